@@ -1,0 +1,266 @@
+//! The server's handle for any thread, and events to many sockets at once.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use serde::Serialize;
+use smallvec::SmallVec;
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
+
+use crate::{
+    EncodeError, EventArgs, MetricsSnapshot, Socket, SocketRef,
+    frame::Frame,
+    identifier::SocketIds,
+    metrics::ShardMetrics,
+    shard::{Command, Shard},
+};
+
+/// What every thread may know of the server.
+pub(crate) struct Node {
+    pub(crate) mailboxes: Vec<UnboundedSender<Command>>,
+    pub(crate) metrics: Vec<Arc<ShardMetrics>>,
+    pub(crate) namespaces: std::sync::OnceLock<HashMap<&'static str, u16>>,
+    pub(crate) socket_ids: SocketIds,
+    pub(crate) accepting: AtomicBool,
+    /// Broadcasts encoded outside of the shards.
+    pub(crate) packets_encoded: AtomicU64,
+}
+
+/// The server, for any thread: broadcasts, and work on sockets wherever they live.
+///
+/// What one thread asks for is carried out by each shard in the order that it was asked for.
+#[derive(Clone)]
+pub struct Handle(pub(crate) Arc<Node>);
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("shards", &self.0.mailboxes.len()).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// A broadcast to the sockets in a room of a namespace; a socket's id is a room too.
+    #[must_use]
+    pub fn to(&self, namespace: &str, room: &str) -> Broadcast {
+        Broadcast::new(self, namespace).room(room)
+    }
+
+    /// A broadcast to every socket of a namespace.
+    #[must_use]
+    pub fn broadcast(&self, namespace: &str) -> Broadcast {
+        Broadcast::new(self, namespace)
+    }
+
+    /// Runs `f` on the socket's shard, in order with the broadcasts; with `None` if the socket is gone. If the server
+    /// has stopped, `f` is dropped.
+    pub fn with_socket(&self, socket: SocketRef, f: impl FnOnce(Option<&Socket>) + Send + 'static) {
+        if let Some(mailbox) = self.0.mailboxes.get(usize::from(socket.shard)) {
+            let _ = mailbox.send(Command::WithSocket(socket, Box::new(f)));
+        }
+    }
+
+    /// Runs `f` for each socket in a room of a namespace, on the sockets' shards and in order with the broadcasts.
+    pub fn for_each_in_room(&self, namespace: &str, room: &str, f: impl Fn(&Socket) + Send + Sync + 'static) {
+        let Some(namespace) = self.namespace(namespace) else { return };
+        let room: Arc<str> = room.into();
+        let f: Arc<dyn Fn(&Socket) + Send + Sync> = Arc::new(f);
+        for mailbox in &self.0.mailboxes {
+            let _ = mailbox.send(Command::EachInRoom { namespace, room: room.clone(), f: f.clone() });
+        }
+    }
+
+    /// Runs `f` for every socket of a namespace, on the sockets' shards and in order with the broadcasts.
+    pub fn for_each(&self, namespace: &str, f: impl Fn(&Socket) + Send + Sync + 'static) {
+        let Some(namespace) = self.namespace(namespace) else { return };
+        let f: Arc<dyn Fn(&Socket) + Send + Sync> = Arc::new(f);
+        for mailbox in &self.0.mailboxes {
+            let _ = mailbox.send(Command::Each { namespace, f: f.clone() });
+        }
+    }
+
+    /// Whether a name is the id of a socket that this server has, or had.
+    #[must_use]
+    pub fn is_socket_id(&self, name: &str) -> bool {
+        self.0.socket_ids.is_socket_id(name)
+    }
+
+    /// Whether new connections are taken; no longer so once a shutdown began.
+    #[must_use]
+    pub fn is_accepting(&self) -> bool {
+        self.0.accepting.load(Ordering::Acquire)
+    }
+
+    /// What the engine has counted.
+    #[must_use]
+    pub fn metrics(&self) -> MetricsSnapshot {
+        let mut snapshot = MetricsSnapshot::sum(self.0.metrics.iter().map(AsRef::as_ref));
+        snapshot.packets_encoded += self.0.packets_encoded.load(Ordering::Relaxed);
+        snapshot
+    }
+
+    fn namespace(&self, name: &str) -> Option<u16> {
+        self.0.namespaces.get()?.get(name).copied()
+    }
+}
+
+type Names = SmallVec<[Box<str>; 2]>;
+
+/// An event on its way to many sockets: choose whom, then [`Broadcast::emit`]. Each socket gets it once, in however
+/// many of the rooms it is.
+#[must_use = "a broadcast is sent by `emit`"]
+pub struct Broadcast {
+    handle: Handle,
+    namespace: Box<str>,
+    rooms: Names,
+    except: Names,
+    except_socket: Option<SocketRef>,
+    volatile: bool,
+    /// The shard of the handler that broadcasts: its own sockets get the event before what the handler emits next.
+    local: Option<Rc<Shard>>,
+}
+
+impl fmt::Debug for Broadcast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broadcast")
+            .field("namespace", &self.namespace)
+            .field("rooms", &self.rooms)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Broadcast {
+    fn new(handle: &Handle, namespace: &str) -> Self {
+        Self {
+            handle: handle.clone(),
+            namespace: namespace.into(),
+            rooms: Names::new(),
+            except: Names::new(),
+            except_socket: None,
+            volatile: false,
+            local: None,
+        }
+    }
+
+    pub(crate) fn from_socket(socket: &Socket) -> Self {
+        let mut broadcast = Self::new(socket.handle(), socket.namespace());
+        broadcast.except_socket = Some(socket.reference());
+        broadcast.local = Some(socket.inner().connection.shard.clone());
+        broadcast
+    }
+
+    /// Adds a room.
+    pub fn room(mut self, room: &str) -> Self {
+        self.rooms.push(room.into());
+        self
+    }
+
+    /// Leaves out the sockets in a room.
+    pub fn except(mut self, room: &str) -> Self {
+        self.except.push(room.into());
+        self
+    }
+
+    /// Leaves out the sockets that are not ready to take it at once.
+    pub fn volatile(mut self) -> Self {
+        self.volatile = true;
+        self
+    }
+
+    /// Sends an event with one argument. It is encoded once, here.
+    ///
+    /// # Errors
+    /// If the payload has no JSON form or the name is one of Socket.IO's own.
+    pub fn emit(self, event: &str, payload: &impl Serialize) -> Result<Delivery, EncodeError> {
+        self.emit_args(event, &EventArgs::new(payload)?)
+    }
+
+    /// Sends an event with any arguments.
+    ///
+    /// # Errors
+    /// If the name is one of Socket.IO's own.
+    pub fn emit_args(self, event: &str, args: &EventArgs) -> Result<Delivery, EncodeError> {
+        let frames = args.event_frames(&self.namespace, None, event)?;
+        let (done, receiver) = oneshot::channel();
+        let delivery = Delivery(receiver);
+        let Some(namespace) = self.handle.namespace(&self.namespace) else { return Ok(delivery) };
+        let mailboxes = &self.handle.0.mailboxes;
+        let job = Arc::new(Job {
+            namespace,
+            rooms: self.rooms,
+            except: self.except,
+            except_socket: self.except_socket,
+            volatile: self.volatile,
+            frames: frames.into(),
+            sockets: AtomicU64::new(0),
+            shards_left: AtomicUsize::new(mailboxes.len()),
+            done: Mutex::new(Some(done)),
+        });
+        let local = self.local.as_ref().map(|shard| usize::from(shard.id));
+        match &self.local {
+            Some(shard) => {
+                shard.metrics.packets_encoded.increment();
+                shard.broadcast(&job);
+            }
+            None => {
+                self.handle.0.packets_encoded.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        for (index, mailbox) in mailboxes.iter().enumerate() {
+            if Some(index) != local && mailbox.send(Command::Broadcast(job.clone())).is_err() {
+                job.finish(0);
+            }
+        }
+        Ok(delivery)
+    }
+}
+
+/// A broadcast on its way to the shards.
+pub(crate) struct Job {
+    pub(crate) namespace: u16,
+    /// Everyone in the namespace, if empty.
+    pub(crate) rooms: Names,
+    pub(crate) except: Names,
+    pub(crate) except_socket: Option<SocketRef>,
+    pub(crate) volatile: bool,
+    /// More than one if there are binary attachments.
+    pub(crate) frames: SmallVec<[Frame; 1]>,
+    sockets: AtomicU64,
+    shards_left: AtomicUsize,
+    done: Mutex<Option<oneshot::Sender<u64>>>,
+}
+
+impl Job {
+    /// A shard has queued it for `sockets` of its own.
+    pub(crate) fn finish(&self, sockets: u64) {
+        self.sockets.fetch_add(sockets, Ordering::Relaxed);
+        if self.shards_left.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(done) = self.done.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            let _ = done.send(self.sockets.load(Ordering::Relaxed));
+        }
+    }
+}
+
+/// Resolves to the number of sockets of this node that a broadcast was queued for, once it is queued for all of them.
+/// It may be dropped.
+#[derive(Debug)]
+pub struct Delivery(oneshot::Receiver<u64>);
+
+impl Future for Delivery {
+    type Output = u64;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<u64> {
+        // No answer: the server has stopped, or knows no such namespace.
+        Pin::new(&mut self.0).poll(cx).map(Result::unwrap_or_default)
+    }
+}

@@ -1,0 +1,123 @@
+//! Settings and limits of the engine, each with the reason for its default.
+
+use std::time::Duration;
+
+use ::http::HeaderName;
+
+/// Which web origins may use the server from a browser.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// Every origin (`Access-Control-Allow-Origin: *`).
+    Any,
+    /// Only these, compared letter by letter (`https://studio.example`). Requests without an `Origin` header, which
+    /// browsers never send across origins, pass.
+    List(Vec<String>),
+}
+
+impl Origins {
+    /// Whether a request with this `Origin` header is served.
+    #[must_use]
+    pub fn allows(&self, origin: Option<&str>) -> bool {
+        match (self, origin) {
+            (Self::Any, _) | (_, None) => true,
+            (Self::List(list), Some(origin)) => list.iter().any(|allowed| allowed == origin),
+        }
+    }
+}
+
+/// Settings and limits of a [`Server`](crate::Server).
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The engine's path, without a trailing slash; the stock client asks for `/socket.io/`.
+    pub path: String,
+    /// Threads that carry connections. Default: one for each core.
+    pub shards: usize,
+    /// Time between heartbeats. Each is sent up to a fifth earlier, at random, so that a fleet does not ping at once.
+    /// Default 25 s, as Node's server.
+    pub ping_interval: Duration,
+    /// How long a heartbeat may stay unanswered. Default 20 s, as Node's server.
+    pub ping_timeout: Duration,
+    /// How long a new connection may take to connect to a first namespace. Default 10 s.
+    pub connect_timeout: Duration,
+    /// How long a WebSocket probe may take to finish its upgrade. Default 10 s.
+    pub upgrade_timeout: Duration,
+    /// How long a client may take to send a request's headers, and then its body. Default 10 s.
+    pub request_timeout: Duration,
+    /// Largest message of a client in bytes, on either transport: a polling body, a WebSocket message, and an event
+    /// with all its attachments. Default 1,000,000, as Node's server.
+    pub max_payload: usize,
+    /// Most binary attachments of one event. Default 64.
+    pub max_attachments: usize,
+    /// Origins that browsers may connect from. Default: any.
+    pub origins: Origins,
+    /// Headers of the handshake request that are kept for [`Socket::header`](crate::Socket::header). Default: none,
+    /// because what is kept is paid for by every idle connection.
+    pub kept_headers: Vec<HeaderName>,
+    /// Bytes waiting for a client at which the server stops reading from it. Default 256 KiB: some thousand
+    /// events, far more than a client that reads ever has waiting.
+    pub outbox_soft_limit: usize,
+    /// Bytes waiting for a client at which its connection is closed. Default 1 MiB: a thousand such clients hold 1 GiB.
+    pub outbox_hard_limit: usize,
+    /// How long a client with something waiting may take nothing before its connection is closed. Default 15 s.
+    pub write_stall_timeout: Duration,
+    /// Events of one socket that may wait for a running handler before its connection is no longer read. Default 64.
+    pub handler_backlog: usize,
+    /// Rooms that one socket may be in. Default 1,000.
+    pub max_rooms_per_socket: usize,
+    /// Acknowledgements that one socket may owe the server. Default 1,000.
+    pub max_pending_acks: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: "/socket.io".to_owned(),
+            shards: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(10),
+            upgrade_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(10),
+            max_payload: 1_000_000,
+            max_attachments: 64,
+            origins: Origins::Any,
+            kept_headers: Vec::new(),
+            outbox_soft_limit: 256 * 1024,
+            outbox_hard_limit: 1024 * 1024,
+            write_stall_timeout: Duration::from_secs(15),
+            handler_backlog: 64,
+            max_rooms_per_socket: 1_000,
+            max_pending_acks: 1_000,
+        }
+    }
+}
+
+/// Shards are named by one byte of a session's id.
+pub(crate) const MAX_SHARDS: usize = 256;
+
+/// Bytes read from a WebSocket at a time, into a buffer that the shard's connections share. 64 KiB is what a
+/// default loopback or LAN socket has ready at most in one go.
+pub(crate) const READ_BUFFER: usize = 64 * 1024;
+
+/// Reads of one connection before others get their turn.
+pub(crate) const READS_PER_TURN: usize = 4;
+
+/// Connections that one flush turn writes to before other tasks get theirs: about 256 × 2 µs, half a millisecond.
+pub(crate) const FLUSHES_PER_TURN: usize = 256;
+
+/// Frames that one vectored write takes. Linux allows 1,024; past 64 the call itself is no longer what costs.
+pub(crate) const FRAMES_PER_WRITE: usize = 64;
+
+/// Largest body of one polling response; what is more waits for the next poll.
+pub(crate) const POLL_RESPONSE_LIMIT: usize = 1024 * 1024;
+
+/// While a WebSocket probe is under way, polls are answered at this pace, so that the client can pause polling
+/// (Node's server does the same).
+pub(crate) const PROBE_NOOP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a closed WebSocket connection is still read, so that the kernel does not answer unread bytes with a reset
+/// that overtakes our last frames.
+pub(crate) const CLOSE_LINGER: Duration = Duration::from_secs(1);
+
+/// Closed polling sessions whose last packets wait for one more poll, for each shard.
+pub(crate) const MAX_FAREWELLS: usize = 1024;

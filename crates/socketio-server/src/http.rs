@@ -1,0 +1,372 @@
+//! Requests: the engine's path is the engine's, all else the fallback's. After an upgrade only the TCP stream is kept.
+
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    convert::Infallible,
+    error::Error,
+    future::Future,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::Poll,
+};
+
+use ::http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{
+        ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONNECTION,
+        CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
+    },
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socketio_protocol::websocket;
+use tokio::{net::TcpStream, sync::oneshot, time::timeout};
+
+use crate::{
+    Origins,
+    connection::{Origin, Protocol},
+    identifier::Id,
+    shard::{Shard, StreamGuard},
+    transport::{EngineError, EngineRequest, open_polling, open_websocket},
+};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
+type ResponseFuture = Pin<Box<dyn Future<Output = Response<ResponseBody>>>>;
+
+/// What answers requests that are not the engine's.
+pub(crate) trait Fallback: Send + Sync {
+    fn call(&self, request: Request<Incoming>) -> ResponseFuture;
+}
+
+impl<S, B> Fallback for S
+where
+    S: tower_service::Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync,
+    S::Future: 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn call(&self, request: Request<Incoming>) -> ResponseFuture {
+        let future = tower_service::Service::call(&mut self.clone(), request);
+        Box::pin(async move {
+            match future.await {
+                Ok(response) => response.map(|body| body.map_err(Into::into).boxed_unsync()),
+                Err(never) => match never {},
+            }
+        })
+    }
+}
+
+/// A WebSocket that HTTP has agreed to.
+enum Upgrade {
+    Open(Origin),
+    Session(Id),
+}
+
+/// Serves one TCP connection until it ends or becomes a WebSocket.
+pub(crate) async fn serve_connection(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, served: StreamGuard) {
+    let upgrade: Rc<Cell<Option<Upgrade>>> = Rc::default();
+    // Boxed, so that the memory of the HTTP connection is gone when it is.
+    let Some((stream, leftover)) = Box::pin(serve_http(shard.clone(), stream, peer, upgrade.clone())).await else {
+        return;
+    };
+    match upgrade.take() {
+        Some(Upgrade::Open(origin)) => open_websocket(&shard, origin, stream, &leftover, served),
+        Some(Upgrade::Session(sid)) => match stream.into_std() {
+            Ok(stream) => shard.route(EngineRequest::Upgrade { sid, stream, leftover, peer: peer.ip() }),
+            Err(error) => tracing::debug!(%error, "failed to hand over a stream"),
+        },
+        None => {}
+    }
+}
+
+async fn serve_http(
+    shard: Rc<Shard>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    upgrade: Rc<Cell<Option<Upgrade>>>,
+) -> Option<(TcpStream, Bytes)> {
+    let service = {
+        let (shard, upgrade) = (shard.clone(), upgrade.clone());
+        service_fn(move |request| {
+            let (shard, upgrade) = (shard.clone(), upgrade.clone());
+            Box::pin(async move { Ok::<_, Infallible>(answer(&shard, request, peer, &upgrade).await) })
+        })
+    };
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shard.config.request_timeout)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut drained = pin!(shard.drain_began.notified());
+    let mut draining = false;
+    let ended = std::future::poll_fn(|cx| {
+        if !draining && (shard.is_draining() || drained.as_mut().poll(cx).is_ready()) {
+            draining = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        match connection.poll_without_shutdown(cx) {
+            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "http connection ended");
+        return None;
+    }
+    let parts = connection.into_parts();
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
+async fn answer(
+    shard: &Rc<Shard>,
+    mut request: Request<Incoming>,
+    peer: SocketAddr,
+    upgrade: &Cell<Option<Upgrade>>,
+) -> Response<ResponseBody> {
+    let Some(protocol) = protocol_of(shard, request.uri().path()) else {
+        let Some(fallback) = &shard.application.fallback else {
+            return text(StatusCode::NOT_FOUND, "not found");
+        };
+        request.extensions_mut().insert(peer);
+        return fallback.call(request).await;
+    };
+    let origin = request.headers().get(ORIGIN).cloned();
+    let requested_headers = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let allowed = shard.config.origins.allows(origin.as_ref().map(|origin| origin.to_str().unwrap_or_default()));
+    let result = if !allowed {
+        Err(EngineError::Forbidden)
+    } else if request.method() == Method::OPTIONS {
+        Ok(preflight(requested_headers))
+    } else {
+        engine(shard, request, peer, protocol, upgrade).await
+    };
+    let mut response = result.unwrap_or_else(|error| {
+        shard.metrics.bad_requests.increment();
+        let (status, code, message) = error.describe();
+        let body = format!("{{\"code\":{code},\"message\":\"{message}\"}}");
+        let mut response = text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), body);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    });
+    if allowed && let Some(origin) = origin {
+        allow_origin(&shard.config.origins, origin, response.headers_mut());
+    }
+    response
+}
+
+/// What is spoken at a path, if it is the engine's; a trailing slash makes no difference.
+fn protocol_of(shard: &Shard, path: &str) -> Option<Protocol> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    if path == shard.config.path {
+        return Some(Protocol::SocketIo);
+    }
+    shard.application.raw_endpoints.iter().position(|endpoint| endpoint.path == path).map(Protocol::Raw)
+}
+
+fn allow_origin(origins: &Origins, origin: HeaderValue, headers: &mut HeaderMap) {
+    match origins {
+        Origins::Any => {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        }
+        Origins::List(_) => {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            headers.insert(VARY, HeaderValue::from_static("Origin"));
+        }
+    }
+}
+
+fn preflight(requested_headers: Option<HeaderValue>) -> Response<ResponseBody> {
+    let mut response = text(StatusCode::NO_CONTENT, "");
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    if let Some(requested) = requested_headers {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, requested);
+    }
+    response
+}
+
+async fn engine(
+    shard: &Rc<Shard>,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    protocol: Protocol,
+    upgrade: &Cell<Option<Upgrade>>,
+) -> Result<Response<ResponseBody>, EngineError> {
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    if query.version.as_deref() != Some("4") {
+        return Err(EngineError::UnsupportedVersion);
+    }
+    let sid = match &query.sid {
+        Some(sid) => Some(Id::parse(sid).ok_or(EngineError::UnknownSession)?),
+        None => None,
+    };
+    match query.transport.as_deref() {
+        Some("polling") => match sid {
+            Some(sid) => polling_request(shard, request, sid).await,
+            None if request.method() != Method::GET => Err(EngineError::BadHandshakeMethod),
+            None if shard.is_draining() => Err(EngineError::Unavailable),
+            None => Ok(packets(open_polling(shard, origin_of(shard, &request, peer, protocol)))),
+        },
+        Some("websocket") => {
+            let response = accept_websocket(&request)?;
+            match sid {
+                Some(sid) => {
+                    let (reply, found) = oneshot::channel();
+                    shard.route(EngineRequest::Find { sid, reply });
+                    found.await.map_err(|_| EngineError::UnknownSession)?;
+                    // Whether it can be upgraded is seen when the stream has come to its shard; if not, it is closed.
+                    upgrade.set(Some(Upgrade::Session(sid)));
+                }
+                None if shard.is_draining() => return Err(EngineError::Unavailable),
+                None => upgrade.set(Some(Upgrade::Open(origin_of(shard, &request, peer, protocol)))),
+            }
+            Ok(response)
+        }
+        _ => Err(EngineError::UnknownTransport),
+    }
+}
+
+/// The parameters that the engine reads; others, such as the client's `t`, are its own business.
+#[derive(Default)]
+struct Query<'a> {
+    version: Option<Cow<'a, str>>,
+    transport: Option<Cow<'a, str>>,
+    sid: Option<Cow<'a, str>>,
+}
+
+impl<'a> Query<'a> {
+    fn parse(query: &'a str) -> Self {
+        let mut parsed = Self::default();
+        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            // None of the values that the engine knows has a character that would be escaped.
+            let slot = match name {
+                "EIO" => &mut parsed.version,
+                "transport" => &mut parsed.transport,
+                "sid" => &mut parsed.sid,
+                _ => continue,
+            };
+            slot.get_or_insert(Cow::Borrowed(value));
+        }
+        parsed
+    }
+}
+
+fn origin_of(shard: &Shard, request: &Request<Incoming>, peer: SocketAddr, protocol: Protocol) -> Origin {
+    let mut kept = HeaderMap::new();
+    for name in &shard.config.kept_headers {
+        if let Some(value) = request.headers().get(name) {
+            kept.insert(name, value.clone());
+        }
+    }
+    Origin { peer: peer.ip(), headers: (!kept.is_empty()).then(|| Box::new(kept)), protocol }
+}
+
+fn accept_websocket(request: &Request<Incoming>) -> Result<Response<ResponseBody>, EngineError> {
+    let headers = request.headers();
+    let has_token = |name, token: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|value| value.trim().eq_ignore_ascii_case(token))
+    };
+    let key =
+        headers.get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok()).filter(|key| websocket::is_valid_key(key));
+    let version = headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
+    let (Some(key), true, true, true, &Method::GET) =
+        (key, version, has_token(UPGRADE, "websocket"), has_token(CONNECTION, "upgrade"), request.method())
+    else {
+        return Err(EngineError::BadRequest);
+    };
+    let accept = HeaderValue::try_from(websocket::accept_key(key)).map_err(|_| EngineError::BadRequest)?;
+    let mut response = text(StatusCode::SWITCHING_PROTOCOLS, "");
+    let headers = response.headers_mut();
+    headers.clear();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    Ok(response)
+}
+
+async fn polling_request(
+    shard: &Rc<Shard>,
+    request: Request<Incoming>,
+    sid: Id,
+) -> Result<Response<ResponseBody>, EngineError> {
+    let (reply, answer) = oneshot::channel();
+    match *request.method() {
+        Method::GET => {
+            shard.route(EngineRequest::Poll { sid, reply });
+            let dropped = PollGuard { shard, sid, answered: Cell::new(false) };
+            let answer = answer.await;
+            dropped.answered.set(true);
+            answer.unwrap_or(Err(EngineError::UnknownSession)).map(packets)
+        }
+        Method::POST => {
+            let body = match read_body(shard, request.into_body()).await {
+                Err(EngineError::TooLarge) => {
+                    shard.route(EngineRequest::Oversized { sid });
+                    Err(EngineError::TooLarge)
+                }
+                body => body,
+            }?;
+            shard.route(EngineRequest::Post { sid, body, reply });
+            answer.await.unwrap_or(Err(EngineError::UnknownSession)).map(packets)
+        }
+        _ => Err(EngineError::BadRequest),
+    }
+}
+
+async fn read_body(shard: &Shard, body: Incoming) -> Result<Bytes, EngineError> {
+    let limit = shard.config.max_payload;
+    if body.size_hint().lower() > limit as u64 {
+        return Err(EngineError::TooLarge);
+    }
+    match timeout(shard.config.request_timeout, Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(EngineError::TooLarge),
+        Ok(Err(_)) => Err(EngineError::BadRequest),
+        Err(_) => Err(EngineError::Timeout),
+    }
+}
+
+/// Tells the session if the client gives up its poll.
+struct PollGuard<'a> {
+    shard: &'a Rc<Shard>,
+    sid: Id,
+    answered: Cell<bool>,
+}
+
+impl Drop for PollGuard<'_> {
+    fn drop(&mut self) {
+        if !self.answered.get() {
+            self.shard.route(EngineRequest::PollDropped { sid: self.sid });
+        }
+    }
+}
+
+fn packets(body: Vec<u8>) -> Response<ResponseBody> {
+    text(StatusCode::OK, body)
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
+    let mut response = Response::new(Full::new(body.into()).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

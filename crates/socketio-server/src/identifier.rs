@@ -1,0 +1,133 @@
+//! Identifiers that nobody can guess: session ids (Engine.IO's `sid`) and socket ids (Socket.IO's).
+//!
+//! Both are 20 characters of URL-safe base64. A session id ends with its shard, so that any shard can find it. A
+//! socket id ends with a keyed checksum, so that any shard can tell that a room name is a socket's id (and refuse to
+//! let another join it) without asking the others.
+
+use std::hash::{BuildHasher, RandomState};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+const BYTES: usize = 15;
+pub(crate) const ID_LEN: usize = 20;
+const RANDOM_BYTES_OF_SOCKET_ID: usize = 12;
+
+/// Twenty ASCII characters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Id([u8; ID_LEN]);
+
+impl Id {
+    fn encode(bytes: [u8; BYTES]) -> Self {
+        let mut id = [b'-'; ID_LEN];
+        // 15 bytes are exactly 20 characters, so this can't fail.
+        let _ = URL_SAFE_NO_PAD.encode_slice(bytes, &mut id);
+        Self(id)
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        text.as_bytes().try_into().ok().map(Self)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    fn decode(&self) -> Option<[u8; BYTES]> {
+        let mut bytes = [0; BYTES];
+        let length = URL_SAFE_NO_PAD.decode_slice(self.0, &mut bytes).ok()?;
+        (length == BYTES).then_some(bytes)
+    }
+
+    /// The shard that a session id names.
+    pub(crate) fn shard(&self) -> Option<usize> {
+        self.decode().map(|bytes| usize::from(bytes[BYTES - 1]))
+    }
+}
+
+/// Tells socket ids of this process from other names.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SocketIds(RandomState);
+
+impl SocketIds {
+    fn checksum(&self, random: &[u8]) -> [u8; 3] {
+        let [a, b, c, ..] = self.0.hash_one(random).to_le_bytes();
+        [a, b, c]
+    }
+
+    /// Whether this server made `name` as a socket's id. One name in 16 million that it did not make passes too.
+    pub(crate) fn is_socket_id(&self, name: &str) -> bool {
+        let Some(bytes) = Id::parse(name).and_then(|id| id.decode()) else { return false };
+        let (random, checksum) = bytes.split_at(RANDOM_BYTES_OF_SOCKET_ID);
+        self.checksum(random) == checksum
+    }
+}
+
+/// Random bytes from the system, fetched a page at a time.
+pub(crate) struct Entropy {
+    pool: Box<[u8; 1024]>,
+    used: usize,
+}
+
+impl Entropy {
+    pub(crate) fn new() -> Self {
+        Self { pool: Box::new([0; 1024]), used: 1024 }
+    }
+
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        if self.used + N > self.pool.len() {
+            // Without randomness no identifier is a secret: there is nothing safe left to do.
+            getrandom::fill(self.pool.as_mut_slice()).expect("the system gives random bytes");
+            self.used = 0;
+        }
+        let mut bytes = [0; N];
+        let taken = &mut self.pool[self.used..self.used + N];
+        bytes.copy_from_slice(taken);
+        taken.fill(0);
+        self.used += N;
+        bytes
+    }
+
+    pub(crate) fn session_id(&mut self, shard: u8) -> Id {
+        let mut bytes: [u8; BYTES] = self.take();
+        bytes[BYTES - 1] = shard;
+        Id::encode(bytes)
+    }
+
+    pub(crate) fn socket_id(&mut self, ids: &SocketIds) -> Id {
+        let random: [u8; RANDOM_BYTES_OF_SOCKET_ID] = self.take();
+        let mut bytes = [0; BYTES];
+        let (head, tail) = bytes.split_at_mut(RANDOM_BYTES_OF_SOCKET_ID);
+        head.copy_from_slice(&random);
+        tail.copy_from_slice(&ids.checksum(&random));
+        Id::encode(bytes)
+    }
+
+    /// A number between 0 and 1, for jitter.
+    pub(crate) fn fraction(&mut self) -> f64 {
+        f64::from(u32::from_le_bytes(self.take())) / f64::from(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_id_names_its_shard() {
+        let id = Entropy::new().session_id(7);
+        assert_eq!(Id::parse(id.as_str()).and_then(|id| id.shard()), Some(7));
+        assert_eq!(id.as_str().len(), ID_LEN);
+    }
+
+    #[test]
+    fn socket_ids_are_told_from_room_names() {
+        let (ids, mut entropy) = (SocketIds::default(), Entropy::new());
+        let id = entropy.socket_id(&ids);
+        assert!(ids.is_socket_id(id.as_str()));
+        assert!(!SocketIds::default().is_socket_id(id.as_str()));
+        for name in ["", "project-123", "project-1234567890ab", "äöü"] {
+            assert!(!ids.is_socket_id(name), "{name}");
+        }
+        assert!(!ids.is_socket_id(entropy.session_id(0).as_str()));
+    }
+}

@@ -1,0 +1,85 @@
+//! A Socket.IO 5 / Engine.IO 4 server engine.
+//!
+//! It knows nothing of users or products: an application describes its [`Namespace`]s as static tables of
+//! handlers and gives them to a [`Server`].
+//!
+//! # How data flows
+//!
+//! **In:** the acceptor hands each TCP connection to a *shard*, a thread with a single-threaded runtime of its own.
+//! There [`http`](self) reads the request: the engine's path is the engine's, all else is the fallback service's.
+//! Long-polling requests find their session by its id, wherever it lives; a WebSocket upgrade leaves HTTP behind and
+//! keeps only the socket. Engine.IO packets become Socket.IO packets, and those reach the namespace's handler table,
+//! in order for each socket. A client that sends faster than its handlers run, or that does not read what it is sent,
+//! is simply not read from.
+//!
+//! **Out:** an event is encoded once into a *frame*, whatever the number of its receivers. A broadcast is one message
+//! to each shard; there the members' outboxes take a reference each, and a flush pass turns everything that came
+//! together for a connection into one vectored write.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use socketio_server::{Config, Namespace, Server};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let chat = Namespace::new("/")
+//!     .on_connect(|socket| {
+//!         let _ = socket.join("lobby");
+//!     })
+//!     .on("say", |socket, event| {
+//!         let Some(text) = event.parse::<String>(0) else { return };
+//!         let _ = socket.to("lobby").emit("said", &text);
+//!         event.ack(&true);
+//!     });
+//! let listener = std::net::TcpListener::bind("127.0.0.1:3000")?;
+//! let server = Server::builder(Config::default()).namespace(chat).start(listener)?;
+//! server.wait();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The modules
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `config` | settings and limits, with the reason for each default |
+//! | `server` | builder, acceptor, drain |
+//! | `shard` | one thread's state: connections, mailbox, flush pass, timers |
+//! | `http` | routes requests to the transports or the fallback; CORS and origin checks |
+//! | `transport` | long-polling, WebSocket, and the change from one to the other |
+//! | `connection` | the Engine.IO session: heartbeat, packets in and out, closing |
+//! | `outbox`, `frame` | what waits to be written, and how it is encoded once |
+//! | `namespace`, `socket`, `event` | what an application sees |
+//! | `rooms`, `broadcast` | who gets what |
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod broadcast;
+mod config;
+mod connection;
+mod event;
+mod frame;
+mod http;
+mod identifier;
+mod metrics;
+mod namespace;
+mod outbox;
+mod raw;
+mod reason;
+mod rooms;
+mod server;
+mod shard;
+mod socket;
+mod timers;
+mod transport;
+
+pub use broadcast::{Broadcast, Delivery, Handle};
+pub use config::{Config, Origins};
+pub use event::{Ack, AckError, AckReply, EncodeError, Event, EventArgs, OwnedEvent};
+pub use metrics::MetricsSnapshot;
+pub use namespace::{ConnectError, Namespace};
+pub use raw::{RawEndpoint, RawMessage, RawSocket};
+pub use reason::DisconnectReason;
+pub use rooms::JoinError;
+pub use server::{Drained, Server, ServerBuilder};
+pub use socket::{Socket, SocketRef};

@@ -1,0 +1,121 @@
+//! What the engine counts. Each shard counts for itself, so that no two threads write the same cache line.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::DisconnectReason;
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// One shard's counters.
+        #[derive(Debug)]
+        #[repr(align(128))]
+        pub(crate) struct ShardMetrics {
+            $(pub(crate) $name: Metric,)*
+            disconnects: [AtomicU64; DisconnectReason::ALL.len()],
+        }
+
+        impl Default for ShardMetrics {
+            fn default() -> Self {
+                Self { $($name: Metric::default(),)* disconnects: [const { AtomicU64::new(0) }; DisconnectReason::ALL.len()] }
+            }
+        }
+
+        /// All shards' counters, added up.
+        #[derive(Debug, Clone, Default)]
+        #[non_exhaustive]
+        pub struct MetricsSnapshot {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Sockets disconnected so far, by reason.
+            pub disconnects: Vec<(DisconnectReason, u64)>,
+        }
+
+        impl MetricsSnapshot {
+            pub(crate) fn sum<'a>(shards: impl Iterator<Item = &'a ShardMetrics> + Clone) -> Self {
+                let disconnects = DisconnectReason::ALL
+                    .iter()
+                    .enumerate()
+                    .map(|(index, reason)| {
+                        let of = |shard: &ShardMetrics| shard.disconnects.get(index).map_or(0, |count| count.load(Relaxed));
+                        (*reason, shards.clone().map(of).sum())
+                    })
+                    .collect();
+                Self { $($name: shards.clone().map(|shard| shard.$name.get()).sum(),)* disconnects }
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Gauge: Engine.IO connections that are open.
+    connections,
+    /// Gauge: of those, the ones on WebSocket.
+    websockets,
+    /// Gauge: namespace sockets that are connected.
+    sockets,
+    /// Engine.IO connections opened so far.
+    connections_opened,
+    /// Namespace sockets connected so far.
+    sockets_connected,
+    /// Polling connections that changed to WebSocket so far.
+    upgrades,
+    /// WebSocket probes that did not end in an upgrade.
+    upgrades_failed,
+    /// Requests on the engine's path answered with an error.
+    bad_requests,
+    /// Events received so far.
+    events_received,
+    /// Events received that no handler knows.
+    events_unknown,
+    /// Events received for a namespace that the connection had left.
+    events_stray,
+    /// Packets encoded so far; a broadcast counts once, whatever the number of its receivers.
+    packets_encoded,
+    /// Broadcasts carried out so far, counted once for each shard.
+    broadcasts,
+    /// Packets put into outboxes so far, heartbeats not counted.
+    packets_queued,
+    /// Volatile packets dropped because their client was not ready.
+    volatile_dropped,
+    /// Writes to WebSocket connections so far.
+    writes,
+    /// Bytes written to WebSocket connections so far.
+    bytes_written,
+    /// Bytes read from WebSocket connections so far.
+    bytes_read,
+    /// Times that a connection was no longer read because too much waited for its client or its handlers.
+    reads_paused,
+    /// Handlers that panicked.
+    handler_panics,
+}
+
+/// One number that a shard counts.
+#[derive(Debug, Default)]
+pub(crate) struct Metric(AtomicU64);
+
+impl Metric {
+    // Only the shard's own thread writes, so a plain load and store is enough, and cheaper than a locked add.
+    pub(crate) fn add(&self, count: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn decrement(&self) {
+        self.0.store(self.0.load(Relaxed).saturating_sub(1), Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl ShardMetrics {
+    pub(crate) fn disconnected(&self, reason: DisconnectReason) {
+        let index = DisconnectReason::ALL.iter().position(|known| *known == reason);
+        if let Some(count) = index.and_then(|index| self.disconnects.get(index)) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+}

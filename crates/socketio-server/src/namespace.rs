@@ -1,0 +1,147 @@
+//! A namespace: its name and its table of handlers, made once and the same for all sockets.
+
+use std::{collections::HashMap, fmt, future::Future, pin::Pin};
+
+use serde_json::value::RawValue;
+
+use crate::{DisconnectReason, Event, OwnedEvent, Socket};
+
+/// Why a client was refused a namespace; it becomes the `connect_error` of the client.
+#[derive(Debug, Clone)]
+pub struct ConnectError {
+    pub(crate) message: String,
+    pub(crate) data: Option<Box<RawValue>>,
+}
+
+impl ConnectError {
+    /// An error with the message that the client sees as `error.message`.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), data: None }
+    }
+
+    /// Adds what the client sees as `error.data`. Data that is not JSON is left out.
+    #[must_use]
+    pub fn with_data(mut self, data: &impl serde::Serialize) -> Self {
+        self.data = serde_json::value::to_raw_value(data).ok();
+        self
+    }
+}
+
+type Authorize = dyn Fn(&Socket, Option<&RawValue>) -> Result<(), ConnectError> + Send + Sync;
+type OnSocket = dyn Fn(&Socket) + Send + Sync;
+type OnEvent = dyn Fn(&Socket, Event<'_>) + Send + Sync;
+type OnDisconnect = dyn Fn(&Socket, DisconnectReason) + Send + Sync;
+pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = ()>>>;
+
+pub(crate) enum Handler {
+    Sync(Box<OnEvent>),
+    Async(Box<dyn Fn(Socket, OwnedEvent) -> HandlerFuture + Send + Sync>),
+}
+
+/// A namespace's name and handlers.
+///
+/// The events of one socket are handled in the order they came; an asynchronous handler makes the next event of its
+/// socket wait. The acks that a client sends, and other sockets, do not wait for it.
+pub struct Namespace {
+    name: &'static str,
+    handlers: HashMap<&'static str, Handler>,
+    pub(crate) authorize: Option<Box<Authorize>>,
+    pub(crate) on_connect: Option<Box<OnSocket>>,
+    pub(crate) fallback: Option<Handler>,
+    pub(crate) on_timer: Option<Box<OnSocket>>,
+    pub(crate) on_disconnect: Option<Box<OnDisconnect>>,
+}
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Namespace")
+            .field("name", &self.name)
+            .field("events", &self.handlers.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Namespace {
+    /// A namespace without handlers. The name starts with a slash; the default namespace is `/`.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            handlers: HashMap::new(),
+            authorize: None,
+            on_connect: None,
+            fallback: None,
+            on_timer: None,
+            on_disconnect: None,
+        }
+    }
+
+    /// Called before the connection is accepted, with the client's `auth` object: may refuse it.
+    #[must_use]
+    pub fn authorize(
+        mut self,
+        f: impl Fn(&Socket, Option<&RawValue>) -> Result<(), ConnectError> + Send + Sync + 'static,
+    ) -> Self {
+        self.authorize = Some(Box::new(f));
+        self
+    }
+
+    /// Called when the acceptance is on its way to the client; what is emitted here arrives right after it.
+    #[must_use]
+    pub fn on_connect(mut self, f: impl Fn(&Socket) + Send + Sync + 'static) -> Self {
+        self.on_connect = Some(Box::new(f));
+        self
+    }
+
+    /// Handles an event.
+    #[must_use]
+    pub fn on(mut self, event: &'static str, f: impl Fn(&Socket, Event<'_>) + Send + Sync + 'static) -> Self {
+        self.handlers.insert(event, Handler::Sync(Box::new(f)));
+        self
+    }
+
+    /// Handles an event with a future, on the socket's shard. The socket's next event waits until it is done.
+    #[must_use]
+    pub fn on_async<F>(
+        mut self,
+        event: &'static str,
+        f: impl Fn(Socket, OwnedEvent) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        self.handlers.insert(event, Handler::Async(Box::new(move |socket, event| Box::pin(f(socket, event)))));
+        self
+    }
+
+    /// Handles every event that has no handler of its own.
+    #[must_use]
+    pub fn fallback(mut self, f: impl Fn(&Socket, Event<'_>) + Send + Sync + 'static) -> Self {
+        self.fallback = Some(Handler::Sync(Box::new(f)));
+        self
+    }
+
+    /// Called when a deadline set with [`Socket::set_timer`] has come.
+    #[must_use]
+    pub fn on_timer(mut self, f: impl Fn(&Socket) + Send + Sync + 'static) -> Self {
+        self.on_timer = Some(Box::new(f));
+        self
+    }
+
+    /// Called once for each socket that was connected, when it no longer is; its rooms can still be read.
+    #[must_use]
+    pub fn on_disconnect(mut self, f: impl Fn(&Socket, DisconnectReason) + Send + Sync + 'static) -> Self {
+        self.on_disconnect = Some(Box::new(f));
+        self
+    }
+
+    /// The namespace's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) fn handler(&self, event: &str) -> Option<&Handler> {
+        self.handlers.get(event)
+    }
+}

@@ -1,0 +1,132 @@
+//! What waits to be written to one client, counted in bytes.
+
+use std::{collections::VecDeque, io::IoSlice, rc::Rc};
+
+use socketio_protocol::engine_io::PayloadWriter;
+
+use crate::{config::FRAMES_PER_WRITE, frame::Frame};
+
+/// The frames that wait for a connection, first in, first out.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    frames: VecDeque<Rc<Frame>>,
+    /// Bytes of the first frame that are written already.
+    written: usize,
+    /// Bytes that still wait.
+    bytes: usize,
+}
+
+impl Outbox {
+    pub(crate) fn push(&mut self, frame: Rc<Frame>) {
+        self.bytes += frame.len();
+        self.frames.push_back(frame);
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Fills `slices` with what is next to write and returns how many it filled.
+    pub(crate) fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>; FRAMES_PER_WRITE]) -> usize {
+        let mut count = 0;
+        for (slot, frame) in slices.iter_mut().zip(&self.frames) {
+            let bytes = frame.as_websocket();
+            let from = if count == 0 { self.written } else { 0 };
+            *slot = IoSlice::new(bytes.get(from..).unwrap_or_default());
+            count += 1;
+        }
+        count
+    }
+
+    /// Takes note that the first `count` bytes were written.
+    pub(crate) fn advance(&mut self, mut count: usize) {
+        self.bytes = self.bytes.saturating_sub(count);
+        while let Some(first) = self.frames.front() {
+            let left = first.len() - self.written;
+            if count < left {
+                self.written += count;
+                return;
+            }
+            count -= left;
+            self.written = 0;
+            self.frames.pop_front();
+        }
+    }
+
+    /// Moves packets into a polling payload, as many as fit into `limit` bytes but at least one.
+    pub(crate) fn drain_into(&mut self, payload: &mut PayloadWriter, limit: usize) -> usize {
+        let mut packets = 0;
+        while let Some(frame) = self.frames.front() {
+            if packets > 0 && payload.len() + frame.len() > limit {
+                break;
+            }
+            if frame.is_binary() {
+                payload.push_binary(frame.payload());
+            } else {
+                payload.push_text(frame.payload());
+            }
+            self.bytes -= frame.len();
+            self.frames.pop_front();
+            packets += 1;
+        }
+        packets
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Gives the queue's memory back if nothing waits.
+    pub(crate) fn release(&mut self) {
+        if self.frames.is_empty() {
+            self.frames = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(text: &str) -> Rc<Frame> {
+        Rc::new(Frame::text(|out| out.extend_from_slice(text.as_bytes())))
+    }
+
+    #[test]
+    fn partial_writes_resume_where_they_stopped() {
+        let mut outbox = Outbox::default();
+        outbox.push(frame("4a"));
+        outbox.push(frame("4bc"));
+        assert_eq!(outbox.bytes(), 4 + 5);
+        let mut sent = Vec::new();
+        while !outbox.is_empty() {
+            let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
+            let count = outbox.gather(&mut slices);
+            let all: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
+            let taken = all.len().min(3);
+            sent.extend_from_slice(&all[..taken]);
+            outbox.advance(taken);
+        }
+        assert_eq!(sent, b"\x81\x024a\x81\x034bc");
+        assert_eq!(outbox.bytes(), 0);
+    }
+
+    #[test]
+    fn a_polling_payload_takes_what_fits_and_at_least_one() {
+        let mut outbox = Outbox::default();
+        for text in ["4one", "4two", "4three"] {
+            outbox.push(frame(text));
+        }
+        let mut payload = PayloadWriter::new();
+        assert_eq!(outbox.drain_into(&mut payload, 12), 2);
+        assert_eq!(payload.finish(), b"4one\x1e4two");
+        let mut payload = PayloadWriter::new();
+        assert_eq!(outbox.drain_into(&mut payload, 0), 1);
+        assert_eq!(payload.finish(), b"4three");
+        assert_eq!(outbox.bytes(), 0);
+    }
+}

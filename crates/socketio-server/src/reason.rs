@@ -1,0 +1,48 @@
+//! Why a socket was disconnected: one table for handlers, logs and metrics.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// Why a socket was disconnected. Where Node's server has a word for it, it is the same.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum DisconnectReason { $($(#[$doc])* $name,)* }
+
+        impl DisconnectReason {
+            /// Every reason, in the order of the table.
+            pub const ALL: [Self; [$($text),*].len()] = [$(Self::$name),*];
+
+            /// The name in logs and metrics.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The client left the namespace.
+    ClientNamespace => "client namespace disconnect",
+    /// A handler disconnected the socket.
+    ServerNamespace => "server namespace disconnect",
+    /// The client closed its connection.
+    TransportClose => "transport close",
+    /// The connection broke.
+    TransportError => "transport error",
+    /// A heartbeat was not answered in time.
+    PingTimeout => "ping timeout",
+    /// No namespace was connected to in time.
+    ConnectTimeout => "connect timeout",
+    /// What the client sent is not the protocol.
+    ParseError => "parse error",
+    /// A message was larger than allowed.
+    PayloadTooLarge => "payload too large",
+    /// More was waiting for the client than allowed.
+    OutboxFull => "outbox full",
+    /// The client took nothing for too long.
+    WriteStalled => "write stalled",
+    /// The server shuts down.
+    ServerShutdown => "server shutting down",
+    /// A handler panicked.
+    HandlerPanic => "handler panic",
+}

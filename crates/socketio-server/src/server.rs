@@ -1,0 +1,249 @@
+//! Starting and ending: the shards' threads, the acceptor, the drain.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    rc::Rc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::{Builder, LocalOptions},
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+};
+
+use crate::{
+    Config, Handle, Namespace, RawEndpoint,
+    broadcast::Node,
+    config::MAX_SHARDS,
+    http::Fallback,
+    identifier::SocketIds,
+    metrics::ShardMetrics,
+    shard::{Application, Command, Shard},
+};
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Server {
+    handle: Handle,
+    local_addr: SocketAddr,
+    shards: Vec<JoinHandle<usize>>,
+}
+
+/// How a shutdown went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// TCP connections that were still open when the time was up.
+    pub connections_left: usize,
+}
+
+/// What a server is made of.
+pub struct ServerBuilder {
+    config: Arc<Config>,
+    handle: Handle,
+    mailboxes: Vec<UnboundedReceiver<Command>>,
+    application: Application,
+}
+
+impl std::fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Begins to describe a server.
+    #[must_use]
+    pub fn builder(mut config: Config) -> ServerBuilder {
+        config.shards = config.shards.clamp(1, MAX_SHARDS);
+        let (senders, mailboxes) = (0..config.shards).map(|_| unbounded_channel()).unzip();
+        let node = Node {
+            mailboxes: senders,
+            metrics: (0..config.shards).map(|_| Arc::new(ShardMetrics::default())).collect(),
+            namespaces: OnceLock::new(),
+            socket_ids: SocketIds::default(),
+            accepting: AtomicBool::new(true),
+            packets_encoded: AtomicU64::new(0),
+        };
+        ServerBuilder {
+            config: Arc::new(config),
+            handle: Handle(Arc::new(node)),
+            mailboxes,
+            application: Application { namespaces: Vec::new(), raw_endpoints: Vec::new(), fallback: None },
+        }
+    }
+
+    /// The address that it listens on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Its handle.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Takes no more connections, closes the open ones paced over `grace`, in a way that makes stock clients connect
+    /// again by themselves, and stops. Blocks until that is done, which is at the end of `grace` at the latest.
+    pub fn shutdown(self, grace: Duration) -> Drained {
+        self.handle.0.accepting.store(false, Ordering::Release);
+        for mailbox in &self.handle.0.mailboxes {
+            let _ = mailbox.send(Command::Drain(grace));
+        }
+        self.join()
+    }
+
+    /// Blocks for as long as the server runs.
+    pub fn wait(self) {
+        self.join();
+    }
+
+    fn join(self) -> Drained {
+        // A shard that panicked has no connections left.
+        let connections_left = self.shards.into_iter().map(|shard| shard.join().unwrap_or_default()).sum();
+        Drained { connections_left }
+    }
+}
+
+impl ServerBuilder {
+    /// The server's handle. What it is asked before the server starts is done when it has.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Adds a namespace.
+    #[must_use]
+    pub fn namespace(mut self, namespace: Namespace) -> Self {
+        self.application.namespaces.push(namespace);
+        self
+    }
+
+    /// Adds a path that speaks Engine.IO without Socket.IO on top.
+    #[must_use]
+    pub fn raw_endpoint(mut self, endpoint: RawEndpoint) -> Self {
+        self.application.raw_endpoints.push(endpoint);
+        self
+    }
+
+    /// What answers all requests that are not the engine's, such as an axum `Router`. It runs on the shard that the
+    /// request came to, and finds the client's `SocketAddr` among the request's extensions. Without one they get 404.
+    #[must_use]
+    pub fn fallback<S, B>(mut self, service: S) -> Self
+    where
+        S: tower_service::Service<
+                ::http::Request<hyper::body::Incoming>,
+                Response = ::http::Response<B>,
+                Error = std::convert::Infallible,
+            > + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: 'static,
+        B: hyper::body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let fallback: Box<dyn Fallback> = Box::new(service);
+        self.application.fallback = Some(fallback);
+        self
+    }
+
+    /// Starts the shards' threads and serves the listener's connections.
+    ///
+    /// # Errors
+    /// If the listener or a thread can't be set up, or two namespaces have the same name.
+    pub fn start(self, listener: TcpListener) -> io::Result<Server> {
+        let local_addr = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let names = self.application.namespaces.iter().enumerate();
+        let names: std::collections::HashMap<_, _> =
+            names.map(|(index, namespace)| (namespace.name(), index as u16)).collect();
+        if names.len() != self.application.namespaces.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "two namespaces have the same name"));
+        }
+        let _ = self.handle.0.namespaces.set(names);
+        let application = Arc::new(self.application);
+        let mut listener = Some(listener);
+        let mut shards = Vec::with_capacity(self.mailboxes.len());
+        for (id, mailbox) in self.mailboxes.into_iter().enumerate() {
+            let (config, application, handle) = (self.config.clone(), application.clone(), self.handle.clone());
+            // The first shard accepts for all.
+            let listener = listener.take();
+            let (ready, is_ready) = std::sync::mpsc::channel();
+            let thread = std::thread::Builder::new().name(format!("shard-{id}")).spawn(move || {
+                let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                    Ok(runtime) => runtime,
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                        return 0;
+                    }
+                };
+                let left = runtime.block_on(async move {
+                    let metrics = handle.0.metrics[id].clone();
+                    // There are at most 256 shards.
+                    let shard = Shard::new(id as u8, config, application, handle, metrics);
+                    let acceptor = match listener.map(tokio::net::TcpListener::from_std).transpose() {
+                        Ok(listener) => {
+                            listener.map(|listener| tokio::task::spawn_local(accept(shard.clone(), listener)))
+                        }
+                        Err(error) => {
+                            let _ = ready.send(Err(error));
+                            return 0;
+                        }
+                    };
+                    let _ = ready.send(Ok(()));
+                    let left = shard.run(mailbox).await;
+                    if let Some(acceptor) = acceptor {
+                        acceptor.abort();
+                    }
+                    left
+                });
+                // Tasks that are left are dropped with the runtime.
+                drop(runtime);
+                left
+            })?;
+            shards.push(thread);
+            is_ready.recv().map_err(|_| io::Error::other("a shard's thread ended"))??;
+        }
+        Ok(Server { handle: self.handle, local_addr, shards })
+    }
+}
+
+/// How long the acceptor waits when the system has no file descriptors left; connections that end free some.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Hands connections out to the shards in turn.
+async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
+    let mailboxes = &shard.handle.0.mailboxes;
+    let mut turn = 0;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shard.drain_began.notified() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        // Without it small packets may wait for the acknowledgement of the one before.
+        let _ = stream.set_nodelay(true);
+        if turn == usize::from(shard.id) {
+            shard.accept(stream, peer);
+        } else if let (Some(mailbox), Ok(stream)) = (mailboxes.get(turn), stream.into_std()) {
+            let _ = mailbox.send(Command::Accept(stream, peer));
+        }
+        turn = (turn + 1) % mailboxes.len();
+    }
+}

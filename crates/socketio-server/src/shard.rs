@@ -1,0 +1,438 @@
+//! One thread's share of the server: its connections, its mailbox, its flush pass and its timers.
+
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    net::{SocketAddr, TcpStream},
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use slab::Slab;
+use tokio::{
+    sync::{Notify, mpsc::UnboundedReceiver},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    Config, DisconnectReason, Handle, Namespace, RawEndpoint, Socket, SocketRef,
+    broadcast::Job,
+    config::FLUSHES_PER_TURN,
+    connection::{Connection, ConnectionKey},
+    frame::Frame,
+    http::{Fallback, serve_connection},
+    identifier::{Entropy, Id},
+    metrics::ShardMetrics,
+    rooms::Rooms,
+    timers::{Timer, Timers},
+    transport::{EngineRequest, Farewells},
+};
+
+type SocketJob = Box<dyn FnOnce(Option<&Socket>) + Send>;
+type EachJob = Arc<dyn Fn(&Socket) + Send + Sync>;
+
+/// What others ask of a shard; carried out in order.
+pub(crate) enum Command {
+    Accept(TcpStream, SocketAddr),
+    Broadcast(Arc<Job>),
+    WithSocket(SocketRef, SocketJob),
+    EachInRoom {
+        namespace: u16,
+        room: Arc<str>,
+        f: EachJob,
+    },
+    Each {
+        namespace: u16,
+        f: EachJob,
+    },
+    Engine(EngineRequest),
+    /// Close all connections, paced over the time given, and then stop.
+    Drain(Duration),
+}
+
+/// Commands taken from the mailbox at a time.
+const COMMANDS_PER_TURN: usize = 256;
+
+/// What the application gave to the server, the same for all shards.
+pub(crate) struct Application {
+    pub(crate) namespaces: Vec<Namespace>,
+    pub(crate) raw_endpoints: Vec<RawEndpoint>,
+    pub(crate) fallback: Option<Box<dyn Fallback>>,
+}
+
+/// A namespace's sockets on one shard.
+pub(crate) struct Space {
+    application: Arc<Application>,
+    index: usize,
+    pub(crate) rooms: RefCell<Rooms>,
+    pub(crate) sockets: RefCell<HashMap<Id, Socket>>,
+    pub(crate) namespace: &'static str,
+}
+
+impl Space {
+    /// The namespace's handlers.
+    pub(crate) fn handlers(&self) -> &Namespace {
+        &self.application.namespaces[self.index]
+    }
+}
+
+pub(crate) struct Shard {
+    pub(crate) id: u8,
+    pub(crate) config: Arc<Config>,
+    pub(crate) application: Arc<Application>,
+    pub(crate) handle: Handle,
+    pub(crate) metrics: Arc<ShardMetrics>,
+    spaces: Vec<Space>,
+    pub(crate) connections: RefCell<Slab<Rc<Connection>>>,
+    /// The sessions that polling requests may name. One that began as a WebSocket is not among them.
+    pub(crate) sessions: RefCell<HashMap<Id, Rc<Connection>>>,
+    pub(crate) farewells: RefCell<Farewells>,
+    pub(crate) entropy: RefCell<Entropy>,
+    pub(crate) scratch: Cell<Option<Box<[u8]>>>,
+    pub(crate) ping: Rc<Frame>,
+    timers: RefCell<Timers>,
+    timers_changed: Notify,
+    /// Connections with something new to write.
+    unflushed: RefCell<VecDeque<Rc<Connection>>>,
+    flush_due: Notify,
+    serial: Cell<u32>,
+    broadcasts: Cell<u64>,
+    draining: Cell<bool>,
+    pub(crate) drain_began: Notify,
+    /// TCP connections that are served.
+    streams: Cell<usize>,
+    stream_ended: Notify,
+}
+
+impl Shard {
+    pub(crate) fn new(
+        id: u8,
+        config: Arc<Config>,
+        application: Arc<Application>,
+        handle: Handle,
+        metrics: Arc<ShardMetrics>,
+    ) -> Rc<Self> {
+        let spaces = application
+            .namespaces
+            .iter()
+            .enumerate()
+            .map(|(index, namespace)| Space {
+                application: application.clone(),
+                index,
+                rooms: RefCell::default(),
+                sockets: RefCell::default(),
+                namespace: namespace.name(),
+            })
+            .collect();
+        Rc::new(Self {
+            id,
+            config,
+            application,
+            handle,
+            metrics,
+            spaces,
+            connections: RefCell::default(),
+            sessions: RefCell::default(),
+            farewells: RefCell::default(),
+            entropy: RefCell::new(Entropy::new()),
+            scratch: Cell::new(None),
+            ping: Rc::new(Frame::text(|out| out.push(b'2'))),
+            timers: RefCell::default(),
+            timers_changed: Notify::new(),
+            unflushed: RefCell::default(),
+            flush_due: Notify::new(),
+            serial: Cell::new(0),
+            broadcasts: Cell::new(0),
+            draining: Cell::new(false),
+            drain_began: Notify::new(),
+            streams: Cell::new(0),
+            stream_ended: Notify::new(),
+        })
+    }
+
+    /// Runs the shard until it is drained. Returns the number of TCP connections that were left.
+    pub(crate) async fn run(self: Rc<Self>, mailbox: UnboundedReceiver<Command>) -> usize {
+        let flusher = tokio::task::spawn_local(self.clone().flush_connections());
+        let timers = tokio::task::spawn_local(self.clone().run_timers());
+        self.clone().serve_mailbox(mailbox).await;
+        flusher.abort();
+        timers.abort();
+        tracing::debug!(shard = self.id, connections_left = self.streams.get(), "shard stopped");
+        self.streams.get()
+    }
+
+    async fn serve_mailbox(self: Rc<Self>, mut mailbox: UnboundedReceiver<Command>) {
+        let mut commands = Vec::with_capacity(COMMANDS_PER_TURN);
+        let mut deadline: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                // Commands first: while draining they are what brings the last replies out.
+                biased;
+                count = mailbox.recv_many(&mut commands, COMMANDS_PER_TURN) => if count == 0 { return },
+                () = self.stream_ended.notified(), if deadline.is_some() => if self.streams.get() == 0 { return },
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return,
+            }
+            for command in commands.drain(..) {
+                if let Command::Drain(grace) = command {
+                    deadline = Some(Instant::now() + grace);
+                    if self.streams.get() == 0 {
+                        return;
+                    }
+                    self.clone().drain(grace);
+                } else {
+                    self.carry_out(command);
+                }
+            }
+        }
+    }
+
+    fn carry_out(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Accept(stream, peer) => match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => self.accept(stream, peer),
+                Err(error) => tracing::warn!(%error, "failed to register a connection"),
+            },
+            Command::Broadcast(job) => self.broadcast(&job),
+            Command::WithSocket(socket, f) => {
+                let socket = self.socket(socket);
+                self.guarded(|| f(socket.as_ref()));
+            }
+            Command::EachInRoom { namespace, room, f } => {
+                let members: Vec<Socket> = {
+                    let rooms = self.space(namespace).rooms.borrow();
+                    rooms.members(&room).iter().map(|member| member.socket.clone()).collect()
+                };
+                for socket in &members {
+                    self.guarded(|| f(socket));
+                }
+            }
+            Command::Each { namespace, f } => {
+                let sockets: Vec<Socket> = self.space(namespace).sockets.borrow().values().cloned().collect();
+                for socket in &sockets {
+                    self.guarded(|| f(socket));
+                }
+            }
+            Command::Engine(request) => self.handle_request(request),
+            Command::Drain(_) => {}
+        }
+    }
+
+    /// Calls into the application; a panic there ends nothing but what was called.
+    pub(crate) fn guarded<T>(&self, f: impl FnOnce() -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(f)) {
+            Ok(value) => Some(value),
+            Err(panic) => {
+                self.metrics.handler_panics.increment();
+                tracing::error!(panic = panic_text(panic.as_ref()), "handler panicked");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn space(&self, namespace: u16) -> &Space {
+        &self.spaces[usize::from(namespace)]
+    }
+
+    pub(crate) fn space_named(&self, name: &str) -> Option<u16> {
+        self.spaces.iter().position(|space| space.namespace == name).map(|index| index as u16)
+    }
+
+    /// A number that no other living thing of this shard's has.
+    pub(crate) fn next_serial(&self) -> u32 {
+        self.serial.set(self.serial.get().wrapping_add(1));
+        self.serial.get()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    fn connection(&self, key: ConnectionKey) -> Option<Rc<Connection>> {
+        let connections = self.connections.borrow();
+        connections.get(key.index as usize).filter(|connection| connection.key == key).cloned()
+    }
+
+    fn socket(&self, reference: SocketRef) -> Option<Socket> {
+        self.connection(reference.connection)?
+            .socket(reference.namespace)
+            .filter(|socket| socket.reference() == reference)
+    }
+
+    // --- TCP connections ---
+
+    pub(crate) fn accept(self: &Rc<Self>, stream: tokio::net::TcpStream, peer: SocketAddr) {
+        let served = StreamGuard::new(self);
+        let shard = self.clone();
+        tokio::task::spawn_local(async move {
+            serve_connection(shard, stream, peer, served).await;
+        });
+    }
+
+    // --- broadcasts and flushing ---
+
+    /// Queues a broadcast for this shard's sockets.
+    pub(crate) fn broadcast(&self, job: &Job) {
+        self.metrics.broadcasts.increment();
+        self.broadcasts.set(self.broadcasts.get() + 1);
+        let turn = self.broadcasts.get();
+        let space = self.space(job.namespace);
+        let rooms = space.rooms.borrow();
+        let sockets = space.sockets.borrow();
+        let frames: Vec<Rc<Frame>> = job.frames.iter().map(|frame| Rc::new(frame.clone())).collect();
+        // Marking is only needed where one socket can be met twice.
+        let mark = job.rooms.len() > 1 || !job.except.is_empty();
+        for room in &job.except {
+            let own = Id::parse(room).and_then(|id| sockets.get(&id));
+            for socket in rooms.members(room).iter().map(|member| &member.socket).chain(own) {
+                socket.inner().considered.set(turn);
+            }
+        }
+        let mut count = 0;
+        let mut give = |socket: &Socket| {
+            let inner = socket.inner();
+            if mark && inner.considered.replace(turn) == turn || job.except_socket == Some(inner.reference) {
+                return;
+            }
+            if job.volatile && !inner.connection.is_ready() {
+                self.metrics.volatile_dropped.increment();
+                return;
+            }
+            for frame in &frames {
+                inner.connection.queue(frame.clone());
+            }
+            count += 1;
+        };
+        if job.rooms.is_empty() {
+            sockets.values().for_each(&mut give);
+        }
+        for room in &job.rooms {
+            rooms.members(room).iter().for_each(|member| give(&member.socket));
+            if let Some(socket) = Id::parse(room).and_then(|id| sockets.get(&id)) {
+                give(socket);
+            }
+        }
+        job.finish(count);
+    }
+
+    /// Has the connection's outbox written soon.
+    pub(crate) fn flush_soon(&self, connection: &Rc<Connection>) {
+        self.unflushed.borrow_mut().push_back(connection.clone());
+        self.flush_due.notify_one();
+    }
+
+    async fn flush_connections(self: Rc<Self>) {
+        loop {
+            self.flush_due.notified().await;
+            loop {
+                for _ in 0..FLUSHES_PER_TURN {
+                    let Some(connection) = self.unflushed.borrow_mut().pop_front() else { break };
+                    connection.flush();
+                }
+                if self.unflushed.borrow().is_empty() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    // --- timers ---
+
+    pub(crate) fn set_timer(&self, at: Instant, timer: Timer) {
+        if self.timers.borrow_mut().push(at, timer) {
+            self.timers_changed.notify_one();
+        }
+    }
+
+    async fn run_timers(self: Rc<Self>) {
+        loop {
+            let next = self.timers.borrow().next();
+            tokio::select! {
+                () = self.timers_changed.notified() => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+            }
+            let now = Instant::now();
+            loop {
+                let Some(timer) = self.timers.borrow_mut().pop_due(now) else { break };
+                match timer {
+                    Timer::Connection(key) => {
+                        if let Some(connection) = self.connection(key) {
+                            connection.on_timer(now);
+                        }
+                    }
+                    Timer::Socket(reference) => self.on_socket_timer(reference, now),
+                }
+            }
+        }
+    }
+
+    fn on_socket_timer(&self, reference: SocketRef, now: Instant) {
+        let Some(socket) = self.socket(reference) else { return };
+        // An entry whose deadline was replaced is not due.
+        if socket.inner().timer.get().is_none_or(|at| at > now) {
+            return;
+        }
+        socket.inner().timer.set(None);
+        if let Some(on_timer) = &self.space(reference.namespace).handlers().on_timer {
+            self.guarded(|| on_timer(&socket));
+        }
+    }
+
+    // --- drain ---
+
+    /// Closes the connections one after the other over most of the grace period.
+    fn drain(self: Rc<Self>, grace: Duration) {
+        self.draining.set(true);
+        self.drain_began.notify_waiters();
+        let keys: Vec<ConnectionKey> = self.connections.borrow().iter().map(|(_, connection)| connection.key).collect();
+        // The last fifth is for what is still being written.
+        let pace = grace.mul_f64(0.8);
+        let step = Duration::from_millis(20);
+        let turns = (pace.as_millis() / step.as_millis()).max(1) as usize;
+        let per_turn = keys.len().div_ceil(turns).max(1);
+        tokio::task::spawn_local(async move {
+            let mut ticks = tokio::time::interval(step);
+            for keys in keys.chunks(per_turn) {
+                ticks.tick().await;
+                for &key in keys {
+                    if let Some(connection) = self.connection(key) {
+                        connection.close(DisconnectReason::ServerShutdown);
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// Counts a TCP connection for as long as it is served.
+pub(crate) struct StreamGuard(Rc<Shard>);
+
+impl StreamGuard {
+    fn new(shard: &Rc<Shard>) -> Self {
+        shard.streams.set(shard.streams.get() + 1);
+        Self(shard.clone())
+    }
+
+    /// The guard of a connection that another shard handed over.
+    pub(crate) fn adopted(shard: &Rc<Shard>) -> Self {
+        Self::new(shard)
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+        self.0.stream_ended.notify_one();
+    }
+}

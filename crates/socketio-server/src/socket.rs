@@ -1,0 +1,346 @@
+//! A client's connection to one namespace.
+
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    fmt,
+    net::IpAddr,
+    rc::Rc,
+    time::{Duration, SystemTime},
+};
+
+use ::http::{HeaderName, HeaderValue};
+use serde::Serialize;
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    AckError, AckReply, Broadcast, EncodeError, EventArgs, Handle, JoinError, OwnedEvent,
+    connection::{Connection, ConnectionKey},
+    event::check_name,
+    frame::Frame,
+    identifier::Id,
+    rooms::Memberships,
+    shard::{Shard, Space},
+};
+
+/// A client's connection to one namespace, as handlers get it. It lives on its connection's shard; for other threads
+/// there is [`Socket::reference`]. Keeping a clone keeps the connection's memory, not the connection.
+#[derive(Clone)]
+pub struct Socket(Rc<SocketInner>);
+
+pub(crate) struct SocketInner {
+    pub(crate) connection: Rc<Connection>,
+    pub(crate) reference: SocketRef,
+    pub(crate) id: Id,
+    connected: Cell<bool>,
+    connected_at: SystemTime,
+    pub(crate) memberships: RefCell<Memberships>,
+    data: RefCell<Option<Box<dyn Any>>>,
+    acks: RefCell<Option<Box<PendingAcks>>>,
+    /// Events that wait for the asynchronous handler that runs; none runs if absent.
+    pub(crate) backlog: RefCell<Option<Box<VecDeque<OwnedEvent>>>>,
+    pub(crate) timer: Cell<Option<Instant>>,
+    /// The last broadcast to several rooms that considered this socket, so that each gets it once.
+    pub(crate) considered: Cell<u64>,
+}
+
+#[derive(Default)]
+struct PendingAcks {
+    next: u64,
+    waiting: HashMap<u64, oneshot::Sender<AckReply>>,
+}
+
+/// Names a socket, on any thread, for as long as the process runs; see [`Handle::with_socket`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketRef {
+    pub(crate) connection: ConnectionKey,
+    pub(crate) serial: u32,
+    pub(crate) shard: u16,
+    pub(crate) namespace: u16,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("namespace", &self.namespace()).field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+impl Socket {
+    pub(crate) fn new(connection: &Rc<Connection>, reference: SocketRef, id: Id) -> Self {
+        Self(Rc::new(SocketInner {
+            connection: connection.clone(),
+            reference,
+            id,
+            connected: Cell::new(false),
+            connected_at: SystemTime::now(),
+            memberships: RefCell::default(),
+            data: RefCell::default(),
+            acks: RefCell::default(),
+            backlog: RefCell::default(),
+            timer: Cell::new(None),
+            considered: Cell::new(0),
+        }))
+    }
+
+    pub(crate) fn inner(&self) -> &SocketInner {
+        &self.0
+    }
+
+    fn shard(&self) -> &Rc<Shard> {
+        &self.0.connection.shard
+    }
+
+    fn space(&self) -> &Space {
+        self.shard().space(self.0.reference.namespace)
+    }
+
+    /// The socket's id, which is also the name of a room that only this socket is in.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.0.id.as_str()
+    }
+
+    /// The name of the namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &'static str {
+        self.space().namespace
+    }
+
+    /// A name of this socket for other threads.
+    #[must_use]
+    pub fn reference(&self) -> SocketRef {
+        self.0.reference
+    }
+
+    /// The server's handle.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        &self.shard().handle
+    }
+
+    /// When the client connected to the namespace.
+    #[must_use]
+    pub fn connected_at(&self) -> SystemTime {
+        self.0.connected_at
+    }
+
+    /// Whether the client is connected to the namespace.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.0.connected.get()
+    }
+
+    pub(crate) fn set_connected(&self, connected: bool) {
+        self.0.connected.set(connected);
+    }
+
+    /// The address that the connection came from.
+    #[must_use]
+    pub fn remote_addr(&self) -> IpAddr {
+        self.0.connection.peer
+    }
+
+    /// A header of the handshake request, if [`Config::kept_headers`](crate::Config::kept_headers) names it.
+    #[must_use]
+    pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.0.connection.headers.as_ref()?.get(name)
+    }
+
+    /// Sends an event with one argument. Once the socket is disconnected this does nothing.
+    ///
+    /// # Errors
+    /// If the payload has no JSON form or the name is one of Socket.IO's own.
+    pub fn emit(&self, event: &str, payload: &impl Serialize) -> Result<(), EncodeError> {
+        self.emit_args(event, &EventArgs::new(payload)?)
+    }
+
+    /// Sends an event with any arguments.
+    ///
+    /// # Errors
+    /// If the name is one of Socket.IO's own.
+    pub fn emit_args(&self, event: &str, args: &EventArgs) -> Result<(), EncodeError> {
+        self.queue(args.event_frames(self.namespace(), None, event)?);
+        Ok(())
+    }
+
+    /// Sends an event with one argument, unless the client is not ready to take it at once.
+    ///
+    /// # Errors
+    /// As [`Socket::emit`].
+    pub fn emit_volatile(&self, event: &str, payload: &impl Serialize) -> Result<(), EncodeError> {
+        if self.0.connection.is_ready() {
+            return self.emit(event, payload);
+        }
+        check_name(event)?;
+        self.shard().metrics.volatile_dropped.increment();
+        Ok(())
+    }
+
+    /// Sends an event and waits for the client's acknowledgement.
+    ///
+    /// # Errors
+    /// If the client does not acknowledge in time, is disconnected or owes too many, or the event can't be encoded.
+    pub async fn emit_with_ack(
+        &self,
+        event: &str,
+        payload: &impl Serialize,
+        timeout: Duration,
+    ) -> Result<AckReply, AckError> {
+        let args = EventArgs::new(payload)?;
+        if !self.is_connected() {
+            return Err(AckError::Disconnected);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let id = {
+            let mut acks = self.0.acks.borrow_mut();
+            let acks = acks.get_or_insert_default();
+            if acks.waiting.len() >= self.shard().config.max_pending_acks {
+                return Err(AckError::TooMany);
+            }
+            let id = acks.next;
+            acks.next += 1;
+            acks.waiting.insert(id, sender);
+            id
+        };
+        let _forget = ForgetAck { socket: self, id };
+        self.queue(args.event_frames(self.namespace(), Some(id), event)?);
+        match tokio::time::timeout(timeout, receiver).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_)) => Err(AckError::Disconnected),
+            Err(_) => Err(AckError::Timeout),
+        }
+    }
+
+    pub(crate) fn acknowledged(&self, id: u64, reply: AckReply) {
+        let sender = self.0.acks.borrow_mut().as_mut().and_then(|acks| acks.waiting.remove(&id));
+        if let Some(sender) = sender {
+            let _ = sender.send(reply);
+        }
+    }
+
+    /// Drops what waits for this socket: the futures of its acks end.
+    pub(crate) fn release(&self) {
+        self.0.connected.set(false);
+        self.0.timer.set(None);
+        let acks = self.0.acks.borrow_mut().take();
+        drop(acks);
+        if let Some(backlog) = self.0.backlog.borrow_mut().as_mut() {
+            backlog.clear();
+        }
+    }
+
+    pub(crate) fn queue(&self, frames: Vec<Frame>) {
+        if !self.is_connected() {
+            return;
+        }
+        self.shard().metrics.packets_encoded.increment();
+        for frame in frames {
+            self.0.connection.queue(Rc::new(frame));
+        }
+    }
+
+    /// Joins a room; false if the socket was in it already. Its own id is a room that it is always in.
+    ///
+    /// # Errors
+    /// If the name is another socket's id, the socket is in too many rooms, or it is disconnected.
+    pub fn join(&self, room: &str) -> Result<bool, JoinError> {
+        if !self.is_connected() {
+            return Err(JoinError::Disconnected);
+        }
+        if room == self.id() {
+            return Ok(false);
+        }
+        if self.handle().is_socket_id(room) {
+            return Err(JoinError::Reserved);
+        }
+        let mut rooms = self.space().rooms.borrow_mut();
+        if self.0.memberships.borrow().len() >= self.shard().config.max_rooms_per_socket && !rooms.contains(self, room)
+        {
+            return Err(JoinError::TooMany);
+        }
+        Ok(rooms.join(self, room))
+    }
+
+    /// Leaves a room; false if the socket was not in it.
+    pub fn leave(&self, room: &str) -> bool {
+        self.space().rooms.borrow_mut().leave(self, room)
+    }
+
+    /// Whether the socket has joined a room.
+    #[must_use]
+    pub fn in_room(&self, room: &str) -> bool {
+        self.space().rooms.borrow().contains(self, room)
+    }
+
+    /// The rooms that the socket has joined, without its own id.
+    #[must_use]
+    pub fn rooms(&self) -> Vec<String> {
+        self.space().rooms.borrow().names_of(self)
+    }
+
+    /// A broadcast to a room, without this socket.
+    #[must_use]
+    pub fn to(&self, room: &str) -> Broadcast {
+        Broadcast::from_socket(self).room(room)
+    }
+
+    /// A broadcast to everyone in the namespace, without this socket.
+    #[must_use]
+    pub fn broadcast(&self) -> Broadcast {
+        Broadcast::from_socket(self)
+    }
+
+    /// Disconnects the socket from its namespace. The client sees "io server disconnect" and stays away until told
+    /// otherwise. Takes effect when the running handler has returned.
+    pub fn disconnect(&self) {
+        self.0.connection.disconnect_later(Some(self.0.reference.namespace));
+    }
+
+    /// As [`Socket::disconnect`], for all namespaces of the connection, and closes it.
+    pub fn close_connection(&self) {
+        self.0.connection.disconnect_later(None);
+    }
+
+    /// Keeps a value with the socket, in place of the one kept before.
+    pub fn set_data<T: 'static>(&self, data: T) {
+        let before = self.0.data.borrow_mut().replace(Box::new(data));
+        // Dropped only now, since its destructor may look at the socket.
+        drop(before);
+    }
+
+    /// Calls `f` with the value kept with the socket; `None` if there is none of this type, or if `f` of an outer call
+    /// has it.
+    pub fn with_data<T: 'static, R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        let mut data = self.0.data.try_borrow_mut().ok()?;
+        Some(f(data.as_mut()?.downcast_mut()?))
+    }
+
+    /// Sets the moment at which [`Namespace::on_timer`](crate::Namespace::on_timer) is called, in place of the one set
+    /// before.
+    pub fn set_timer(&self, at: Option<Instant>) {
+        self.0.timer.set(at);
+        if let Some(at) = at {
+            self.shard().set_timer(at, crate::timers::Timer::Socket(self.0.reference));
+        }
+    }
+
+    pub(crate) fn drop_data(&self) {
+        let data = self.0.data.take();
+        drop(data);
+    }
+}
+
+/// Forgets an ack that nobody waits for any more.
+struct ForgetAck<'a> {
+    socket: &'a Socket,
+    id: u64,
+}
+
+impl Drop for ForgetAck<'_> {
+    fn drop(&mut self) {
+        if let Some(acks) = self.socket.inner().acks.borrow_mut().as_mut() {
+            acks.waiting.remove(&self.id);
+        }
+    }
+}

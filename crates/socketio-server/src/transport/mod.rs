@@ -1,0 +1,87 @@
+//! How the bytes of a connection travel.
+
+mod polling;
+mod upgrade;
+mod websocket;
+
+use std::rc::Rc;
+
+use socketio_protocol::websocket::CloseCode;
+use tokio::net::tcp::OwnedWriteHalf;
+
+pub(crate) use polling::{EngineError, EngineRequest, Farewells, Polling, open as open_polling};
+pub(crate) use websocket::open as open_websocket;
+
+use crate::{DisconnectReason, connection::Connection, identifier::Id, metrics::ShardMetrics, outbox::Outbox};
+
+/// The way to the client.
+pub(crate) enum Transport {
+    /// Requests come and go.
+    Polling(Polling),
+    /// The writing half; the reading half is its task's.
+    WebSocket(OwnedWriteHalf),
+    Closed,
+}
+
+/// What became of an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// It is empty.
+    All,
+    /// The client took some, and does not take more now.
+    Some,
+    /// The client takes nothing now.
+    Nothing,
+    /// It waits for the client's next poll.
+    Waiting,
+    /// There is no way to the client any more.
+    Broken,
+}
+
+impl Transport {
+    pub(crate) fn flush(&mut self, outbox: &mut Outbox, metrics: &ShardMetrics) -> Flushed {
+        match self {
+            Self::WebSocket(stream) => websocket::flush(stream, outbox, metrics),
+            Self::Polling(polling) => polling.flush(outbox),
+            Self::Closed => Flushed::Broken,
+        }
+    }
+
+    /// Whether a packet would leave at once.
+    pub(crate) fn is_ready(&self) -> bool {
+        match self {
+            Self::WebSocket(_) => true,
+            Self::Polling(polling) => polling.is_polled(),
+            Self::Closed => false,
+        }
+    }
+
+    /// The connection is read again.
+    pub(crate) fn resume(&mut self) {
+        if let Self::Polling(polling) = self {
+            polling.release_post();
+        }
+    }
+
+    /// The session id that polling requests name.
+    pub(crate) fn sid(&self) -> Option<Id> {
+        match self {
+            Self::Polling(polling) => Some(polling.sid()),
+            Self::WebSocket(_) | Self::Closed => None,
+        }
+    }
+
+    pub(crate) fn close(
+        self,
+        connection: &Rc<Connection>,
+        reason: DisconnectReason,
+        code: Option<CloseCode>,
+        outbox: &mut Outbox,
+    ) {
+        match self {
+            Self::WebSocket(stream) => websocket::close(&stream, connection, reason, code, outbox),
+            Self::Polling(polling) => polling.close(connection, reason, outbox),
+            Self::Closed => {}
+        }
+    }
+}

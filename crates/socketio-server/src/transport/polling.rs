@@ -1,0 +1,344 @@
+//! HTTP long-polling: packets come in the bodies of POST requests and leave in the answers to GET requests.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, TcpStream},
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use socketio_protocol::engine_io::{Open, PayloadPacket, PayloadWriter, decode_payload};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    DisconnectReason,
+    config::{MAX_FAREWELLS, POLL_RESPONSE_LIMIT},
+    connection::{Connection, Origin},
+    identifier::Id,
+    outbox::Outbox,
+    shard::Shard,
+    transport::{Flushed, Transport, upgrade},
+};
+
+/// Why a request on the engine's path fails; codes and messages are Engine.IO's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EngineError {
+    UnknownTransport,
+    UnknownSession,
+    BadHandshakeMethod,
+    BadRequest,
+    Forbidden,
+    UnsupportedVersion,
+    TooLarge,
+    Timeout,
+    Unavailable,
+}
+
+impl EngineError {
+    /// `{code, message}` of the answer, and its HTTP status.
+    pub(crate) fn describe(self) -> (u16, u8, &'static str) {
+        match self {
+            Self::UnknownTransport => (400, 0, "Transport unknown"),
+            Self::UnknownSession => (400, 1, "Session ID unknown"),
+            Self::BadHandshakeMethod => (400, 2, "Bad handshake method"),
+            Self::BadRequest => (400, 3, "Bad request"),
+            Self::Forbidden => (403, 4, "Forbidden"),
+            Self::UnsupportedVersion => (400, 5, "Unsupported protocol version"),
+            Self::TooLarge => (413, 3, "Payload too large"),
+            Self::Timeout => (408, 3, "Request timeout"),
+            Self::Unavailable => (503, 3, "Server shutting down"),
+        }
+    }
+}
+
+pub(crate) type Reply = Result<Vec<u8>, EngineError>;
+
+/// What a request asks of a session, wherever it lives.
+pub(crate) enum EngineRequest {
+    Poll {
+        sid: Id,
+        reply: oneshot::Sender<Reply>,
+    },
+    /// The client gave up its poll.
+    PollDropped {
+        sid: Id,
+    },
+    Post {
+        sid: Id,
+        body: Bytes,
+        reply: oneshot::Sender<Reply>,
+    },
+    /// A POST that was too large.
+    Oversized {
+        sid: Id,
+    },
+    /// Whether there is such a session; if not, the reply is dropped.
+    Find {
+        sid: Id,
+        reply: oneshot::Sender<()>,
+    },
+    /// A WebSocket that wants to take over, and what came with its request.
+    Upgrade {
+        sid: Id,
+        stream: TcpStream,
+        leftover: Bytes,
+        peer: IpAddr,
+    },
+}
+
+impl EngineRequest {
+    pub(crate) fn sid(&self) -> Id {
+        match self {
+            Self::Poll { sid, .. }
+            | Self::PollDropped { sid }
+            | Self::Post { sid, .. }
+            | Self::Oversized { sid }
+            | Self::Find { sid, .. }
+            | Self::Upgrade { sid, .. } => *sid,
+        }
+    }
+}
+
+/// The handshake of Engine.IO.
+pub(super) fn open_packet(shard: &Shard, sid: &str, upgrades: &[&str], out: &mut Vec<u8>) {
+    let open = Open {
+        sid,
+        upgrades,
+        ping_interval_ms: shard.config.ping_interval.as_millis() as u64,
+        ping_timeout_ms: shard.config.ping_timeout.as_millis() as u64,
+        max_payload: shard.config.max_payload,
+    };
+    open.encode(out);
+}
+
+/// Opens a session and returns the body that says so.
+pub(crate) fn open(shard: &Rc<Shard>, origin: Origin) -> Vec<u8> {
+    let sid = shard.entropy.borrow_mut().session_id(shard.id);
+    let polling = Polling { sid, poll: None, post: None, probing: false };
+    let connection = Connection::open(shard, origin, Transport::Polling(polling));
+    shard.sessions.borrow_mut().insert(sid, connection);
+    let mut body = Vec::with_capacity(128);
+    open_packet(shard, sid.as_str(), &["websocket"], &mut body);
+    body
+}
+
+/// A session's requests.
+pub(crate) struct Polling {
+    sid: Id,
+    /// The GET request that waits for packets.
+    poll: Option<oneshot::Sender<Reply>>,
+    /// A POST request that is answered when the session is read again.
+    post: Option<oneshot::Sender<Reply>>,
+    /// A WebSocket has begun to take over.
+    probing: bool,
+}
+
+impl Polling {
+    pub(crate) fn is_polled(&self) -> bool {
+        self.poll.is_some()
+    }
+
+    pub(crate) fn sid(&self) -> Id {
+        self.sid
+    }
+
+    pub(crate) fn probing_mut(&mut self) -> &mut bool {
+        &mut self.probing
+    }
+
+    pub(crate) fn flush(&mut self, outbox: &mut Outbox) -> Flushed {
+        if outbox.is_empty() {
+            return Flushed::All;
+        }
+        let Some(poll) = self.poll.take() else { return Flushed::Waiting };
+        let mut payload = PayloadWriter::new();
+        outbox.drain_into(&mut payload, POLL_RESPONSE_LIMIT);
+        // If the client is gone, so are the packets: its dropped poll closes the session.
+        let _ = poll.send(Ok(payload.finish()));
+        if outbox.is_empty() { Flushed::All } else { Flushed::Waiting }
+    }
+
+    /// Ends the waiting poll with a packet that says nothing.
+    pub(crate) fn noop(&mut self) {
+        if let Some(poll) = self.poll.take() {
+            let _ = poll.send(Ok(b"6".to_vec()));
+        }
+    }
+
+    pub(crate) fn release_post(&mut self) {
+        if let Some(post) = self.post.take() {
+            let _ = post.send(Ok(b"ok".to_vec()));
+        }
+    }
+
+    /// A WebSocket has taken over.
+    pub(crate) fn end(mut self) {
+        self.noop();
+        self.release_post();
+    }
+
+    pub(crate) fn close(mut self, connection: &Rc<Connection>, reason: DisconnectReason, outbox: &mut Outbox) {
+        let shard = &connection.shard;
+        self.release_post();
+        let body = match reason {
+            // The client closed: nothing is left to tell it.
+            DisconnectReason::TransportClose => b"6".to_vec(),
+            _ => {
+                let mut payload = PayloadWriter::new();
+                outbox.drain_into(&mut payload, POLL_RESPONSE_LIMIT);
+                payload.push_text(b"1");
+                payload.finish()
+            }
+        };
+        match self.poll.take() {
+            Some(poll) => drop(poll.send(Ok(body))),
+            // A poll may be on its way, which is to be answered as if it had been there.
+            None if matches!(
+                reason,
+                DisconnectReason::TransportClose | DisconnectReason::ServerNamespace | DisconnectReason::ServerShutdown
+            ) =>
+            {
+                shard.farewells.borrow_mut().add(self.sid, body, shard.config.ping_timeout);
+            }
+            None => {}
+        }
+    }
+}
+
+/// The last packets of sessions that the server closed between two polls.
+#[derive(Default)]
+pub(crate) struct Farewells(VecDeque<(Instant, Id, Vec<u8>)>);
+
+/// Longer ones are not kept: they are for a disconnect packet and what was said just before.
+const MAX_FAREWELL_BYTES: usize = 16 * 1024;
+
+impl Farewells {
+    fn add(&mut self, sid: Id, body: Vec<u8>, keep: Duration) {
+        let now = Instant::now();
+        self.0.retain(|(until, ..)| *until > now);
+        if body.len() <= MAX_FAREWELL_BYTES {
+            self.0.truncate(MAX_FAREWELLS - 1);
+            self.0.push_front((now + keep, sid, body));
+        }
+    }
+
+    fn take(&mut self, sid: Id) -> Option<Vec<u8>> {
+        let position = self.0.iter().position(|(_, known, _)| *known == sid)?;
+        self.0.remove(position).map(|(.., body)| body)
+    }
+}
+
+impl Shard {
+    /// Sends a request to the shard of its session.
+    pub(crate) fn route(self: &Rc<Self>, request: EngineRequest) {
+        match request.sid().shard() {
+            Some(shard) if shard == usize::from(self.id) => self.handle_request(request),
+            shard => {
+                // Dropping a request answers it: its session is unknown.
+                if let Some(mailbox) = shard.and_then(|shard| self.handle.0.mailboxes.get(shard)) {
+                    let _ = mailbox.send(crate::shard::Command::Engine(request));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn handle_request(self: &Rc<Self>, request: EngineRequest) {
+        let sid = request.sid();
+        let session = self.sessions.borrow().get(&sid).cloned();
+        let Some(session) = session else {
+            if let EngineRequest::Poll { reply, .. } = request {
+                let _ = reply.send(self.farewells.borrow_mut().take(sid).ok_or(EngineError::UnknownSession));
+            }
+            return;
+        };
+        match request {
+            EngineRequest::Poll { reply, .. } => poll(&session, reply),
+            EngineRequest::PollDropped { .. } => {
+                let dropped =
+                    with_polling(&session, |polling| polling.poll.as_ref().is_some_and(oneshot::Sender::is_closed));
+                if dropped == Some(true) {
+                    session.close(DisconnectReason::TransportClose);
+                }
+            }
+            EngineRequest::Post { body, reply, .. } => post(&session, &body, reply),
+            EngineRequest::Oversized { .. } => session.close(DisconnectReason::PayloadTooLarge),
+            EngineRequest::Find { reply, .. } => drop(reply.send(())),
+            EngineRequest::Upgrade { stream, leftover, peer, .. } => upgrade::adopt(&session, stream, leftover, peer),
+        }
+    }
+}
+
+/// Calls `f` with the session's polling transport, unless it has changed to another.
+pub(super) fn with_polling<T>(session: &Connection, f: impl FnOnce(&mut Polling) -> T) -> Option<T> {
+    match &mut *session.transport.borrow_mut() {
+        Transport::Polling(polling) => Some(f(polling)),
+        _ => None,
+    }
+}
+
+fn poll(session: &Rc<Connection>, reply: oneshot::Sender<Reply>) {
+    let mut reply = Some(reply);
+    let second = with_polling(session, |polling| {
+        if polling.poll.is_none() {
+            polling.poll = reply.take();
+        }
+        reply.take()
+    });
+    match second {
+        Some(None) => session.flush(),
+        Some(Some(reply)) => {
+            let _ = reply.send(Err(EngineError::BadRequest));
+            session.close(DisconnectReason::ParseError);
+        }
+        None => drop(reply.map(|reply| reply.send(Err(EngineError::BadRequest)))),
+    }
+}
+
+fn post(session: &Rc<Connection>, body: &[u8], reply: oneshot::Sender<Reply>) {
+    match with_polling(session, |polling| polling.post.is_some()) {
+        Some(false) => {}
+        // The one before is not answered yet, so this client doesn't wait as it should.
+        Some(true) => {
+            let _ = reply.send(Err(EngineError::BadRequest));
+            return session.close(DisconnectReason::ParseError);
+        }
+        // It is a WebSocket now, and this must not get in between its messages.
+        None => return drop(reply.send(Err(EngineError::BadRequest))),
+    }
+    match session.turn(|| handle_payload(session, body)) {
+        Ok(()) => {
+            let paused = session.is_paused();
+            let reply = with_polling(session, |polling| {
+                if paused {
+                    polling.post = Some(reply);
+                    None
+                } else {
+                    Some(reply)
+                }
+            });
+            if let Some(Some(reply)) = reply {
+                let _ = reply.send(Ok(b"ok".to_vec()));
+            }
+        }
+        Err(DisconnectReason::TransportClose) => {
+            let _ = reply.send(Ok(b"ok".to_vec()));
+            session.close(DisconnectReason::TransportClose);
+        }
+        Err(reason) => {
+            let _ = reply.send(Err(EngineError::BadRequest));
+            session.close(reason);
+        }
+    }
+}
+
+fn handle_payload(session: &Rc<Connection>, body: &[u8]) -> Result<(), DisconnectReason> {
+    let body = std::str::from_utf8(body).map_err(|_| DisconnectReason::ParseError)?;
+    for packet in decode_payload(body) {
+        match packet.map_err(|_| DisconnectReason::ParseError)? {
+            PayloadPacket::Text(packet) => session.on_text(packet)?,
+            PayloadPacket::Binary(data) => session.on_binary(&data)?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,284 @@
+//! WebSocket: a task that reads, and writes that go straight to the socket.
+
+use std::{
+    io::{self, ErrorKind, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use socketio_protocol::{
+    engine_io,
+    websocket::{CloseCode, Decoder, Message, encode_close},
+};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::timeout,
+};
+
+use crate::{
+    DisconnectReason,
+    config::{CLOSE_LINGER, FRAMES_PER_WRITE, READ_BUFFER, READS_PER_TURN},
+    connection::{Connection, Origin},
+    frame::Frame,
+    metrics::ShardMetrics,
+    outbox::Outbox,
+    shard::{Shard, StreamGuard},
+    transport::{Flushed, Transport, polling::open_packet},
+};
+
+/// Opens a session that begins as a WebSocket. `leftover` is what came with the request.
+pub(crate) fn open(shard: &Rc<Shard>, origin: Origin, stream: TcpStream, leftover: &Bytes, served: StreamGuard) {
+    let (read, write) = stream.into_split();
+    let connection = Connection::open(shard, origin, Transport::WebSocket(write));
+    let sid = shard.entropy.borrow_mut().session_id(shard.id);
+    connection.turn(|| {
+        connection.queue_uncounted(Rc::new(Frame::text(|out| open_packet(shard, sid.as_str(), &[], out))));
+    });
+    start(connection, read, leftover, served);
+}
+
+/// Starts to read a connection.
+pub(crate) fn start(connection: Rc<Connection>, read: OwnedReadHalf, leftover: &[u8], served: StreamGuard) {
+    connection.shard.metrics.websockets.increment();
+    let decoder = Decoder::new(connection.shard.config.max_payload);
+    let reader = Reader { read, decoder, carry: leftover.to_vec(), stopped: !leftover.is_empty() };
+    tokio::task::spawn_local(run(connection, reader, served));
+}
+
+async fn run(connection: Rc<Connection>, mut reader: Reader, served: StreamGuard) {
+    let guard = CloseGuard(&connection);
+    let end = std::future::poll_fn(|cx| reader.poll(&connection, cx)).await;
+    connection.close_with(end.reason, end.code);
+    drop(guard);
+    drop(connection);
+    if !end.hung_up {
+        let _ = timeout(CLOSE_LINGER, linger(&mut reader.read)).await;
+    }
+    drop(reader);
+    drop(served);
+}
+
+/// Reads what still comes, so that the kernel does not answer it with a reset that overtakes our last frames.
+async fn linger(read: &mut OwnedReadHalf) {
+    let mut discarded = [0; 512];
+    loop {
+        if read.readable().await.is_err() {
+            return;
+        }
+        match read.try_read(&mut discarded) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// However the task ends, the connection does too.
+struct CloseGuard<'a>(&'a Rc<Connection>);
+
+impl Drop for CloseGuard<'_> {
+    fn drop(&mut self) {
+        self.0.shard.metrics.websockets.decrement();
+        self.0.close(DisconnectReason::HandlerPanic);
+    }
+}
+
+struct End {
+    reason: DisconnectReason,
+    code: Option<CloseCode>,
+    /// The client's side of the stream has ended.
+    hung_up: bool,
+}
+
+impl From<DisconnectReason> for End {
+    fn from(reason: DisconnectReason) -> Self {
+        Self { reason, code: None, hung_up: false }
+    }
+}
+
+struct Reader {
+    read: OwnedReadHalf,
+    decoder: Decoder,
+    /// Bytes that are read but not handled: the beginning of a frame, or what came while the connection was paused.
+    carry: Vec<u8>,
+    /// There may be whole frames among them.
+    stopped: bool,
+}
+
+impl Reader {
+    fn poll(&mut self, connection: &Rc<Connection>, cx: &mut Context<'_>) -> Poll<End> {
+        connection.set_reader(cx.waker());
+        // Writing first: what a client does not take must not grow by what it sends.
+        while connection.is_blocked() && !connection.is_closed() {
+            match self.read.as_ref().poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => connection.flush(),
+                Poll::Ready(Err(_)) => return Poll::Ready(DisconnectReason::TransportError.into()),
+                Poll::Pending => break,
+            }
+        }
+        connection.turn(|| self.poll_read(connection, cx))
+    }
+
+    fn poll_read(&mut self, connection: &Rc<Connection>, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..READS_PER_TURN {
+            if connection.is_closed() {
+                // Closed from elsewhere: the reason is told already.
+                return Poll::Ready(DisconnectReason::TransportClose.into());
+            }
+            if connection.is_paused() {
+                return Poll::Pending;
+            }
+            if std::mem::take(&mut self.stopped) {
+                if let Err(end) = self.handle(connection, None) {
+                    return Poll::Ready(end);
+                }
+                if self.stopped {
+                    break;
+                }
+            }
+            let mut scratch =
+                connection.shard.scratch.take().unwrap_or_else(|| vec![0; READ_BUFFER].into_boxed_slice());
+            let result = self.read_and_handle(connection, cx, &mut scratch);
+            connection.shard.scratch.set(Some(scratch));
+            if let Err(end) = ready!(result) {
+                return Poll::Ready(end);
+            }
+            if self.stopped {
+                break;
+            }
+        }
+        // More may be there; what this turn caused leaves first, and others get theirs.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn read_and_handle(
+        &mut self,
+        connection: &Rc<Connection>,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), End>> {
+        let mut buffer = ReadBuf::new(scratch);
+        if ready!(Pin::new(&mut self.read).poll_read(cx, &mut buffer)).is_err() {
+            return Poll::Ready(Err(End { reason: DisconnectReason::TransportError, code: None, hung_up: true }));
+        }
+        let input = buffer.filled_mut();
+        if input.is_empty() {
+            return Poll::Ready(Err(End { reason: DisconnectReason::TransportClose, code: None, hung_up: true }));
+        }
+        connection.shard.metrics.bytes_read.add(input.len() as u64);
+        Poll::Ready(self.handle(connection, Some(input)))
+    }
+
+    /// Handles the frames that are whole and keeps the rest.
+    fn handle(&mut self, connection: &Rc<Connection>, input: Option<&mut [u8]>) -> Result<(), End> {
+        if self.carry.is_empty() {
+            let Some(input) = input else { return Ok(()) };
+            let used = handle_frames(&mut self.decoder, connection, input, &mut self.stopped)?;
+            self.carry.extend_from_slice(input.get(used..).unwrap_or_default());
+        } else {
+            self.carry.extend_from_slice(input.as_deref().unwrap_or_default());
+            let used = handle_frames(&mut self.decoder, connection, &mut self.carry, &mut self.stopped)?;
+            if used == self.carry.len() {
+                self.carry = Vec::new();
+            } else {
+                self.carry.drain(..used);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn handle_frames(
+    decoder: &mut Decoder,
+    connection: &Rc<Connection>,
+    input: &mut [u8],
+    stopped: &mut bool,
+) -> Result<usize, End> {
+    let mut used = 0;
+    // The last call, with nothing left, lets the decoder give back a fragmented message's memory.
+    while let Some(rest) = input.get_mut(used..) {
+        let next = decoder.next(rest).map_err(|error| {
+            tracing::debug!(%error, "bad websocket frame");
+            let reason = match error.close_code() {
+                CloseCode::TOO_BIG => DisconnectReason::PayloadTooLarge,
+                _ => DisconnectReason::ParseError,
+            };
+            End { reason, code: Some(error.close_code()), hung_up: false }
+        })?;
+        let Some((consumed, message)) = next else { break };
+        match message {
+            Message::Text(text) => {
+                let packet = engine_io::Packet::decode(text).map_err(|_| DisconnectReason::ParseError)?;
+                connection.on_text(packet)?;
+            }
+            Message::Binary(data) => connection.on_binary(data)?,
+            Message::Ping(data) => connection.queue_uncounted(Rc::new(Frame::pong(data))),
+            Message::Close(_) => return Err(DisconnectReason::TransportClose.into()),
+            Message::Fragment | Message::Pong => {}
+        }
+        used += consumed;
+        if connection.is_paused() || connection.is_over_soft_limit() {
+            *stopped = true;
+            break;
+        }
+    }
+    Ok(used)
+}
+
+/// Writes what waits, as much as the kernel takes.
+pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &ShardMetrics) -> Flushed {
+    let mut progress = false;
+    while !outbox.is_empty() {
+        let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
+        let count = outbox.gather(&mut slices);
+        let result = match slices.get(..count) {
+            Some([one]) => stream.try_write(one),
+            Some(several) => stream.try_write_vectored(several),
+            None => Err(io::Error::from(ErrorKind::InvalidInput)),
+        };
+        match result {
+            Ok(0) => return Flushed::Broken,
+            Ok(written) => {
+                metrics.writes.increment();
+                metrics.bytes_written.add(written as u64);
+                outbox.advance(written);
+                progress = true;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return if progress { Flushed::Some } else { Flushed::Nothing };
+            }
+            Err(_) => return Flushed::Broken,
+        }
+    }
+    Flushed::All
+}
+
+/// Says goodbye if that can be done at once, and ends our side of the stream.
+pub(crate) fn close(
+    stream: &OwnedWriteHalf,
+    connection: &Rc<Connection>,
+    reason: DisconnectReason,
+    code: Option<CloseCode>,
+    outbox: &mut Outbox,
+) {
+    let code = code.unwrap_or(match reason {
+        DisconnectReason::ServerShutdown => CloseCode::GOING_AWAY,
+        DisconnectReason::ParseError => CloseCode::PROTOCOL,
+        DisconnectReason::PayloadTooLarge => CloseCode::TOO_BIG,
+        DisconnectReason::HandlerPanic => CloseCode::INTERNAL,
+        _ => CloseCode::NORMAL,
+    });
+    // What was queued before may still leave; behind half a frame no other may begin.
+    if flush(stream, outbox, &connection.shard.metrics) == Flushed::All {
+        let _ = stream.try_write(&encode_close(code, reason.as_str()));
+    }
+    // The caller drops the writing half, which ends our side of the stream after what is written.
+}
