@@ -9,19 +9,19 @@ use ::http::HeaderName;
 pub enum Origins {
     /// Every origin (`Access-Control-Allow-Origin: *`).
     Any,
-    /// Only these, compared letter by letter (`https://studio.example`). Requests without an `Origin` header, which
-    /// browsers never send across origins, pass.
+    /// The server's own origin, and these, compared letter by letter (`https://studio.example`). Requests without an
+    /// `Origin` header, which browsers always send across origins, pass.
     List(Vec<String>),
 }
 
 impl Origins {
-    /// Whether a request with this `Origin` header is served.
+    /// Whether a request with this `Origin` header, for the host of this `Host` header, is served.
     #[must_use]
-    pub fn allows(&self, origin: Option<&str>) -> bool {
-        match (self, origin) {
-            (Self::Any, _) | (_, None) => true,
-            (Self::List(list), Some(origin)) => list.iter().any(|allowed| allowed == origin),
-        }
+    pub fn allows(&self, origin: Option<&str>, host: Option<&str>) -> bool {
+        let (Self::List(list), Some(origin)) = (self, origin) else { return true };
+        // A proxy may have taken TLS off, so the scheme says nothing.
+        let own = origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
+        own || list.iter().any(|allowed| allowed == origin)
     }
 }
 

@@ -17,7 +17,7 @@ use ::http::{
     header::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
         ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONNECTION,
-        CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
+        CONTENT_TYPE, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
     },
 };
 use bytes::Bytes;
@@ -142,7 +142,10 @@ async fn answer(
     };
     let origin = request.headers().get(ORIGIN).cloned();
     let requested_headers = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
-    let allowed = shard.config.origins.allows(origin.as_ref().map(|origin| origin.to_str().unwrap_or_default()));
+    let allowed = shard.config.origins.allows(
+        origin.as_ref().map(|origin| origin.to_str().unwrap_or_default()),
+        request.headers().get(HOST).and_then(|host| host.to_str().ok()),
+    );
     let result = if !allowed {
         Err(EngineError::Forbidden)
     } else if request.method() == Method::OPTIONS {

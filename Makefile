@@ -1,0 +1,35 @@
+# The two commands of the README are `make run` and `make test`; `make help` lists the others.
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help run test check fmt e2e fuzz deny
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## Build the server and start it for development
+	$(CARGO) run --release --locked --bin slop-studios -- dev
+
+test: ## Run all tests: unit, integration, and the real clients
+	$(CARGO) test --workspace --locked
+	$(MAKE) --no-print-directory e2e
+
+e2e: ## Run the real clients against the server
+	$(CARGO) build --locked --bin slop-studios
+	SLOP_STUDIOS_BIN="$(abspath $(TARGET))/debug/slop-studios" e2e/run
+
+check: ## Formatting, lints and documentation, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+FUZZ_SECONDS ?= 60
+fuzz: ## Fuzz every parser that a peer reaches, FUZZ_SECONDS each (needs nightly Rust and cargo-fuzz)
+	set -e; for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done
+
+deny: ## Licences, sources and duplicates of the dependencies (needs cargo-deny)
+	$(CARGO) deny check licenses sources bans
