@@ -50,13 +50,11 @@ impl fmt::Debug for Handle {
 
 impl Handle {
     /// A broadcast to the sockets in a room of a namespace; a socket's id is a room too.
-    #[must_use]
     pub fn to(&self, namespace: &str, room: &str) -> Broadcast {
         Broadcast::new(self, namespace).room(room)
     }
 
     /// A broadcast to every socket of a namespace.
-    #[must_use]
     pub fn broadcast(&self, namespace: &str) -> Broadcast {
         Broadcast::new(self, namespace)
     }

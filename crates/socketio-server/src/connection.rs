@@ -3,7 +3,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
     net::IpAddr,
     rc::Rc,
     task::Waker,
@@ -269,7 +268,7 @@ impl Connection {
         self.sockets
             .borrow()
             .iter()
-            .any(|socket| socket.inner().backlog.borrow().as_ref().is_some_and(|backlog| backlog.len() >= limit))
+            .any(|socket| socket.inner().backlog.borrow().as_ref().is_some_and(|backlog| backlog.0.len() >= limit))
     }
 
     /// Handles packets of the client; what they cause leaves together when `f` is done.
@@ -437,27 +436,22 @@ impl Connection {
         self.shard.metrics.events_received.increment();
         let Some(event) = Event::new(socket, args, attachments, ack) else { return };
         if let Some(backlog) = socket.inner().backlog.borrow_mut().as_mut() {
-            backlog.push_back(event.into_owned());
-            if backlog.len() >= self.shard.config.handler_backlog {
+            backlog.0.push_back(event.into_owned());
+            if backlog.0.len() >= self.shard.config.handler_backlog {
                 self.set_paused(true);
             }
             return;
         }
-        match self.handler(socket, event.name()) {
-            Some(Handler::Sync(f)) => {
-                if self.shard.guarded(|| f(socket, event)).is_none() {
-                    self.close_later(DisconnectReason::HandlerPanic);
-                }
-            }
-            Some(Handler::Async(f)) => {
-                let Some(future) = self.shard.guarded(|| f(socket.clone(), event.into_owned())) else {
-                    self.close_later(DisconnectReason::HandlerPanic);
-                    return;
-                };
-                *socket.inner().backlog.borrow_mut() = Some(Box::new(VecDeque::new()));
+        let done = match self.handler(socket, event.name()) {
+            Some(Handler::Sync(f)) => self.shard.guarded(|| f(socket, event)),
+            Some(Handler::Async(f)) => self.shard.guarded(|| f(socket.clone(), event.into_owned())).map(|future| {
+                *socket.inner().backlog.borrow_mut() = Some(Box::default());
                 tokio::task::spawn_local(run_handlers(socket.clone(), future));
-            }
-            None => {}
+            }),
+            None => Some(()),
+        };
+        if done.is_none() {
+            self.close_later(DisconnectReason::HandlerPanic);
         }
     }
 
@@ -633,7 +627,7 @@ async fn run_handlers(socket: Socket, first: HandlerFuture) {
     let guard = BacklogGuard(socket.clone());
     first.await;
     loop {
-        let next = socket.inner().backlog.borrow_mut().as_mut().and_then(|backlog| backlog.pop_front());
+        let next = socket.inner().backlog.borrow_mut().as_mut().and_then(|backlog| backlog.0.pop_front());
         let connection = &socket.inner().connection;
         let Some(event) = next else { break };
         if connection.is_paused() {

@@ -4,11 +4,13 @@ use std::{fmt, rc::Rc};
 
 use crate::{DisconnectReason, connection::Connection, frame::Frame};
 
+type OnMessage = dyn Fn(&RawSocket, RawMessage<'_>) + Send + Sync;
+
 /// A path that speaks Engine.IO without Socket.IO on top, as plain Engine.IO clients and the official protocol suite
 /// expect.
 pub struct RawEndpoint {
     pub(crate) path: String,
-    pub(crate) on_message: Box<dyn Fn(&RawSocket, RawMessage<'_>) + Send + Sync>,
+    pub(crate) on_message: Box<OnMessage>,
 }
 
 impl fmt::Debug for RawEndpoint {

@@ -223,7 +223,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
     let mailboxes = &shard.handle.0.mailboxes;
     let mut turn = 0;
-    loop {
+    while !shard.is_draining() {
         let accepted = tokio::select! {
             biased;
             () = shard.drain_began.notified() => return,

@@ -403,6 +403,13 @@ impl Shard {
                     }
                 }
             }
+            // Those whose handshake was under way when the drain began.
+            loop {
+                ticks.tick().await;
+                let late: Vec<Rc<Connection>> =
+                    self.connections.borrow().iter().map(|(_, late)| late.clone()).collect();
+                late.iter().for_each(|connection| connection.close(DisconnectReason::ServerShutdown));
+            }
         });
     }
 }

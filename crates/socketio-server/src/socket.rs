@@ -39,11 +39,15 @@ pub(crate) struct SocketInner {
     data: RefCell<Option<Box<dyn Any>>>,
     acks: RefCell<Option<Box<PendingAcks>>>,
     /// Events that wait for the asynchronous handler that runs; none runs if absent.
-    pub(crate) backlog: RefCell<Option<Box<VecDeque<OwnedEvent>>>>,
+    pub(crate) backlog: RefCell<Option<Box<Backlog>>>,
     pub(crate) timer: Cell<Option<Instant>>,
     /// The last broadcast to several rooms that considered this socket, so that each gets it once.
     pub(crate) considered: Cell<u64>,
 }
+
+/// Boxed, since hardly any socket has one at a time.
+#[derive(Default)]
+pub(crate) struct Backlog(pub(crate) VecDeque<OwnedEvent>);
 
 #[derive(Default)]
 struct PendingAcks {
@@ -226,7 +230,7 @@ impl Socket {
         let acks = self.0.acks.borrow_mut().take();
         drop(acks);
         if let Some(backlog) = self.0.backlog.borrow_mut().as_mut() {
-            backlog.clear();
+            backlog.0.clear();
         }
     }
 
@@ -280,13 +284,11 @@ impl Socket {
     }
 
     /// A broadcast to a room, without this socket.
-    #[must_use]
     pub fn to(&self, room: &str) -> Broadcast {
         Broadcast::from_socket(self).room(room)
     }
 
     /// A broadcast to everyone in the namespace, without this socket.
-    #[must_use]
     pub fn broadcast(&self) -> Broadcast {
         Broadcast::from_socket(self)
     }

@@ -58,14 +58,14 @@ async fn run(connection: Rc<Connection>, mut reader: Reader, served: StreamGuard
     drop(guard);
     drop(connection);
     if !end.hung_up {
-        let _ = timeout(CLOSE_LINGER, linger(&mut reader.read)).await;
+        let _ = timeout(CLOSE_LINGER, linger(&reader.read)).await;
     }
     drop(reader);
     drop(served);
 }
 
 /// Reads what still comes, so that the kernel does not answer it with a reset that overtakes our last frames.
-async fn linger(read: &mut OwnedReadHalf) {
+async fn linger(read: &OwnedReadHalf) {
     let mut discarded = [0; 512];
     loop {
         if read.readable().await.is_err() {
