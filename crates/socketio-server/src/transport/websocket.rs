@@ -56,28 +56,33 @@ async fn run(connection: Rc<Connection>, mut reader: Reader, served: StreamGuard
     let end = std::future::poll_fn(|cx| reader.poll(&connection, cx)).await;
     connection.close_with(end.reason, end.code);
     drop(guard);
+    let shard = connection.shard.clone();
     drop(connection);
+    let Reader { read, .. } = reader;
     if !end.hung_up {
-        let _ = timeout(CLOSE_LINGER, linger(&reader.read)).await;
+        // Boxed, since it would make room for itself in every idle connection's task.
+        let _ = Box::pin(timeout(CLOSE_LINGER, linger(&shard, &read))).await;
     }
-    drop(reader);
     drop(served);
 }
 
 /// Reads what still comes, so that the kernel does not answer it with a reset that overtakes our last frames.
-async fn linger(read: &OwnedReadHalf) {
-    let mut discarded = [0; 512];
-    loop {
-        if read.readable().await.is_err() {
-            return;
-        }
-        match read.try_read(&mut discarded) {
+async fn linger(shard: &Shard, read: &OwnedReadHalf) {
+    while read.readable().await.is_ok() {
+        let mut scratch = take_scratch(shard);
+        let result = read.try_read(&mut scratch);
+        shard.scratch.set(Some(scratch));
+        match result {
             Ok(0) => return,
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => return,
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return,
+            _ => {}
         }
     }
+}
+
+/// The buffer that the shard's connections read into, each in its turn.
+fn take_scratch(shard: &Shard) -> Box<[u8]> {
+    shard.scratch.take().unwrap_or_else(|| vec![0; READ_BUFFER].into_boxed_slice())
 }
 
 /// However the task ends, the connection does too.
@@ -143,8 +148,7 @@ impl Reader {
                     break;
                 }
             }
-            let mut scratch =
-                connection.shard.scratch.take().unwrap_or_else(|| vec![0; READ_BUFFER].into_boxed_slice());
+            let mut scratch = take_scratch(&connection.shard);
             let result = self.read_and_handle(connection, cx, &mut scratch);
             connection.shard.scratch.set(Some(scratch));
             if let Err(end) = ready!(result) {
