@@ -111,6 +111,9 @@ pub(crate) const FRAMES_PER_WRITE: usize = 64;
 /// Largest body of one polling response; what is more waits for the next poll.
 pub(crate) const POLL_RESPONSE_LIMIT: usize = 1024 * 1024;
 
+/// Packets of one polling response: python-engineio takes a response with more for an attack, and gives up.
+pub(crate) const POLL_RESPONSE_PACKETS: usize = 16;
+
 /// While a WebSocket probe is under way, polls are answered at this pace, so that the client can pause polling
 /// (Node's server does the same).
 pub(crate) const PROBE_NOOP_INTERVAL: Duration = Duration::from_millis(100);

@@ -297,6 +297,8 @@ impl Connection {
             engine_io::Packet::Pong(_) => {
                 if let Heartbeat::PongBy(_) = self.heartbeat.get() {
                     self.heartbeat.set(Heartbeat::PingAt(Instant::now() + Self::ping_delay(&self.shard)));
+                    // The next heartbeat may be due before the answer to this one was.
+                    self.set_timer();
                 }
                 Ok(())
             }
@@ -510,8 +512,11 @@ impl Connection {
                 self.outbox.borrow_mut().release();
                 self.queue_uncounted(self.shard.ping.clone());
             }
-            // While its packets are not read, its answer may be among them; the write stall bounds that.
-            Heartbeat::PongBy(by) if by <= now && self.paused.get() => {
+            // While its packets are not read, its answer may be among them. Either the write stall or the handlers bound
+            // that; a client that no longer polls is not waited for.
+            Heartbeat::PongBy(by)
+                if by <= now && self.paused.get() && (self.is_blocked() || self.has_full_backlog()) =>
+            {
                 self.heartbeat.set(Heartbeat::PongBy(now + self.shard.config.ping_timeout));
             }
             Heartbeat::PongBy(by) if by <= now => return self.close(DisconnectReason::PingTimeout),

@@ -57,11 +57,11 @@ impl Outbox {
         }
     }
 
-    /// Moves packets into a polling payload, as many as fit into `limit` bytes but at least one.
-    pub(crate) fn drain_into(&mut self, payload: &mut PayloadWriter, limit: usize) -> usize {
-        let mut packets = 0;
+    /// Moves packets into a polling payload: as many as allowed and as fit into `bytes`, but at least one.
+    pub(crate) fn drain_into(&mut self, payload: &mut PayloadWriter, packets: usize, bytes: usize) {
+        let mut taken = 0;
         while let Some(frame) = self.frames.front() {
-            if packets > 0 && payload.len() + frame.len() > limit {
+            if taken > 0 && (taken == packets || payload.len() + frame.len() > bytes) {
                 break;
             }
             if frame.is_binary() {
@@ -71,9 +71,8 @@ impl Outbox {
             }
             self.bytes -= frame.len();
             self.frames.pop_front();
-            packets += 1;
+            taken += 1;
         }
-        packets
     }
 
     pub(crate) fn clear(&mut self) {
@@ -116,17 +115,20 @@ mod tests {
     }
 
     #[test]
-    fn a_polling_payload_takes_what_fits_and_at_least_one() {
+    fn a_polling_payload_takes_what_is_allowed_and_at_least_one() {
         let mut outbox = Outbox::default();
-        for text in ["4one", "4two", "4three"] {
+        for text in ["4one", "4two", "4three", "4four", "4five"] {
             outbox.push(frame(text));
         }
-        let mut payload = PayloadWriter::new();
-        assert_eq!(outbox.drain_into(&mut payload, 12), 2);
-        assert_eq!(payload.finish(), b"4one\x1e4two");
-        let mut payload = PayloadWriter::new();
-        assert_eq!(outbox.drain_into(&mut payload, 0), 1);
-        assert_eq!(payload.finish(), b"4three");
+        let mut take = |packets, bytes| {
+            let mut payload = PayloadWriter::new();
+            outbox.drain_into(&mut payload, packets, bytes);
+            String::from_utf8(payload.finish()).expect("text")
+        };
+        assert_eq!(take(9, 12), "4one\x1e4two");
+        assert_eq!(take(9, 0), "4three");
+        assert_eq!(take(1, 99), "4four");
+        assert_eq!(take(9, 99), "4five");
         assert_eq!(outbox.bytes(), 0);
     }
 }

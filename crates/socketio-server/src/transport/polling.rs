@@ -13,7 +13,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     DisconnectReason,
-    config::{MAX_FAREWELLS, POLL_RESPONSE_LIMIT},
+    config::{MAX_FAREWELLS, POLL_RESPONSE_LIMIT, POLL_RESPONSE_PACKETS},
     connection::{Connection, Origin},
     identifier::Id,
     outbox::Outbox,
@@ -47,7 +47,7 @@ impl EngineError {
             Self::UnsupportedVersion => (400, 5, "Unsupported protocol version"),
             Self::TooLarge => (413, 3, "Payload too large"),
             Self::Timeout => (408, 3, "Request timeout"),
-            Self::Unavailable => (503, 3, "Server shutting down"),
+            Self::Unavailable => (503, 3, "Service unavailable"),
         }
     }
 }
@@ -153,7 +153,7 @@ impl Polling {
         }
         let Some(poll) = self.poll.take() else { return Flushed::Waiting };
         let mut payload = PayloadWriter::new();
-        outbox.drain_into(&mut payload, POLL_RESPONSE_LIMIT);
+        outbox.drain_into(&mut payload, POLL_RESPONSE_PACKETS, POLL_RESPONSE_LIMIT);
         // If the client is gone, so are the packets: its dropped poll closes the session.
         let _ = poll.send(Ok(payload.finish()));
         if outbox.is_empty() { Flushed::All } else { Flushed::Waiting }
@@ -181,27 +181,23 @@ impl Polling {
     pub(crate) fn close(mut self, connection: &Rc<Connection>, reason: DisconnectReason, outbox: &mut Outbox) {
         let shard = &connection.shard;
         self.release_post();
-        let body = match reason {
+        let reply = match reason {
             // The client closed: nothing is left to tell it.
-            DisconnectReason::TransportClose => b"6".to_vec(),
-            _ => {
+            DisconnectReason::TransportClose => Ok(b"6".to_vec()),
+            DisconnectReason::ServerNamespace | DisconnectReason::ParseError => {
                 let mut payload = PayloadWriter::new();
-                outbox.drain_into(&mut payload, POLL_RESPONSE_LIMIT);
+                outbox.drain_into(&mut payload, usize::MAX, POLL_RESPONSE_LIMIT);
                 payload.push_text(b"1");
-                payload.finish()
+                Ok(payload.finish())
             }
+            // The client is to come back. Told by a close packet, python-engineio would not.
+            _ => Err(EngineError::Unavailable),
         };
-        match self.poll.take() {
-            Some(poll) => drop(poll.send(Ok(body))),
+        match (self.poll.take(), reply) {
+            (Some(poll), reply) => drop(poll.send(reply)),
             // A poll may be on its way, which is to be answered as if it had been there.
-            None if matches!(
-                reason,
-                DisconnectReason::TransportClose | DisconnectReason::ServerNamespace | DisconnectReason::ServerShutdown
-            ) =>
-            {
-                shard.farewells.borrow_mut().add(self.sid, body, shard.config.ping_timeout);
-            }
-            None => {}
+            (None, Ok(body)) => shard.farewells.borrow_mut().add(self.sid, body, shard.config.ping_timeout),
+            (None, Err(_)) => {}
         }
     }
 }
@@ -255,10 +251,9 @@ impl Shard {
         match request {
             EngineRequest::Poll { reply, .. } => poll(&session, reply),
             EngineRequest::PollDropped { .. } => {
-                let dropped =
-                    with_polling(&session, |polling| polling.poll.as_ref().is_some_and(oneshot::Sender::is_closed));
-                if dropped == Some(true) {
-                    session.close(DisconnectReason::TransportClose);
+                // Even if it was answered meanwhile: the client did not get the answer.
+                if with_polling(&session, |_| ()).is_some() {
+                    session.close(DisconnectReason::TransportError);
                 }
             }
             EngineRequest::Post { body, reply, .. } => post(&session, &body, reply),
@@ -307,6 +302,8 @@ fn post(session: &Rc<Connection>, body: &[u8], reply: oneshot::Sender<Reply>) {
         None => return drop(reply.send(Err(EngineError::BadRequest))),
     }
     match session.turn(|| handle_payload(session, body)) {
+        // A handler ended the connection. That is the next poll's to tell, and no fault of this request.
+        Ok(()) if session.is_closed() => drop(reply.send(Ok(b"ok".to_vec()))),
         Ok(()) => {
             let paused = session.is_paused();
             let reply = with_polling(session, |polling| {
