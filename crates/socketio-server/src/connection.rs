@@ -361,7 +361,16 @@ impl Connection {
         }
     }
 
+    /// Whether events of a socket are handled: no longer so once a handler has ended it, or panicked.
+    fn hears(&self, socket: &Socket) -> bool {
+        socket.is_connected() && self.close_due.get().is_none()
+    }
+
     fn dispatch<'a>(self: &Rc<Self>, packet: Packet<'a>, attachments: &'a [Bytes]) -> Result<(), Violation> {
+        if self.close_due.get().is_some() {
+            self.shard.metrics.events_stray.increment();
+            return Ok(());
+        }
         let namespace = self.shard.space_named(packet.namespace);
         if let Kind::Connect { auth } = packet.kind {
             let Some(namespace) = namespace else {
@@ -383,6 +392,7 @@ impl Connection {
             return if self.connect_by.get().is_some() { Err(DisconnectReason::ParseError) } else { Ok(()) };
         };
         match packet.kind {
+            Kind::Event { .. } if !self.hears(&socket) => self.shard.metrics.events_stray.increment(),
             Kind::Event { ack, args, .. } => self.on_event(&socket, args, attachments, ack),
             Kind::Ack { id, args, .. } => socket.acknowledged(
                 id,
@@ -466,7 +476,8 @@ impl Connection {
     }
 
     fn on_raw(self: &Rc<Self>, endpoint: usize, message: RawMessage<'_>) {
-        if let Some(endpoint) = self.shard.application.raw_endpoints.get(endpoint)
+        if self.close_due.get().is_none()
+            && let Some(endpoint) = self.shard.application.raw_endpoints.get(endpoint)
             && self.shard.guarded(|| (endpoint.on_message)(&RawSocket(self.clone()), message)).is_none()
         {
             self.close_later(DisconnectReason::HandlerPanic);
@@ -635,6 +646,10 @@ async fn run_handlers(socket: Socket, first: HandlerFuture) {
         let next = socket.inner().backlog.borrow_mut().as_mut().and_then(|backlog| backlog.0.pop_front());
         let connection = &socket.inner().connection;
         let Some(event) = next else { break };
+        if !connection.hears(&socket) {
+            connection.shard.metrics.events_stray.increment();
+            continue;
+        }
         if connection.is_paused() {
             connection.want_flush();
         }

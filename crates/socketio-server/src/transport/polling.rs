@@ -195,6 +195,10 @@ impl Polling {
         };
         match (self.poll.take(), reply) {
             (Some(poll), reply) => drop(poll.send(reply)),
+            // Whoever broke the protocol was told so by what it sent.
+            (None, Ok(_)) if reason == DisconnectReason::ParseError => {}
+            // Its request was told already.
+            (None, Ok(_)) if reason == DisconnectReason::ParseError => {}
             // A poll may be on its way, which is to be answered as if it had been there.
             (None, Ok(body)) => shard.farewells.borrow_mut().add(self.sid, body, shard.config.ping_timeout),
             (None, Err(_)) => {}
