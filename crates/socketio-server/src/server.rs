@@ -90,10 +90,16 @@ impl Server {
         self.handle.clone()
     }
 
+    /// Says by [`Handle::is_accepting`] that a shutdown is near, and serves on: whoever sends clients here may look
+    /// elsewhere before they are refused.
+    pub fn announce_shutdown(&self) {
+        self.handle.0.accepting.store(false, Ordering::Release);
+    }
+
     /// Takes no more connections, closes the open ones paced over `grace`, in a way that makes stock clients connect
     /// again by themselves, and stops. Blocks until that is done, which is at the end of `grace` at the latest.
     pub fn shutdown(self, grace: Duration) -> Drained {
-        self.handle.0.accepting.store(false, Ordering::Release);
+        self.announce_shutdown();
         for mailbox in &self.handle.0.mailboxes {
             let _ = mailbox.send(Command::Drain(grace));
         }

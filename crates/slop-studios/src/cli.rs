@@ -1,0 +1,99 @@
+//! The command line: what there is to call, and where each call goes.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::terminal::one_line;
+use crate::commands::{check_config, dev, listen, publish, serve, token};
+use crate::config::{SettingErrors, SettingFlags};
+
+/// The real-time server of Slop Studios 3: a Socket.IO server, and the commands to try it
+#[derive(Debug, Parser)]
+#[command(name = "slop-studios", version, max_term_width = 120)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve
+    ///
+    /// A setting comes from its flag, else from the environment, else from the file of --config, else from its default.
+    Serve {
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
+    /// Serve with safe development defaults, and print a token, a publisher key and commands to try
+    ///
+    /// Secrets that aren't set are made once and kept in DATA_DIR.
+    Dev {
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
+    /// Mint a token for tests, and print it
+    Token(token::TokenArgs),
+    /// Publish an event to a running server, and print the receipt
+    Publish(publish::PublishArgs),
+    /// Show a running server's events as they come
+    Listen(listen::ListenArgs),
+    /// Check the settings as `serve` would, and show where each comes from
+    CheckConfig {
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    ///
+    /// # Errors
+    /// What to print to standard error, with the exit code to end with.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Serve { flags } => serve::run(&flags),
+            Command::Dev { flags } => dev::run(&flags),
+            Command::Token(args) => token::run(&args),
+            Command::Publish(args) => publish::run(&args),
+            Command::Listen(args) => listen::run(args),
+            Command::CheckConfig { flags } => check_config::run(&flags),
+        }
+    }
+}
+
+/// Why a command ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The settings can't be used; each problem is on a line of its own.
+    #[error(transparent)]
+    Settings(#[from] SettingErrors),
+    /// What the user asked for makes no sense, in a way that the parser couldn't see.
+    #[error("error: {0}")]
+    Usage(String),
+    /// It was tried and failed.
+    #[error("error: {}", one_line(.0))]
+    Failed(#[from] anyhow::Error),
+}
+
+impl Failure {
+    /// 2 for what has to be called or configured otherwise, 1 for what failed.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Settings(_) | Self::Usage(_) => ExitCode::from(2),
+            Self::Failed(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,11 @@
+//! The commands of the command line, a module each.
+
+pub(crate) mod check_config;
+pub(crate) mod dev;
+mod dev_files;
+pub(crate) mod listen;
+pub(crate) mod publish;
+pub(crate) mod serve;
+mod server_url;
+pub(crate) mod terminal;
+pub(crate) mod token;

@@ -1,0 +1,23 @@
+//! `check-config`: what `serve` would use, and where it comes from.
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+
+use crate::cli::Failure;
+use crate::config::{Effective, Profile, SettingFlags};
+
+pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {
+    let effective = Effective::load(flags, Profile::Serve);
+    let settings = effective.settings()?;
+    let mut text = String::new();
+    for row in effective.rows() {
+        let shown = if row.shown.is_empty() { "\"\"" } else { &row.shown };
+        text.push_str(&format!("{} = {shown} ({})\n", row.name, row.source));
+    }
+    std::io::stdout().write_all(text.as_bytes()).context("write the settings")?;
+    for warning in settings.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    Ok(())
+}

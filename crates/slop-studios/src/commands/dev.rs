@@ -1,0 +1,108 @@
+//! `dev`: `serve` for one person on one machine, with everything at hand to try it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use anyhow::Context as _;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::dev_files::DevFile;
+use super::serve::start;
+use super::token::user_claims;
+use crate::cli::Failure;
+use crate::config::{Effective, Profile, SettingFlags};
+use crate::identity::{SigningAlgorithm, TokenSigner, epoch_seconds};
+
+const USER: &str = "dev";
+/// A working week, so that a page left open over night still works.
+const TOKEN_SECONDS: u64 = 7 * 86_400;
+
+pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {
+    let mut effective = Effective::load(flags, Profile::Dev);
+    let data_dir = effective.data_dir()?;
+    for (name, file) in [("JWT_SECRET", DevFile::JwtSecret), ("API_KEYS", DevFile::PublisherKey)] {
+        if effective.text(name).is_none_or(str::is_empty) {
+            effective.set_from_dev_file(name, &file.read_or_create(&data_dir)?);
+        }
+    }
+    let settings = effective.settings()?;
+
+    let now = epoch_seconds();
+    let claims = user_claims(USER, None, now, now + TOKEN_SECONDS);
+    let token = TokenSigner::new(&settings.jwt_secret)
+        .sign(SigningAlgorithm::Hs256, &claims)
+        .context("can't make the token")?;
+    let key = settings.api_keys.first().cloned().context("API_KEYS is empty")?;
+    // The shell that the commands are pasted into may stand anywhere and not have the binary on its path.
+    let executable = std::env::current_exe().context("can't find the running executable")?;
+    start(settings, move |address| guide(address, &executable, &token, &key))
+}
+
+/// What to try next; every command works when pasted into another shell.
+fn guide(address: SocketAddr, executable: &Path, token: &SecretString, key: &SecretString) -> String {
+    let url = format!("http://{}", reachable(address));
+    let program = shell_quoted(&executable.to_string_lossy());
+    let token = token.expose_secret();
+    let key = key.expose_secret();
+    let authorization = shell_quoted(&format!("Authorization: Bearer {key}"));
+    format!(
+        "
+token of the user {USER:?}, valid for {days} days:
+  {token}
+publisher key:
+  {key}
+
+To try it, paste into another shell, first what listens:
+  {program} listen --url {url} --media demo --token {token}
+and into a third what publishes:
+  curl -sS {url}/v1/media/demo/progress -H {authorization} \\
+    -H 'Content-Type: application/json' -d '{{\"progress\": 42, \"stage\": \"render\"}}'
+  {program} publish --url {url} --key {quoted_key} complete demo https://example.com/demo.mp4
+
+Stop with Ctrl-C.
+",
+        days = TOKEN_SECONDS / 86_400,
+        quoted_key = shell_quoted(key),
+    )
+}
+
+/// Where a client on this machine finds a server that listens on `address`.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// As one word of a POSIX shell.
+fn shell_quoted(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+=:@%,".contains(&byte);
+    if !text.is_empty() && text.bytes().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_shell() {
+        assert_eq!(shell_quoted("/usr/bin/x"), "/usr/bin/x");
+        assert_eq!(shell_quoted("a b"), "'a b'");
+        assert_eq!(shell_quoted("it's $HOME"), r"'it'\''s $HOME'");
+        assert_eq!(shell_quoted(""), "''");
+    }
+
+    #[test]
+    fn an_unspecified_address_is_reached_by_loopback() {
+        let reach = |text: &str| reachable(text.parse().expect("an address")).to_string();
+        assert_eq!(reach("0.0.0.0:1"), "127.0.0.1:1");
+        assert_eq!(reach("[::]:1"), "[::1]:1");
+        assert_eq!(reach("192.0.2.1:1"), "192.0.2.1:1");
+    }
+}

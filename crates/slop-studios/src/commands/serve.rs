@@ -1,0 +1,30 @@
+//! `serve`: settings, log, server.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+
+use crate::cli::Failure;
+use crate::config::{Effective, Profile, SettingFlags, Settings};
+use crate::logging;
+
+pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {
+    let settings = Effective::load(flags, Profile::Serve).settings()?;
+    start(settings, |_| String::new())
+}
+
+/// Serves until told to stop. Once it listens, the line that tools wait for goes out first, then what `more` makes.
+pub(super) fn start(settings: Settings, more: impl FnOnce(SocketAddr) -> String) -> Result<(), Failure> {
+    logging::init(settings.log_level, settings.log_format);
+    for warning in settings.warnings() {
+        tracing::warn!("{warning}");
+    }
+    crate::serve::run(settings, |address| {
+        let text = format!("listening on http://{address}\n{}", more(address));
+        let mut output = std::io::stdout().lock();
+        if let Err(error) = output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+            // Whoever closed our standard output may still want the server.
+            tracing::warn!(%error, "can't write the start-up line");
+        }
+    })?;
+    Ok(())
+}

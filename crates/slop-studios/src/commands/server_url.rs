@@ -1,0 +1,105 @@
+//! The address of a running server, as the client commands take it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hyper::Uri;
+use tokio::net::TcpStream;
+
+/// A server on the next machine answers in milliseconds; this covers a lost SYN or two.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `http://HOST[:PORT]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServerUrl {
+    host: String,
+    port: u16,
+}
+
+impl FromStr for ServerUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let example = "it has the form http://localhost:3000";
+        let uri: Uri = text.parse().map_err(|error| format!("not a URL ({error}); {example}"))?;
+        match uri.scheme_str() {
+            Some("http" | "ws") => {}
+            Some("https" | "wss") => {
+                return Err("TLS is not supported yet: use the server's http:// address".to_owned());
+            }
+            _ => return Err(format!("not an http:// URL; {example}")),
+        }
+        let authority = uri.authority().ok_or(example)?;
+        if authority.as_str().contains('@') {
+            return Err("user and password are not supported; use --key or --token".to_owned());
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(format!("only the server's address is wanted; {example}"));
+        }
+        Ok(Self { host: authority.host().to_owned(), port: authority.port_u16().unwrap_or(80) })
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.authority())
+    }
+}
+
+impl ServerUrl {
+    /// What the `Host` header says.
+    pub(super) fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// The address of a path on the WebSocket scheme.
+    pub(super) fn websocket(&self, path_and_query: &str) -> anyhow::Result<Uri> {
+        format!("ws://{}{path_and_query}", self.authority()).parse().context("make the WebSocket's URL")
+    }
+
+    /// A TCP connection to the server.
+    pub(super) async fn connect(&self) -> anyhow::Result<TcpStream> {
+        // An IPv6 address stands in brackets in a URL, and bare for the resolver.
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let connecting = TcpStream::connect((host, self.port));
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(anyhow::Error::from)
+            .and_then(|outcome| outcome.map_err(anyhow::Error::from))
+            .with_context(|| format!("can't connect to {self}"))?;
+        stream.set_nodelay(true).context("set TCP_NODELAY")?;
+        Ok(stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> Result<String, String> {
+        text.parse::<ServerUrl>().map(|url| url.to_string())
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(shown("http://localhost:3000"), Ok("http://localhost:3000".into()));
+        assert_eq!(shown("http://[::1]:3000/"), Ok("http://[::1]:3000".into()));
+        assert_eq!(shown("ws://example.com"), Ok("http://example.com:80".into()));
+    }
+
+    #[test]
+    fn what_is_no_address_says_why() {
+        for (text, part) in [
+            ("https://example.com", "TLS is not supported"),
+            ("localhost:3000", "http://"),
+            ("http://localhost:3000/media", "only the server's address"),
+            ("http://a:b@localhost", "--token"),
+            ("", "not a URL"),
+        ] {
+            let error = shown(text).expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The layers that a setting's text may come from, and which of them wins.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::parse::{api_keys, elements, path, secret};
+use super::{DefaultValue, Kind, SETTINGS, SettingError, SettingErrors, SettingFlags, Settings};
+
+/// Whose defaults apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// `serve`: for deployments.
+    Serve,
+    /// `dev`: for one person on one machine.
+    Dev,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The command line.
+    Flag,
+    /// The environment.
+    Env,
+    /// The file named by `--config`.
+    File,
+    /// Nobody set it.
+    Default,
+    /// The development file in `DATA_DIR`.
+    DevFile,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flag => "flag",
+            Self::Env => "env",
+            Self::File => "file",
+            Self::Default => "default",
+            Self::DevFile => "development file",
+        })
+    }
+}
+
+/// Each setting's text and where it came from, before it is parsed.
+#[derive(Clone)]
+pub struct Effective {
+    values: BTreeMap<&'static str, (String, Source)>,
+    errors: Vec<SettingError>,
+    file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.rows().map(|row| (row.name, (row.shown, row.source)))).finish()
+    }
+}
+
+/// One line of `check-config`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The setting.
+    pub name: &'static str,
+    /// Its value; asterisks for each secret.
+    pub shown: String,
+    /// Where the value came from.
+    pub source: Source,
+}
+
+impl Effective {
+    /// Gathers the layers: `flags`, then the process's environment, then the file of `--config`, then the defaults.
+    pub fn load(flags: &SettingFlags, profile: Profile) -> Self {
+        Self::gather(flags, &|name| std::env::var_os(name), profile)
+    }
+
+    fn gather(flags: &SettingFlags, env: &dyn Fn(&str) -> Option<OsString>, profile: Profile) -> Self {
+        let mut errors = Vec::new();
+        let mut file = match &flags.config {
+            Some(path) => read_file(path, &mut errors),
+            None => BTreeMap::new(),
+        };
+        let mut values = BTreeMap::new();
+        for setting in SETTINGS {
+            let from_file = file.remove(setting.name).map(|text| (text, Source::File));
+            let value = flags
+                .values
+                .get(setting.name)
+                .map(|text| (text.clone(), Source::Flag))
+                .or_else(|| {
+                    let value = env(setting.name).filter(|value| !value.is_empty())?;
+                    match value.into_string() {
+                        Ok(text) => Some((text, Source::Env)),
+                        Err(_) => {
+                            errors.push(SettingError::Value {
+                                name: setting.name,
+                                origin: origin(setting.name, Source::Env, None),
+                                problem: "is not UTF-8 text".to_owned(),
+                            });
+                            None
+                        }
+                    }
+                })
+                .or(from_file)
+                .or_else(|| {
+                    let text = setting.default_text(profile)?;
+                    Some((text, Source::Default))
+                });
+            if let Some(value) = value {
+                values.insert(setting.name, value);
+            }
+        }
+        Self { values, errors, file: flags.config.clone() }
+    }
+
+    /// The text of a setting, if it has one.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(|(text, _)| text.as_str())
+    }
+
+    /// Gives a setting that nobody set the value that the development files hold.
+    pub fn set_from_dev_file(&mut self, name: &'static str, value: &SecretString) {
+        self.values.insert(name, (value.expose_secret().to_owned(), Source::DevFile));
+    }
+
+    /// What `check-config` shows, in the table's order.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        SETTINGS.iter().filter_map(|setting| {
+            let (text, source) = self.values.get(setting.name)?;
+            let shown = match setting.kind {
+                Kind::Secret => "********".to_owned(),
+                Kind::SecretList => vec!["********"; elements(text).count()].join(","),
+                _ => text.clone(),
+            };
+            Some(Row { name: setting.name, shown, source: *source })
+        })
+    }
+
+    /// Parses one setting's text; a problem goes to `errors`.
+    pub(super) fn parse<T>(
+        &self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+        errors: &mut Vec<SettingError>,
+    ) -> Option<T> {
+        let Some((text, source)) = self.values.get(name) else {
+            // A file that can't be read may well have it.
+            let told = |error: &SettingError| {
+                matches!(error, SettingError::File { .. })
+                    || matches!(error, SettingError::Value { name: of, .. } if *of == name)
+            };
+            let setting = SETTINGS.iter().find(|setting| setting.name == name);
+            if let Some(DefaultValue::Required(hint)) = setting.map(|setting| &setting.default)
+                && !errors.iter().any(told)
+            {
+                errors.push(SettingError::Missing { name, hint });
+            }
+            return None;
+        };
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                errors.push(SettingError::Value { name, origin: origin(name, *source, self.file.as_deref()), problem });
+                None
+            }
+        }
+    }
+
+    /// The secret of tokens alone.
+    ///
+    /// # Errors
+    /// When the file can't be used, or `JWT_SECRET` is missing or can't be used.
+    pub fn jwt_secret(&self) -> Result<SecretString, SettingErrors> {
+        self.single("JWT_SECRET", secret)
+    }
+
+    /// The publishers' keys alone.
+    ///
+    /// # Errors
+    /// When the file can't be used, or `API_KEYS` can't.
+    pub fn api_keys(&self) -> Result<Vec<SecretString>, SettingErrors> {
+        self.single("API_KEYS", api_keys)
+    }
+
+    /// The folder for what the server keeps alone.
+    ///
+    /// # Errors
+    /// When the file can't be used, or `DATA_DIR` can't.
+    pub fn data_dir(&self) -> Result<PathBuf, SettingErrors> {
+        self.single("DATA_DIR", path)
+    }
+
+    fn single<T>(&self, name: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<T, SettingErrors> {
+        let mut errors = self.errors.clone();
+        match self.parse(name, parse, &mut errors) {
+            Some(value) if errors.is_empty() => Ok(value),
+            _ => Err(SettingErrors(errors)),
+        }
+    }
+
+    /// Parses and checks everything.
+    ///
+    /// # Errors
+    /// Every problem there is.
+    pub fn settings(&self) -> Result<Settings, SettingErrors> {
+        let mut errors = self.errors.clone();
+        let settings = Settings::parse(self, &mut errors);
+        if let Some(settings) = &settings {
+            settings.contradictions(&mut errors);
+        }
+        match settings {
+            Some(settings) if errors.is_empty() => Ok(settings),
+            _ => Err(SettingErrors(errors)),
+        }
+    }
+}
+
+/// Names the flag, variable or key that a value came from.
+fn origin(name: &str, source: Source, file: Option<&Path>) -> String {
+    let key = name.to_ascii_lowercase();
+    match (source, file) {
+        (Source::Flag, _) => format!("--{}", key.replace('_', "-")),
+        (Source::File, Some(file)) => format!("`{key}` in {}", file.display()),
+        (source, _) => source.to_string(),
+    }
+}
+
+/// Reads the settings of a TOML file as texts by name.
+fn read_file(path: &Path, errors: &mut Vec<SettingError>) -> BTreeMap<&'static str, String> {
+    let mut found = BTreeMap::new();
+    let mut unusable = |problem: String| {
+        errors.push(SettingError::File { file: path.to_owned(), problem });
+    };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            unusable(error.to_string());
+            return found;
+        }
+    };
+    let table: toml::Table = match text.parse::<toml::Table>() {
+        Ok(table) => table,
+        Err(error) => {
+            // The error's own text quotes the line, which may hold a secret.
+            let error: toml::de::Error = error;
+            let place = error
+                .span()
+                .and_then(|span| text.get(..span.start))
+                .map(|before| format!("line {}: ", before.matches('\n').count() + 1))
+                .unwrap_or_default();
+            unusable(format!("{place}{}", error.message()));
+            return found;
+        }
+    };
+    for (key, value) in table {
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.key() == key) else {
+            let nearest = nearest_key(&key);
+            errors.push(SettingError::UnknownKey { file: path.to_owned(), key, nearest });
+            continue;
+        };
+        match toml_text(setting.kind, value) {
+            Ok(text) => {
+                found.insert(setting.name, text);
+            }
+            Err(problem) => errors.push(SettingError::Value {
+                name: setting.name,
+                origin: origin(setting.name, Source::File, Some(path)),
+                problem,
+            }),
+        }
+    }
+    found
+}
+
+/// The most similar key, if any is similar at all.
+fn nearest_key(key: &str) -> Option<String> {
+    // Below this likeness the nearest of twenty names is a coincidence: `loglevel` and `log_level` have 0.98,
+    // `redis_url` and `api_keys` 0.55.
+    const LIKENESS: f64 = 0.75;
+    let written = key.to_ascii_lowercase().replace('-', "_");
+    SETTINGS
+        .iter()
+        .map(|setting| {
+            let known = setting.key();
+            (strsim::jaro_winkler(&written, &known), known)
+        })
+        .filter(|(likeness, _)| *likeness >= LIKENESS)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, known)| known)
+}
+
+/// A TOML value as the text that the environment would hold.
+fn toml_text(kind: Kind, value: toml::Value) -> Result<String, String> {
+    let wanted = match kind {
+        Kind::Text | Kind::Secret => "a string",
+        Kind::Number => "a whole number",
+        Kind::Boolean => "true or false",
+        Kind::List | Kind::SecretList => "a list of strings",
+    };
+    let is = |type_name: &str| format!("must be {wanted}, not of the type {type_name}");
+    match (kind, value) {
+        (Kind::Text | Kind::Secret | Kind::List | Kind::SecretList, toml::Value::String(text)) => Ok(text),
+        (Kind::Number, toml::Value::Integer(number)) => Ok(number.to_string()),
+        (Kind::Boolean, toml::Value::Boolean(value)) => Ok(value.to_string()),
+        (Kind::List | Kind::SecretList, toml::Value::Array(values)) => {
+            let texts = values
+                .into_iter()
+                .map(|value| match value {
+                    toml::Value::String(text) if text.contains(',') => Err("has an element with a comma".to_owned()),
+                    toml::Value::String(text) => Ok(text),
+                    other => Err(is(&format!("list with {}", other.type_str()))),
+                })
+                .collect::<Result<Vec<_>, _>>()?;
+            Ok(texts.join(","))
+        }
+        (_, other) => Err(is(other.type_str())),
+    }
+}

@@ -1,0 +1,154 @@
+//! The values' syntax: text in, a checked value out. The errors go on after the setting's name: `PORT (from env) is "x", not …`.
+//! Those of secrets never show the text.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::{CorsOrigin, LogFormat, LogLevel};
+use crate::defaults;
+
+/// The non-empty elements of a comma-separated list.
+pub(super) fn elements(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|element| !element.is_empty())
+}
+
+pub(super) fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {
+    text.trim()
+        .parse::<u64>()
+        .ok()
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| format!("is {text:?}, not a whole number from {least} to {most}"))
+}
+
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    let number = whole(text, 0, u64::from(u16::MAX))?;
+    u16::try_from(number).map_err(|error| error.to_string())
+}
+
+pub(super) fn count(text: &str) -> Result<u32, String> {
+    let number = whole(text, 1, u64::from(u32::MAX))?;
+    u32::try_from(number).map_err(|error| error.to_string())
+}
+
+pub(super) fn size(text: &str, most: u64) -> Result<usize, String> {
+    let number = whole(text, 1, most)?;
+    usize::try_from(number).map_err(|error| error.to_string())
+}
+
+pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
+    whole(text, 1, defaults::MAX_TIMER_MS).map(Duration::from_millis)
+}
+
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("is {text:?}, not true or false")),
+    }
+}
+
+pub(super) fn host(text: &str) -> Result<String, String> {
+    // "[::1]" is how an address stands in a URL; the socket wants it bare.
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let is_address = bare.parse::<std::net::IpAddr>().is_ok();
+    let is_name = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    if !bare.is_empty() && (is_address || is_name) {
+        Ok(bare.to_owned())
+    } else {
+        Err(format!("is {text:?}, not an IP address or host name (the port has its own setting)"))
+    }
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("is empty, not a folder".to_owned());
+    }
+    Ok(PathBuf::from(text))
+}
+
+pub(super) fn secret(text: &str) -> Result<SecretString, String> {
+    if text.trim().is_empty() {
+        return Err("is empty".to_owned());
+    }
+    // A file's last line break is part of `$(cat file)` in no shell but of many a secret store's value.
+    if text.trim() != text {
+        return Err("begins or ends with white space, which is likely not part of it".to_owned());
+    }
+    Ok(SecretString::from(text))
+}
+
+pub(super) fn api_keys(text: &str) -> Result<Vec<SecretString>, String> {
+    elements(text)
+        .enumerate()
+        .map(|(position, key)| {
+            if key.bytes().all(|byte| byte.is_ascii_graphic()) {
+                Ok(SecretString::from(key))
+            } else {
+                Err(format!(
+                    "has white space or other than ASCII characters in its key {}, which no header can carry",
+                    position + 1
+                ))
+            }
+        })
+        .collect()
+}
+
+pub(super) fn cors_origin(text: &str) -> Result<CorsOrigin, String> {
+    let list = elements(text).map(origin_text).collect::<Result<Vec<_>, _>>()?;
+    if list.iter().any(|origin| origin == "*") {
+        return if list.len() == 1 {
+            Ok(CorsOrigin::Any)
+        } else {
+            Err("has `*` beside other origins: it allows all of them already".to_owned())
+        };
+    }
+    Ok(CorsOrigin::List(list))
+}
+
+/// Checks one origin: scheme, host and perhaps port, as a browser writes it.
+fn origin_text(text: &str) -> Result<String, String> {
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    let example = "an origin has the form https://app.example.com or http://localhost:5173";
+    let Some((scheme, authority)) = text.split_once("://") else {
+        return Err(format!("has {text:?}: {example}"));
+    };
+    if let Some(authority) = authority.strip_suffix('/')
+        && !authority.contains('/')
+    {
+        return Err(format!("has {text:?}: an origin ends without a slash, as {scheme}://{authority}"));
+    }
+    let letters = |text: &str, more: &[u8]| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte))
+    };
+    if letters(scheme, b"+-.") && letters(authority, b"-._:[]") {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(format!("has {text:?}: {example}"))
+    }
+}
+
+pub(super) fn log_level(text: &str) -> Result<LogLevel, String> {
+    Ok(match text.trim().to_ascii_lowercase().as_str() {
+        "off" => LogLevel::Off,
+        "error" => LogLevel::Error,
+        "warn" => LogLevel::Warn,
+        "info" => LogLevel::Info,
+        "debug" => LogLevel::Debug,
+        "trace" => LogLevel::Trace,
+        _ => {
+            return Err(format!("is {text:?}, not off, error, warn, info, debug or trace"));
+        }
+    })
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("is {text:?}, not text or json")),
+    }
+}

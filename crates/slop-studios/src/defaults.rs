@@ -1,0 +1,72 @@
+//! Every default and limit of the product, each with the reason for its size.
+//!
+//! Those that an operator may change are settings (see [`crate::config`]), which take their defaults from here.
+
+/// `serve` is for deployments, where the clients are on other machines.
+pub const HOST_SERVE: &str = "0.0.0.0";
+/// `dev` prints its secrets, so nobody but this machine is to reach it.
+pub const HOST_DEV: &str = "127.0.0.1";
+/// The port that the contract's examples connect to.
+pub const PORT: &str = "3000";
+/// Beside the binary's working directory, so that a first run needs no privileges.
+pub const DATA_DIR: &str = "./data";
+/// No other origin than the server's own until the operator names one.
+pub const CORS_ORIGIN_SERVE: &str = "";
+/// Front-end tooling serves pages from any port of this machine, and `file:` pages have the origin `null`.
+pub const CORS_ORIGIN_DEV: &str = "*";
+/// The contract lets a client authenticate after connecting.
+pub const AUTH_REQUIRED: &str = "false";
+/// One line for each start, stop and fault; nothing for each connection.
+pub const LOG_LEVEL: &str = "info";
+/// For eyes; log collectors ask for `json`.
+pub const LOG_FORMAT: &str = "text";
+
+/// Engine.IO's own default: below the 30 s after which the stricter proxies drop an idle connection.
+pub const PING_INTERVAL_MS: &str = "25000";
+/// Engine.IO's own default: a phone that changes networks has time to come back.
+pub const PING_TIMEOUT_MS: &str = "20000";
+/// The contract's example client gives up connecting after 10,000 ms too, so waiting longer serves nobody.
+pub const CONNECT_TIMEOUT_MS: &str = "10000";
+/// Engine.IO's own default (1 MB), in bytes, on both transports.
+pub const MAX_PAYLOAD_BYTES: &str = "1000000";
+/// Orchestrators kill after 30 s; a third of it leaves room for the final commit.
+pub const SHUTDOWN_GRACE_MS: &str = "10000";
+
+/// 256 KiB: some 1,000 waiting events of 250 bytes. Past it the client is no longer read from, so it can't
+/// make its own replies pile up.
+pub const OUTBOX_SOFT_BYTES: &str = "262144";
+/// 1 MiB: 1,000 stuck clients hold at most 1 GiB. Past it the connection is closed.
+pub const OUTBOX_HARD_BYTES: &str = "1048576";
+/// Longer than the pause of a laptop's Wi-Fi scan, shorter than a ping interval and its timeout.
+pub const WRITE_STALL_MS: &str = "15000";
+/// A busy editor has tens of projects open; at 48 bytes of name each, 1,000 rooms cost a socket under 100 KiB.
+pub const MAX_ROOMS_PER_SOCKET: &str = "1000";
+/// A person mistypes twice; a buggy client that retries in a loop is cut off, and so is a guesser.
+pub const AUTH_FAILURE_LIMIT: &str = "10";
+/// At some 300 bytes for a key and its receipt, 100,000 of them are 30 MB: an hour of 28 publishes a second.
+pub const MAX_IDEMPOTENCY_KEYS: &str = "100000";
+
+/// The longest time a browser's timer can hold (2^31 - 1 ms). The stock client waits for
+/// `pingInterval + pingTimeout`; past this its timer fires at once and it disconnects in a loop.
+pub const MAX_TIMER_MS: u64 = 2_147_483_647;
+/// The largest payload limit: the WebSocket decoder holds one whole message per connection.
+pub const MAX_PAYLOAD_LIMIT_BYTES: u64 = 1 << 30;
+/// The engine names a session's shard by one byte.
+pub const MAX_SHARDS: u64 = 256;
+/// RFC 7518 §3.2 asks for an HMAC key no shorter than the hash; 32 bytes suit HS256. Shorter is warned about.
+pub const RECOMMENDED_SECRET_BYTES: usize = 32;
+/// 128 bits of hexadecimal, out of reach of guessing. Shorter is warned about.
+pub const RECOMMENDED_KEY_BYTES: usize = 32;
+
+/// A token with generous claims is 2 KiB; Node's server refuses 16 KiB of headers, so none can be longer.
+pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
+/// A UUID is 36 bytes and a federated subject under 100; `user:{userId}` must stay a valid room name.
+pub const MAX_USER_ID_BYTES: usize = 128;
+/// RFC 5321: 64 for the local part, `@`, 255 for the domain.
+pub const MAX_EMAIL_BYTES: usize = 320;
+/// Clocks under NTP agree within a second, and times in tokens are cut to whole seconds. It applies to `nbf` and
+/// `iat` only: a token is never accepted once `exp` has come.
+pub const CLOCK_SKEW_SECONDS: u64 = 2;
+/// 9999-12-31T23:59:59Z, the last second that ISO 8601 writes with four digits. Later expiries (often milliseconds
+/// taken for seconds) are cut to it, so that adding to one can't overflow.
+pub const MAX_EXPIRY_SECONDS: u64 = 253_402_300_799;

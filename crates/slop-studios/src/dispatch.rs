@@ -1,0 +1,70 @@
+//! From a committed change to the sockets that are to get it.
+
+use std::sync::Arc;
+
+use socketio_server::{EncodeError, EventArgs, Handle};
+
+use crate::events::server;
+use crate::namespaces::{MEDIA, NOTIFICATIONS};
+use crate::rooms;
+use crate::session::Sessions;
+use crate::store::{CommittedEvent, Delivery, Dispatch, MediaState};
+
+/// Hands committed events to the engine. The store calls it in commit order, and the engine keeps that order.
+#[derive(Debug)]
+pub(crate) struct EngineDispatch {
+    handle: Handle,
+    sessions: Arc<Sessions>,
+}
+
+impl EngineDispatch {
+    pub(crate) fn new(handle: Handle, sessions: Arc<Sessions>) -> Self {
+        Self { handle, sessions }
+    }
+
+    /// To the item's subscribers and its owner's sockets, each once.
+    fn media(
+        &self,
+        media_id: &Arc<str>,
+        state: &MediaState,
+        owner_became_known: bool,
+    ) -> Result<socketio_server::Delivery, EncodeError> {
+        let room = rooms::media_room(media_id);
+        let mut broadcast = self.handle.to(MEDIA, &room);
+        if let Some(owner) = &state.owner_id {
+            broadcast = broadcast.room(&rooms::user_room(owner));
+            if owner_became_known {
+                // Queued before the event, so that nobody gets it who may not have it.
+                let (sessions, media_id, owner) = (Arc::clone(&self.sessions), Arc::clone(media_id), Arc::clone(owner));
+                self.handle.for_each_in_room(MEDIA, &room, move |socket| {
+                    sessions.owner_became_known(socket, &media_id, &owner);
+                });
+            }
+        }
+        broadcast.emit_args(state.step.event(), &EventArgs::from_raw(&*state.payload))
+    }
+}
+
+impl Dispatch for EngineDispatch {
+    fn dispatch(&self, event: CommittedEvent<'_>) -> Delivery {
+        let delivery = match event {
+            CommittedEvent::Media { media_id, state, owner_became_known } => {
+                self.media(media_id, state, owner_became_known)
+            }
+            CommittedEvent::Notification(notification) => (self.handle)
+                .to(NOTIFICATIONS, &rooms::user_room(&notification.user_id))
+                .emit_args(server::NOTIFICATION, &EventArgs::from_raw(&*notification.payload)),
+            CommittedEvent::Room(event) => (self.handle)
+                .to(event.namespace, &event.room)
+                .emit_args(&event.event, &EventArgs::from_raw(&*event.argument)),
+        };
+        match delivery {
+            Ok(delivery) => Delivery::new(delivery),
+            Err(error) => {
+                // The names were checked when the publish was read.
+                tracing::error!(%error, "encode a committed event");
+                Delivery::new(std::future::ready(0))
+            }
+        }
+    }
+}

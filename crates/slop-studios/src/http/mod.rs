@@ -1,0 +1,116 @@
+//! Everything that is not Socket.IO: the publish API under `/v1`, health, metrics, and the API's own description.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use prometheus_client::registry::Registry;
+use socketio_server::Handle;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::metrics::Metrics;
+use crate::publish::Executor;
+use crate::store::Store;
+
+mod auth;
+mod body;
+mod openapi;
+mod operate;
+mod problem;
+mod publish;
+mod read;
+
+pub(crate) use auth::PublisherKeys;
+use problem::Problem;
+
+/// What the routes need.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) executor: Executor,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) keys: PublisherKeys,
+    pub(crate) handle: Handle,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) registry: Registry,
+    /// Largest body of a request in bytes.
+    pub(crate) max_body: usize,
+}
+
+/// All routes.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let publishers = Router::from(for_publishers());
+    let publishers = publishers.route_layer(from_fn_with_state(Arc::clone(&app), auth::require_publisher));
+    let operators = Router::from(for_operators());
+    let description: Bytes = description().to_json().unwrap_or_default().into();
+    let docs = SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::new(["/openapi.json"]));
+
+    publishers
+        .merge(operators)
+        .merge(Router::from(docs))
+        .route("/", get(operate::index))
+        .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], description) }))
+        .fallback(async || Problem::of_status(StatusCode::NOT_FOUND))
+        .layer(from_fn(problems_only))
+        .layer(from_fn_with_state(Arc::clone(&app), count))
+        .with_state(app)
+}
+
+/// The OpenAPI description of all routes but the pages for people.
+fn description() -> utoipa::openapi::OpenApi {
+    for_publishers().merge(for_operators()).into_openapi()
+}
+
+fn for_publishers() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(openapi::Description::openapi())
+        .routes(routes!(publish::progress))
+        .routes(routes!(publish::complete))
+        .routes(routes!(publish::error))
+        .routes(routes!(read::media))
+        .routes(routes!(publish::notification, read::notifications))
+        .routes(routes!(publish::room_event))
+        .routes(routes!(publish::batch))
+}
+
+fn for_operators() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(operate::live))
+        .routes(routes!(operate::ready))
+        .routes(routes!(operate::metrics))
+}
+
+/// Makes a problem of every error that is not one yet: those of the HTTP library.
+async fn problems_only(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_problem = response.headers().get(CONTENT_TYPE).is_some_and(|content| content == problem::CONTENT);
+    let mut response = if is_problem || !(status.is_client_error() || status.is_server_error()) {
+        response
+    } else {
+        let mut problem = Problem::of_status(status).into_response();
+        if let Some(allow) = response.headers().get(ALLOW) {
+            problem.headers_mut().insert(ALLOW, allow.clone());
+        }
+        problem
+    };
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = request.method().clone();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("unknown", MatchedPath::as_str);
+    app.metrics.http_request(route, &method, response.status());
+    response
+}

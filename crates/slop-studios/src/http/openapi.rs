@@ -1,0 +1,151 @@
+//! The description of the HTTP API, made from its routes.
+
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{IntoResponses, Modify, OpenApi};
+
+use super::problem::Problem;
+use crate::publish::Receipt;
+
+/// What the routes don't say of themselves.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Slop Studios 3 realtime",
+        description = "Publish media events, notifications and room events to the clients that are connected by Socket.IO.",
+        license(name = "MIT"),
+    ),
+    servers((url = "/", description = "this server")),
+    tags(
+        (name = "publish", description = "What back-end services and workers say"),
+        (name = "read", description = "What the server remembers"),
+        (name = "operate", description = "What operators look at"),
+    ),
+    modifiers(&PublisherKey),
+    security(("publisherKey" = [])),
+)]
+pub(crate) struct Description;
+
+struct PublisherKey;
+
+impl Modify for PublisherKey {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("A publisher key, one of the server's `API_KEYS`"))
+            .build();
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("publisherKey", SecurityScheme::Http(scheme));
+    }
+}
+
+/// How a publish is answered.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+pub(crate) enum PublishResponses {
+    /// Accepted. A repeat has the header `Idempotent-Replayed: true`
+    #[response(status = 200)]
+    Accepted(Receipt),
+    /// The body is not JSON
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(Problem),
+    /// No valid publisher key
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(Problem),
+    /// The server has no publisher keys
+    #[response(status = 403, content_type = "application/problem+json")]
+    PublishingOff(Problem),
+    /// The body took too long to arrive
+    #[response(status = 408, content_type = "application/problem+json")]
+    Timeout(Problem),
+    /// The body is too large
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(Problem),
+    /// The body is not declared as JSON
+    #[response(status = 415, content_type = "application/problem+json")]
+    UnsupportedMediaType(Problem),
+    /// Fields are wrong, or the idempotency key or notification id was used for something else
+    #[response(status = 422, content_type = "application/problem+json")]
+    Invalid(Problem),
+    /// The server failed
+    #[response(status = 500, content_type = "application/problem+json")]
+    Internal(Problem),
+}
+
+/// How a media event that does not fit is answered.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+pub(crate) enum MediaConflict {
+    /// It does not fit the item's life: progress went back, the attempt is over, or there is another owner
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(Problem),
+}
+
+/// How a batch that can't be read is answered.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+pub(crate) enum CommonErrors {
+    /// The body is not JSON
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(Problem),
+    /// No valid publisher key
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(Problem),
+    /// The server has no publisher keys
+    #[response(status = 403, content_type = "application/problem+json")]
+    PublishingOff(Problem),
+    /// The body took too long to arrive
+    #[response(status = 408, content_type = "application/problem+json")]
+    Timeout(Problem),
+    /// The body is too large
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(Problem),
+    /// The body is not declared as JSON
+    #[response(status = 415, content_type = "application/problem+json")]
+    UnsupportedMediaType(Problem),
+    /// It is no array or too long, or the idempotency key was used for something else
+    #[response(status = 422, content_type = "application/problem+json")]
+    Invalid(Problem),
+    /// The server failed
+    #[response(status = 500, content_type = "application/problem+json")]
+    Internal(Problem),
+}
+
+/// How a question that can't be answered is answered.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+pub(crate) enum ReadErrors {
+    /// The path is not UTF-8
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(Problem),
+    /// No valid publisher key
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(Problem),
+    /// The server has no publisher keys
+    #[response(status = 403, content_type = "application/problem+json")]
+    PublishingOff(Problem),
+    /// Parameters are wrong
+    #[response(status = 422, content_type = "application/problem+json")]
+    Invalid(Problem),
+    /// The server failed
+    #[response(status = 500, content_type = "application/problem+json")]
+    Internal(Problem),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, path::Path};
+
+    use crate::http::description;
+
+    /// `UPDATE=1 cargo test -p slop-studios openapi` rewrites the file.
+    #[test]
+    fn the_checked_in_description_is_up_to_date() {
+        let made = description().to_pretty_json().expect("it has a JSON form") + "\n";
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+        if env::var_os("UPDATE").is_some() {
+            fs::write(&path, &made).expect("docs/ can be written");
+        }
+        let kept = fs::read_to_string(&path).unwrap_or_default();
+        assert!(kept == made, "docs/openapi.json differs from the routes; UPDATE=1 rewrites it");
+    }
+}

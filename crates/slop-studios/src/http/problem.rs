@@ -1,0 +1,200 @@
+//! Errors as RFC 9457 `application/problem+json`. Every error of the HTTP API is one.
+
+use std::borrow::Cow;
+
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
+use crate::publish::{FieldError, ReadError, Refused};
+use crate::store::StoreError;
+
+pub(crate) const CONTENT: &str = "application/problem+json";
+
+/// What went wrong (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub(crate) struct Problem {
+    /// Always `about:blank`: the status and `code` say what kind of problem it is.
+    r#type: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// What kind of problem it is, for programs.
+    code: Code,
+    /// What went wrong this time, for people.
+    detail: Cow<'static, str>,
+    /// What is wrong with which fields, if that is the problem.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    errors: Vec<FieldError>,
+    /// What the header `WWW-Authenticate` asks for.
+    #[serde(skip)]
+    challenge: Option<&'static str>,
+}
+
+/// What kind of problem it is, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = ProblemCode)]
+pub(crate) enum Code {
+    /// The request is not HTTP as we speak it, or its body is not JSON.
+    Malformed,
+    /// There is no publisher key, or not a valid one.
+    Unauthorized,
+    /// The server has no publisher keys, so nobody can publish.
+    PublishingOff,
+    /// There is no such path, or nothing is known of what it names.
+    NotFound,
+    /// The path does not take this method.
+    MethodNotAllowed,
+    /// The body took too long to arrive.
+    Timeout,
+    /// The change does not fit the media item's life.
+    MediaConflict,
+    /// The body is larger than allowed.
+    TooLarge,
+    /// The body is not declared to be JSON.
+    UnsupportedMediaType,
+    /// Fields are wrong, missing or unknown: see `errors`.
+    Invalid,
+    /// The idempotency key was used for another request.
+    IdempotencyKeyReused,
+    /// The notification id was used for another notification.
+    NotificationIdReused,
+    /// The server failed.
+    Internal,
+    /// The server is shutting down.
+    Draining,
+}
+
+impl Problem {
+    fn new(status: StatusCode, code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            challenge: None,
+        }
+    }
+
+    pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Code::Malformed, detail)
+    }
+
+    /// RFC 6750 §3: `error` is named only if there was a key.
+    pub(crate) fn unauthorized(detail: &'static str, challenge: &'static str) -> Self {
+        Self { challenge: Some(challenge), ..Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, detail) }
+    }
+
+    pub(crate) fn publishing_off() -> Self {
+        let detail = "the publish API is off: the server has no publisher keys (set API_KEYS)";
+        Self::new(StatusCode::FORBIDDEN, Code::PublishingOff, detail)
+    }
+
+    pub(crate) fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, Code::NotFound, detail)
+    }
+
+    pub(crate) fn timeout() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, Code::Timeout, "the body took too long to arrive")
+    }
+
+    pub(crate) fn too_large(limit: usize) -> Self {
+        let detail = format!("the body must not be larger than {limit} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, Code::TooLarge, detail)
+    }
+
+    pub(crate) fn unsupported_media_type() -> Self {
+        let detail = "the body must be declared as Content-Type: application/json";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::UnsupportedMediaType, detail)
+    }
+
+    pub(crate) fn invalid(errors: Vec<FieldError>) -> Self {
+        let detail = match errors.as_slice() {
+            [FieldError { field, message }] if field.is_empty() => format!("the body {message}"),
+            [FieldError { field, message }] => format!("{field} {message}"),
+            errors => format!("{} fields are wrong", errors.len()),
+        };
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, Code::Invalid, detail) }
+    }
+
+    pub(crate) fn idempotency_key() -> Self {
+        let message = format!("must be 1 to {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters");
+        Self::invalid(vec![FieldError::new("Idempotency-Key", message)])
+    }
+
+    pub(crate) fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "the server failed; its log says more")
+    }
+
+    pub(crate) fn draining() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Draining, "the server is shutting down")
+    }
+
+    /// What a bare status of the HTTP library stands for.
+    pub(crate) fn of_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::NOT_FOUND => Self::not_found("there is nothing at this path"),
+            StatusCode::METHOD_NOT_ALLOWED => {
+                Self::new(status, Code::MethodNotAllowed, "the path does not take this method")
+            }
+            status if status.is_client_error() => Self {
+                status: status.as_u16(),
+                title: status.canonical_reason().unwrap_or("Bad Request"),
+                ..Self::malformed("the request could not be understood")
+            },
+            _ => Self::internal(),
+        }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Malformed(detail) => Self::malformed(detail),
+            ReadError::Invalid(errors) => Self::invalid(errors),
+        }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Unreadable(error) => error.into(),
+            Refused::Conflict(refused) => Self::new(StatusCode::CONFLICT, Code::MediaConflict, refused.to_string()),
+            Refused::KeyReused => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                Code::IdempotencyKeyReused,
+                StoreError::KeyReused.to_string(),
+            ),
+            Refused::NotificationIdReused => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                Code::NotificationIdReused,
+                StoreError::NotificationIdReused.to_string(),
+            ),
+            Refused::Internal => Self::internal(),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (self.status(), [(CONTENT_TYPE, HeaderValue::from_static(CONTENT))], body).into_response();
+        if let Some(challenge) = self.challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        response
+    }
+}

@@ -1,0 +1,96 @@
+//! Media subscriptions: the handlers of `/media` that are its own.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use socketio_server::{EventArgs, Handle, Namespace, OwnedEvent, Socket, SocketRef};
+use tokio::sync::oneshot;
+
+use crate::events::{Failed, MediaSubscribed, client};
+use crate::rooms;
+use crate::session::{self, Sessions};
+use crate::store::{MediaState, SnapshotThen, Store};
+
+/// Adds `subscribeMedia` and `unsubscribeMedia` to a namespace.
+pub(crate) fn subscriptions(namespace: Namespace, sessions: &Arc<Sessions>, store: &Arc<dyn Store>) -> Namespace {
+    let (s, store) = (Arc::clone(sessions), Arc::clone(store));
+    let namespace = namespace.on_async(client::SUBSCRIBE_MEDIA, move |socket, event| {
+        subscribe(Arc::clone(&s), Arc::clone(&store), socket, event)
+    });
+    let s = Arc::clone(sessions);
+    namespace.on(client::UNSUBSCRIBE_MEDIA, move |socket, event| match rooms::parse_name(event.arg(0)) {
+        Ok(media_id) => {
+            s.unsubscribe(socket, &media_id);
+            event.ack(&subscribed(&media_id));
+        }
+        Err(error) => event.ack(&Failed::new(&format!("Media id {error}"))),
+    })
+}
+
+/// Neither a gap nor a duplicate between snapshot and live events, because three orders agree: the store runs
+/// `enter_later` between two dispatches; the shard's mailbox keeps the order in which it was filled; so `enter`
+/// runs on the socket's shard after every event that is in the snapshot and before every one that is not.
+async fn subscribe(sessions: Arc<Sessions>, store: Arc<dyn Store>, socket: Socket, mut event: OwnedEvent) {
+    let media_id: Arc<str> = match rooms::parse_name(event.arg(0)) {
+        Ok(media_id) => media_id.into(),
+        Err(error) => return event.ack(&Failed::new(&format!("Media id {error}"))),
+    };
+    session::keep_unanswered(&socket, event.take_ack());
+
+    let (done, entered) = oneshot::channel();
+    let then = enter_later(&sessions, &media_id, socket.handle(), socket.reference(), done);
+    let asked = store.media_snapshot_then(&media_id, then).await;
+    if let Err(error) = &asked {
+        tracing::error!(%error, "read a media item's state");
+    }
+    // The next event of this socket waits until this one is answered.
+    let entered = entered.await;
+    if entered.is_err() {
+        acknowledge(&socket, &Failed::new("Try again later"));
+    }
+}
+
+fn enter_later(
+    sessions: &Arc<Sessions>,
+    media_id: &Arc<str>,
+    handle: &Handle,
+    socket: SocketRef,
+    done: oneshot::Sender<()>,
+) -> SnapshotThen {
+    let (sessions, media_id, handle) = (Arc::clone(sessions), Arc::clone(media_id), handle.clone());
+    Box::new(move |state| {
+        let state = state.cloned();
+        handle.with_socket(socket, move |socket| {
+            if let Some(socket) = socket {
+                enter(&sessions, socket, &media_id, state.as_ref());
+            }
+            let _ = done.send(());
+        });
+    })
+}
+
+/// Subscribes as the socket is *now*: it may have expired since it asked.
+fn enter(sessions: &Sessions, socket: &Socket, media_id: &str, state: Option<&MediaState>) {
+    let owner = state.and_then(|state| state.owner_id.clone());
+    if let Err(denied) = sessions.subscribe(socket, media_id, owner) {
+        sessions.metrics.subscription_refused();
+        tracing::debug!(socket = socket.id(), %denied, "refuse a subscription");
+        return acknowledge(socket, &Failed::new(&denied.to_string()));
+    }
+    acknowledge(socket, &subscribed(media_id));
+    if let Some(state) = state
+        && let Err(error) = socket.emit_args(state.step.event(), &EventArgs::from_raw(&*state.payload))
+    {
+        tracing::error!(%error, "encode a media item's state");
+    }
+}
+
+fn acknowledge(socket: &Socket, response: &impl Serialize) {
+    if let Some(ack) = session::take_unanswered(socket) {
+        ack.send(response);
+    }
+}
+
+fn subscribed(media_id: &str) -> MediaSubscribed<'_> {
+    MediaSubscribed { success: true, media_id }
+}

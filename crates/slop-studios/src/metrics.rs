@@ -1,0 +1,287 @@
+//! Every number that `/metrics` shows, with its help and unit. The engine's own are read from its snapshot on each
+//! scrape, as are the store's.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use socketio_server::Handle;
+
+use crate::identity::AuthError;
+use crate::publish::Kind;
+use crate::store::Store;
+
+/// From the 100 µs of a publish in memory to the seconds of a disk that stalls, by factors of about three.
+const PUBLISH_SECONDS: [f64; 10] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
+
+/// What the product counts.
+#[derive(Debug)]
+pub struct Metrics {
+    authentications: Family<AuthenticationLabels, Counter>,
+    identities_expired: Counter,
+    joins_refused: Family<NamespaceLabels, Counter>,
+    subscriptions_refused: Counter,
+    subscriptions_ended: Counter,
+    unknown_events: Family<NamespaceLabels, Counter>,
+    publishes: Family<PublishLabels, Counter>,
+    publish_duration: Family<KindLabels, Histogram, fn() -> Histogram>,
+    http_requests: Family<HttpLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuthenticationLabels {
+    namespace: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NamespaceLabels {
+    namespace: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PublishLabels {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+/// What became of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PublishOutcome {
+    /// It was carried out.
+    Accepted,
+    /// It had been before, and was answered with its receipt.
+    Repeated,
+    /// It broke a rule.
+    Refused,
+    /// The server failed.
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HttpLabels {
+    route: String,
+    method: &'static str,
+    status: u16,
+}
+
+impl PublishOutcome {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Repeated => "repeated",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            authentications: Family::default(),
+            identities_expired: Counter::default(),
+            joins_refused: Family::default(),
+            subscriptions_refused: Counter::default(),
+            subscriptions_ended: Counter::default(),
+            unknown_events: Family::default(),
+            publishes: Family::default(),
+            publish_duration: Family::new_with_constructor(|| Histogram::new(PUBLISH_SECONDS)),
+            http_requests: Family::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a token that was looked at.
+    pub fn authenticated(&self, namespace: &'static str, result: Result<(), AuthError>) {
+        let result = match result {
+            Ok(()) => "accepted",
+            Err(AuthError::Required) => "missing",
+            Err(AuthError::Expired) => "expired",
+            Err(AuthError::NotYetValid) => "not_yet_valid",
+            Err(AuthError::Invalid) => "invalid",
+            Err(AuthError::NoUserId) => "no_user_id",
+        };
+        self.authentications.get_or_create(&AuthenticationLabels { namespace, result }).inc();
+    }
+
+    /// Counts a socket whose token expired while it was connected.
+    pub fn identity_expired(&self) {
+        self.identities_expired.inc();
+    }
+
+    /// Counts a join that reservation, policy or limit refused.
+    pub fn join_refused(&self, namespace: &'static str) {
+        self.joins_refused.get_or_create(&NamespaceLabels { namespace }).inc();
+    }
+
+    /// Counts a subscription that policy or limit refused.
+    pub fn subscription_refused(&self) {
+        self.subscriptions_refused.inc();
+    }
+
+    /// Counts a subscription that ended because it no longer may be.
+    pub fn subscription_ended(&self) {
+        self.subscriptions_ended.inc();
+    }
+
+    /// Counts an event of a client that nobody handles.
+    pub fn unknown_event(&self, namespace: &'static str) {
+        self.unknown_events.get_or_create(&NamespaceLabels { namespace }).inc();
+    }
+
+    /// Counts a publish, and how long it took.
+    pub fn published(&self, kind: Kind, outcome: PublishOutcome, took: Duration) {
+        let (kind, outcome) = (kind.as_str(), outcome.as_str());
+        self.publishes.get_or_create(&PublishLabels { kind, outcome }).inc();
+        self.publish_duration.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a request to anything but the engine. The route is the pattern, never the path, so that nobody outside
+    /// can make new series.
+    pub fn http_request(&self, route: &str, method: &http::Method, status: http::StatusCode) {
+        let method = match method.as_str() {
+            "GET" => "GET",
+            "HEAD" => "HEAD",
+            "POST" => "POST",
+            "OPTIONS" => "OPTIONS",
+            _ => "other",
+        };
+        let labels = HttpLabels { route: route.to_owned(), method, status: status.as_u16() };
+        self.http_requests.get_or_create(&labels).inc();
+    }
+
+    /// A registry of these, the engine's and the store's.
+    #[must_use]
+    pub fn registry(&self, handle: Handle, store: Arc<dyn Store>) -> Registry {
+        let mut registry = Registry::with_prefix("slop");
+        registry.register("authentications", "Tokens looked at, at connecting or later", self.authentications.clone());
+        registry.register(
+            "identities_expired",
+            "Sockets whose token expired while they were connected",
+            self.identities_expired.clone(),
+        );
+        registry.register(
+            "joins_refused",
+            "joinRoom calls refused by reservation, policy or limit",
+            self.joins_refused.clone(),
+        );
+        registry.register(
+            "subscriptions_refused",
+            "subscribeMedia calls refused by policy or limit",
+            self.subscriptions_refused.clone(),
+        );
+        registry.register(
+            "subscriptions_ended",
+            "Subscriptions ended because an owner or another identity became known",
+            self.subscriptions_ended.clone(),
+        );
+        registry.register(
+            "unknown_events",
+            "Events of clients that the contract does not have",
+            self.unknown_events.clone(),
+        );
+        registry.register("publishes", "Publishes read, by what became of them", self.publishes.clone());
+        registry.register_with_unit(
+            "publish_duration",
+            "Time from reading a publish to its receipt",
+            Unit::Seconds,
+            self.publish_duration.clone(),
+        );
+        registry.register("http_requests", "Requests outside of Socket.IO", self.http_requests.clone());
+        registry.register_collector(Box::new(Snapshot { handle, store }));
+        registry
+    }
+}
+
+/// Numbers that are kept elsewhere and read when asked for.
+struct Snapshot {
+    handle: Handle,
+    store: Arc<dyn Store>,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let engine = self.handle.metrics();
+        let kept = self.store.usage();
+        let gauges = [
+            ("connections", "Engine.IO connections that are open", engine.connections),
+            ("connections_websocket", "Of those, the ones on WebSocket", engine.websockets),
+            ("sockets", "Namespace sockets that are connected", engine.sockets),
+            ("media_items", "Media items whose state is kept", kept.media_items as u64),
+            ("media_state_bytes", "Bytes of media states that are kept", kept.media_bytes as u64),
+            ("notifications_kept", "Notifications that are kept", kept.notifications as u64),
+            ("notification_bytes", "Bytes of notifications that are kept", kept.notification_bytes as u64),
+            ("idempotency_keys", "Idempotency keys that are remembered", kept.idempotency_keys as u64),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, &format!("{help}."), None, gauge.metric_type())?)?;
+        }
+        let counters = [
+            ("connections_opened", "Engine.IO connections opened", engine.connections_opened),
+            ("sockets_connected", "Namespace sockets connected", engine.sockets_connected),
+            ("upgrades", "Polling connections that changed to WebSocket", engine.upgrades),
+            ("upgrades_failed", "WebSocket probes that did not end in an upgrade", engine.upgrades_failed),
+            ("bad_requests", "Socket.IO requests answered with an error", engine.bad_requests),
+            ("events_received", "Events received from clients", engine.events_received),
+            ("events_stray", "Events received for a namespace that the connection had left", engine.events_stray),
+            (
+                "packets_encoded",
+                "Packets encoded; a broadcast counts once, whatever the number of its receivers",
+                engine.packets_encoded,
+            ),
+            ("broadcasts", "Broadcasts carried out, counted once for each shard", engine.broadcasts),
+            ("packets_queued", "Packets queued for clients, heartbeats not counted", engine.packets_queued),
+            (
+                "volatile_dropped",
+                "Volatile packets dropped because their client was not ready",
+                engine.volatile_dropped,
+            ),
+            ("writes", "Writes to WebSocket connections", engine.writes),
+            ("written_bytes", "Bytes written to WebSocket connections", engine.bytes_written),
+            ("read_bytes", "Bytes read from WebSocket connections", engine.bytes_read),
+            (
+                "reads_paused",
+                "Times that a connection was not read because too much waited for its client or its handlers",
+                engine.reads_paused,
+            ),
+            ("handler_panics", "Event handlers that panicked", engine.handler_panics),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, &format!("{help}."), None, counter.metric_type())?)?;
+        }
+        let disconnects = Family::<DisconnectLabels, Counter>::default();
+        for (reason, count) in &engine.disconnects {
+            let labels = DisconnectLabels { reason: reason.as_str() };
+            disconnects.get_or_create(&labels).inc_by(*count);
+        }
+        let help = "Namespace sockets disconnected, by reason.";
+        disconnects.encode(encoder.encode_descriptor("disconnects", help, None, disconnects.metric_type())?)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DisconnectLabels {
+    reason: &'static str,
+}

@@ -1,0 +1,168 @@
+//! The contract's namespaces as handler tables. What clients may emit is the same on all three; media subscriptions
+//! are on `/media` only.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use socketio_server::{Event, Namespace, Socket};
+
+use crate::clock::Moment;
+use crate::events::{
+    AuthenticateResponse, ConnectionInfo, Done, Failed, HeartbeatAck, Pong, RoomChanged, Welcome, client, server,
+};
+use crate::media;
+use crate::rooms::{self, Target};
+use crate::session::{Denied, NOT_ALLOWED, Sessions, identity, send};
+use crate::store::Store;
+
+/// The default namespace.
+pub(crate) const DEFAULT: &str = "/";
+/// Media progress and results.
+pub(crate) const MEDIA: &str = "/media";
+/// Notifications of users.
+pub(crate) const NOTIFICATIONS: &str = "/notifications";
+
+/// The three namespaces.
+pub(crate) fn all(sessions: &Arc<Sessions>, store: &Arc<dyn Store>) -> [Namespace; 3] {
+    [
+        elsewhere_no_media(common(DEFAULT, "Connected to Slop Studios 3", sessions)),
+        media::subscriptions(common(MEDIA, "Connected to media namespace", sessions), sessions, store),
+        elsewhere_no_media(common(NOTIFICATIONS, "Connected to notifications namespace", sessions)),
+    ]
+}
+
+fn common(name: &'static str, greeting: &'static str, sessions: &Arc<Sessions>) -> Namespace {
+    let namespace = Namespace::new(name)
+        .on(client::GET_CONNECTION_INFO, |socket, event| event.ack(&connection_info(socket)))
+        .on(client::PING, |socket, event| {
+            let pong = Pong { timestamp: Moment::now().epoch_ms() };
+            send(socket, server::PONG, &pong);
+            event.ack(&pong);
+        })
+        .on(client::HEARTBEAT, |socket, event| {
+            // Only of an object: serde would fill a struct from an array too.
+            let sent = event.arg(0).filter(|payload| payload.get().starts_with('{'));
+            let sent = sent.and_then(|payload| serde_json::from_str::<Heartbeat>(payload.get()).ok());
+            let sent = sent.and_then(|heartbeat| heartbeat.timestamp?.as_f64());
+            let answer = HeartbeatAck::new(Moment::now(), sent);
+            send(socket, server::HEARTBEAT_ACK, &answer);
+            event.ack(&answer);
+        });
+
+    let s = Arc::clone(sessions);
+    let namespace = namespace.authorize(move |socket, auth| s.admit(socket, auth));
+    let s = Arc::clone(sessions);
+    let namespace = namespace.on_connect(move |socket| {
+        let welcome = Welcome { message: greeting, socket_id: socket.id(), server_time: Moment::now() };
+        send(socket, server::WELCOME, &welcome);
+        s.begin(socket);
+    });
+    let s = Arc::clone(sessions);
+    let namespace = namespace.on(client::AUTHENTICATE, move |socket, event| authenticate(&s, socket, event));
+    let s = Arc::clone(sessions);
+    let namespace = namespace.on(client::LOGOUT, move |socket, event| {
+        s.logout(socket);
+        event.ack(&Done { success: true });
+    });
+    let s = Arc::clone(sessions);
+    let namespace = namespace.on(client::JOIN_ROOM, move |socket, event| join_room(&s, socket, event));
+    let s = Arc::clone(sessions);
+    let namespace = namespace.on(client::LEAVE_ROOM, move |socket, event| leave_room(&s, socket, event));
+    let s = Arc::clone(sessions);
+    let namespace = namespace.on_timer(move |socket| s.check_expiry(socket));
+    let s = Arc::clone(sessions);
+    namespace.fallback(move |_, event| {
+        s.metrics.unknown_event(name);
+        if event.wants_ack() {
+            let error = format!("Unknown event: {}", event.name());
+            event.ack(&Failed::new(&error));
+        }
+    })
+}
+
+fn elsewhere_no_media(namespace: Namespace) -> Namespace {
+    namespace
+        .on(client::SUBSCRIBE_MEDIA, |_, event| {
+            event.ack(&Failed::new("subscribeMedia works only on /media"));
+        })
+        .on(client::UNSUBSCRIBE_MEDIA, |_, event| {
+            event.ack(&Failed::new("unsubscribeMedia works only on /media"));
+        })
+}
+
+/// The timestamp may be anything: one that is no number counts as missing.
+#[derive(Deserialize)]
+struct Heartbeat {
+    timestamp: Option<serde_json::Value>,
+}
+
+fn authenticate(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
+    match sessions.authenticate(socket, event.arg(0)) {
+        Ok(user_id) => event.ack(&AuthenticateResponse { success: true, user_id: Some(&user_id), error: None }),
+        Err(error) => {
+            event.ack(&AuthenticateResponse { success: false, user_id: None, error: Some(error.to_string()) });
+            sessions.enforce_failure_limit(socket);
+        }
+    }
+}
+
+fn join_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
+    let room = match rooms::parse_name(event.arg(0)) {
+        Ok(room) => room,
+        Err(error) => return event.ack(&Failed::new(&format!("Room name {error}"))),
+    };
+    let joined = match target(socket, &room) {
+        Target::Own => Ok(()),
+        Target::OtherUser => Err(Denied::ByPolicy),
+        Target::Custom => sessions.join_custom(socket, &room),
+    };
+    match joined {
+        Ok(()) => {
+            let changed = RoomChanged { room: &room, success: true };
+            send(socket, server::ROOM_JOINED, &changed);
+            event.ack(&changed);
+        }
+        Err(denied) => {
+            sessions.metrics.join_refused(socket.namespace());
+            tracing::debug!(namespace = socket.namespace(), socket = socket.id(), %denied, "refuse a join");
+            event.ack(&Failed::new(&denied.to_string()));
+        }
+    }
+}
+
+fn leave_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
+    let room = match rooms::parse_name(event.arg(0)) {
+        Ok(room) => room,
+        Err(error) => return event.ack(&Failed::new(&format!("Room name {error}"))),
+    };
+    if target(socket, &room) == Target::Own {
+        return event.ack(&Failed::new(NOT_ALLOWED));
+    }
+    sessions.leave_custom(socket, &room);
+    let changed = RoomChanged { room: &room, success: true };
+    send(socket, server::ROOM_LEFT, &changed);
+    event.ack(&changed);
+}
+
+fn target(socket: &Socket, room: &str) -> Target {
+    let identity = identity(socket);
+    rooms::target(room, socket.id(), identity.as_ref().map(|identity| identity.user_id.as_str()))
+}
+
+fn connection_info(socket: &Socket) -> ConnectionInfo<'_> {
+    let own = identity(socket).map(|identity| rooms::user_room(&identity.user_id));
+    let authenticated = own.is_some();
+    let mut joined: Vec<String> =
+        (socket.rooms().into_iter()).filter(|room| !rooms::is_internal(room) && Some(room) != own.as_ref()).collect();
+    joined.sort_unstable();
+    let mut rooms = vec![socket.id().to_owned()];
+    rooms.extend(own);
+    rooms.extend(joined);
+    ConnectionInfo {
+        socket_id: socket.id(),
+        connected: socket.is_connected(),
+        rooms,
+        authenticated,
+        connected_at: socket.connected_at().into(),
+    }
+}

@@ -1,0 +1,403 @@
+//! The one executor of a publish, whichever way it came in: [`body`] reads it, [`Executor`] commits it and says in a
+//! [`Receipt`] what became of it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::clock::Moment;
+use crate::events;
+use crate::metrics::{Metrics, PublishOutcome};
+use crate::store::{
+    Change, Committed, Fingerprint, IdempotencyKey, MediaChange, NotificationChange, RoomEvent, Step, Store,
+    StoreError, What, media,
+};
+
+pub mod body;
+pub mod fields;
+
+pub use body::{Kind, Publish};
+pub use fields::{FieldError, ReadError};
+
+use body::{DeliveryClass, NotificationBody};
+
+/// Items of a batch that are committed before other tasks of the shard get their turn: some hundred microseconds.
+const ITEMS_PER_TURN: usize = 64;
+
+/// What a publisher gets for an accepted publish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Receipt {
+    /// The notification's id; for everything else an id of the server's (UUID version 7).
+    pub id: String,
+    /// Whether it outlives the server's process.
+    pub stored: bool,
+    /// Sockets of this node that it was queued for.
+    pub delivered: u64,
+}
+
+/// An accepted publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// What the publisher gets.
+    pub receipt: Receipt,
+    /// Whether this is the receipt of an earlier one with the same key.
+    pub repeated: bool,
+}
+
+/// Why a publish was not accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Refused {
+    /// It could not be read.
+    Unreadable(ReadError),
+    /// It does not fit the media item's life.
+    Conflict(media::Refused),
+    /// Its idempotency key belongs to another request.
+    KeyReused,
+    /// Its notification id belongs to another notification of the user.
+    NotificationIdReused,
+    /// The server failed; what is known of it was logged.
+    Internal,
+}
+
+impl From<ReadError> for Refused {
+    fn from(error: ReadError) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Media(refused) => Self::Conflict(refused),
+            StoreError::KeyReused => Self::KeyReused,
+            StoreError::NotificationIdReused => Self::NotificationIdReused,
+            StoreError::UnknownNotification => Self::Internal,
+        }
+    }
+}
+
+/// The SHA-256 of the parts and of where one ends.
+#[must_use]
+pub fn fingerprint(parts: &[&[u8]]) -> Fingerprint {
+    let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
+    for part in parts {
+        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(part);
+    }
+    let mut fingerprint = Fingerprint::default();
+    for (to, from) in fingerprint.iter_mut().zip(digest(&SHA256, &bytes).as_ref()) {
+        *to = *from;
+    }
+    fingerprint
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Executor {
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+}
+
+impl Executor {
+    /// An executor that commits to this store.
+    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
+        Self { store, metrics }
+    }
+
+    /// Commits a publish. Success means committed and queued for everyone who is there to get it.
+    ///
+    /// # Errors
+    /// Why it was not accepted; then nothing happened.
+    pub async fn publish(&self, publish: Publish, key: Option<IdempotencyKey>) -> Result<Published, Refused> {
+        let (kind, begun) = (publish.kind(), Instant::now());
+        let result = async {
+            let committed = self.store.commit(self.change(publish, key)?).await?;
+            Ok(published(committed).await)
+        }
+        .await;
+        self.count(kind, begun, &result);
+        result
+    }
+
+    /// Commits several publishes in their order, whatever becomes of those before. With a key, each has a receipt of
+    /// its own, so that a repeat carries out what was refused the first time and nothing twice.
+    ///
+    /// # Errors
+    /// If the key belongs to another request; then nothing happened.
+    pub async fn publish_all(
+        &self,
+        items: Vec<Result<Publish, ReadError>>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Vec<Result<Published, Refused>>, Refused> {
+        if let Some(key) = &key {
+            self.store.claim(key.clone()).await?;
+        }
+        // Calling commit takes the place in the order, so that all may wait for the store together.
+        let mut commits = Vec::with_capacity(items.len());
+        for (index, item) in items.into_iter().enumerate() {
+            if index % ITEMS_PER_TURN == ITEMS_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+            let kind = item.as_ref().ok().map(Publish::kind);
+            let key = key.as_ref().map(|key| IdempotencyKey { item: Some(index as u32), ..key.clone() });
+            let change = item.map_err(Refused::from).and_then(|publish| self.change(publish, key));
+            commits.push((kind, Instant::now(), change.map(|change| self.store.commit(change))));
+        }
+        let mut results = Vec::with_capacity(commits.len());
+        for (kind, begun, commit) in commits {
+            let result = match commit {
+                Ok(commit) => match commit.await {
+                    Ok(committed) => Ok(published(committed).await),
+                    Err(error) => Err(error.into()),
+                },
+                Err(refused) => Err(refused),
+            };
+            if let Some(kind) = kind {
+                self.count(kind, begun, &result);
+            }
+            results.push(result);
+        }
+        Ok(results)
+    }
+
+    fn count(&self, kind: Kind, begun: Instant, result: &Result<Published, Refused>) {
+        let outcome = match result {
+            Ok(published) if published.repeated => PublishOutcome::Repeated,
+            Ok(_) => PublishOutcome::Accepted,
+            Err(Refused::Internal) => PublishOutcome::Failed,
+            Err(_) => PublishOutcome::Refused,
+        };
+        self.metrics.published(kind, outcome, begun.elapsed());
+    }
+
+    fn change(&self, publish: Publish, key: Option<IdempotencyKey>) -> Result<Change, Refused> {
+        let at = Moment::now();
+        let mut id: Arc<str> = Uuid::now_v7().to_string().into();
+        let what = match publish {
+            Publish::Progress { media_id, body } => {
+                let payload = encode(&events::MediaProgress {
+                    media_id: &media_id,
+                    progress: body.progress,
+                    stage: &body.stage,
+                    message: body.message.as_deref(),
+                })?;
+                let step = Step::Progress(body.progress);
+                media_change(media_id, body.owner_id, body.attempt, step, payload)
+            }
+            Publish::Complete { media_id, body } => {
+                let payload = encode(&events::MediaComplete {
+                    media_id: &media_id,
+                    url: &body.url,
+                    thumbnail_url: body.thumbnail_url.as_deref(),
+                    metadata: body.metadata.as_deref(),
+                })?;
+                media_change(media_id, body.owner_id, body.attempt, Step::Complete, payload)
+            }
+            Publish::Error { media_id, body } => {
+                let payload = encode(&events::MediaError {
+                    media_id: &media_id,
+                    error: &body.error,
+                    code: body.code.as_deref(),
+                })?;
+                media_change(media_id, body.owner_id, body.attempt, Step::Error, payload)
+            }
+            Publish::Notification { user_id, body } => {
+                if let Some(given) = &body.id {
+                    id = given.as_str().into();
+                }
+                What::Notification(NotificationChange {
+                    user_id: user_id.into(),
+                    fingerprint: notification_fingerprint(&body)?,
+                    payload: encode(&events::Notification {
+                        id: &id,
+                        r#type: body.r#type,
+                        title: &body.title,
+                        message: &body.message,
+                        timestamp: at,
+                        data: body.data.as_deref(),
+                    })?,
+                    id: Arc::clone(&id),
+                })
+            }
+            Publish::RoomEvent { room, body } => {
+                if body.delivery == DeliveryClass::Durable && !self.store.is_durable() {
+                    let message = "can't be durable while the server keeps everything in memory";
+                    let error = FieldError::new("delivery", message);
+                    return Err(ReadError::Invalid(vec![error]).into());
+                }
+                What::Room(RoomEvent {
+                    namespace: body.namespace.as_str(),
+                    room: room.into(),
+                    event: body.event.into(),
+                    argument: body.data.as_deref().map_or("", |data| data.get()).into(),
+                })
+            }
+        };
+        Ok(Change { id, at, key, what })
+    }
+}
+
+async fn published(committed: Committed) -> Published {
+    Published {
+        receipt: Receipt {
+            id: committed.id.to_string(),
+            stored: committed.stored,
+            delivered: committed.delivery.sockets().await,
+        },
+        repeated: committed.repeated,
+    }
+}
+
+fn media_change(
+    media_id: String,
+    owner_id: Option<String>,
+    attempt: Option<u32>,
+    step: Step,
+    payload: Arc<str>,
+) -> What {
+    What::Media(MediaChange { media_id: media_id.into(), owner_id: owner_id.map(Into::into), attempt, step, payload })
+}
+
+/// What a notification says, apart from its id and time.
+fn notification_fingerprint(body: &NotificationBody) -> Result<Fingerprint, Refused> {
+    let kind = encode(&body.r#type)?;
+    let data = body.data.as_deref().map_or("", |data| data.get());
+    Ok(fingerprint(&[kind.as_bytes(), body.title.as_bytes(), body.message.as_bytes(), data.as_bytes()]))
+}
+
+fn encode(payload: &impl Serialize) -> Result<Arc<str>, Refused> {
+    match serde_json::to_string(payload) {
+        Ok(json) => Ok(json.into()),
+        Err(error) => {
+            tracing::error!(%error, "encode an event");
+            Err(Refused::Internal)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::store::memory::{MemoryLimits, MemoryStore};
+    use crate::store::{CommittedEvent, Delivery, Dispatch};
+
+    /// Says that everything went to three sockets.
+    #[derive(Debug, Default)]
+    struct Recorder(Mutex<Vec<(String, Value)>>);
+
+    impl Dispatch for Recorder {
+        fn dispatch(&self, event: CommittedEvent<'_>) -> Delivery {
+            let (name, payload) = match event {
+                CommittedEvent::Media { state, .. } => (state.step.event().to_owned(), &state.payload),
+                CommittedEvent::Notification(notification) => ("notification".to_owned(), &notification.payload),
+                CommittedEvent::Room(event) => (event.event.to_string(), &event.argument),
+            };
+            let payload = serde_json::from_str(payload).unwrap_or(Value::Null);
+            self.0.lock().expect("no test panicked").push((name, payload));
+            Delivery::new(std::future::ready(3))
+        }
+    }
+
+    fn executor() -> (Executor, Arc<Recorder>) {
+        let recorder = Arc::new(Recorder::default());
+        let store = MemoryStore::new(MemoryLimits::new(100), Arc::<Recorder>::clone(&recorder));
+        (Executor::new(Arc::new(store), Arc::default()), recorder)
+    }
+
+    fn read(item: &Value) -> Result<Publish, ReadError> {
+        Publish::read_item(&item.to_string())
+    }
+
+    fn key(asked: &[u8]) -> Option<IdempotencyKey> {
+        Some(IdempotencyKey { publisher: "p".into(), key: "k".into(), item: None, fingerprint: fingerprint(&[asked]) })
+    }
+
+    fn run<F: Future>(future: F) -> F::Output {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(future)
+    }
+
+    #[test]
+    fn payloads_are_the_contracts() {
+        let (executor, recorder) = executor();
+        let items = [
+            json!({"kind": "progress", "mediaId": "m", "progress": 40, "stage": "s", "ownerId": "u", "attempt": 1}),
+            json!({"kind": "complete", "mediaId": "m", "url": "x", "thumbnailUrl": "y", "metadata": {"w": 1}}),
+            json!({"kind": "error", "mediaId": "n", "error": "e", "code": "C"}),
+            json!({"kind": "notification", "userId": "u", "type": "info", "title": "t", "message": "m", "id": "n1"}),
+            json!({"kind": "roomEvent", "room": "r", "event": "e", "data": [1, null]}),
+        ];
+        for item in &items {
+            let published = run(executor.publish(read(item).expect("valid"), None)).expect("accepted");
+            assert_eq!((published.receipt.stored, published.receipt.delivered), (false, 3));
+        }
+        let mut dispatched = recorder.0.lock().expect("no test panicked").clone();
+        let notification = dispatched[3].1.as_object_mut().expect("an object");
+        let timestamp = notification.remove("timestamp").expect("it has a timestamp");
+        assert_eq!(timestamp.as_str().map(str::len), Some("2026-11-23T08:00:00.000Z".len()));
+        let expected = [
+            ("mediaProgress", json!({"mediaId": "m", "progress": 40, "stage": "s"})),
+            ("mediaComplete", json!({"mediaId": "m", "url": "x", "thumbnailUrl": "y", "metadata": {"w": 1}})),
+            ("mediaError", json!({"mediaId": "n", "error": "e", "code": "C"})),
+            ("notification", json!({"id": "n1", "type": "info", "title": "t", "message": "m"})),
+            ("e", json!([1, null])),
+        ]
+        .map(|(name, payload)| (name.to_owned(), payload));
+        assert_eq!(dispatched, expected);
+    }
+
+    #[test]
+    fn a_repeat_gets_the_first_receipt() {
+        let (executor, recorder) = executor();
+        let item = json!({"kind": "roomEvent", "room": "r", "event": "e"});
+        let publish = |asked: &[u8]| run(executor.publish(read(&item).expect("valid"), key(asked)));
+        let (first, repeat) = (publish(b"a").expect("accepted"), publish(b"a").expect("accepted"));
+        assert_eq!((first.repeated, repeat.repeated), (false, true));
+        assert_eq!(first.receipt, repeat.receipt);
+        assert_eq!(publish(b"b"), Err(Refused::KeyReused));
+        assert_eq!(recorder.0.lock().expect("no test panicked").len(), 1);
+    }
+
+    #[test]
+    fn a_batch_goes_on_after_a_refusal_and_repeats_only_that() {
+        let (executor, recorder) = executor();
+        let items = || {
+            vec![
+                read(&json!({"kind": "complete", "mediaId": "m", "url": "x"})),
+                read(&json!({"kind": "complete", "mediaId": "m", "url": "y"})),
+                read(&json!({"kind": "nothing"})),
+                read(&json!({"kind": "roomEvent", "room": "r", "event": "e"})),
+            ]
+        };
+        let results = run(executor.publish_all(items(), key(b"a"))).expect("the key is new");
+        assert!(matches!(results.as_slice(), [Ok(_), Err(Refused::Conflict(_)), Err(Refused::Unreadable(_)), Ok(_)]));
+        let again = run(executor.publish_all(items(), key(b"a"))).expect("the key is this request's");
+        for (first, second) in results.iter().zip(&again) {
+            let receipt = |result: &Result<Published, Refused>| result.clone().map(|published| published.receipt);
+            assert_eq!(receipt(first), receipt(second));
+        }
+        assert_eq!(recorder.0.lock().expect("no test panicked").len(), 2);
+        assert_eq!(run(executor.publish_all(Vec::new(), key(b"b"))), Err(Refused::KeyReused));
+    }
+
+    #[test]
+    fn durable_is_not_promised_by_a_store_in_memory() {
+        let (executor, _) = executor();
+        let item = json!({"kind": "roomEvent", "room": "r", "event": "e", "delivery": "durable"});
+        let refused = run(executor.publish(read(&item).expect("valid"), None));
+        let Err(Refused::Unreadable(ReadError::Invalid(errors))) = refused else { panic!("{refused:?}") };
+        assert_eq!(errors.iter().map(|error| &*error.field).collect::<Vec<_>>(), ["delivery"]);
+        for delivery in ["recoverable", "latest"] {
+            let item = json!({"kind": "roomEvent", "room": "r", "event": "e", "delivery": delivery});
+            assert!(run(executor.publish(read(&item).expect("valid"), None)).is_ok());
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The composition root: makes the parts, joins them, and ends them in order.
+
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use http::header::AUTHORIZATION;
+use socketio_server::{Config, Drained, Origins, Server};
+use tokio::net::TcpSocket;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::config::{CorsOrigin, Settings};
+use crate::dispatch::EngineDispatch;
+use crate::http::{App, PublisherKeys};
+use crate::identity::TokenVerifier;
+use crate::metrics::Metrics;
+use crate::publish::Executor;
+use crate::rooms::RoomPolicy;
+use crate::session::Sessions;
+use crate::store::Store;
+use crate::store::memory::{MemoryLimits, MemoryStore};
+
+/// Connections that the kernel holds until they are accepted: what Linux allows by default (`net.core.somaxconn`), so
+/// that a fleet that reconnects at once is not turned away.
+const LISTEN_BACKLOG: u32 = 4096;
+
+/// The part of the grace period, one in so many, in which `/health/ready` fails already and connections are still taken,
+/// so that a balancer can turn clients away before they are refused.
+const READINESS_SHARE: u32 = 10;
+
+/// Serves until SIGTERM or SIGINT, then drains. `on_listening` is called once, when connections are taken.
+///
+/// # Errors
+/// If the address can't be listened on, or the system gives no threads.
+pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("start the main thread's runtime")?;
+    // Before anybody is told that the server listens, so that no signal ends it the hard way.
+    let mut stop = StopSignals::new(&runtime).context("listen for signals")?;
+    let listener = listen(&runtime, &settings.host, settings.port)?;
+    let server = start(&settings, listener).context("start the server")?;
+    on_listening(server.local_addr());
+
+    let name = runtime.block_on(stop.received());
+    tracing::info!(signal = name, grace_ms = settings.shutdown_grace.as_millis() as u64, "draining");
+    server.announce_shutdown();
+    let notice = settings.shutdown_grace / READINESS_SHARE;
+    let (done, drained) = oneshot::channel();
+    runtime.block_on(async {
+        tokio::select! {
+            _ = stop.received() => {}
+            () = tokio::time::sleep(notice) => {}
+        }
+    });
+    std::thread::Builder::new()
+        .name("drain".to_owned())
+        .spawn(move || done.send(server.shutdown(settings.shutdown_grace - notice)))
+        .context("start the drain")?;
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            // Whoever asks twice does not want to wait.
+            name = stop.received() => tracing::warn!(signal = name, "stopped before the connections were drained"),
+            drained = drained => match drained {
+                Ok(Drained { connections_left, .. }) => tracing::info!(connections_left, "stopped"),
+                Err(_panicked) => tracing::error!("the drain failed"),
+            },
+        }
+    });
+    Ok(())
+}
+
+fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<Server> {
+    let builder = Server::builder(engine_config(settings));
+    let handle = builder.handle();
+    let metrics = Arc::new(Metrics::default());
+    let sessions = Arc::new(Sessions {
+        verifier: TokenVerifier::new(&settings.jwt_secret),
+        policy: RoomPolicy { anonymous: !settings.auth_required },
+        metrics: Arc::clone(&metrics),
+        auth_required: settings.auth_required,
+        auth_failure_limit: settings.auth_failure_limit,
+        max_rooms: settings.max_rooms_per_socket,
+    });
+    let dispatch = Arc::new(EngineDispatch::new(handle.clone(), Arc::clone(&sessions)));
+    let limits = MemoryLimits::new(settings.max_idempotency_keys);
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(limits, dispatch));
+    let app = App {
+        executor: Executor::new(Arc::clone(&store), Arc::clone(&metrics)),
+        keys: PublisherKeys::new(&settings.api_keys),
+        registry: metrics.registry(handle.clone(), Arc::clone(&store)),
+        max_body: settings.max_payload_bytes,
+        store: Arc::clone(&store),
+        handle,
+        metrics,
+    };
+    let builder = builder.fallback(crate::http::router(Arc::new(app)));
+    let builder = crate::namespaces::all(&sessions, &store)
+        .into_iter()
+        .fold(builder, |builder, namespace| builder.namespace(namespace));
+    Ok(builder.start(listener)?)
+}
+
+fn engine_config(settings: &Settings) -> Config {
+    Config {
+        shards: settings.shards,
+        ping_interval: settings.ping_interval,
+        ping_timeout: settings.ping_timeout,
+        connect_timeout: settings.connect_timeout,
+        max_payload: settings.max_payload_bytes,
+        origins: match &settings.cors_origin {
+            CorsOrigin::Any => Origins::Any,
+            CorsOrigin::List(origins) => Origins::List(origins.clone()),
+        },
+        // A client that can't set `auth` may send its token as a header.
+        kept_headers: vec![AUTHORIZATION],
+        outbox_soft_limit: settings.outbox_soft_bytes,
+        outbox_hard_limit: settings.outbox_hard_bytes,
+        write_stall_timeout: settings.write_stall,
+        // One more for the user's room, which a socket gets however many others it is in.
+        max_rooms_per_socket: settings.max_rooms_per_socket.saturating_add(1),
+        ..Config::default()
+    }
+}
+
+/// Listens on the first address of the host that can be.
+fn listen(runtime: &Runtime, host: &str, port: u16) -> anyhow::Result<TcpListener> {
+    let _inside = runtime.enter();
+    let addresses = (host, port).to_socket_addrs().with_context(|| format!("resolve {host}"))?;
+    let mut result = Err(std::io::Error::other("the name has no address"));
+    for address in addresses {
+        result = listen_on(address);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result.with_context(|| format!("listen on {host} port {port}"))
+}
+
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that starts again must not wait for the connections of its predecessor to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)?.into_std()
+}
+
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new(runtime: &Runtime) -> std::io::Result<Self> {
+        let _inside = runtime.enter();
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn received(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! A socket's session: who it is, and what it may therefore be in. One rule holds throughout: whenever the identity
+//! changes, every room and subscription that the new one may not have is left before anything else is sent.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+use socketio_server::{Ack, ConnectError, JoinError, Socket};
+use tokio::time::Instant;
+
+use crate::clock::Moment;
+use crate::events::{Authenticated, Message, server};
+use crate::identity::{AuthError, Identity, TokenVerifier, epoch_seconds};
+use crate::limits::EXPIRY_RECHECK;
+use crate::metrics::Metrics;
+use crate::rooms::{self, RoomPolicy};
+
+/// The text of every refusal by policy.
+pub(crate) const NOT_ALLOWED: &str = "Not allowed";
+
+/// What all sessions share.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    pub(crate) verifier: TokenVerifier,
+    pub(crate) policy: RoomPolicy,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Whether a connection needs a valid token.
+    pub(crate) auth_required: bool,
+    /// Failed authentications of a socket after which its connection is closed.
+    pub(crate) auth_failure_limit: u32,
+    /// Rooms and subscriptions of a socket, its own rooms not counted.
+    pub(crate) max_rooms: usize,
+}
+
+/// What is kept with a socket. One that only listens has none: an idle anonymous connection costs nothing here.
+#[derive(Debug, Default)]
+struct Session {
+    identity: Option<Rc<Identity>>,
+    /// What became of the handshake's token, until the client has been told.
+    handshake: Option<Result<(), AuthError>>,
+    auth_failures: u32,
+    /// Custom rooms and subscriptions that the socket is in.
+    places: usize,
+    /// Media items, and their owners as far as known to this shard.
+    subscriptions: BTreeMap<Box<str>, Option<Arc<str>>>,
+    /// What the handler that waits for the store has to answer. There is one at most: the next event waits for it.
+    unanswered: Option<Ack>,
+}
+
+/// Why a socket is not where it asked to be. The text is for its ack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Denied {
+    #[error("{NOT_ALLOWED}")]
+    ByPolicy,
+    #[error("Too many rooms and subscriptions")]
+    TooMany,
+}
+
+impl From<JoinError> for Denied {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::TooMany => Self::TooMany,
+            JoinError::Reserved | JoinError::Disconnected => Self::ByPolicy,
+        }
+    }
+}
+
+/// Calls `f` with the socket's session, which is made if there is none. The calls must not nest.
+fn with_session<R: Default>(socket: &Socket, f: impl FnOnce(&mut Session) -> R) -> R {
+    if socket.with_data(|_: &mut Session| ()).is_none() {
+        socket.set_data(Session::default());
+    }
+    socket.with_data(f).unwrap_or_default()
+}
+
+/// Who the socket is.
+pub(crate) fn identity(socket: &Socket) -> Option<Rc<Identity>> {
+    socket.with_data(|session: &mut Session| session.identity.clone()).flatten()
+}
+
+/// Sends one of the contract's events.
+pub(crate) fn send(socket: &Socket, event: &'static str, payload: &impl Serialize) {
+    if let Err(error) = socket.emit(event, payload) {
+        tracing::error!(event, %error, "encode an event");
+    }
+}
+
+#[derive(Deserialize)]
+struct AuthPayload<'a> {
+    #[serde(borrow)]
+    token: Option<&'a RawValue>,
+}
+
+/// The token of `{token}`, if there is one; and why not, if something else is in its place.
+fn token_of(payload: Option<&RawValue>) -> Result<String, AuthError> {
+    // Only an object: serde would fill a struct from an array too.
+    let payload = payload.filter(|payload| payload.get().starts_with('{')).ok_or(AuthError::Required)?;
+    let token = serde_json::from_str::<AuthPayload<'_>>(payload.get()).ok().and_then(|payload| payload.token);
+    let token = token.ok_or(AuthError::Required)?;
+    let token: String = serde_json::from_str(token.get()).map_err(|_not_a_string| AuthError::Invalid)?;
+    if token.is_empty() { Err(AuthError::Required) } else { Ok(token) }
+}
+
+fn bearer(header: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+}
+
+impl Sessions {
+    /// Looks at the handshake's token, before the client is told that it is connected.
+    ///
+    /// # Errors
+    /// If a token is required and there is no good one.
+    pub(crate) fn admit(&self, socket: &Socket, auth: Option<&RawValue>) -> Result<(), ConnectError> {
+        let token = match token_of(auth) {
+            Err(AuthError::Required) => {
+                let header = socket.header(&AUTHORIZATION).and_then(bearer);
+                header.map(str::to_owned).ok_or(AuthError::Required)
+            }
+            found => found,
+        };
+        let verified = token.and_then(|token| self.verifier.verify(&token));
+        let outcome = verified.as_ref().map(|_| ()).map_err(|error| *error);
+        if outcome != Err(AuthError::Required) {
+            self.metrics.authenticated(socket.namespace(), outcome);
+        }
+        if self.auth_required && outcome.is_err() {
+            return Err(ConnectError::new("Unauthorized").with_data(&json!({"code": "UNAUTHORIZED"})));
+        }
+        match verified {
+            // Nobody offered a token: anonymous, and nothing to report.
+            Err(AuthError::Required) => {}
+            Err(error) => with_session(socket, |session| {
+                session.auth_failures = 1;
+                session.handshake = Some(Err(error));
+            }),
+            Ok(identity) => with_session(socket, |session| {
+                session.identity = Some(Rc::new(identity));
+                session.handshake = Some(Ok(()));
+            }),
+        }
+        Ok(())
+    }
+
+    /// Tells a client that was just connected what became of its token, and gives it its user's room.
+    pub(crate) fn begin(&self, socket: &Socket) {
+        let handshake = socket.with_data(|session: &mut Session| session.handshake.take()).flatten();
+        match handshake {
+            None => {}
+            Some(Err(error)) => send_auth_error(socket, error),
+            Some(Ok(())) => {
+                enter(socket);
+                send_authenticated(socket);
+            }
+        }
+    }
+
+    /// Verifies the token of `authenticate`, takes on its identity, and tells the client by event.
+    ///
+    /// # Errors
+    /// Why the token was refused; the socket keeps the identity that it had.
+    pub(crate) fn authenticate(&self, socket: &Socket, payload: Option<&RawValue>) -> Result<String, AuthError> {
+        let verified = token_of(payload).and_then(|token| self.verifier.verify(&token));
+        self.metrics.authenticated(socket.namespace(), verified.as_ref().map(|_| ()).map_err(|error| *error));
+        match verified {
+            Ok(identity) => {
+                let user_id = identity.user_id.clone();
+                with_session(socket, |session| session.auth_failures = 0);
+                self.become_user(socket, Some(identity));
+                send_authenticated(socket);
+                Ok(user_id)
+            }
+            Err(error) => {
+                with_session(socket, |session| session.auth_failures = session.auth_failures.saturating_add(1));
+                send_auth_error(socket, error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Closes the connection of a client that has failed to authenticate too often.
+    pub(crate) fn enforce_failure_limit(&self, socket: &Socket) {
+        let failures = with_session(socket, |session| session.auth_failures);
+        if failures >= self.auth_failure_limit {
+            tracing::debug!(
+                namespace = socket.namespace(),
+                socket = socket.id(),
+                failures,
+                "close a connection that fails to authenticate"
+            );
+            socket.close_connection();
+        }
+    }
+
+    /// Makes the socket anonymous and tells the client so.
+    pub(crate) fn logout(&self, socket: &Socket) {
+        self.become_user(socket, None);
+        send(socket, server::LOGGED_OUT, &Message { message: "Logged out" });
+    }
+
+    /// The socket's timer: its token has expired, or it is time to look again.
+    pub(crate) fn check_expiry(&self, socket: &Socket) {
+        let Some(expires_at) = identity(socket).and_then(|identity| identity.expires_at) else { return };
+        if epoch_seconds() < expires_at {
+            set_expiry_timer(socket, Some(expires_at));
+            return;
+        }
+        self.metrics.identity_expired();
+        self.become_user(socket, None);
+        send_auth_error(socket, AuthError::Expired);
+    }
+
+    /// Changes the identity, and with it where the socket is.
+    fn become_user(&self, socket: &Socket, next: Option<Identity>) {
+        let before = identity(socket);
+        if next.is_none() && before.is_none() {
+            return;
+        }
+        let next = next.map(Rc::new);
+        with_session(socket, |session| session.identity.clone_from(&next));
+        if let Some(before) = before
+            && next.is_none_or(|next| next.user_id != before.user_id)
+        {
+            socket.leave(&rooms::user_room(&before.user_id));
+        }
+        self.leave_what_is_denied(socket);
+        enter(socket);
+    }
+
+    fn leave_what_is_denied(&self, socket: &Socket) {
+        let (denied_rooms, denied_media) = with_session(socket, |session| {
+            let identity = session.identity.as_deref();
+            let mut denied_media = Vec::new();
+            session.subscriptions.retain(|media_id, owner| {
+                let may = self.policy.may_subscribe(identity, media_id, owner.as_deref());
+                if !may {
+                    denied_media.push(rooms::media_room(media_id));
+                }
+                may
+            });
+            let denied_rooms: Vec<String> = (socket.rooms().into_iter())
+                .filter(|room| is_custom(room) && !self.policy.may_join(identity, room))
+                .collect();
+            session.places = session.places.saturating_sub(denied_rooms.len() + denied_media.len());
+            (denied_rooms, denied_media)
+        });
+        for _ in &denied_media {
+            self.metrics.subscription_ended();
+        }
+        for room in denied_rooms.iter().chain(&denied_media) {
+            socket.leave(room);
+        }
+    }
+
+    /// Puts the socket into a custom room, if it may be there. Twice is fine.
+    pub(crate) fn join_custom(&self, socket: &Socket, room: &str) -> Result<(), Denied> {
+        if socket.in_room(room) {
+            return Ok(());
+        }
+        if !self.policy.may_join(identity(socket).as_deref(), room) {
+            return Err(Denied::ByPolicy);
+        }
+        self.take_place(socket, room)
+    }
+
+    /// Takes the socket out of a custom room, if it is there.
+    pub(crate) fn leave_custom(&self, socket: &Socket, room: &str) {
+        if socket.leave(room) {
+            with_session(socket, |session| session.places = session.places.saturating_sub(1));
+        }
+    }
+
+    /// Subscribes the socket to a media item with this owner, if it may. Twice is fine.
+    pub(crate) fn subscribe(&self, socket: &Socket, media_id: &str, owner: Option<Arc<str>>) -> Result<(), Denied> {
+        if !self.policy.may_subscribe(identity(socket).as_deref(), media_id, owner.as_deref()) {
+            return Err(Denied::ByPolicy);
+        }
+        let room = rooms::media_room(media_id);
+        if !socket.in_room(&room) {
+            self.take_place(socket, &room)?;
+        }
+        with_session(socket, |session| session.subscriptions.insert(media_id.into(), owner));
+        Ok(())
+    }
+
+    /// Ends a subscription, if there is one.
+    pub(crate) fn unsubscribe(&self, socket: &Socket, media_id: &str) {
+        if socket.leave(&rooms::media_room(media_id)) {
+            with_session(socket, |session| {
+                session.subscriptions.remove(media_id);
+                session.places = session.places.saturating_sub(1);
+            });
+        }
+    }
+
+    /// Tells a subscriber who owns the item: it stays if it may, and leaves without a word if not.
+    pub(crate) fn owner_became_known(&self, socket: &Socket, media_id: &str, owner: &Arc<str>) {
+        if self.policy.may_subscribe(identity(socket).as_deref(), media_id, Some(owner)) {
+            with_session(socket, |session| {
+                if let Some(known) = session.subscriptions.get_mut(media_id) {
+                    *known = Some(Arc::clone(owner));
+                }
+            });
+        } else {
+            self.unsubscribe(socket, media_id);
+            self.metrics.subscription_ended();
+        }
+    }
+
+    fn take_place(&self, socket: &Socket, room: &str) -> Result<(), Denied> {
+        if with_session(socket, |session| session.places) >= self.max_rooms {
+            return Err(Denied::TooMany);
+        }
+        if socket.join(room)? {
+            with_session(socket, |session| session.places += 1);
+        }
+        Ok(())
+    }
+}
+
+/// Joins the user's room and sets the timer for the token's end.
+fn enter(socket: &Socket) {
+    let identity = identity(socket);
+    if let Some(identity) = &identity
+        && let Err(error) = socket.join(&rooms::user_room(&identity.user_id))
+    {
+        // The engine's limit has a place for it, so only a socket on its way out gets here.
+        tracing::debug!(socket = socket.id(), %error, "join the user's room");
+    }
+    set_expiry_timer(socket, identity.and_then(|identity| identity.expires_at));
+}
+
+fn send_authenticated(socket: &Socket) {
+    if let Some(identity) = identity(socket) {
+        let payload = Authenticated {
+            user_id: &identity.user_id,
+            email: identity.email.as_deref(),
+            authenticated_at: Moment::now(),
+        };
+        send(socket, server::AUTHENTICATED, &payload);
+    }
+}
+
+/// Keeps the ack of a handler that waits for the store: acks stay on their shard, the store does not.
+pub(crate) fn keep_unanswered(socket: &Socket, ack: Option<Ack>) {
+    with_session(socket, |session| session.unanswered = ack);
+}
+
+/// The ack that was kept, if it was not answered since.
+pub(crate) fn take_unanswered(socket: &Socket) -> Option<Ack> {
+    with_session(socket, |session| session.unanswered.take())
+}
+
+/// Whether the room is neither the server's nor a user's.
+fn is_custom(room: &str) -> bool {
+    !rooms::is_internal(room) && !room.starts_with(rooms::USER_PREFIX)
+}
+
+fn send_auth_error(socket: &Socket, error: AuthError) {
+    let message = error.to_string();
+    send(socket, server::AUTH_ERROR, &Message { message: &message });
+}
+
+fn set_expiry_timer(socket: &Socket, expires_at: Option<u64>) {
+    let timer = expires_at.and_then(|expires_at| {
+        let left = Duration::from_secs(expires_at).saturating_sub(since_epoch());
+        Instant::now().checked_add(left.min(EXPIRY_RECHECK))
+    });
+    socket.set_timer(timer);
+}
+
+/// With its fraction, so that the timer does not fire a second early or late.
+fn since_epoch() -> Duration {
+    Duration::from_millis(Moment::now().epoch_ms())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(json: &str) -> Result<String, AuthError> {
+        let raw: Box<RawValue> = serde_json::from_str(json).expect("JSON");
+        token_of(Some(&raw))
+    }
+
+    #[test]
+    fn a_token_is_a_string_in_an_object() {
+        assert_eq!(token(r#"{"token":"t","more":[1]}"#), Ok("t".to_owned()));
+        for missing in ["null", "{}", r#"{"token":null}"#, r#"{"token":""}"#, r#""t""#, "5", "[]", r#"["t"]"#] {
+            assert_eq!(token(missing), Err(AuthError::Required), "{missing}");
+        }
+        assert_eq!(token_of(None), Err(AuthError::Required));
+        for wrong in [r#"{"token":5}"#, r#"{"token":["t"]}"#, r#"{"token":{"a":1}}"#] {
+            assert_eq!(token(wrong), Err(AuthError::Invalid), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_bearer_header_has_a_scheme_and_a_token() {
+        let parse = |text: &str| bearer(&HeaderValue::from_str(text).expect("a header")).map(str::to_owned);
+        assert_eq!(parse("Bearer abc"), Some("abc".to_owned()));
+        assert_eq!(parse("bearer  abc "), Some("abc".to_owned()));
+        for other in ["", "Bearer", "Bearer ", "Basic abc", "abc"] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+    }
+}

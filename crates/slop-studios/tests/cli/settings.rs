@@ -1,0 +1,237 @@
+//! Where settings come from, which wins, and what a wrong one is told.
+
+use std::ffi::OsStr;
+
+use crate::{Place, Ran, SECRET};
+
+fn row<'a>(ran: &'a Ran, name: &str) -> &'a str {
+    ran.stdout
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "))
+        .unwrap_or_else(|| panic!("no {name} in {ran:#?}"))
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_that_over_the_file_that_over_the_default() {
+    let place = Place::new();
+    place.write("slop.toml", "port = 4001\nping_interval_ms = 4002\nping_timeout_ms = 4003\nauth_required = true\n");
+    let ran = place
+        .run_with(
+            &["check-config", "--config", "slop.toml", "--port", "6001"],
+            &[("JWT_SECRET", SECRET), ("PORT", "5001"), ("PING_INTERVAL_MS", "5002")],
+        )
+        .ok();
+    assert_eq!(row(&ran, "PORT"), "6001 (flag)");
+    assert_eq!(row(&ran, "PING_INTERVAL_MS"), "5002 (env)");
+    assert_eq!(row(&ran, "PING_TIMEOUT_MS"), "4003 (file)");
+    assert_eq!(row(&ran, "AUTH_REQUIRED"), "true (file)");
+    assert_eq!(row(&ran, "CONNECT_TIMEOUT_MS"), "10000 (default)");
+}
+
+#[test]
+fn the_defaults_are_those_that_the_design_names() {
+    let ran = Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET)]).ok();
+    for (name, value) in [
+        ("HOST", "0.0.0.0"),
+        ("PORT", "3000"),
+        ("DATA_DIR", "./data"),
+        ("AUTH_REQUIRED", "false"),
+        ("LOG_FORMAT", "text"),
+        ("PING_INTERVAL_MS", "25000"),
+        ("PING_TIMEOUT_MS", "20000"),
+        ("CONNECT_TIMEOUT_MS", "10000"),
+        ("MAX_PAYLOAD_BYTES", "1000000"),
+        ("SHUTDOWN_GRACE_MS", "10000"),
+    ] {
+        assert_eq!(row(&ran, name), format!("{value} (default)"), "{name}");
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    assert_eq!(row(&ran, "SHARDS"), format!("{cores} (default)"));
+}
+
+#[test]
+fn an_empty_variable_is_not_set() {
+    let place = Place::new();
+    place.write("slop.toml", "port = 4001\n");
+    let ran = place.run_with(&["check-config", "--config", "slop.toml"], &[("JWT_SECRET", SECRET), ("PORT", "")]).ok();
+    assert_eq!(row(&ran, "PORT"), "4001 (file)");
+}
+
+#[test]
+fn secrets_are_masked_wherever_they_come_from() {
+    let place = Place::new();
+    let secrets = [SECRET, "publisher-key-number-one", "publisher-key-number-two"];
+    place.write("slop.toml", &format!("jwt_secret = {SECRET:?}\napi_keys = {:?}\n", &secrets[1..]));
+    let from_file = place.run(&["check-config", "--config", "slop.toml"]).ok();
+    assert_eq!(row(&from_file, "JWT_SECRET"), "******** (file)");
+    assert_eq!(row(&from_file, "API_KEYS"), "********,******** (file)");
+    let from_flags = place
+        .run(&[
+            "check-config",
+            "--jwt-secret",
+            SECRET,
+            "--api-keys",
+            "publisher-key-number-one, publisher-key-number-two",
+        ])
+        .ok();
+    assert_eq!(row(&from_flags, "API_KEYS"), "********,******** (flag)");
+    for ran in [from_file, from_flags] {
+        for secret in secrets {
+            assert!(!ran.stdout.contains(secret), "{ran:#?}");
+            assert!(!ran.stderr.contains(secret), "{ran:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_value_of_a_secret_is_not_shown() {
+    let place = Place::new();
+    let ran = place
+        .run_with(
+            &["check-config"],
+            &[("JWT_SECRET", "hidden-secret-with-a-line-break\n"), ("API_KEYS", "fine-key,hidden key")],
+        )
+        .refused();
+    assert!(ran.stderr.contains("JWT_SECRET (from env)"), "{ran:#?}");
+    assert!(ran.stderr.contains("API_KEYS (from env)"), "{ran:#?}");
+    assert!(!ran.stderr.contains("hidden"), "{ran:#?}");
+
+    place.write("slop.toml", "port = 1\njwt_secret = \"hidden");
+    let ran = place.run(&["check-config", "--config", "slop.toml"]).refused();
+    assert!(ran.stderr.contains("slop.toml: line 2"), "{ran:#?}");
+    assert!(!ran.stderr.contains("hidden"), "{ran:#?}");
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_name() {
+    let place = Place::new();
+    place.write(
+        "slop.toml",
+        "prot = 1\nloglevel = \"info\"\nPING-TIMEOUT-MS = 5\nredis_url = \"redis://x\"\n[server]\nport = 1\n",
+    );
+    let ran = place.run_with(&["check-config", "--config", "slop.toml"], &[("JWT_SECRET", SECRET)]).refused();
+    for line in [
+        "error: unknown setting `prot` in slop.toml; did you mean `port`?",
+        "error: unknown setting `loglevel` in slop.toml; did you mean `log_level`?",
+        "error: unknown setting `PING-TIMEOUT-MS` in slop.toml; did you mean `ping_timeout_ms`?",
+        "error: unknown setting `redis_url` in slop.toml",
+        "error: unknown setting `server` in slop.toml",
+    ] {
+        assert!(ran.stderr.lines().any(|found| found == line), "{line}\n{ran:#?}");
+    }
+}
+
+#[test]
+fn every_error_is_listed_with_its_setting_and_origin() {
+    let place = Place::new();
+    place.write("slop.toml", "shards = 0\nport = \"80\"\nhost = \"localhost:80\"\n");
+    let ran = place
+        .run_with(
+            &["check-config", "--config", "slop.toml", "--ping-interval-ms", "-1"],
+            &[("PING_TIMEOUT_MS", "0"), ("CORS_ORIGIN", "https://a.example.com/")],
+        )
+        .refused();
+    for part in [
+        "JWT_SECRET is not set",
+        "HOST (from `host` in slop.toml)",
+        "PORT (from `port` in slop.toml) must be a whole number",
+        "SHARDS (from `shards` in slop.toml) is \"0\"",
+        "PING_INTERVAL_MS (from --ping-interval-ms) is \"-1\"",
+        "PING_TIMEOUT_MS (from env) is \"0\"",
+        "ends without a slash, as https://a.example.com",
+    ] {
+        assert!(ran.stderr.contains(part), "{part}\n{ran:#?}");
+    }
+}
+
+#[test]
+fn zero_is_refused_where_it_makes_no_sense() {
+    for name in [
+        "PING_INTERVAL_MS",
+        "PING_TIMEOUT_MS",
+        "CONNECT_TIMEOUT_MS",
+        "MAX_PAYLOAD_BYTES",
+        "SHARDS",
+        "OUTBOX_SOFT_BYTES",
+        "OUTBOX_HARD_BYTES",
+        "WRITE_STALL_MS",
+        "MAX_ROOMS_PER_SOCKET",
+        "AUTH_FAILURE_LIMIT",
+        "MAX_IDEMPOTENCY_KEYS",
+    ] {
+        let ran = Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), (name, "0")]).refused();
+        assert!(ran.stderr.contains(&format!("error: {name} (from env) is \"0\"")), "{ran:#?}");
+    }
+    Place::new().run_with(&["check-config", "--port=0", "--shutdown-grace-ms=0"], &[("JWT_SECRET", SECRET)]).ok();
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let place = Place::new();
+    let secret = [("JWT_SECRET", SECRET)];
+    let ran =
+        place.run_with(&["check-config", "--outbox-soft-bytes=2000", "--outbox-hard-bytes=1000"], &secret).refused();
+    assert!(ran.stderr.contains("OUTBOX_SOFT_BYTES"), "{ran:#?}");
+    assert!(ran.stderr.contains("OUTBOX_HARD_BYTES"), "{ran:#?}");
+
+    let ran = place.run_with(&["check-config", "--ping-interval-ms=2147483647"], &secret).refused();
+    assert!(ran.stderr.contains("PING_TIMEOUT_MS"), "{ran:#?}");
+}
+
+#[test]
+fn origins_are_checked() {
+    for (origins, part) in [
+        ("example.com", "an origin has the form"),
+        ("https://", "an origin has the form"),
+        ("https://a.example.com/path", "an origin has the form"),
+        ("*,https://a.example.com", "`*` beside other origins"),
+    ] {
+        let ran =
+            Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), ("CORS_ORIGIN", origins)]).refused();
+        assert!(ran.stderr.contains(part), "{ran:#?}");
+    }
+    Place::new()
+        .run_with(
+            &["check-config", "--cors-origin", "https://A.example.com, http://localhost:5173"],
+            &[("JWT_SECRET", SECRET)],
+        )
+        .ok();
+}
+
+#[test]
+fn what_is_allowed_but_doubtful_is_warned_about() {
+    let ran = Place::new().run_with(&["check-config"], &[("JWT_SECRET", "short")]).ok();
+    assert!(ran.stderr.contains("warning: JWT_SECRET is shorter"), "{ran:#?}");
+    assert!(ran.stderr.contains("warning: API_KEYS is empty"), "{ran:#?}");
+    assert!(!ran.stderr.contains("\"short\""), "{ran:#?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_no_text_is_named() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let ran = Place::new()
+        .run_with(&["check-config"], &[("JWT_SECRET", OsStr::new(SECRET)), ("HOST", OsStr::from_bytes(b"\xff"))])
+        .refused();
+    assert!(ran.stderr.contains("HOST (from env) is not UTF-8"), "{ran:#?}");
+}
+
+#[test]
+fn a_missing_file_is_the_only_error_about_it() {
+    let ran = Place::new().run(&["check-config", "--config", "nowhere.toml"]).refused();
+    assert!(ran.stderr.contains("nowhere.toml"), "{ran:#?}");
+    assert!(!ran.stderr.contains("JWT_SECRET"), "{ran:#?}");
+}
+
+#[test]
+fn serve_without_a_secret_refuses_and_says_how_to_make_one() {
+    let ran = Place::new().run(&["serve", "--port", "0"]).refused();
+    assert!(ran.stderr.contains("JWT_SECRET is not set"), "{ran:#?}");
+    assert!(ran.stderr.contains("openssl rand -hex 32"), "{ran:#?}");
+}
+
+#[test]
+fn an_unknown_flag_is_a_usage_error() {
+    let ran = Place::new().run(&["serve", "--prot", "1"]).refused();
+    assert!(ran.stderr.contains("--port"), "{ran:#?}");
+}

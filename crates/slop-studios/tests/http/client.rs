@@ -1,0 +1,193 @@
+//! A Socket.IO client over WebSocket, just enough to be told what the server does.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::{HeaderName, HeaderValue};
+use serde_json::{Value, json};
+use socketio_protocol::packet::{Kind, Packet};
+use tokio::net::TcpStream;
+use tokio_websockets::{ClientBuilder, MaybeTlsStream, Message, WebSocketStream};
+
+use crate::server::Server;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    namespace: &'static str,
+    pub(crate) id: String,
+    next_ack: u64,
+    early: VecDeque<(String, Value)>,
+}
+
+enum Incoming {
+    Connected(String),
+    Refused(Value),
+    Event(String, Value),
+    Ack(u64, Value),
+    Disconnected,
+    Closed,
+}
+
+impl Client {
+    /// Connects without a token.
+    pub(crate) async fn connect(server: &Server, namespace: &'static str) -> Self {
+        Self::try_connect(server, namespace, json!({}), None).await.expect("the server takes it")
+    }
+
+    /// Connects with a token, and has been told so.
+    pub(crate) async fn connect_as(server: &Server, namespace: &'static str, token: &str) -> Self {
+        let connected = Self::try_connect(server, namespace, json!({"token": token}), None).await;
+        let mut client = connected.expect("the server takes it");
+        assert_eq!(client.next().await.0, "welcome");
+        assert_eq!(client.next().await.0, "authenticated");
+        client
+    }
+
+    /// Connects; the error is what the client is told.
+    pub(crate) async fn try_connect(
+        server: &Server,
+        namespace: &'static str,
+        auth: Value,
+        bearer: Option<&str>,
+    ) -> Result<Self, Value> {
+        let address = format!("ws://{}/socket.io/?EIO=4&transport=websocket", server.address);
+        let mut builder = ClientBuilder::new().uri(&address).expect("an address");
+        if let Some(bearer) = bearer {
+            let value = HeaderValue::try_from(format!("Bearer {bearer}")).expect("a header");
+            builder = builder.add_header(HeaderName::from_static("authorization"), value).expect("a header");
+        }
+        let (socket, _) = builder.connect().await.expect("a WebSocket");
+        let mut client = Self { socket, namespace, id: String::new(), next_ack: 0, early: VecDeque::new() };
+        let open = client.text().await.expect("the handshake");
+        assert!(open.starts_with('0'), "{open}");
+        client.write(format!("40{namespace},{auth}")).await;
+        match client.incoming().await {
+            Incoming::Connected(id) => client.id = id,
+            Incoming::Refused(error) => return Err(error),
+            _ => panic!("neither connected nor refused"),
+        }
+        Ok(client)
+    }
+
+    async fn write(&mut self, text: String) {
+        self.socket.send(Message::text(text)).await.expect("the connection stands");
+    }
+
+    /// The next text; none once the server has closed.
+    async fn text(&mut self) -> Option<String> {
+        loop {
+            let message = tokio::time::timeout(DEADLINE, self.socket.next()).await.expect("something comes in time")?;
+            let message = message.ok()?;
+            if message.is_close() {
+                return None;
+            }
+            match message.as_text() {
+                Some("2") => self.write("3".to_owned()).await,
+                Some(text) => return Some(text.to_owned()),
+                None => {}
+            }
+        }
+    }
+
+    async fn incoming(&mut self) -> Incoming {
+        loop {
+            let Some(text) = self.text().await else { return Incoming::Closed };
+            // Engine.IO's close.
+            if text == "1" {
+                return Incoming::Closed;
+            }
+            let Some(text) = text.strip_prefix('4') else { continue };
+            let packet = Packet::decode(text).expect("the server speaks the protocol");
+            let value = |raw: Option<&serde_json::value::RawValue>| {
+                raw.map_or(Value::Null, |raw| serde_json::from_str(raw.get()).expect("JSON"))
+            };
+            match packet.kind {
+                Kind::Connect { auth } => {
+                    return Incoming::Connected(value(auth)["sid"].as_str().expect("an id").to_owned());
+                }
+                Kind::ConnectError { data } => return Incoming::Refused(value(data)),
+                Kind::Disconnect => return Incoming::Disconnected,
+                Kind::Event { args, .. } => {
+                    let name = args.event_name().expect("a name").into_owned();
+                    return Incoming::Event(name, value(args.get(1)));
+                }
+                Kind::Ack { id, args, .. } => return Incoming::Ack(id, value(args.get(0))),
+            }
+        }
+    }
+
+    /// The next event.
+    pub(crate) async fn next(&mut self) -> (String, Value) {
+        if let Some(early) = self.early.pop_front() {
+            return early;
+        }
+        match self.incoming().await {
+            Incoming::Event(name, payload) => (name, payload),
+            Incoming::Closed | Incoming::Disconnected => panic!("closed"),
+            _ => panic!("no event"),
+        }
+    }
+
+    /// Checks that the next event is this one, and returns its payload.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, name: &str) -> impl Future<Output = Value> {
+        let name = name.to_owned();
+        async move {
+            let (event, payload) = self.next().await;
+            assert_eq!(event, name, "{payload}");
+            payload
+        }
+    }
+
+    /// Sends an event without asking for an ack. `args` is an array.
+    pub(crate) async fn emit(&mut self, event: &str, args: Value) {
+        let text = format!("42{},{}", self.namespace, with_name(event, args));
+        self.write(text).await;
+    }
+
+    /// Sends an event and waits for its ack. Events that come before are kept for [`Client::next`].
+    pub(crate) async fn call(&mut self, event: &str, args: Value) -> Value {
+        let id = self.next_ack;
+        self.next_ack += 1;
+        let text = format!("42{},{id}{}", self.namespace, with_name(event, args));
+        self.write(text).await;
+        loop {
+            match self.incoming().await {
+                Incoming::Ack(acked, payload) if acked == id => return payload,
+                Incoming::Event(name, payload) => self.early.push_back((name, payload)),
+                Incoming::Closed | Incoming::Disconnected => panic!("closed before {event} was acknowledged"),
+                _ => panic!("neither event nor ack"),
+            }
+        }
+    }
+
+    /// Checks that nothing has come that was not looked at: what was on its way arrives before the answer.
+    pub(crate) async fn nothing_else(&mut self) {
+        self.call("getConnectionInfo", json!([])).await;
+        assert_eq!(self.early, []);
+    }
+
+    /// Forgets what has come.
+    pub(crate) fn forget(&mut self) {
+        self.early.clear();
+    }
+
+    /// Waits until the server has closed.
+    pub(crate) async fn closed(&mut self) {
+        while !matches!(self.incoming().await, Incoming::Closed | Incoming::Disconnected) {}
+    }
+
+    /// Waits until the server has closed, without having told the client to stay away.
+    pub(crate) async fn closed_by_transport(&mut self) {
+        assert!(matches!(self.incoming().await, Incoming::Closed));
+    }
+}
+
+fn with_name(event: &str, args: Value) -> Value {
+    let Value::Array(mut args) = args else { panic!("arguments are an array") };
+    args.insert(0, event.into());
+    Value::Array(args)
+}

@@ -1,0 +1,10 @@
+//! The built binary, driven over HTTP by publishers and over WebSocket by clients.
+
+mod api;
+mod client;
+mod contract;
+mod lifecycle;
+mod media;
+mod problems;
+mod publishing;
+mod server;

@@ -1,0 +1,192 @@
+//! Media items: their life as publishers see it, and what subscribers and owners get of it.
+
+use serde_json::{Value, json};
+
+use crate::api::{accepted, get, post};
+use crate::client::Client;
+use crate::server::{Server, token};
+
+#[tokio::test]
+async fn an_item_lives_once_in_each_attempt() {
+    let server = Server::start();
+    let progress = |progress: f64| json!({"progress": progress, "stage": "render"});
+    assert_eq!(post(&server, "/v1/media/m/progress", &progress(50.0)).await.status, 200);
+    post(&server, "/v1/media/m/progress", &progress(49.0)).await.problem(409, "media_conflict");
+    assert_eq!(post(&server, "/v1/media/m/progress", &progress(250.0)).await.status, 200);
+    let state = get(&server, "/v1/media/m").await.json();
+    assert_eq!(state["payload"], json!({"mediaId": "m", "progress": 100, "stage": "render"}));
+    assert_eq!((&state["status"], &state["attempt"]), (&json!("progress"), &json!(1)));
+    assert_eq!(state.get("ownerId"), None);
+
+    let failed = json!({"error": "out of memory", "code": "OOM", "ownerId": "u"});
+    assert_eq!(post(&server, "/v1/media/m/error", &failed).await.status, 200);
+    post(&server, "/v1/media/m/complete", &json!({"url": "x"})).await.problem(409, "media_conflict");
+    let again = json!({"progress": 0, "stage": "render", "attempt": 2});
+    assert_eq!(post(&server, "/v1/media/m/progress", &again).await.status, 200);
+    let late = json!({"url": "x", "attempt": 1});
+    post(&server, "/v1/media/m/complete", &late).await.problem(409, "media_conflict");
+    let stolen = json!({"url": "x", "ownerId": "v"});
+    post(&server, "/v1/media/m/complete", &stolen).await.problem(409, "media_conflict");
+    assert_eq!(post(&server, "/v1/media/m/complete", &json!({"url": "x"})).await.status, 200);
+    let state = get(&server, "/v1/media/m").await.json();
+    assert_eq!((&state["status"], &state["attempt"], &state["ownerId"]), (&json!("complete"), &json!(2), &json!("u")));
+}
+
+#[tokio::test]
+async fn subscribing_acks_then_shows_the_last_event() {
+    let server = Server::start();
+    let mut client = Client::connect(&server, "/media").await;
+    client.expect("welcome").await;
+    let subscribed = json!({"success": true, "mediaId": "m"});
+    assert_eq!(client.call("subscribeMedia", json!(["m"])).await, subscribed);
+    client.nothing_else().await;
+
+    let complete = json!({"url": "https://cdn/x", "thumbnailUrl": "https://cdn/y", "metadata": {"width": 512}});
+    assert_eq!(accepted(&post(&server, "/v1/media/m/complete", &complete).await), 1);
+    let expected =
+        json!({"mediaId": "m", "url": "https://cdn/x", "thumbnailUrl": "https://cdn/y", "metadata": {"width": 512}});
+    assert_eq!(client.expect("mediaComplete").await, expected);
+
+    let mut late = Client::connect(&server, "/media").await;
+    late.expect("welcome").await;
+    assert_eq!(late.call("subscribeMedia", json!(["m"])).await, subscribed);
+    assert_eq!(late.expect("mediaComplete").await, expected);
+    // Twice is fine.
+    assert_eq!(late.call("subscribeMedia", json!(["m"])).await, subscribed);
+    assert_eq!(late.expect("mediaComplete").await, expected);
+    late.nothing_else().await;
+
+    for item in ["m", "unknown"] {
+        let left = client.call("unsubscribeMedia", json!([item])).await;
+        assert_eq!(left, json!({"success": true, "mediaId": item}));
+    }
+    let again = json!({"progress": 1, "stage": "s", "attempt": 2});
+    assert_eq!(accepted(&post(&server, "/v1/media/m/progress", &again).await), 1);
+    late.expect("mediaProgress").await;
+    client.nothing_else().await;
+
+    for (args, error) in [
+        (json!([]), "Media id is required"),
+        (json!([5]), "Media id must be a string"),
+        (json!([["m"]]), "Media id must be a string"),
+        (json!([""]), "Media id must not be empty"),
+        (json!(["a\u{7}"]), "Media id must not contain control characters"),
+    ] {
+        let refused = json!({"success": false, "error": error});
+        assert_eq!(client.call("subscribeMedia", args.clone()).await, refused);
+        assert_eq!(client.call("unsubscribeMedia", args).await, refused);
+    }
+}
+
+#[tokio::test]
+async fn media_is_on_its_namespace_only() {
+    let server = Server::start();
+    for namespace in ["/", "/notifications"] {
+        let mut client = Client::connect(&server, namespace).await;
+        for event in ["subscribeMedia", "unsubscribeMedia"] {
+            let answer = client.call(event, json!(["m"])).await;
+            assert_eq!(answer, json!({"success": false, "error": format!("{event} works only on /media")}));
+        }
+    }
+}
+
+/// The acceptance of the issue: no gap, no duplicate, no step back, at whatever moment one subscribes.
+#[tokio::test]
+async fn a_subscription_in_a_stream_misses_nothing() {
+    const STEPS: u32 = 1_000;
+    let server = std::sync::Arc::new(Server::start());
+    let mut subscribers = tokio::task::JoinSet::new();
+    for n in 0..12u64 {
+        let server = std::sync::Arc::clone(&server);
+        subscribers.spawn(async move {
+            let mut client = Client::connect(&server, "/media").await;
+            client.expect("welcome").await;
+            let mut snapshots = 0;
+            loop {
+                // Moments that have nothing to do with the stream's pace.
+                tokio::time::sleep(std::time::Duration::from_micros(1 + (n * 7_919 + snapshots * 104_729) % 20_000))
+                    .await;
+                assert_eq!(client.call("subscribeMedia", json!(["m"])).await["success"], json!(true));
+                let mut last: Option<u64> = None;
+                for _ in 0..20 {
+                    let (event, payload) = client.next().await;
+                    if event == "mediaComplete" {
+                        // The end follows the last step, or is the snapshot.
+                        assert!(last.is_none_or(|last| last == u64::from(STEPS)), "{last:?}");
+                        client.nothing_else().await;
+                        return snapshots;
+                    }
+                    let step = payload["message"].as_str().and_then(|step| step.parse().ok()).expect("a step");
+                    assert!(last.is_none_or(|last| step == last + 1), "{step} after {last:?}");
+                    last = Some(step);
+                }
+                snapshots += 1;
+                client.call("unsubscribeMedia", json!(["m"])).await;
+                client.forget();
+            }
+        });
+    }
+    for step in 1..=STEPS {
+        let body = json!({"progress": f64::from(step) / 10.0, "stage": "s", "message": step.to_string()});
+        assert_eq!(post(&server, "/v1/media/m/progress", &body).await.status, 200);
+    }
+    assert_eq!(post(&server, "/v1/media/m/complete", &json!({"url": "u"})).await.status, 200);
+    let snapshots: u64 = subscribers.join_all().await.into_iter().sum();
+    assert!(snapshots > 12, "only {snapshots} subscriptions fell into the stream");
+}
+
+#[tokio::test]
+async fn an_owner_gets_everything_once_and_others_nothing() {
+    let server = Server::start();
+    let mut owner = Client::connect_as(&server, "/media", &token("u")).await;
+    let mut other = Client::connect_as(&server, "/media", &token("v")).await;
+    let mut anonymous = Client::connect(&server, "/media").await;
+    anonymous.expect("welcome").await;
+    // All three may wait for an item that nobody has heard of.
+    for client in [&mut owner, &mut other, &mut anonymous] {
+        assert_eq!(client.call("subscribeMedia", json!(["m"])).await["success"], json!(true));
+    }
+    let body = |step: u32| json!({"progress": step, "stage": "s"});
+    assert_eq!(accepted(&post(&server, "/v1/media/m/progress", &body(1)).await), 3);
+    for client in [&mut owner, &mut other, &mut anonymous] {
+        client.expect("mediaProgress").await;
+    }
+    let owned = json!({"progress": 2, "stage": "s", "ownerId": "u"});
+    assert_eq!(accepted(&post(&server, "/v1/media/m/progress", &owned).await), 1);
+    assert_eq!(accepted(&post(&server, "/v1/media/m/progress", &body(3)).await), 1);
+    for progress in [2, 3] {
+        assert_eq!(owner.expect("mediaProgress").await["progress"], json!(progress));
+    }
+    owner.nothing_else().await;
+    for client in [&mut other, &mut anonymous] {
+        client.nothing_else().await;
+        let refused = client.call("subscribeMedia", json!(["m"])).await;
+        assert_eq!(refused, json!({"success": false, "error": "Not allowed"}));
+    }
+    // A device that has not subscribed gets the owner's events too.
+    let mut second = Client::connect_as(&server, "/media", &token("u")).await;
+    assert_eq!(accepted(&post(&server, "/v1/media/m/complete", &json!({"url": "x"})).await), 2);
+    second.expect("mediaComplete").await;
+    second.nothing_else().await;
+}
+
+#[tokio::test]
+async fn a_subscription_does_not_outlive_the_identity_that_allowed_it() {
+    let server = Server::start();
+    let mut client = Client::connect_as(&server, "/media", &token("u")).await;
+    for item in ["owned", "free"] {
+        assert_eq!(client.call("subscribeMedia", json!([item])).await["success"], json!(true));
+    }
+    let owned = json!({"progress": 1, "stage": "s", "ownerId": "u"});
+    accepted(&post(&server, "/v1/media/owned/progress", &owned).await);
+    client.expect("mediaProgress").await;
+
+    let answer = client.call("authenticate", json!([{"token": token("v")}])).await;
+    assert_eq!(answer, json!({"success": true, "userId": "v"}));
+    client.expect("authenticated").await;
+    assert_eq!(accepted(&post(&server, "/v1/media/owned/complete", &json!({"url": "x"})).await), 0);
+    assert_eq!(accepted(&post(&server, "/v1/media/free/complete", &json!({"url": "x"})).await), 1);
+    let (event, payload): (String, Value) = client.next().await;
+    assert_eq!((event.as_str(), &payload["mediaId"]), ("mediaComplete", &json!("free")));
+    client.nothing_else().await;
+}

@@ -1,0 +1,175 @@
+//! What publishers can rely on.
+
+use serde_json::{Value, json};
+
+use crate::api::{accepted, get, post, post_with};
+use crate::client::Client;
+use crate::server::{OTHER_KEY, Server, token};
+
+#[tokio::test]
+async fn a_room_event_reaches_the_room() {
+    let server = Server::start();
+    let (mut inside, mut outside) = (Client::connect(&server, "/").await, Client::connect(&server, "/").await);
+    let joined = json!({"room": "project-1", "success": true});
+    assert_eq!(inside.call("joinRoom", json!(["project-1"])).await, joined);
+    inside.expect("welcome").await;
+    assert_eq!(inside.expect("roomJoined").await, joined);
+
+    let update = json!({"event": "projectUpdate", "data": {"title": "New", "n": 12345678901234567890u64}});
+    assert_eq!(accepted(&post(&server, "/v1/rooms/project-1/events", &update).await), 1);
+    assert_eq!(inside.expect("projectUpdate").await, update["data"]);
+    // The default of data is no argument; null is one.
+    accepted(&post(&server, "/v1/rooms/project-1/events", &json!({"event": "bare"})).await);
+    inside.expect("bare").await;
+    // The same name on another namespace is another room.
+    let elsewhere = json!({"event": "e", "namespace": "/media", "delivery": "latest"});
+    assert_eq!(accepted(&post(&server, "/v1/rooms/project-1/events", &elsewhere).await), 0);
+    inside.nothing_else().await;
+    outside.expect("welcome").await;
+    outside.nothing_else().await;
+}
+
+#[tokio::test]
+async fn a_user_is_reached_on_every_device_and_by_nobody_else() {
+    let server = Server::start();
+    let mut devices = [
+        Client::connect_as(&server, "/notifications", &token("u1")).await,
+        Client::connect_as(&server, "/notifications", &token("u1")).await,
+    ];
+    let mut other = Client::connect_as(&server, "/notifications", &token("u2")).await;
+    let body = json!({"type": "success", "title": "Done", "message": "Ready.", "data": {"mediaId": "m"}});
+    let answer = post(&server, "/v1/users/u1/notifications", &body).await;
+    assert_eq!(accepted(&answer), 2);
+    assert_eq!(answer.json()["stored"], json!(false));
+    for device in &mut devices {
+        let mut notification = device.expect("notification").await;
+        assert_eq!(notification["id"], answer.json()["id"]);
+        assert_eq!(notification["timestamp"].as_str().map(str::len), Some(24));
+        for field in ["id", "timestamp"] {
+            notification.as_object_mut().expect("an object").remove(field);
+        }
+        assert_eq!(notification, body);
+    }
+    other.nothing_else().await;
+
+    let listed = get(&server, "/v1/users/u1/notifications").await.json();
+    assert_eq!(listed["notifications"][0]["id"], answer.json()["id"]);
+    assert_eq!(listed.get("next"), None);
+}
+
+#[tokio::test]
+async fn a_repeat_gets_the_first_receipt_and_reaches_nobody() {
+    let server = Server::start();
+    let mut client = Client::connect(&server, "/").await;
+    client.expect("welcome").await;
+    client.call("joinRoom", json!(["r"])).await;
+    client.expect("roomJoined").await;
+
+    let (path, key) = ("/v1/rooms/r/events", ("idempotency-key", "k1"));
+    let body = json!({"event": "e"});
+    let mut requests = tokio::task::JoinSet::new();
+    let server = std::sync::Arc::new(server);
+    for _ in 0..20 {
+        let (server, body) = (std::sync::Arc::clone(&server), body.clone());
+        requests.spawn(async move {
+            let answer = post_with(&server, path, &[key], &body).await;
+            (answer.json(), answer.header("idempotent-replayed") == "true")
+        });
+    }
+    let answers = requests.join_all().await;
+    assert!(answers.windows(2).all(|pair| pair[0].0 == pair[1].0), "{answers:?}");
+    assert_eq!(answers[0].0["delivered"], json!(1));
+    assert_eq!(answers.iter().filter(|(_, replayed)| !replayed).count(), 1);
+
+    let reused = post_with(&server, path, &[key], &json!({"event": "other"})).await;
+    reused.problem(422, "idempotency_key_reused");
+    let reused = post_with(&server, "/v1/rooms/s/events", &[key], &body).await;
+    reused.problem(422, "idempotency_key_reused");
+    // Another publisher's key is another one.
+    let other = format!("Bearer {OTHER_KEY}");
+    let answer = post_with(&server, path, &[key, ("authorization", other.as_str())], &body).await;
+    assert_eq!((accepted(&answer), answer.header("idempotent-replayed")), (1, ""));
+
+    client.expect("e").await;
+    client.expect("e").await;
+    client.nothing_else().await;
+}
+
+#[tokio::test]
+async fn a_notification_id_is_published_once() {
+    let server = Server::start();
+    let mut client = Client::connect_as(&server, "/notifications", &token("u")).await;
+    let body = json!({"type": "info", "title": "t", "message": "m", "id": "n1"});
+    let first = post(&server, "/v1/users/u/notifications", &body).await.json();
+    assert_eq!(first, json!({"id": "n1", "stored": false, "delivered": 1}));
+    assert_eq!(post(&server, "/v1/users/u/notifications", &body).await.json(), first);
+    let other = json!({"type": "info", "title": "another", "message": "m", "id": "n1"});
+    post(&server, "/v1/users/u/notifications", &other).await.problem(422, "notification_id_reused");
+    client.expect("notification").await;
+    client.nothing_else().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_carried_out_in_order_with_a_receipt_each() {
+    let server = Server::start();
+    let mut client = Client::connect(&server, "/").await;
+    client.expect("welcome").await;
+    client.call("joinRoom", json!(["r"])).await;
+    client.expect("roomJoined").await;
+
+    let items: Vec<Value> =
+        (0..200).map(|n| json!({"kind": "roomEvent", "room": "r", "event": "e", "data": n})).collect();
+    let answer = post(&server, "/v1/publish", &json!(items)).await;
+    assert_eq!(answer.status, 200);
+    let receipts = answer.json();
+    let receipts = receipts.as_array().expect("an array");
+    assert_eq!(receipts.len(), 200);
+    assert!(receipts.iter().all(|receipt| receipt["delivered"] == json!(1)));
+    for n in 0..200 {
+        assert_eq!(client.expect("e").await, json!(n));
+    }
+
+    let items = json!([
+        {"kind": "complete", "mediaId": "m", "url": "u"},
+        {"kind": "progress", "mediaId": "m", "progress": 1, "stage": "s"},
+        {"kind": "roomEvent", "room": "r", "event": "after"},
+        {"kind": "roomEvent", "room": "r", "event": "pong"},
+        5
+    ]);
+    let key = ("idempotency-key", "batch");
+    let first = post_with(&server, "/v1/publish", &[key], &items).await;
+    assert_eq!(first.status, 207);
+    let answers = first.json();
+    let statuses: Vec<Option<u64>> =
+        answers.as_array().expect("an array").iter().map(|answer| answer["status"].as_u64()).collect();
+    assert_eq!(statuses, [None, Some(409), None, Some(422), Some(422)]);
+    assert_eq!(answers[3]["errors"][0]["field"], json!("event"));
+    client.expect("after").await;
+    // The repeat has the same receipts, and reaches nobody.
+    assert_eq!(post_with(&server, "/v1/publish", &[key], &items).await.json(), answers);
+    client.nothing_else().await;
+    post_with(&server, "/v1/publish", &[key], &json!([])).await.problem(422, "idempotency_key_reused");
+
+    let too_many: Vec<Value> = (0..1_001).map(|_| json!(1)).collect();
+    post(&server, "/v1/publish", &json!(too_many)).await.problem(422, "invalid");
+    assert_eq!(post(&server, "/v1/publish", &json!([])).await.json(), json!([]));
+}
+
+#[tokio::test]
+async fn notifications_are_paged() {
+    let server = Server::start();
+    for n in 0..5 {
+        let body = json!({"type": "info", "title": "t", "message": "m", "id": format!("n{n}")});
+        assert_eq!(post(&server, "/v1/users/u/notifications", &body).await.status, 200);
+    }
+    let mut ids = Vec::new();
+    let mut path = "/v1/users/u/notifications?limit=2".to_owned();
+    loop {
+        let page = get(&server, &path).await.json();
+        let page_ids = page["notifications"].as_array().expect("an array");
+        ids.extend(page_ids.iter().map(|notification| notification["id"].clone()));
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/users/u/notifications?limit=2&before={next}");
+    }
+    assert_eq!(ids, ["n4", "n3", "n2", "n1", "n0"]);
+}

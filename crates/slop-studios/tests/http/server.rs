@@ -1,0 +1,94 @@
+//! A server process, gone when the test ends.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Value, json};
+use slop_studios::identity::{SigningAlgorithm, TokenSigner, epoch_seconds};
+
+const SECRET: &str = "a secret of the tests, longer than thirty-two bytes";
+pub(crate) const KEY: &str = "a-publisher-key-of-the-tests-32-bytes";
+pub(crate) const OTHER_KEY: &str = "another-publisher-key-of-the-tests-32";
+
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With settings as in the environment.
+    pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_slop-studios"))
+            .arg("serve")
+            .env_clear()
+            .env("HOST", "127.0.0.1")
+            .env("PORT", "0")
+            .env("SHARDS", "2")
+            .env("JWT_SECRET", SECRET)
+            .env("API_KEYS", format!("{KEY},{OTHER_KEY}"))
+            .env("SHUTDOWN_GRACE_MS", "3000")
+            .env("LOG_LEVEL", "error")
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let output = child.stdout.take().expect("its output is piped");
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).expect("it says where it listens");
+        let address = line.trim().strip_prefix("listening on http://").map(str::parse);
+        let address = address.expect("the start-up line").expect("an address");
+        Self { child, address }
+    }
+
+    /// Waits until it has stopped.
+    pub(crate) async fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it did not stop in time");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
+        assert!(status.expect("sh runs").success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let crashed = self.child.try_wait().ok().flatten().is_some_and(|status| !status.success());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        assert!(!crashed || std::thread::panicking(), "the server crashed");
+    }
+}
+
+/// A token of this user that is valid for an hour.
+pub(crate) fn token(user: &str) -> String {
+    token_until(user, 3600)
+}
+
+/// A token of this user that ends in so many seconds.
+pub(crate) fn token_until(user: &str, seconds: i64) -> String {
+    let now = i64::try_from(epoch_seconds()).expect("a date");
+    signed(json!({"userId": user, "email": format!("{user}@example.com"), "exp": now + seconds}))
+}
+
+fn signed(claims: Value) -> String {
+    let Value::Object(claims) = claims else { panic!("claims are an object") };
+    let signer = TokenSigner::new(&SecretString::from(SECRET));
+    let token = signer.sign(SigningAlgorithm::Hs256, &claims).expect("HMAC signs");
+    token.expose_secret().to_owned()
+}
