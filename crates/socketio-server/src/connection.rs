@@ -167,7 +167,7 @@ impl Connection {
         if bytes > self.shard.config.outbox_hard_limit {
             self.write_now();
             if self.outbox.borrow().bytes() > self.shard.config.outbox_hard_limit {
-                self.outbox.borrow_mut().clear();
+                self.outbox.borrow_mut().abandon();
                 self.close_later(DisconnectReason::OutboxFull);
             }
         }
@@ -203,9 +203,6 @@ impl Connection {
 
     /// False if the connection is broken.
     fn write_now(&self) -> bool {
-        if self.close_due.get() == Some(DisconnectReason::OutboxFull) {
-            return true;
-        }
         let flushed = self.transport.borrow_mut().flush(&mut self.outbox.borrow_mut(), &self.shard.metrics);
         match flushed {
             Flushed::All => self.blocked_since.set(None),
@@ -635,6 +632,7 @@ impl Connection {
         }
         drop(connections);
         self.wake_reader();
+        self.shard.something_ended();
     }
 }
 

@@ -14,10 +14,15 @@ pub(crate) struct Outbox {
     written: usize,
     /// Bytes that still wait.
     bytes: usize,
+    /// Frames were dropped. Half of one may be out, and none may follow it.
+    abandoned: bool,
 }
 
 impl Outbox {
     pub(crate) fn push(&mut self, frame: Rc<Frame>) {
+        if self.abandoned {
+            return;
+        }
         self.bytes += frame.len();
         self.frames.push_back(frame);
     }
@@ -77,6 +82,15 @@ impl Outbox {
 
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// Drops what waits and what is still to come.
+    pub(crate) fn abandon(&mut self) {
+        *self = Self { abandoned: true, ..Self::default() };
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned
     }
 
     /// Gives the queue's memory back if nothing waits.

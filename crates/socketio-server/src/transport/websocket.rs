@@ -239,6 +239,9 @@ fn handle_frames(
 
 /// Writes what waits, as much as the kernel takes.
 pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &ShardMetrics) -> Flushed {
+    if outbox.is_abandoned() {
+        return Flushed::Broken;
+    }
     let mut progress = false;
     while !outbox.is_empty() {
         let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
