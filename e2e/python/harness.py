@@ -60,6 +60,10 @@ class Server:
                 "DATA_DIR": self._data.name,
                 "LOG_LEVEL": "warn",
                 "SHUTDOWN_GRACE_MS": str(int(GRACE * 1000)),
+                # On polling, python-engineio's disconnect() waits for the pending poll, and sends no CLOSE if it was
+                # called between the poll that brought an ack and the answer to the POST that asked for it. Then only
+                # the next heartbeat ends it.
+                "PING_INTERVAL_MS": "2000",
                 **env,
             },
             stdin=subprocess.DEVNULL,

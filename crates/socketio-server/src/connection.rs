@@ -695,7 +695,8 @@ impl BacklogGuard {
 
 impl Drop for BacklogGuard {
     fn drop(&mut self) {
-        if self.0.inner().backlog.borrow().is_some() {
+        // A handler that is dropped as the server stops has not panicked.
+        if std::thread::panicking() && self.0.inner().backlog.borrow().is_some() {
             self.0.inner().connection.shard.metrics.handler_panics.increment();
             self.0.inner().connection.close_later(DisconnectReason::HandlerPanic);
         }

@@ -94,7 +94,7 @@ describe('SIGTERM', () => {
     }
   });
 
-  test('peers that do not take part: silent, stuck, half a request', async () => {
+  test('peers that do not take part: silent, stuck, half a request', async (t) => {
     const server = await start();
     const silent = tcp(server.port, '127.0.0.1');
     await once(silent, 'connect');
@@ -106,13 +106,14 @@ describe('SIGTERM', () => {
     stuck.send('40');
     await once(stuck, 'message');
     stuck.pause();
-    const peers = [silent, half, stuck];
-    for (const peer of peers) peer.on('error', () => {}); // a reset is one way to be sent away
+    for (const peer of [silent, half, stuck]) peer.on('error', () => {}); // a reset is one way to be sent away
+    t.after(() => {
+      silent.destroy();
+      half.destroy();
+      stuck.terminate();
+    });
     const live = await connect(server);
     await live.fence();
     await stop(server);
-    silent.destroy();
-    half.destroy();
-    stuck.terminate();
   });
 });

@@ -305,31 +305,23 @@ fn post(session: &Rc<Connection>, body: &[u8], reply: oneshot::Sender<Reply>) {
         // It is a WebSocket now, and this must not get in between its messages.
         None => return drop(reply.send(Err(EngineError::BadRequest))),
     }
-    match session.turn(|| handle_payload(session, body)) {
-        // A handler ended the connection. That is the next poll's to tell, and no fault of this request.
-        Ok(()) if session.is_closed() => drop(reply.send(Ok(b"ok".to_vec()))),
-        Ok(()) => {
-            let paused = session.is_paused();
-            let reply = with_polling(session, |polling| {
-                if paused {
-                    polling.post = Some(reply);
-                    None
-                } else {
-                    Some(reply)
-                }
-            });
-            if let Some(Some(reply)) = reply {
-                let _ = reply.send(Ok(b"ok".to_vec()));
+    let outcome = session.turn(|| {
+        let outcome = handle_payload(session, body);
+        // The POST is answered before the poll that brings what it caused: python-engineio's `disconnect` waits for a
+        // POST that is still open, and would do so until the next heartbeat.
+        match outcome {
+            Ok(()) if session.is_paused() || session.is_over_soft_limit() => {
+                with_polling(session, |polling| polling.post = Some(reply));
             }
+            Ok(()) | Err(DisconnectReason::TransportClose) => drop(reply.send(Ok(b"ok".to_vec()))),
+            Err(_) => drop(reply.send(Err(EngineError::BadRequest))),
         }
-        Err(DisconnectReason::TransportClose) => {
-            let _ = reply.send(Ok(b"ok".to_vec()));
-            session.close(DisconnectReason::TransportClose);
-        }
-        Err(reason) => {
-            let _ = reply.send(Err(EngineError::BadRequest));
-            session.close(reason);
-        }
+        outcome
+    });
+    match outcome {
+        Ok(()) if session.is_paused() => {}
+        Ok(()) => drop(with_polling(session, Polling::release_post)),
+        Err(reason) => session.close(reason),
     }
 }
 
