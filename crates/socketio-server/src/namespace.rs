@@ -41,7 +41,9 @@ pub(crate) enum Handler {
 /// A namespace's name and handlers.
 ///
 /// The events of one socket are handled in the order they came; an asynchronous handler makes the next event of its
-/// socket wait. The acks that a client sends, and other sockets, do not wait for it.
+/// socket wait, and no other socket's. While more events wait than
+/// [`Config::handler_backlog`](crate::Config::handler_backlog) allows, nothing of their connection is read, the acks of its client
+/// included.
 pub struct Namespace {
     name: &'static str,
     handlers: HashMap<&'static str, Handler>,

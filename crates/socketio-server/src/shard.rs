@@ -213,8 +213,10 @@ impl Shard {
             }
             Command::EachInRoom { namespace, room, f } => {
                 let members: Vec<Socket> = {
-                    let rooms = self.space(namespace).rooms.borrow();
-                    rooms.members(&room).iter().map(|member| member.socket.clone()).collect()
+                    let space = self.space(namespace);
+                    let (rooms, sockets) = (space.rooms.borrow(), space.sockets.borrow());
+                    let own = Id::parse(&room).and_then(|id| sockets.get(&id));
+                    rooms.members(&room).iter().map(|member| &member.socket).chain(own).cloned().collect()
                 };
                 for socket in &members {
                     self.guarded(|| f(socket));

@@ -1,0 +1,21 @@
+//! The engine as its clients see it: a real server on a loopback port, raw HTTP and raw WebSocket frames against it.
+//!
+//! The cases of the official Engine.IO 4 and Socket.IO 5 suites are all here, in our own words; what those suites leave
+//! out (loss, order, limits, hostile bytes, ends) is what most of this is about.
+
+#[macro_use]
+mod harness;
+mod client;
+
+mod backpressure;
+mod drain;
+mod events_and_acks;
+mod handshake;
+mod heartbeat;
+mod hostile;
+mod namespaces;
+mod panics;
+mod polling;
+mod rooms_and_broadcasts;
+mod upgrade;
+mod websocket;
