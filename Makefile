@@ -3,10 +3,10 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run test check fmt e2e fuzz deny
+.PHONY: help run test check fmt e2e fuzz deny bench bench-quick
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Build the server and start it for development
 	$(CARGO) run --release --locked --bin slop-studios -- dev
@@ -33,3 +33,14 @@ fuzz: ## Fuzz every parser that a peer reaches, FUZZ_SECONDS each (needs nightly
 
 deny: ## Licences, sources and duplicates of the dependencies (needs cargo-deny)
 	$(CARGO) deny check licenses sources bans
+
+bench: bench-build ## Measure against other Socket.IO servers for an hour and write docs/benchmarks.md (needs Node)
+	$(TARGET)/release/loadgen bench --markdown docs/benchmarks.md --json $(TARGET)/bench.json
+
+bench-quick: bench-build ## The same as a look of two minutes; writes nothing
+	$(TARGET)/release/loadgen bench --quick
+
+.PHONY: bench-build
+bench-build:
+	bench/setup
+	$(CARGO) build --release --locked -p loadgen -p slop-studios --bins

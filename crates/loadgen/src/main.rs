@@ -1,0 +1,156 @@
+//! The binary `loadgen`: parses, runs, turns the outcome into an exit code.
+
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use loadgen::bench::{self, Order};
+use loadgen::publishing::Lanes;
+use loadgen::server::{self, Kind, Places};
+use loadgen::{machine, report};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Drives Socket.IO servers and reads from the system what it costs them.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure servers side by side and print tables of medians.
+    Bench(BenchArgs),
+    /// List the workloads.
+    Workloads,
+    /// Become a program that ends when our parent does.
+    #[command(hide = true)]
+    Exec {
+        #[arg(last = true, required = true)]
+        program: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct BenchArgs {
+    /// Measurements of each server under each workload [default: 5; quick: 1].
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// A look of two minutes instead of figures that are kept.
+    #[arg(long)]
+    quick: bool,
+    /// Workloads, by name or the beginning of their names, separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "WORKLOAD")]
+    only: Vec<String>,
+    /// Servers, separated by commas: ours, ours-2, engine, engine-2, floor, uws, bun, socketioxide, ws.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "SERVER",
+        default_value = "ours,ours-2,floor,uws,bun,socketioxide,ws"
+    )]
+    servers: Vec<String>,
+    /// Over how many connections publishes go in: one for all, or one each [default: over HTTP one each, else one].
+    #[arg(long, value_enum, value_name = "LANES")]
+    lanes: Option<LanesArg>,
+    /// Write all measurements to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the tables into this document, and the growth plot beside it.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Where the servers of others are.
+    #[arg(long, value_name = "DIR", default_value = "bench/peers")]
+    peers: PathBuf,
+    /// Where our release builds are [default: beside this program].
+    #[arg(long, value_name = "DIR")]
+    binaries: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LanesArg {
+    /// One connection; what is due at the same time goes out in one write.
+    Shared,
+    /// A connection for each publish in flight.
+    Each,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Bench(args) => run(&args),
+        Command::Workloads => {
+            for workload in loadgen::workload::all() {
+                println!("{:20} {} ({})", workload.name(), workload.title(), workload.unit());
+            }
+            Ok(())
+        }
+        Command::Exec { program } => server::exec(&program),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &BenchArgs) -> Result<()> {
+    let servers: Vec<Kind> = (args.servers.iter())
+        .map(|name| Kind::named(name).with_context(|| format!("no server is called {name}")))
+        .collect::<Result<_>>()?;
+    let order = Order {
+        workloads: bench::choose(&args.only, args.quick)?,
+        servers,
+        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 5 }).max(1),
+        quick: args.quick,
+        lanes: args.lanes.map(|lanes| match lanes {
+            LanesArg::Shared => Lanes::Shared,
+            LanesArg::Each => Lanes::Each,
+        }),
+    };
+    let own = std::env::current_exe()?;
+    let binaries = args.binaries.clone().or_else(|| own.parent().map(PathBuf::from));
+    let binaries = binaries.context("this program has no directory")?;
+    let places = Places { launcher: own, binaries, peers: args.peers.clone() };
+
+    // The servers inherit it. 16,000 connections are the most that a workload has.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    if most < 16_500 && order.workloads.iter().any(|workload| workload.name() == "growth-16000") {
+        bail!("{most} open files are allowed, 16,500 are needed (`ulimit -Hn`)");
+    }
+
+    let results = order.carry_out(&places, |series| {
+        if let (Some(first), Some(table)) = (series.first(), report::table(&series.iter().collect::<Vec<_>>())) {
+            println!("\n{}: {}\n{}", first.workload.name(), first.workload.title(), table.text());
+        }
+    })?;
+    println!("\n{}", report::promises(&results, false).text());
+    if results.skipped > 0 {
+        println!("{} measurements were skipped: no time was left.", results.skipped);
+    }
+    if let Some(path) = &args.json {
+        std::fs::write(path, results.to_json()?).with_context(|| format!("write {}", path.display()))?;
+    }
+    if let Some(path) = &args.markdown {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let command = format!("loadgen {}", arguments.join(" "));
+        report::save(path, &results, &command, &machine::describe(&places))?;
+    }
+    let failures = results.own_failures();
+    if let Some(first) = failures.first() {
+        bail!(
+            "{} series of ours failed, the first {} under {}: {}",
+            failures.len(),
+            first.server,
+            first.workload.name(),
+            first.error().unwrap_or_default()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! What a server says in a text message, told apart by its first bytes.
+
+/// A message of a server, as far as the load cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// A published event; what follows its name and the comma.
+    Update(&'a [u8]),
+    /// Engine.IO's handshake.
+    Open,
+    /// Engine.IO's heartbeat.
+    Ping,
+    /// A namespace is connected.
+    Connected,
+    /// A namespace is refused.
+    Refused,
+    /// The default namespace's `welcome`.
+    Welcome,
+    /// The event `pong`.
+    Pong,
+    /// An acknowledgement in the default namespace: its id and its arguments.
+    Ack(u32, &'a [u8]),
+    /// Something that was not waited for.
+    Other,
+}
+
+/// Tells what `text` is.
+#[inline]
+#[must_use]
+pub fn classify(text: &[u8]) -> Message<'_> {
+    if let Some(rest) = text.strip_prefix(br#"42["update","#) {
+        return Message::Update(rest);
+    }
+    match text {
+        [b'4', b'3', rest @ ..] => ack(rest),
+        [b'4', b'2', rest @ ..] if rest.starts_with(br#"["pong""#) => Message::Pong,
+        [b'4', b'2', rest @ ..] if rest.starts_with(br#"["welcome""#) => Message::Welcome,
+        [b'2'] => Message::Ping,
+        [b'0', ..] => Message::Open,
+        [b'4', b'0', ..] => Message::Connected,
+        [b'4', b'4', ..] => Message::Refused,
+        _ => Message::Other,
+    }
+}
+
+fn ack(rest: &[u8]) -> Message<'_> {
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (id, args) = rest.split_at(digits);
+    match std::str::from_utf8(id).ok().and_then(|id| id.parse().ok()) {
+        Some(id) => Message::Ack(id, args),
+        None => Message::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_servers_send_is_told_apart() {
+        for (text, message) in [
+            (r#"42["update",{"p":1}]"#, Message::Update(br#"{"p":1}]"#)),
+            (r#"42["update2",{"p":1}]"#, Message::Other),
+            (r#"42/media,["update",1]"#, Message::Other),
+            (r#"0{"sid":"x"}"#, Message::Open),
+            ("2", Message::Ping),
+            (r#"40{"sid":"x"}"#, Message::Connected),
+            (r#"40/media,{"sid":"x"}"#, Message::Connected),
+            (r#"44{"message":"no"}"#, Message::Refused),
+            (r#"42["welcome",{}]"#, Message::Welcome),
+            (r#"42["pong",{"timestamp":1}]"#, Message::Pong),
+            ("43[1]", Message::Other),
+            (r#"4312[{"success":true}]"#, Message::Ack(12, br#"[{"success":true}]"#)),
+            ("", Message::Other),
+            ("6", Message::Other),
+        ] {
+            assert_eq!(classify(text.as_bytes()), message, "{text}");
+        }
+    }
+}

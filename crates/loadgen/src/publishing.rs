@@ -1,0 +1,339 @@
+//! The closed loop that publishes: each publisher has one publish in flight, from when it is sent until the server has
+//! acknowledged it and all its deliveries have arrived.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use hdrhistogram::Histogram;
+
+use crate::http::{self, Response};
+use crate::message::Message;
+use crate::net::{ConnId, Load, Net, Plan, TICK, encode_text, room_name};
+use crate::stamp::Stamp;
+use crate::tally::Tally;
+
+/// How events get into a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// The product's publish API.
+    Http,
+    /// An event `publish` of a client.
+    Socket,
+}
+
+/// Over how many connections publishes go in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lanes {
+    /// One for all; what is due at the same time goes out in one write (over HTTP: pipelined).
+    Shared,
+    /// One for each publish in flight.
+    Each,
+}
+
+/// The way into a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entrance {
+    /// How events get in.
+    pub door: Door,
+    /// Over how many connections.
+    pub lanes: Lanes,
+}
+
+impl Entrance {
+    /// What suits the door best: a server that reads several publishes at once can write them at once, and HTTP
+    /// answers one request of a connection after the other.
+    #[must_use]
+    pub const fn by(door: Door) -> Self {
+        let lanes = match door {
+            Door::Http => Lanes::Each,
+            Door::Socket => Lanes::Shared,
+        };
+        Self { door, lanes }
+    }
+}
+
+/// Who publishes what to whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Rooms, each with its members.
+    pub rooms: u16,
+    /// Members of each room that read at once.
+    pub members: usize,
+    /// Members of the first room that are slow on purpose.
+    pub slow: usize,
+    /// Publishes in flight.
+    pub in_flight: usize,
+    /// Bytes of an event's data, as JSON.
+    pub bytes: usize,
+}
+
+impl Shape {
+    /// One room.
+    #[must_use]
+    pub const fn room(members: usize, in_flight: usize, bytes: usize) -> Self {
+        Self { rooms: 1, members, slow: 0, in_flight, bytes }
+    }
+
+    fn streams_per_room(&self) -> usize {
+        self.in_flight.div_ceil(usize::from(self.rooms))
+    }
+}
+
+/// The ack id of the first publisher's publishes; the others' follow.
+const PUBLISH_ACK: u32 = 100;
+
+/// Nothing arrives for so long: something is lost.
+const STALL: Duration = Duration::from_secs(5);
+
+/// How often a slow member reads.
+const SLOW_EVERY: Duration = Duration::from_millis(200);
+
+/// Connections made at a time.
+pub(crate) const CONCURRENCY: usize = 64;
+
+#[derive(Debug)]
+struct Publisher {
+    lane: usize,
+    /// The rooms and streams that are its own, one after the other.
+    targets: Vec<(u16, u8)>,
+    turn: usize,
+    acked: bool,
+    delivered: bool,
+}
+
+/// A connection that publishes go in by.
+#[derive(Debug)]
+struct Lane {
+    conn: ConnId,
+    /// What is to go out with the next write.
+    unsent: Vec<u8>,
+    /// Publishers that wait for a response, in the order of their requests.
+    waiting: VecDeque<usize>,
+}
+
+/// Members, publishers and what became of the publishes.
+#[derive(Debug)]
+pub struct Publishing {
+    shape: Shape,
+    door: Door,
+    publishers: Vec<Publisher>,
+    lanes: Vec<Lane>,
+    /// By room and stream: whose it is.
+    owners: Vec<usize>,
+    /// All members, the slow ones last.
+    members: Vec<ConnId>,
+    slow: Vec<ConnId>,
+    tally: Tally,
+    publishes: u64,
+    latency: Histogram<u64>,
+    /// Publishers whose publish is over.
+    free: Vec<usize>,
+    data: Vec<u8>,
+    text: Vec<u8>,
+}
+
+impl Publishing {
+    /// Connects members and publishers.
+    ///
+    /// # Errors
+    /// If a connection fails.
+    pub fn begin(net: &mut Net, entrance: Entrance, shape: Shape) -> Result<Self> {
+        let streams_per_room = shape.streams_per_room();
+        let mut tally = Tally::new(usize::from(shape.rooms), streams_per_room);
+        let rooms = (0..shape.rooms).flat_map(|room| std::iter::repeat_n(room, shape.members));
+        let rooms: Vec<u16> = rooms.chain(std::iter::repeat_n(0, shape.slow)).collect();
+        let (members, _) = net.connect_all(rooms.iter().map(|&room| Plan::member(room)), CONCURRENCY)?;
+        let prompt = members.len() - shape.slow;
+        for (index, (&conn, &room)) in members.iter().zip(&rooms).enumerate() {
+            tally.join(conn, room, index >= prompt);
+        }
+        let slow = members[prompt..].to_vec();
+        for &conn in &slow {
+            net.pause(conn)?;
+        }
+
+        let Entrance { door, lanes } = entrance;
+        let plan = if door == Door::Http { Plan::Http } else { Plan::IDLE };
+        let lane_count = if lanes == Lanes::Each { shape.in_flight } else { 1 };
+        let (conns, _) = net.connect_all(std::iter::repeat_n(plan, lane_count), CONCURRENCY)?;
+        let lane = |conn| Lane { conn, unsent: Vec::new(), waiting: VecDeque::new() };
+        let lanes: Vec<Lane> = conns.into_iter().map(lane).collect();
+        let publisher =
+            |index| Publisher { lane: index % lane_count, targets: Vec::new(), turn: 0, acked: true, delivered: true };
+        let mut publishers: Vec<Publisher> = (0..shape.in_flight).map(publisher).collect();
+        let mut owners = Vec::new();
+        for room in 0..shape.rooms {
+            for stream in 0..streams_per_room {
+                let owner = owners.len() % publishers.len();
+                publishers[owner].targets.push((room, stream as u8));
+                owners.push(owner);
+            }
+        }
+        Ok(Self {
+            shape,
+            door,
+            free: (0..publishers.len()).collect(),
+            publishers,
+            lanes,
+            owners,
+            members,
+            slow,
+            tally,
+            publishes: 0,
+            latency: Histogram::new_with_bounds(1, 600_000_000_000, 2)?,
+            data: Vec::new(),
+            text: Vec::new(),
+        })
+    }
+
+    /// All members.
+    #[must_use]
+    pub fn members(&self) -> &[ConnId] {
+        &self.members
+    }
+
+    /// Publishes for this long, then waits for all that is in flight, and checks that nothing was lost.
+    ///
+    /// # Errors
+    /// If something was lost, or a connection failed.
+    pub fn run(&mut self, net: &mut Net, time: Duration) -> Result<()> {
+        let until = Instant::now() + time;
+        let mut progress = (self.tally.deliveries(), Instant::now());
+        let mut slow_at = Instant::now() + SLOW_EVERY;
+        loop {
+            let now = Instant::now();
+            if now < until {
+                self.publish_all(net)?;
+            } else if self.free.len() == self.publishers.len() && self.tally.deliveries() == self.tally.due() {
+                break;
+            }
+            if !self.slow.is_empty() && now >= slow_at {
+                slow_at = now + SLOW_EVERY;
+                for conn in self.slow.clone() {
+                    net.read_paused(conn, self)?;
+                }
+            }
+            let timeout = if self.slow.is_empty() { TICK } else { slow_at.saturating_duration_since(now) };
+            net.turn(self, timeout)?;
+            if self.tally.deliveries() != progress.0 {
+                progress = (self.tally.deliveries(), now);
+            } else if now.duration_since(progress.1) > STALL {
+                self.tally.finish()?;
+                bail!("a publish was not acknowledged");
+            }
+        }
+        self.tally.finish()
+    }
+
+    /// Publishes so far.
+    #[must_use]
+    pub fn publishes(&self) -> u64 {
+        self.publishes
+    }
+
+    /// Deliveries so far.
+    #[must_use]
+    pub fn deliveries(&self) -> u64 {
+        self.tally.deliveries()
+    }
+
+    /// From each publish to each of its deliveries, in nanoseconds.
+    #[must_use]
+    pub fn latency(&self) -> &Histogram<u64> {
+        &self.latency
+    }
+
+    /// Forgets the latencies of a warm-up.
+    pub fn forget_latency(&mut self) {
+        self.latency.reset();
+    }
+
+    /// Sends a publish of everybody who has none in flight.
+    fn publish_all(&mut self, net: &mut Net) -> Result<()> {
+        for index in std::mem::take(&mut self.free) {
+            self.prepare(index);
+        }
+        for lane in &mut self.lanes {
+            if !lane.unsent.is_empty() {
+                net.send_raw(lane.conn, &lane.unsent)?;
+                lane.unsent.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, index: usize) {
+        let publisher = &mut self.publishers[index];
+        let (room, stream) = publisher.targets[publisher.turn];
+        publisher.turn = (publisher.turn + 1) % publisher.targets.len();
+        publisher.acked = false;
+        publisher.delivered = false;
+        let lane = &mut self.lanes[publisher.lane];
+        let stamp = self.tally.publish(room, stream, Instant::now());
+        self.publishes += 1;
+        self.data.clear();
+        stamp.write(&mut self.data, self.shape.bytes);
+        match self.door {
+            Door::Http => {
+                lane.waiting.push_back(index);
+                http::write_publish(&mut lane.unsent, &room_name(room), &self.data);
+            }
+            Door::Socket => {
+                let head = format!(r#"42{}["publish","{}","#, PUBLISH_ACK + index as u32, room_name(room));
+                self.text.clear();
+                self.text.extend_from_slice(head.as_bytes());
+                self.text.extend_from_slice(&self.data);
+                self.text.push(b']');
+                encode_text(&mut lane.unsent, &self.text);
+            }
+        }
+    }
+
+    fn acknowledged(&mut self, index: usize) -> Result<()> {
+        let publisher = self.publishers.get_mut(index).context("an ack for nobody")?;
+        if std::mem::replace(&mut publisher.acked, true) {
+            bail!("a publish was acknowledged twice");
+        }
+        if publisher.delivered {
+            self.free.push(index);
+        }
+        Ok(())
+    }
+}
+
+impl Load for Publishing {
+    #[inline]
+    fn message(&mut self, conn: ConnId, message: &Message<'_>, at: Instant) -> Result<()> {
+        match message {
+            Message::Update(data) => {
+                let stamp = Stamp::read(data, self.shape.bytes)?;
+                let delivered = self.tally.deliver(conn, &stamp, at)?;
+                if let Some(latency) = delivered.latency {
+                    self.latency.saturating_record(latency.as_nanos() as u64);
+                }
+                if let Some((room, stream)) = delivered.completes {
+                    let index = self.owners[usize::from(room) * self.shape.streams_per_room() + usize::from(stream)];
+                    let publisher = &mut self.publishers[index];
+                    publisher.delivered = true;
+                    if publisher.acked {
+                        self.free.push(index);
+                    }
+                }
+                Ok(())
+            }
+            Message::Ack(id @ PUBLISH_ACK.., _) => self.acknowledged((id - PUBLISH_ACK) as usize),
+            Message::Other => Ok(()),
+            message => bail!("{message:?} on a member"),
+        }
+    }
+
+    fn response(&mut self, conn: ConnId, response: &Response<'_>) -> Result<()> {
+        if !(200..300).contains(&response.status) {
+            bail!("status {} for a publish: {}", response.status, String::from_utf8_lossy(response.body));
+        }
+        let lane = self.lanes.iter_mut().find(|lane| lane.conn == conn);
+        let index = lane.and_then(|lane| lane.waiting.pop_front()).context("a response for nobody")?;
+        self.acknowledged(index)
+    }
+}
