@@ -2,7 +2,7 @@
 //!
 //! # How data flows
 //!
-//! [`bench`] goes through the [`workload`]s, and for each through the servers, round by round. For every measurement it
+//! [`mod@bench`] goes through the [`workload`]s, and for each through the servers, round by round. For every measurement it
 //! starts the [`server`] fresh, gives the workload a [`net::Net`], one `epoll` loop that holds all connections of the
 //! load, and gets a [`sample::Sample`] back. [`report`] makes tables of the medians, [`acceptance`] compares them with
 //! what was promised, [`plot`] draws them.
