@@ -29,7 +29,10 @@ fmt: ## Format the code
 
 FUZZ_SECONDS ?= 60
 fuzz: ## Fuzz every parser that a peer reaches, FUZZ_SECONDS each (needs nightly Rust and cargo-fuzz)
-	set -e; for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done
+	set -e; for target in $$(cargo +nightly fuzz list); do \
+	  mkdir -p fuzz/corpus/$$target; \
+	  cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS); \
+	done
 
 deny: ## Licences, sources and duplicates of the dependencies (needs cargo-deny)
 	$(CARGO) deny check licenses sources bans

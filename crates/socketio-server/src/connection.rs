@@ -150,14 +150,15 @@ impl Connection {
 
     /// Puts a frame into the outbox and has it written soon.
     pub(crate) fn queue(self: &Rc<Self>, frame: Rc<Frame>) {
-        if self.closed.get() {
-            return;
-        }
         self.shard.metrics.packets_queued.increment();
         self.queue_uncounted(frame);
     }
 
+    /// As `queue`, for what the metrics leave out or the caller counts.
     pub(crate) fn queue_uncounted(self: &Rc<Self>, frame: Rc<Frame>) {
+        if self.closed.get() {
+            return;
+        }
         let bytes = {
             let mut outbox = self.outbox.borrow_mut();
             outbox.push(frame);
@@ -197,7 +198,8 @@ impl Connection {
         } else if !written {
             self.close(DisconnectReason::TransportError);
         } else {
-            self.set_paused(self.is_over_soft_limit() || self.has_full_backlog());
+            // What a full backlog paused stays paused until it is not full; looking costs, so only then.
+            self.set_paused(self.is_over_soft_limit() || (self.paused.get() && self.has_full_backlog()));
         }
     }
 

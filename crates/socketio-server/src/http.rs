@@ -321,7 +321,10 @@ async fn polling_request(
         Method::POST => {
             let body = match read_body(shard, request.into_body()).await {
                 Err(EngineError::TooLarge) => {
-                    shard.route(EngineRequest::Oversized { sid });
+                    let (done, closed) = oneshot::channel();
+                    shard.route(EngineRequest::Oversized { sid, done });
+                    // Told only then, so that the client does not find its session open after that.
+                    let _ = closed.await;
                     Err(EngineError::TooLarge)
                 }
                 body => body,

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, io::IoSlice, rc::Rc};
 
+use smallvec::SmallVec;
 use socketio_protocol::engine_io::PayloadWriter;
 
 use crate::{config::FRAMES_PER_WRITE, frame::Frame};
@@ -35,16 +36,13 @@ impl Outbox {
         self.frames.is_empty()
     }
 
-    /// Fills `slices` with what is next to write and returns how many it filled.
-    pub(crate) fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>; FRAMES_PER_WRITE]) -> usize {
-        let mut count = 0;
-        for (slot, frame) in slices.iter_mut().zip(&self.frames) {
-            let bytes = frame.as_websocket();
-            let from = if count == 0 { self.written } else { 0 };
-            *slot = IoSlice::new(bytes.get(from..).unwrap_or_default());
-            count += 1;
-        }
-        count
+    /// What is next to write, in as many pieces as one write takes.
+    pub(crate) fn gather(&self) -> SmallVec<[IoSlice<'_>; FRAMES_PER_WRITE]> {
+        let mut from = self.written;
+        let frames = self.frames.iter().take(FRAMES_PER_WRITE);
+        frames
+            .map(|frame| IoSlice::new(frame.as_websocket().get(std::mem::take(&mut from)..).unwrap_or_default()))
+            .collect()
     }
 
     /// Takes note that the first `count` bytes were written.
@@ -117,9 +115,7 @@ mod tests {
         assert_eq!(outbox.bytes(), 4 + 5);
         let mut sent = Vec::new();
         while !outbox.is_empty() {
-            let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
-            let count = outbox.gather(&mut slices);
-            let all: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
+            let all: Vec<u8> = outbox.gather().iter().flat_map(|slice| slice.iter().copied()).collect();
             let taken = all.len().min(3);
             sent.extend_from_slice(&all[..taken]);
             outbox.advance(taken);

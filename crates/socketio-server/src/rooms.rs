@@ -5,7 +5,7 @@ use std::{collections::HashMap, rc::Rc};
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::socket::Socket;
+use crate::{connection::Connection, socket::Socket};
 
 /// Why a socket could not join a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +36,8 @@ struct Room {
 
 pub(crate) struct Member {
     pub(crate) socket: Socket,
+    /// The socket's, here as well so that a broadcast need not touch the socket's memory.
+    pub(crate) connection: Rc<Connection>,
     /// Index in the socket's memberships.
     slot: u32,
 }
@@ -91,7 +93,11 @@ impl Rooms {
         let members = &mut self.rooms[room].members;
         // Neither a shard's rooms nor a room's members reach 2^32: each takes more than a byte of memory.
         memberships.push(Membership { room: room as u32, position: members.len() as u32 });
-        members.push(Member { socket: socket.clone(), slot: (memberships.len() - 1) as u32 });
+        members.push(Member {
+            socket: socket.clone(),
+            connection: socket.inner().connection.clone(),
+            slot: (memberships.len() - 1) as u32,
+        });
         true
     }
 

@@ -304,36 +304,41 @@ impl Shard {
             }
         }
         let mut count = 0;
-        let mut give = |socket: &Socket| {
-            let inner = socket.inner();
-            if mark && inner.considered.replace(turn) == turn || job.except_socket == Some(inner.reference) {
+        let mut give = |socket: &Socket, connection: &Rc<Connection>| {
+            if mark && socket.inner().considered.replace(turn) == turn
+                || job.except_socket.is_some_and(|except| except == socket.reference())
+            {
                 return;
             }
-            if job.volatile && !inner.connection.is_ready() {
+            if job.volatile && !connection.is_ready() {
                 self.metrics.volatile_dropped.increment();
                 return;
             }
             for frame in &frames {
-                inner.connection.queue(frame.clone());
+                connection.queue_uncounted(frame.clone());
             }
             count += 1;
         };
         if job.rooms.is_empty() {
-            sockets.values().for_each(&mut give);
+            sockets.values().for_each(|socket| give(socket, &socket.inner().connection));
         }
         for room in &job.rooms {
-            rooms.members(room).iter().for_each(|member| give(&member.socket));
+            rooms.members(room).iter().for_each(|member| give(&member.socket, &member.connection));
             if let Some(socket) = Id::parse(room).and_then(|id| sockets.get(&id)) {
-                give(socket);
+                give(socket, &socket.inner().connection);
             }
         }
+        self.metrics.packets_queued.add(count * frames.len() as u64);
         job.finish(count);
     }
 
     /// Has the connection's outbox written soon.
     pub(crate) fn flush_soon(&self, connection: &Rc<Connection>) {
-        self.unflushed.borrow_mut().push_back(connection.clone());
-        self.flush_due.notify_one();
+        let mut unflushed = self.unflushed.borrow_mut();
+        if unflushed.is_empty() {
+            self.flush_due.notify_one();
+        }
+        unflushed.push_back(connection.clone());
     }
 
     /// Writes to the connections that have something new, some at a time. New events are queued between: a connection

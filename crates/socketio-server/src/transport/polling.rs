@@ -69,9 +69,10 @@ pub(crate) enum EngineRequest {
         body: Bytes,
         reply: oneshot::Sender<Reply>,
     },
-    /// A POST that was too large.
+    /// A POST that was too large. `done` is dropped when the session is closed.
     Oversized {
         sid: Id,
+        done: oneshot::Sender<()>,
     },
     /// Whether there is such a session; if not, the reply is dropped.
     Find {
@@ -93,7 +94,7 @@ impl EngineRequest {
             Self::Poll { sid, .. }
             | Self::PollDropped { sid }
             | Self::Post { sid, .. }
-            | Self::Oversized { sid }
+            | Self::Oversized { sid, .. }
             | Self::Find { sid, .. }
             | Self::Upgrade { sid, .. } => *sid,
         }
@@ -261,7 +262,10 @@ impl Shard {
                 }
             }
             EngineRequest::Post { body, reply, .. } => post(&session, &body, reply),
-            EngineRequest::Oversized { .. } => session.close(DisconnectReason::PayloadTooLarge),
+            EngineRequest::Oversized { done, .. } => {
+                session.close(DisconnectReason::PayloadTooLarge);
+                drop(done);
+            }
             EngineRequest::Find { reply, .. } => drop(reply.send(())),
             EngineRequest::Upgrade { stream, leftover, peer, .. } => upgrade::adopt(&session, stream, leftover, peer),
         }

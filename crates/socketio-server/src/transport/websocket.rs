@@ -1,7 +1,7 @@
 //! WebSocket: a task that reads, and writes that go straight to the socket.
 
 use std::{
-    io::{self, ErrorKind, IoSlice},
+    io::ErrorKind,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     DisconnectReason,
-    config::{CLOSE_LINGER, FRAMES_PER_WRITE, READ_BUFFER, READS_PER_TURN},
+    config::{CLOSE_LINGER, READ_BUFFER, READS_PER_TURN},
     connection::{Connection, Origin},
     frame::Frame,
     metrics::ShardMetrics,
@@ -244,12 +244,9 @@ pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &Shar
     }
     let mut progress = false;
     while !outbox.is_empty() {
-        let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
-        let count = outbox.gather(&mut slices);
-        let result = match slices.get(..count) {
-            Some([one]) => stream.try_write(one),
-            Some(several) => stream.try_write_vectored(several),
-            None => Err(io::Error::from(ErrorKind::InvalidInput)),
+        let result = match outbox.gather().as_slice() {
+            [one] => stream.try_write(one),
+            several => stream.try_write_vectored(several),
         };
         match result {
             Ok(0) => return Flushed::Broken,
