@@ -62,6 +62,27 @@ pub fn write_publish(out: &mut Vec<u8>, room: &str, payload: &[u8]) {
     out.push(b'}');
 }
 
+/// Appends an item of a batch request, as [`write_publish`] would ask for it.
+pub fn write_batch_item(out: &mut Vec<u8>, room: &str, payload: &[u8]) {
+    out.push(if out.is_empty() { b'[' } else { b',' });
+    // Writing to a `Vec` can't fail.
+    let _ = write!(out, r#"{{"kind":"roomEvent","room":"{room}","event":"update","data":"#);
+    out.extend_from_slice(payload);
+    out.push(b'}');
+}
+
+/// Appends a batch request of some items.
+pub fn write_batch(out: &mut Vec<u8>, items: &[u8]) {
+    let _ = write!(
+        out,
+        "POST /v1/publish HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {API_KEY}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        items.len() + 1
+    );
+    out.extend_from_slice(items);
+    out.push(b']');
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +99,19 @@ mod tests {
         let bytes = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x81\x00";
         let response = response(bytes).unwrap().unwrap();
         assert_eq!((response.status, response.len), (101, bytes.len() - 2));
+    }
+
+    #[test]
+    fn a_batch_is_an_array() {
+        let (mut items, mut out) = (Vec::new(), Vec::new());
+        write_batch_item(&mut items, "a", b"1");
+        write_batch_item(&mut items, "b", b"2");
+        write_batch(&mut out, &items);
+        let text = String::from_utf8(out).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}", body.len())));
+        let items: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(items[1], serde_json::json!({"kind": "roomEvent", "room": "b", "event": "update", "data": 2}));
     }
 
     #[test]

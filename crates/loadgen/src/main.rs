@@ -54,7 +54,8 @@ struct BenchArgs {
         default_value = "ours,ours-2,floor,uws,bun,socketioxide,ws"
     )]
     servers: Vec<String>,
-    /// Over how many connections publishes go in: one for all, or one each [default: over HTTP one each, else one].
+    /// How publishes that are due at the same time go in: together (over HTTP as a batch, else in one write) or each on
+    /// a connection of its own [default: together].
     #[arg(long, value_enum, value_name = "LANES")]
     lanes: Option<LanesArg>,
     /// Write all measurements to this file.
@@ -73,8 +74,8 @@ struct BenchArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LanesArg {
-    /// One connection; what is due at the same time goes out in one write.
-    Shared,
+    /// As one batch request, or in one write to a socket.
+    Together,
     /// A connection for each publish in flight.
     Each,
 }
@@ -109,7 +110,7 @@ fn run(args: &BenchArgs) -> Result<()> {
         rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 5 }).max(1),
         quick: args.quick,
         lanes: args.lanes.map(|lanes| match lanes {
-            LanesArg::Shared => Lanes::Shared,
+            LanesArg::Together => Lanes::Together,
             LanesArg::Each => Lanes::Each,
         }),
     };

@@ -1,7 +1,6 @@
 //! The closed loop that publishes: each publisher has one publish in flight, from when it is sent until the server has
 //! acknowledged it and all its deliveries have arrived.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -25,8 +24,8 @@ pub enum Door {
 /// Over how many connections publishes go in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lanes {
-    /// One for all; what is due at the same time goes out in one write (over HTTP: pipelined).
-    Shared,
+    /// What is due at the same time goes in together: one write to a socket, one batch request over HTTP.
+    Together,
     /// One for each publish in flight.
     Each,
 }
@@ -41,15 +40,10 @@ pub struct Entrance {
 }
 
 impl Entrance {
-    /// What suits the door best: a server that reads several publishes at once can write them at once, and HTTP
-    /// answers one request of a connection after the other.
+    /// As a publisher with several events at hand would use the door.
     #[must_use]
     pub const fn by(door: Door) -> Self {
-        let lanes = match door {
-            Door::Http => Lanes::Each,
-            Door::Socket => Lanes::Shared,
-        };
-        Self { door, lanes }
+        Self { door, lanes: Lanes::Together }
     }
 }
 
@@ -94,7 +88,6 @@ pub(crate) const CONCURRENCY: usize = 64;
 
 #[derive(Debug)]
 struct Publisher {
-    lane: usize,
     /// The rooms and streams that are its own, one after the other.
     targets: Vec<(u16, u8)>,
     turn: usize,
@@ -108,15 +101,17 @@ struct Lane {
     conn: ConnId,
     /// What is to go out with the next write.
     unsent: Vec<u8>,
-    /// Publishers that wait for a response, in the order of their requests.
-    waiting: VecDeque<usize>,
+    /// Publishers that wait for the response of the request under way.
+    waiting: Vec<usize>,
 }
 
 /// Members, publishers and what became of the publishes.
 #[derive(Debug)]
 pub struct Publishing {
     shape: Shape,
-    door: Door,
+    entrance: Entrance,
+    /// The items of the next batch request.
+    batch: Vec<u8>,
     publishers: Vec<Publisher>,
     lanes: Vec<Lane>,
     /// By room and stream: whose it is.
@@ -155,12 +150,12 @@ impl Publishing {
 
         let Entrance { door, lanes } = entrance;
         let plan = if door == Door::Http { Plan::Http } else { Plan::IDLE };
-        let lane_count = if lanes == Lanes::Each { shape.in_flight } else { 1 };
+        // HTTP answers one request of a connection after the other, so that a batch may need another one than the last.
+        let lane_count = if lanes == Lanes::Each || door == Door::Http { shape.in_flight } else { 1 };
         let (conns, _) = net.connect_all(std::iter::repeat_n(plan, lane_count), CONCURRENCY)?;
-        let lane = |conn| Lane { conn, unsent: Vec::new(), waiting: VecDeque::new() };
+        let lane = |conn| Lane { conn, unsent: Vec::new(), waiting: Vec::new() };
         let lanes: Vec<Lane> = conns.into_iter().map(lane).collect();
-        let publisher =
-            |index| Publisher { lane: index % lane_count, targets: Vec::new(), turn: 0, acked: true, delivered: true };
+        let publisher = |_| Publisher { targets: Vec::new(), turn: 0, acked: true, delivered: true };
         let mut publishers: Vec<Publisher> = (0..shape.in_flight).map(publisher).collect();
         let mut owners = Vec::new();
         for room in 0..shape.rooms {
@@ -172,7 +167,8 @@ impl Publishing {
         }
         Ok(Self {
             shape,
-            door,
+            entrance,
+            batch: Vec::new(),
             free: (0..publishers.len()).collect(),
             publishers,
             lanes,
@@ -251,8 +247,21 @@ impl Publishing {
 
     /// Sends a publish of everybody who has none in flight.
     fn publish_all(&mut self, net: &mut Net) -> Result<()> {
-        for index in std::mem::take(&mut self.free) {
-            self.prepare(index);
+        let free = std::mem::take(&mut self.free);
+        if self.entrance == Entrance::by(Door::Http) && free.len() > 1 {
+            let lane = self.lanes.iter().position(|lane| lane.waiting.is_empty()).context("no idle connection")?;
+            self.batch.clear();
+            for &index in &free {
+                let room = self.prepare(index, lane);
+                http::write_batch_item(&mut self.batch, &room_name(room), &self.data);
+            }
+            http::write_batch(&mut self.lanes[lane].unsent, &self.batch);
+        } else {
+            for index in free {
+                let lane = self.lane_of(index)?;
+                let room = self.prepare(index, lane);
+                self.write(index, lane, room);
+            }
         }
         for lane in &mut self.lanes {
             if !lane.unsent.is_empty() {
@@ -263,29 +272,45 @@ impl Publishing {
         Ok(())
     }
 
-    fn prepare(&mut self, index: usize) {
+    /// The connection for a publish that goes in by itself.
+    fn lane_of(&self, index: usize) -> Result<usize> {
+        match self.entrance {
+            Entrance { door: Door::Http, lanes: Lanes::Together } => {
+                self.lanes.iter().position(|lane| lane.waiting.is_empty()).context("no idle connection")
+            }
+            Entrance { lanes: Lanes::Each, .. } => Ok(index),
+            Entrance { lanes: Lanes::Together, .. } => Ok(0),
+        }
+    }
+
+    /// Begins a publish: its data is in `self.data`. Returns its room.
+    fn prepare(&mut self, index: usize, lane: usize) -> u16 {
         let publisher = &mut self.publishers[index];
         let (room, stream) = publisher.targets[publisher.turn];
         publisher.turn = (publisher.turn + 1) % publisher.targets.len();
         publisher.acked = false;
         publisher.delivered = false;
-        let lane = &mut self.lanes[publisher.lane];
+        if self.entrance.door == Door::Http {
+            self.lanes[lane].waiting.push(index);
+        }
         let stamp = self.tally.publish(room, stream, Instant::now());
         self.publishes += 1;
         self.data.clear();
         stamp.write(&mut self.data, self.shape.bytes);
-        match self.door {
-            Door::Http => {
-                lane.waiting.push_back(index);
-                http::write_publish(&mut lane.unsent, &room_name(room), &self.data);
-            }
+        room
+    }
+
+    fn write(&mut self, index: usize, lane: usize, room: u16) {
+        let unsent = &mut self.lanes[lane].unsent;
+        match self.entrance.door {
+            Door::Http => http::write_publish(unsent, &room_name(room), &self.data),
             Door::Socket => {
                 let head = format!(r#"42{}["publish","{}","#, PUBLISH_ACK + index as u32, room_name(room));
                 self.text.clear();
                 self.text.extend_from_slice(head.as_bytes());
                 self.text.extend_from_slice(&self.data);
                 self.text.push(b']');
-                encode_text(&mut lane.unsent, &self.text);
+                encode_text(unsent, &self.text);
             }
         }
     }
@@ -329,11 +354,13 @@ impl Load for Publishing {
     }
 
     fn response(&mut self, conn: ConnId, response: &Response<'_>) -> Result<()> {
-        if !(200..300).contains(&response.status) {
+        // 207 is a batch of which something was refused.
+        if response.status != 200 {
             bail!("status {} for a publish: {}", response.status, String::from_utf8_lossy(response.body));
         }
-        let lane = self.lanes.iter_mut().find(|lane| lane.conn == conn);
-        let index = lane.and_then(|lane| lane.waiting.pop_front()).context("a response for nobody")?;
-        self.acknowledged(index)
+        let lane = self.lanes.iter_mut().find(|lane| lane.conn == conn).context("a response for nobody")?;
+        // One request is under way on a connection: all that wait were in it.
+        let waiting = std::mem::take(&mut lane.waiting);
+        waiting.into_iter().try_for_each(|index| self.acknowledged(index))
     }
 }

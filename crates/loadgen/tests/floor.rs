@@ -40,7 +40,7 @@ fn publish_to(server: SocketAddr, lanes: Lanes) -> anyhow::Result<Publishing> {
 #[test]
 fn every_publish_reaches_every_member() {
     let server = floor();
-    for lanes in [Lanes::Shared, Lanes::Each] {
+    for lanes in [Lanes::Together, Lanes::Each] {
         let publishing = publish_to(server.address(), lanes).unwrap();
         assert!(publishing.publishes() >= SHAPE.in_flight as u64);
         // Four members in each of three rooms, and a slow one in the first.
@@ -137,7 +137,7 @@ fn broken(change: fn(u64, &[u8]) -> Vec<u8>) -> String {
             std::thread::spawn(move || pass_on(server, client, &deliveries, change));
         }
     });
-    match publish_to(proxy, Lanes::Shared) {
+    match publish_to(proxy, Lanes::Together) {
         Ok(publishing) => panic!("nothing was noticed: {publishing:?}"),
         Err(error) => format!("{error:#}"),
     }
