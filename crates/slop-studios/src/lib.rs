@@ -12,7 +12,7 @@
 //! **Around it:** [`defaults`] holds every setting's default with its reason, [`limits`] what no setting changes;
 //! [`logging`] is the one log, [`metrics`] every number.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod cli;
@@ -27,6 +27,7 @@ pub mod identity;
 pub mod limits;
 pub mod logging;
 mod media;
+mod memory;
 pub mod metrics;
 mod namespaces;
 pub mod publish;

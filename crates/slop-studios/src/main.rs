@@ -7,10 +7,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use slop_studios::cli::Cli;
 
-/// Gives memory back after a crowd has left, and is the faster one for small, short-lived blocks.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // A usage error ends the process with exit code 2 inside `parse`.
     match Cli::parse().run() {

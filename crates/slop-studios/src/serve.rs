@@ -10,11 +10,13 @@ use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::interval;
 
 use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
 use crate::http::{App, PublisherKeys};
 use crate::identity::TokenVerifier;
+use crate::memory::{self, Crowd};
 use crate::metrics::Metrics;
 use crate::publish::Executor;
 use crate::rooms::RoomPolicy;
@@ -42,7 +44,17 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
     let server = start(&settings, listener).context("start the server")?;
     on_listening(server.local_addr());
 
-    let name = runtime.block_on(stop.received());
+    let name = runtime.block_on(async {
+        let mut crowd = Crowd::default();
+        let mut ticks = interval(memory::INTERVAL);
+        loop {
+            tokio::select! {
+                biased;
+                name = stop.received() => break name,
+                _ = ticks.tick() => crowd.observe(server.handle().metrics().connections),
+            }
+        }
+    });
     tracing::info!(signal = name, grace_ms = settings.shutdown_grace.as_millis() as u64, "draining");
     server.announce_shutdown();
     let notice = settings.shutdown_grace / READINESS_SHARE;
