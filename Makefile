@@ -3,10 +3,10 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run test check fmt e2e fuzz deny bench bench-quick
+.PHONY: help run test check fmt e2e fuzz deny bench bench-quick instructions
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Build the server and start it for development
 	$(CARGO) run --release --locked --bin slop-studios -- dev
@@ -42,6 +42,9 @@ bench: bench-build ## Measure against other Socket.IO servers for an hour and wr
 
 bench-quick: bench-build ## The same as a look of two minutes; writes nothing
 	$(TARGET)/release/loadgen bench --quick
+
+instructions: ## Count the instructions of the engine's hot paths (needs valgrind; installs it on Debian)
+	bench/instructions
 
 .PHONY: bench-build
 bench-build:
