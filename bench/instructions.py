@@ -11,7 +11,7 @@ import sys
 PATHS = {
     "decode a packet": r"Packet>?::decode_with$",
     "encode an event, for all its receivers": r"EventArgs>?::event_frames$",
-    "queue a broadcast for 200 members": r"Shard>?::broadcast$",
+    "queue a broadcast for 200 members": r"Fanout>?::advance$|Shard>?::fan_out$",
     "flush a connection": r"Connection>?::flush$",
     "handle an event: frame, packet, handler, replies": r"websocket::handle_frames$",
 }

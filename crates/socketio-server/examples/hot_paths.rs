@@ -16,13 +16,14 @@ const BROADCASTS: usize = 100;
 const EVENTS: usize = 2_000;
 
 fn main() -> io::Result<()> {
-    let namespace = Namespace::new("/")
-        .on("join", |socket, event| event.ack(&socket.join("room").is_ok()))
-        .on("ping", |socket, event| {
+    let namespace = Namespace::new("/").on("join", |socket, event| event.ack(&socket.join("room").is_ok())).on(
+        "ping",
+        |socket, event| {
             let pong = json!({ "timestamp": 1_700_000_000_000_u64 });
             let _ = socket.emit("pong", &pong);
             event.ack(&pong);
-        });
+        },
+    );
     let config = Config { shards: 1, ping_interval: Duration::from_secs(600), ..Config::default() };
     let server = Server::builder(config).namespace(namespace).start(TcpListener::bind("127.0.0.1:0")?)?;
     let mut members = (0..MEMBERS).map(|_| Client::join(server.local_addr())).collect::<io::Result<Vec<_>>>()?;

@@ -207,7 +207,7 @@ impl Broadcast {
         match &self.local {
             Some(shard) => {
                 shard.metrics.packets_encoded.increment();
-                shard.broadcast(&job);
+                shard.broadcast_now(job.clone());
             }
             None => {
                 self.handle.0.packets_encoded.fetch_add(1, Ordering::Relaxed);
@@ -238,6 +238,12 @@ pub(crate) struct Job {
 }
 
 impl Job {
+    /// Whether the other goes to the same sockets.
+    pub(crate) fn has_receivers_of(&self, other: &Self) -> bool {
+        (self.namespace, &self.rooms, &self.except, self.except_socket, self.volatile)
+            == (other.namespace, &other.rooms, &other.except, other.except_socket, other.volatile)
+    }
+
     /// A shard has queued it for `sockets` of its own.
     pub(crate) fn finish(&self, sockets: u64) {
         self.sockets.fetch_add(sockets, Ordering::Relaxed);

@@ -50,7 +50,7 @@
 //! | `connection` | the Engine.IO session: heartbeat, packets in and out, closing |
 //! | `outbox`, `frame` | what waits to be written, and how it is encoded once |
 //! | `namespace`, `socket`, `event` | what an application sees |
-//! | `rooms`, `broadcast` | who gets what |
+//! | `rooms`, `broadcast`, `fanout` | who gets what |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -58,6 +58,7 @@ mod broadcast;
 mod config;
 mod connection;
 mod event;
+mod fanout;
 mod frame;
 mod http;
 mod identifier;

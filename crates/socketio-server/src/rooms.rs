@@ -1,6 +1,6 @@
 //! Which sockets of a shard are in which rooms of a namespace.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{cell::Cell, collections::HashMap, rc::Rc};
 
 use slab::Slab;
 use smallvec::SmallVec;
@@ -27,6 +27,8 @@ pub enum JoinError {
 pub(crate) struct Rooms {
     by_name: HashMap<Rc<str>, usize>,
     rooms: Slab<Room>,
+    /// Number of the last walk through members.
+    turn: u64,
 }
 
 struct Room {
@@ -38,6 +40,8 @@ pub(crate) struct Member {
     pub(crate) socket: Socket,
     /// The socket's, here as well so that a broadcast need not touch the socket's memory.
     pub(crate) connection: Rc<Connection>,
+    /// The last walk that met it, or that was under way when it joined.
+    pub(crate) met: Cell<u64>,
     /// Index in the socket's memberships.
     slot: u32,
 }
@@ -53,6 +57,12 @@ pub(crate) struct Membership {
 pub(crate) type Memberships = SmallVec<[Membership; 2]>;
 
 impl Rooms {
+    /// Begins a walk.
+    pub(crate) fn next_turn(&mut self) -> u64 {
+        self.turn += 1;
+        self.turn
+    }
+
     pub(crate) fn members(&self, name: &str) -> &[Member] {
         self.by_name.get(name).and_then(|&room| self.rooms.get(room)).map_or(&[], |room| &room.members)
     }
@@ -96,6 +106,7 @@ impl Rooms {
         members.push(Member {
             socket: socket.clone(),
             connection: socket.inner().connection.clone(),
+            met: Cell::new(self.turn),
             slot: (memberships.len() - 1) as u32,
         });
         true
@@ -141,7 +152,7 @@ impl Rooms {
             room.members.shrink_to(room.members.len() * 2);
         }
         if self.rooms.is_empty() {
-            *self = Self::default();
+            *self = Self { turn: self.turn, ..Self::default() };
         }
     }
 }

@@ -14,6 +14,7 @@ use std::{
 use slab::Slab;
 use tokio::{
     sync::{Notify, mpsc::UnboundedReceiver},
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 
@@ -22,6 +23,7 @@ use crate::{
     broadcast::Job,
     config::FLUSHES_PER_TURN,
     connection::{Connection, ConnectionKey},
+    fanout::Fanout,
     frame::Frame,
     http::{Fallback, serve_connection},
     identifier::{Entropy, Id},
@@ -99,7 +101,8 @@ pub(crate) struct Shard {
     unflushed: RefCell<VecDeque<Rc<Connection>>>,
     flush_due: Notify,
     serial: Cell<u32>,
-    broadcasts: Cell<u64>,
+    /// The broadcast that is under way.
+    fanout: RefCell<Option<Fanout>>,
     draining: Cell<bool>,
     pub(crate) drain_began: Notify,
     /// TCP connections that are served.
@@ -146,7 +149,7 @@ impl Shard {
             unflushed: RefCell::default(),
             flush_due: Notify::new(),
             serial: Cell::new(0),
-            broadcasts: Cell::new(0),
+            fanout: RefCell::default(),
             draining: Cell::new(false),
             drain_began: Notify::new(),
             streams: Cell::new(0),
@@ -176,15 +179,28 @@ impl Shard {
                 () = self.something_ended.notified(), if deadline.is_some() => if self.is_empty() { return },
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return,
             }
-            for command in commands.drain(..) {
-                if let Command::Drain(grace) = command {
-                    deadline = Some(Instant::now() + grace);
-                    if self.is_empty() {
-                        return;
+            let mut commands = commands.drain(..).peekable();
+            while let Some(command) = commands.next() {
+                match command {
+                    Command::Drain(grace) => {
+                        deadline = Some(Instant::now() + grace);
+                        if self.is_empty() {
+                            return;
+                        }
+                        self.clone().drain(grace);
                     }
-                    self.clone().drain(grace);
-                } else {
-                    self.carry_out(command);
+                    Command::Broadcast(job) => {
+                        let mut fanout = Fanout::of(job);
+                        while commands
+                            .next_if(|next| matches!(next, Command::Broadcast(next) if fanout.take(next)))
+                            .is_some()
+                        {}
+                        *self.fanout.borrow_mut() = Some(fanout);
+                        while !self.fan_out(self.config.fanout_per_turn.max(1)) {
+                            yield_now().await;
+                        }
+                    }
+                    command => self.carry_out(command),
                 }
             }
         }
@@ -206,7 +222,6 @@ impl Shard {
                 Ok(stream) => self.accept(stream, peer),
                 Err(error) => tracing::warn!(%error, "failed to register a connection"),
             },
-            Command::Broadcast(job) => self.broadcast(&job),
             Command::WithSocket(socket, f) => {
                 let socket = self.socket(socket);
                 self.guarded(|| f(socket.as_ref()));
@@ -229,7 +244,7 @@ impl Shard {
                 }
             }
             Command::Engine(request) => self.handle_request(request),
-            Command::Drain(_) => {}
+            Command::Broadcast(_) | Command::Drain(_) => {}
         }
     }
 
@@ -286,50 +301,21 @@ impl Shard {
 
     // --- broadcasts and flushing ---
 
-    /// Queues a broadcast for this shard's sockets.
-    pub(crate) fn broadcast(&self, job: &Job) {
-        self.metrics.broadcasts.increment();
-        self.broadcasts.set(self.broadcasts.get() + 1);
-        let turn = self.broadcasts.get();
-        let space = self.space(job.namespace);
-        let rooms = space.rooms.borrow();
-        let sockets = space.sockets.borrow();
-        let frames: Vec<Rc<Frame>> = job.frames.iter().map(|frame| Rc::new(frame.clone())).collect();
-        // Marking is only needed where one socket can be met twice.
-        let mark = job.rooms.len() > 1 || !job.except.is_empty();
-        for room in &job.except {
-            let own = Id::parse(room).and_then(|id| sockets.get(&id));
-            for socket in rooms.members(room).iter().map(|member| &member.socket).chain(own) {
-                socket.inner().considered.set(turn);
-            }
+    /// Gives a broadcast of one of this shard's handlers to the shard's sockets, after the one that is under way.
+    pub(crate) fn broadcast_now(&self, job: Arc<Job>) {
+        self.fan_out(usize::MAX);
+        *self.fanout.borrow_mut() = Some(Fanout::of(job));
+        self.fan_out(usize::MAX);
+    }
+
+    /// Goes on with the broadcast that is under way; true if none is left.
+    fn fan_out(&self, limit: usize) -> bool {
+        let mut fanout = self.fanout.borrow_mut();
+        let done = fanout.as_mut().is_none_or(|fanout| fanout.advance(self, limit));
+        if done {
+            *fanout = None;
         }
-        let mut count = 0;
-        let mut give = |socket: &Socket, connection: &Rc<Connection>| {
-            if mark && socket.inner().considered.replace(turn) == turn
-                || job.except_socket.is_some_and(|except| except == socket.reference())
-            {
-                return;
-            }
-            if job.volatile && !connection.is_ready() {
-                self.metrics.volatile_dropped.increment();
-                return;
-            }
-            for frame in &frames {
-                connection.queue_uncounted(frame.clone());
-            }
-            count += 1;
-        };
-        if job.rooms.is_empty() {
-            sockets.values().for_each(|socket| give(socket, &socket.inner().connection));
-        }
-        for room in &job.rooms {
-            rooms.members(room).iter().for_each(|member| give(&member.socket, &member.connection));
-            if let Some(socket) = Id::parse(room).and_then(|id| sockets.get(&id)) {
-                give(socket, &socket.inner().connection);
-            }
-        }
-        self.metrics.packets_queued.add(count * frames.len() as u64);
-        job.finish(count);
+        done
     }
 
     /// Has the connection's outbox written soon.
@@ -356,7 +342,7 @@ impl Shard {
                 if self.unflushed.borrow().is_empty() {
                     break;
                 }
-                tokio::task::yield_now().await;
+                yield_now().await;
             }
         }
     }

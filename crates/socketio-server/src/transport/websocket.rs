@@ -8,12 +8,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use rustix::io::{Errno, write, writev};
 use socketio_protocol::{
     engine_io,
     websocket::{CloseCode, Decoder, Message, encode_close},
 };
 use tokio::{
-    io::{AsyncRead, ReadBuf},
+    io::{AsyncRead, Interest, ReadBuf},
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -237,7 +238,8 @@ fn handle_frames(
     Ok(used)
 }
 
-/// Writes what waits, as much as the kernel takes.
+/// Writes what waits, as much as the kernel takes. The runtime is not asked first whether it takes any: a pass over
+/// thousands of connections would fetch its books on each from memory only to hear that there is room.
 pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &ShardMetrics) -> Flushed {
     if outbox.is_abandoned() {
         return Flushed::Broken;
@@ -245,8 +247,8 @@ pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &Shar
     let mut progress = false;
     while !outbox.is_empty() {
         let result = match outbox.gather().as_slice() {
-            [one] => stream.try_write(one),
-            several => stream.try_write_vectored(several),
+            [one] => write(stream.as_ref(), one),
+            several => writev(stream.as_ref(), several),
         };
         match result {
             Ok(0) => return Flushed::Broken,
@@ -256,7 +258,10 @@ pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &Shar
                 outbox.advance(written);
                 progress = true;
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                // So that the runtime tells when there is room again.
+                let _ = stream.as_ref().try_io(Interest::WRITABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
                 return if progress { Flushed::Some } else { Flushed::Nothing };
             }
             Err(_) => return Flushed::Broken,

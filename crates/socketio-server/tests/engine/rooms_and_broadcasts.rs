@@ -21,6 +21,7 @@ on_one_and_three_shards!(
     a_broadcast_of_a_handler_leaves_its_socket_out,
     a_delivery_counts_sockets_on_all_shards,
     a_broadcast_is_encoded_once_for_any_number_of_members,
+    a_broadcast_that_takes_turns_misses_and_doubles_nothing,
     broadcasts_and_work_on_sockets_keep_their_order,
     work_is_done_on_each_socket,
     rooms_agree_with_a_model,
@@ -283,6 +284,57 @@ async fn a_broadcast_is_encoded_once_for_any_number_of_members(shards: usize) {
     assert_eq!(server.metrics().packets_encoded, encoded + 2);
     for client in &mut clients[1..] {
         assert_eq!(client.ws.text().await, r#"42["said","others"]"#);
+    }
+}
+
+async fn a_broadcast_that_takes_turns_misses_and_doubles_nothing(shards: usize) {
+    const BROADCASTS: u32 = 600;
+    // So few that a broadcast rests many times, and members leave and come back in between.
+    let config = Config { shards, fanout_per_turn: 2, ..Config::default() };
+    let restless = obedient("/").on("again", |socket, _| {
+        socket.leave("room");
+        socket.join("room").expect("a room");
+    });
+    let server = TestServer::start(config, |server| server.namespace(restless));
+    let mut all: [Member; 30] = members(&server).await;
+    for member in &mut all {
+        member.join("room").await;
+    }
+    let clients = all.into_iter().enumerate().map(|(index, member)| {
+        let Ws { mut reader, mut writer } = member.ws;
+        let stays = index % 2 == 0;
+        let moves = tokio::spawn(async move {
+            for _ in 0..if stays { 0 } else { 200 } {
+                writer.send(r#"42["again"]"#).await;
+                tokio::task::yield_now().await;
+            }
+            writer
+        });
+        tokio::spawn(async move {
+            let mut heard = Vec::new();
+            while heard.last() != Some(&BROADCASTS) {
+                let Received::Text(text) = reader.recv().await else { panic!("it is connected") };
+                let number = text.strip_prefix(r#"42["said","#).and_then(|rest| rest.strip_suffix(']'));
+                heard.push(number.expect("an event").parse::<u32>().expect("a number"));
+            }
+            let _writer = moves.await.expect("it moves");
+            if stays {
+                assert_eq!(heard, (0..=BROADCASTS).collect::<Vec<_>>());
+            }
+            assert!(heard.is_sorted_by(|before, next| before < next), "{heard:?}");
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    for number in 0..BROADCASTS {
+        // Of these some go together, and some alone.
+        let delivery = server.handle.to("/", "room").emit("said", &number).expect("a name");
+        if number % 8 == 0 {
+            assert!(within("a delivery", delivery).await >= 15);
+        }
+    }
+    drop(server.handle.broadcast("/").emit("said", &BROADCASTS).expect("a name"));
+    for client in clients {
+        within("all events", client).await.expect("it heard what it should");
     }
 }
 

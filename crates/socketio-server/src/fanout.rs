@@ -1,0 +1,127 @@
+//! Broadcasts on their way to the sockets of a shard, some at a time, so that a big room does not stall its shard.
+
+use std::{rc::Rc, sync::Arc};
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::{
+    Socket,
+    broadcast::Job,
+    connection::Connection,
+    frame::Frame,
+    identifier::Id,
+    shard::{Shard, Space},
+};
+
+/// Broadcasts with the same receivers, in order. Each receiver is met once, and gets all of them.
+///
+/// While a walk rests, members may leave: the last takes the place of the one that left. So a walk begins at the end,
+/// where a member that moved has been met already, and members carry the turn that met them last. Who joins meanwhile
+/// counts as met: a broadcast is for those who are there when it begins.
+pub(crate) struct Fanout {
+    jobs: SmallVec<[Arc<Job>; 1]>,
+    frames: SmallVec<[Rc<Frame>; 1]>,
+    /// Tells this walk from others in the namespace; 0 before it has begun.
+    turn: u64,
+    /// Everyone in the namespace who is not met yet, if no room is named.
+    everyone: Vec<Socket>,
+    rooms_done: usize,
+    /// Members of the room under way that are not met yet; none if it is not begun.
+    members_left: Option<usize>,
+    sockets: u64,
+}
+
+impl Fanout {
+    pub(crate) fn of(job: Arc<Job>) -> Self {
+        Self {
+            jobs: smallvec![job],
+            frames: SmallVec::new(),
+            turn: 0,
+            everyone: Vec::new(),
+            rooms_done: 0,
+            members_left: None,
+            sockets: 0,
+        }
+    }
+
+    /// Takes the next broadcast along, if it has the same receivers.
+    pub(crate) fn take(&mut self, next: &Arc<Job>) -> bool {
+        let same = self.jobs.first().is_some_and(|first| first.has_receivers_of(next));
+        if same {
+            self.jobs.push(next.clone());
+        }
+        same
+    }
+
+    /// Gives the broadcasts to at most `limit` more sockets; true if that were all.
+    pub(crate) fn advance(&mut self, shard: &Shard, mut limit: usize) -> bool {
+        let Some(job) = self.jobs.first().cloned() else { return true };
+        let space = shard.space(job.namespace);
+        if self.turn == 0 {
+            self.begin(shard, space, &job);
+        }
+        // Marking is only needed where one socket can be met twice.
+        let mark = job.rooms.len() > 1 || !job.except.is_empty();
+        let rooms = space.rooms.borrow();
+        while let Some(room) = job.rooms.get(self.rooms_done) {
+            let members = rooms.members(room);
+            let mut left = self.members_left.unwrap_or(members.len()).min(members.len());
+            while let Some(member) = members.get(..left).and_then(<[_]>::last) {
+                if limit == 0 {
+                    self.members_left = Some(left);
+                    return false;
+                }
+                (left, limit) = (left - 1, limit - 1);
+                if member.met.replace(self.turn) != self.turn {
+                    self.give(shard, &job, mark, &member.socket, &member.connection);
+                }
+            }
+            if let Some(own) = Id::parse(room).and_then(|id| space.sockets.borrow().get(&id).cloned()) {
+                self.give(shard, &job, mark, &own, &own.inner().connection);
+            }
+            (self.rooms_done, self.members_left) = (self.rooms_done + 1, None);
+        }
+        while let Some(socket) = self.everyone.pop() {
+            self.give(shard, &job, mark, &socket, &socket.inner().connection);
+            limit = limit.saturating_sub(1);
+            if limit == 0 && !self.everyone.is_empty() {
+                return false;
+            }
+        }
+        shard.metrics.packets_queued.add(self.sockets * self.frames.len() as u64);
+        self.jobs.iter().for_each(|job| job.finish(self.sockets));
+        true
+    }
+
+    fn begin(&mut self, shard: &Shard, space: &Space, job: &Job) {
+        shard.metrics.broadcasts.add(self.jobs.len() as u64);
+        self.frames = self.jobs.iter().flat_map(|job| &job.frames).cloned().map(Rc::new).collect();
+        self.turn = space.rooms.borrow_mut().next_turn();
+        let (rooms, sockets) = (space.rooms.borrow(), space.sockets.borrow());
+        for room in &job.except {
+            let own = Id::parse(room).and_then(|id| sockets.get(&id));
+            for socket in rooms.members(room).iter().map(|member| &member.socket).chain(own) {
+                socket.inner().considered.set(self.turn);
+            }
+        }
+        if job.rooms.is_empty() {
+            self.everyone = sockets.values().cloned().collect();
+        }
+    }
+
+    fn give(&mut self, shard: &Shard, job: &Job, mark: bool, socket: &Socket, connection: &Rc<Connection>) {
+        if mark && socket.inner().considered.replace(self.turn) == self.turn
+            || job.except_socket.is_some_and(|except| except == socket.reference())
+        {
+            return;
+        }
+        if job.volatile && !connection.is_ready() {
+            shard.metrics.volatile_dropped.increment();
+            return;
+        }
+        for frame in &self.frames {
+            connection.queue_uncounted(frame.clone());
+        }
+        self.sockets += 1;
+    }
+}
