@@ -4,10 +4,12 @@ use std::{
     collections::HashMap,
     fmt,
     future::Future,
+    hash::{BuildHasher, RandomState},
+    num::NonZeroU64,
     pin::Pin,
     rc::Rc,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -19,9 +21,11 @@ use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use crate::{
     EncodeError, EventArgs, MetricsSnapshot, Socket, SocketRef,
+    event::check_name,
     frame::Frame,
-    identifier::SocketIds,
+    identifier::{Id, SocketIds},
     metrics::ShardMetrics,
+    recovery::{Audience, Memory, Offset},
     shard::{Command, Shard},
 };
 
@@ -29,9 +33,12 @@ use crate::{
 pub(crate) struct Node {
     pub(crate) mailboxes: Vec<UnboundedSender<Command>>,
     pub(crate) metrics: Vec<Arc<ShardMetrics>>,
-    pub(crate) namespaces: std::sync::OnceLock<HashMap<&'static str, u16>>,
-    pub(crate) socket_ids: SocketIds,
+    pub(crate) namespaces: OnceLock<HashMap<&'static str, u16>>,
+    pub(crate) socket_ids: OnceLock<SocketIds>,
     pub(crate) accepting: AtomicBool,
+    /// Numbers the keys of [`Broadcast::latest`].
+    pub(crate) latest_keys: RandomState,
+    pub(crate) recovery: OnceLock<Memory>,
     /// Broadcasts encoded outside of the shards.
     pub(crate) packets_encoded: AtomicU64,
 }
@@ -89,7 +96,7 @@ impl Handle {
     /// Whether a name is the id of a socket that this server has, or had.
     #[must_use]
     pub fn is_socket_id(&self, name: &str) -> bool {
-        self.0.socket_ids.is_socket_id(name)
+        self.0.socket_ids.get().is_some_and(|ids| ids.is_socket_id(name))
     }
 
     /// Whether new connections are taken; no longer so once a shutdown began.
@@ -103,7 +110,16 @@ impl Handle {
     pub fn metrics(&self) -> MetricsSnapshot {
         let mut snapshot = MetricsSnapshot::sum(self.0.metrics.iter().map(AsRef::as_ref));
         snapshot.packets_encoded += self.0.packets_encoded.load(Ordering::Relaxed);
+        if let Some(recovery) = self.recovery() {
+            let (entries, bytes) = recovery.history().size();
+            (snapshot.history_entries, snapshot.history_bytes) = (entries as u64, bytes as u64);
+            snapshot.sessions_away = recovery.sessions().away() as u64;
+        }
         snapshot
+    }
+
+    pub(crate) fn recovery(&self) -> Option<&Memory> {
+        self.0.recovery.get()
     }
 
     fn namespace(&self, name: &str) -> Option<u16> {
@@ -121,10 +137,19 @@ pub struct Broadcast {
     namespace: Box<str>,
     rooms: Names,
     except: Names,
-    except_socket: Option<SocketRef>,
+    except_socket: Option<Excepted>,
     volatile: bool,
+    offset: Option<u64>,
+    latest: Option<Box<str>>,
     /// The shard of the handler that broadcasts: its own sockets get the event before what the handler emits next.
     local: Option<Rc<Shard>>,
+}
+
+/// The socket that a broadcast leaves out, by both its names.
+#[derive(Clone, Copy)]
+struct Excepted {
+    reference: SocketRef,
+    id: Id,
 }
 
 impl fmt::Debug for Broadcast {
@@ -145,14 +170,17 @@ impl Broadcast {
             except: Names::new(),
             except_socket: None,
             volatile: false,
+            offset: None,
+            latest: None,
             local: None,
         }
     }
 
     pub(crate) fn from_socket(socket: &Socket) -> Self {
         let mut broadcast = Self::new(socket.handle(), socket.namespace());
-        broadcast.except_socket = Some(socket.reference());
-        broadcast.local = Some(socket.inner().connection.shard.clone());
+        broadcast.except_socket = Some(Excepted { reference: socket.reference(), id: socket.inner().id });
+        // What is numbered comes to every shard in one order.
+        broadcast.local = socket.handle().recovery().is_none().then(|| socket.inner().connection.shard.clone());
         broadcast
     }
 
@@ -174,6 +202,19 @@ impl Broadcast {
         self
     }
 
+    /// Gives the event a number of the caller's choice for [recovery](crate::Config::recovery), instead of the next one. It must
+    /// be higher than those of all earlier broadcasts; if it is not, the next one is taken.
+    pub fn offset(mut self, offset: u64) -> Self {
+        self.offset = Some(offset);
+        self
+    }
+
+    /// Says that of the events with this key, the newest is enough for a client that is slow or was away.
+    pub fn latest(mut self, key: &str) -> Self {
+        self.latest = Some(key.into());
+        self
+    }
+
     /// Sends an event with one argument. It is encoded once, here.
     ///
     /// # Errors
@@ -187,18 +228,40 @@ impl Broadcast {
     /// # Errors
     /// If the name is one of Socket.IO's own.
     pub fn emit_args(self, event: &str, args: &EventArgs) -> Result<Delivery, EncodeError> {
-        let frames = args.event_frames(&self.namespace, None, event)?;
+        check_name(event)?;
         let (done, receiver) = oneshot::channel();
         let delivery = Delivery(receiver);
         let Some(namespace) = self.handle.namespace(&self.namespace) else { return Ok(delivery) };
-        let mailboxes = &self.handle.0.mailboxes;
+        let node = &self.handle.0;
+        // Held until every mailbox has it: the numbers are in order there.
+        let recovery = node.recovery.get();
+        let mut history = recovery.map(Memory::history);
+        let offset = history.as_mut().map(|history| match self.volatile {
+            // It is not sent again, and who gets it has all that came before.
+            true => history.last(),
+            false => history.next(self.offset),
+        });
+        let told = offset.filter(|_| recovery.is_some_and(Memory::is_on)).map(Offset::of_broadcast);
+        let mut frames = args.event_frames(&self.namespace, None, event, told)?;
+        if let (Some(key), [frame]) = (&self.latest, frames.as_mut_slice()) {
+            frame.set_latest(latest_number(node, namespace, key));
+        }
+        let frames: SmallVec<[Frame; 1]> = frames.into();
+        if let (Some(history), Some(_), false) = (history.as_mut(), told, self.volatile) {
+            let except_socket = self.except_socket.map(|socket| socket.id);
+            let audience = Audience { namespace, rooms: &self.rooms, except: &self.except, except_socket };
+            history.push(&audience, self.latest.as_deref(), frames.clone());
+        }
+        let mailboxes = &node.mailboxes;
         let job = Arc::new(Job {
             namespace,
             rooms: self.rooms,
             except: self.except,
-            except_socket: self.except_socket,
+            except_socket: self.except_socket.map(|socket| socket.reference),
             volatile: self.volatile,
-            frames: frames.into(),
+            offset: offset.unwrap_or_default(),
+            told: told.is_some(),
+            frames,
             sockets: AtomicU64::new(0),
             shards_left: AtomicUsize::new(mailboxes.len()),
             done: Mutex::new(Some(done)),
@@ -222,6 +285,11 @@ impl Broadcast {
     }
 }
 
+/// Stands for a key of one namespace. Two keys share a number in 2^64 cases once.
+fn latest_number(node: &Node, namespace: u16, key: &str) -> NonZeroU64 {
+    NonZeroU64::new(node.latest_keys.hash_one((namespace, key))).unwrap_or(NonZeroU64::MIN)
+}
+
 /// A broadcast on its way to the shards.
 pub(crate) struct Job {
     pub(crate) namespace: u16,
@@ -230,6 +298,10 @@ pub(crate) struct Job {
     pub(crate) except: Names,
     pub(crate) except_socket: Option<SocketRef>,
     pub(crate) volatile: bool,
+    /// Its number, or that of the one before if it is volatile; 0 without recovery.
+    pub(crate) offset: u64,
+    /// The number is in the frames, as the last argument.
+    told: bool,
     /// More than one if there are binary attachments.
     pub(crate) frames: SmallVec<[Frame; 1]>,
     sockets: AtomicU64,
@@ -242,6 +314,15 @@ impl Job {
     pub(crate) fn has_receivers_of(&self, other: &Self) -> bool {
         (self.namespace, &self.rooms, &self.except, self.except_socket, self.volatile)
             == (other.namespace, &other.rooms, &other.except, other.except_socket, other.volatile)
+    }
+
+    /// The frames for a client that does not take part in recovery.
+    pub(crate) fn plain_frames(&self) -> SmallVec<[Frame; 1]> {
+        let mut frames = self.frames.clone();
+        if let (true, Some(text)) = (self.told, frames.first_mut()) {
+            *text = text.without_tail(Offset::of_broadcast(self.offset).argument().len());
+        }
+        frames
     }
 
     /// A shard has queued it for `sockets` of its own.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use ::http::HeaderName;
 
+use crate::Recovery;
+
 /// Which web origins may use the server from a browser.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
@@ -62,9 +64,12 @@ pub struct Config {
     pub write_stall_timeout: Duration,
     /// Events of one socket that may wait for a running handler before its connection is no longer read. Default 64.
     pub handler_backlog: usize,
-    /// Sockets of a shard that a broadcast is queued for before the shard's other tasks get their turn. Default 512,
-    /// which takes about 0.15 ms.
+    /// Sockets of a shard that a broadcast is queued for before the shard's other tasks get their turn. Default 2,048,
+    /// which takes about 0.3 ms.
     pub fanout_per_turn: usize,
+    /// Connection state recovery: clients that come back get their session, and what they missed. Default: off, because
+    /// every event gets an argument more, a string at its end, that handlers see too.
+    pub recovery: Option<Recovery>,
     /// Rooms that one socket may be in. Default 1,000.
     pub max_rooms_per_socket: usize,
     /// Acknowledgements that one socket may owe the server. Default 1,000.
@@ -89,7 +94,8 @@ impl Default for Config {
             outbox_hard_limit: 1024 * 1024,
             write_stall_timeout: Duration::from_secs(15),
             handler_backlog: 64,
-            fanout_per_turn: 512,
+            fanout_per_turn: 2_048,
+            recovery: None,
             max_rooms_per_socket: 1_000,
             max_pending_acks: 1_000,
         }
@@ -106,14 +112,21 @@ pub(crate) const READ_BUFFER: usize = 64 * 1024;
 /// Reads of one connection before others get their turn.
 pub(crate) const READS_PER_TURN: usize = 4;
 
-/// Connections that one flush turn writes to before other tasks get theirs: 128 × 4 to 8 µs, a millisecond at most.
-pub(crate) const FLUSHES_PER_TURN: usize = 128;
+/// How long one flush turn writes to connections before other tasks get theirs. Longer ones would save little: a turn
+/// ends with a look at the sockets, which takes a microsecond or two.
+pub(crate) const FLUSH_TURN: Duration = Duration::from_millis(1);
+
+/// Connections that a flush turn writes to between two looks at the clock.
+pub(crate) const FLUSHES_PER_LOOK: usize = 8;
 
 /// Frames that one vectored write takes. Linux allows 1,024; past 64 the call itself is no longer what costs.
 pub(crate) const FRAMES_PER_WRITE: usize = 64;
 
 /// Largest body of one polling response; what is more waits for the next poll.
 pub(crate) const POLL_RESPONSE_LIMIT: usize = 1024 * 1024;
+
+/// Bytes that wait for a client's next poll at which it counts as slow: some tens of events, more than come in a round trip.
+pub(crate) const SLOW_POLL_BYTES: usize = 16 * 1024;
 
 /// Packets of one polling response: python-engineio takes a response with more for an attack, and gives up.
 pub(crate) const POLL_RESPONSE_PACKETS: usize = 16;

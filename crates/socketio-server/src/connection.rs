@@ -10,6 +10,7 @@ use std::{
 
 use ::http::HeaderMap;
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use socketio_protocol::{
     engine_io,
@@ -20,10 +21,12 @@ use tokio::time::Instant;
 
 use crate::{
     AckReply, ConnectError, DisconnectReason, Event, OwnedEvent, RawMessage, RawSocket, Socket, SocketRef,
+    config::SLOW_POLL_BYTES,
     frame::Frame,
     identifier::Id,
     namespace::{Handler, HandlerFuture, Namespace},
     outbox::Outbox,
+    recovery::{Away, SocketRecovery, Wish, resume},
     shard::Shard,
     timers::Timer,
     transport::{Flushed, Transport},
@@ -51,28 +54,32 @@ pub(crate) struct Origin {
     pub(crate) protocol: Protocol,
 }
 
+// What a flush pass needs comes first and together: it is fetched from memory for each connection.
+#[repr(C)]
 pub(crate) struct Connection {
-    pub(crate) key: ConnectionKey,
-    pub(crate) shard: Rc<Shard>,
-    /// The id that requests name it by; a connection that began as a WebSocket needs none.
-    sid: Option<Id>,
-    pub(crate) peer: IpAddr,
-    pub(crate) headers: Option<Box<HeaderMap>>,
-    protocol: Protocol,
-    pub(crate) transport: RefCell<Transport>,
-    outbox: RefCell<Outbox>,
-    sockets: RefCell<SmallVec<[Socket; 1]>>,
-    assembling: RefCell<Option<Box<Assembling>>>,
     closed: Cell<bool>,
     /// Waits in the shard's flush queue, or will be flushed when the running turn ends.
     flush_pending: Cell<bool>,
     /// Its own packets are being handled: what they cause is flushed when they are done.
     in_turn: Cell<bool>,
+    paused: Cell<bool>,
     /// The end that is due when no handler runs.
     close_due: Cell<Option<DisconnectReason>>,
+    pub(crate) shard: Rc<Shard>,
+    outbox: RefCell<Outbox>,
+    pub(crate) transport: RefCell<Transport>,
+    /// Bytes that the last flush left, as the metrics know.
+    waiting: Cell<usize>,
     /// Since when the client takes nothing.
     blocked_since: Cell<Option<Instant>>,
-    paused: Cell<bool>,
+    pub(crate) key: ConnectionKey,
+    /// The id that requests name it by; a connection that began as a WebSocket needs none.
+    sid: Option<Id>,
+    pub(crate) peer: IpAddr,
+    pub(crate) headers: Option<Box<HeaderMap>>,
+    protocol: Protocol,
+    sockets: RefCell<SmallVec<[Socket; 1]>>,
+    assembling: RefCell<Option<Box<Assembling>>>,
     heartbeat: Cell<Heartbeat>,
     /// When a first namespace must be connected to; none once one is.
     connect_by: Cell<Option<Instant>>,
@@ -80,6 +87,17 @@ pub(crate) struct Connection {
     timer_at: Cell<Option<Instant>>,
     /// The task that reads the WebSocket.
     reader: RefCell<Option<Waker>>,
+    /// Namespaces for which a session is on its way back.
+    resuming: RefCell<SmallVec<[u16; 4]>>,
+    /// What waits until the client has got what it was sent. Hardly any connection has something.
+    arrivals: RefCell<Option<Box<Arrivals>>>,
+}
+
+/// What is to be done when a heartbeat is answered: the one under way, or the next.
+#[derive(Default)]
+struct Arrivals {
+    asked: Vec<Box<dyn FnOnce()>>,
+    waiting: Vec<Box<dyn FnOnce()>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -123,12 +141,15 @@ impl Connection {
             flush_pending: Cell::new(false),
             in_turn: Cell::new(false),
             close_due: Cell::new(None),
+            waiting: Cell::new(0),
             blocked_since: Cell::new(None),
             paused: Cell::new(false),
             heartbeat: Cell::new(Heartbeat::PingAt(now + Self::ping_delay(shard))),
             connect_by: Cell::new(connect_by),
             timer_at: Cell::new(None),
             reader: RefCell::default(),
+            resuming: RefCell::default(),
+            arrivals: RefCell::default(),
         });
         entry.insert(connection.clone());
         drop(connections);
@@ -161,6 +182,9 @@ impl Connection {
         }
         let bytes = {
             let mut outbox = self.outbox.borrow_mut();
+            if frame.latest().is_some() && self.is_slow(outbox.bytes()) && outbox.replace(&frame) {
+                self.shard.metrics.latest_replaced.increment();
+            }
             outbox.push(frame);
             outbox.bytes()
         };
@@ -173,6 +197,11 @@ impl Connection {
             }
         }
         self.want_flush();
+    }
+
+    /// Whether what waits, waits for the client and not just for its turn. Between two polls something always does.
+    fn is_slow(&self, waiting: usize) -> bool {
+        self.blocked_since.get().is_some() || (waiting > SLOW_POLL_BYTES && !self.transport.borrow().is_ready())
     }
 
     fn want_flush(self: &Rc<Self>) {
@@ -206,6 +235,7 @@ impl Connection {
     /// False if the connection is broken.
     fn write_now(&self) -> bool {
         let flushed = self.transport.borrow_mut().flush(&mut self.outbox.borrow_mut(), &self.shard.metrics);
+        self.count_waiting();
         match flushed {
             Flushed::All => self.blocked_since.set(None),
             Flushed::Some => self.block(Some(Instant::now())),
@@ -214,6 +244,15 @@ impl Connection {
             Flushed::Broken => return false,
         }
         true
+    }
+
+    /// Tells the metrics what the last flush left.
+    fn count_waiting(&self) {
+        let waiting = self.outbox.borrow().bytes();
+        let before = self.waiting.replace(waiting);
+        if waiting != before {
+            self.shard.metrics.outbox_bytes.add((waiting as u64).wrapping_sub(before as u64));
+        }
     }
 
     fn block(&self, since: Option<Instant>) {
@@ -298,6 +337,7 @@ impl Connection {
                     self.heartbeat.set(Heartbeat::PingAt(Instant::now() + Self::ping_delay(&self.shard)));
                     // The next heartbeat may be due before the answer to this one was.
                     self.set_timer();
+                    self.sent_has_arrived();
                 }
                 Ok(())
             }
@@ -379,6 +419,7 @@ impl Connection {
             // A second one for the same namespace would replace the first under the client's feet.
             return match self.socket(namespace) {
                 Some(_) => Err(DisconnectReason::ParseError),
+                None if self.resuming.borrow().contains(&namespace) => Err(DisconnectReason::ParseError),
                 None => {
                     self.connect(namespace, auth);
                     Ok(())
@@ -388,7 +429,8 @@ impl Connection {
         let Some(socket) = namespace.and_then(|namespace| self.socket(namespace)) else {
             // On its way when the socket was disconnected; before any was connected it makes no sense.
             self.shard.metrics.events_stray.increment();
-            return if self.connect_by.get().is_some() { Err(DisconnectReason::ParseError) } else { Ok(()) };
+            let too_early = self.connect_by.get().is_some() && self.resuming.borrow().is_empty();
+            return if too_early { Err(DisconnectReason::ParseError) } else { Ok(()) };
         };
         match packet.kind {
             Kind::Event { .. } if !self.hears(&socket) => self.shard.metrics.events_stray.increment(),
@@ -405,12 +447,36 @@ impl Connection {
         Ok(())
     }
 
-    fn connect(self: &Rc<Self>, namespace: u16, auth: Option<&serde_json::value::RawValue>) {
+    fn connect(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) {
+        let off = Wish::Session { recoverable: false };
+        match self.shard.handle.recovery().filter(|recovery| recovery.is_on()).map_or(off, |_| Wish::of(auth)) {
+            Wish::Session { recoverable } => self.connect_anew(namespace, auth, recoverable),
+            Wish::Recovery(claim) => {
+                self.resuming.borrow_mut().push(namespace);
+                tokio::task::spawn_local(resume(self.clone(), namespace, claim, auth.map(ToOwned::to_owned)));
+            }
+        }
+    }
+
+    pub(crate) fn no_longer_resuming(&self, namespace: u16) {
+        self.resuming.borrow_mut().retain(|resuming| *resuming != namespace);
+    }
+
+    pub(crate) fn next_reference(&self, namespace: u16) -> SocketRef {
         let shard = &self.shard;
-        let reference =
-            SocketRef { connection: self.key, serial: shard.next_serial(), shard: u16::from(shard.id), namespace };
-        let id = shard.entropy.borrow_mut().socket_id(&shard.handle.0.socket_ids);
-        let socket = Socket::new(self, reference, id);
+        SocketRef { connection: self.key, serial: shard.next_serial(), shard: u16::from(shard.id), namespace }
+    }
+
+    /// Connects to a namespace with a new session.
+    pub(crate) fn connect_anew(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>, recoverable: bool) {
+        if self.closed.get() || self.close_due.get().is_some() {
+            return;
+        }
+        let shard = &self.shard;
+        let id = shard.new_socket_id();
+        let pid = recoverable.then(|| shard.entropy.borrow_mut().secret());
+        let recovery = pid.map(|pid| SocketRecovery::begun(pid, shard.position()));
+        let socket = Socket::new(self, self.next_reference(namespace), id, recovery);
         let handlers = shard.space(namespace).handlers();
         let admitted = match &handlers.authorize {
             Some(authorize) => shard
@@ -423,18 +489,28 @@ impl Connection {
             self.refuse(handlers.name(), &error);
             return;
         }
-        self.connect_by.set(None);
-        self.sockets.borrow_mut().push(socket.clone());
         shard.space(namespace).sockets.borrow_mut().insert(id, socket.clone());
-        shard.metrics.sockets.increment();
-        shard.metrics.sockets_connected.increment();
-        socket.set_connected(true);
-        socket.queue(vec![Frame::text(|out| packet::encode_connect(out, handlers.name(), id.as_str(), None))]);
+        self.welcome(&socket, pid);
         if let Some(on_connect) = &handlers.on_connect
             && shard.guarded(|| on_connect(&socket)).is_none()
         {
             self.close_later(DisconnectReason::HandlerPanic);
         }
+    }
+
+    /// The socket is one of the connection's from now on.
+    pub(crate) fn welcome(self: &Rc<Self>, socket: &Socket, pid: Option<Id>) {
+        self.connect_by.set(None);
+        self.sockets.borrow_mut().push(socket.clone());
+        self.shard.metrics.sockets.increment();
+        self.shard.metrics.sockets_connected.increment();
+        socket.set_connected(true);
+        if let (Some(pid), Some(recovery)) = (pid, self.shard.handle.recovery()) {
+            recovery.sessions().is_with(pid, socket.reference());
+        }
+        socket.session_changed();
+        let pid = pid.as_ref().map(Id::as_str);
+        socket.queue(vec![Frame::text(|out| packet::encode_connect(out, socket.namespace(), socket.id(), pid))]);
     }
 
     fn refuse(self: &Rc<Self>, namespace: &str, error: &ConnectError) {
@@ -518,9 +594,8 @@ impl Connection {
         }
         match self.heartbeat.get() {
             Heartbeat::PingAt(at) if at <= now => {
-                self.heartbeat.set(Heartbeat::PongBy(now + self.shard.config.ping_timeout));
                 self.outbox.borrow_mut().release();
-                self.queue_uncounted(self.shard.ping.clone());
+                self.ping(now);
             }
             // While its packets are not read, its answer may be among them. Either the write stall or the handlers bound
             // that; a client that no longer polls is not waited for.
@@ -533,6 +608,47 @@ impl Connection {
             _ => {}
         }
         self.set_timer();
+    }
+
+    /// Sends a heartbeat. Its answer tells that all before it has arrived.
+    fn ping(self: &Rc<Self>, now: Instant) {
+        self.heartbeat.set(Heartbeat::PongBy(now + self.shard.config.ping_timeout));
+        for recovery in self.sockets.borrow().iter().filter_map(|socket| socket.inner().recovery.as_ref()) {
+            recovery.ask(self.shard.past_position());
+        }
+        if let Some(arrivals) = self.arrivals.borrow_mut().as_mut() {
+            arrivals.asked.append(&mut arrivals.waiting);
+        }
+        self.queue_uncounted(self.shard.ping.clone());
+    }
+
+    /// Sends the next heartbeat now, unless one is under way.
+    pub(crate) fn ask_what_arrived(self: &Rc<Self>) {
+        if let Heartbeat::PingAt(_) = self.heartbeat.get() {
+            self.ping(Instant::now());
+            self.set_timer();
+        }
+    }
+
+    pub(crate) fn when_arrived(self: &Rc<Self>, f: Box<dyn FnOnce()>) {
+        if self.closed.get() {
+            return;
+        }
+        self.arrivals.borrow_mut().get_or_insert_default().waiting.push(f);
+        self.ask_what_arrived();
+    }
+
+    fn sent_has_arrived(self: &Rc<Self>) {
+        for recovery in self.sockets.borrow().iter().filter_map(|socket| socket.inner().recovery.as_ref()) {
+            recovery.answered();
+        }
+        let Some(arrivals) = self.arrivals.borrow_mut().take() else { return };
+        for f in arrivals.asked {
+            self.shard.guarded(f);
+        }
+        for f in arrivals.waiting {
+            self.when_arrived(f);
+        }
     }
 
     // --- the end ---
@@ -581,6 +697,7 @@ impl Connection {
 
     fn end_socket(&self, socket: &Socket, reason: DisconnectReason) {
         let space = self.shard.space(socket.reference().namespace);
+        self.end_session(socket, reason);
         socket.release();
         if let Some(on_disconnect) = &space.handlers().on_disconnect {
             self.shard.guarded(|| on_disconnect(socket, reason));
@@ -598,6 +715,19 @@ impl Connection {
         socket.drop_data();
         self.shard.metrics.sockets.decrement();
         self.shard.metrics.disconnected(reason);
+    }
+
+    /// Keeps the socket's session for its client, or ends it.
+    fn end_session(&self, socket: &Socket, reason: DisconnectReason) {
+        let (Some(recovery), Some(memory)) = (&socket.inner().recovery, self.shard.handle.recovery()) else { return };
+        if !reason.is_recoverable() {
+            return memory.end(&recovery.pid);
+        }
+        let session = socket.session(recovery);
+        if let Some(keeper) = &memory.settings.keeper {
+            keeper.save(recovery.pid.as_str(), session.clone());
+        }
+        memory.sessions().keep(recovery.pid, Away::new(session, recovery.direct.take().pack()));
     }
 
     /// Ends the connection now. Not to be called while a handler of its own runs; that is `close_later`.
@@ -623,7 +753,9 @@ impl Connection {
         let transport = std::mem::replace(&mut *self.transport.borrow_mut(), Transport::Closed);
         transport.close(self, reason, code, &mut self.outbox.borrow_mut());
         self.outbox.borrow_mut().clear();
+        self.count_waiting();
         self.assembling.borrow_mut().take();
+        self.arrivals.borrow_mut().take();
         self.shard.metrics.connections.decrement();
         let mut connections = self.shard.connections.borrow_mut();
         if connections.get(self.key.index as usize).is_some_and(|known| known.key == self.key) {

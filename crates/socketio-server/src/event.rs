@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use socketio_protocol::packet::{self, Args};
 
-use crate::{frame::Frame, socket::Socket};
+use crate::{frame::Frame, recovery::Offset, socket::Socket};
 
 /// Why an event could not be encoded.
 #[derive(Debug, thiserror::Error)]
@@ -50,15 +50,24 @@ impl EventArgs {
         self
     }
 
-    /// The frames of an event with these arguments.
+    /// The frames of an event with these arguments, and its offset as one more.
     pub(crate) fn event_frames(
         &self,
         namespace: &str,
         ack: Option<u64>,
         event: &str,
+        offset: Option<Offset>,
     ) -> Result<Vec<Frame>, EncodeError> {
         check_name(event)?;
-        Ok(self.frames(|out, attachments| packet::encode_event(out, namespace, ack, attachments, event, &self.json)))
+        Ok(self.frames(|out, attachments| {
+            packet::encode_event(out, namespace, ack, attachments, event, &self.json);
+            if let Some(offset) = offset {
+                // Instead of the bracket at the end.
+                out.pop();
+                out.extend_from_slice(offset.argument().as_bytes());
+                out.push(b']');
+            }
+        }))
     }
 
     fn frames(&self, head: impl FnOnce(&mut Vec<u8>, usize)) -> Vec<Frame> {

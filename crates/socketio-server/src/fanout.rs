@@ -21,6 +21,8 @@ use crate::{
 pub(crate) struct Fanout {
     jobs: SmallVec<[Arc<Job>; 1]>,
     frames: SmallVec<[Rc<Frame>; 1]>,
+    /// The same for those who don't take part in recovery; made for the first of them.
+    plain_frames: Option<SmallVec<[Rc<Frame>; 1]>>,
     /// Tells this walk from others in the namespace; 0 before it has begun.
     turn: u64,
     /// Everyone in the namespace who is not met yet, if no room is named.
@@ -36,6 +38,7 @@ impl Fanout {
         Self {
             jobs: smallvec![job],
             frames: SmallVec::new(),
+            plain_frames: None,
             turn: 0,
             everyone: Vec::new(),
             rooms_done: 0,
@@ -60,8 +63,8 @@ impl Fanout {
         if self.turn == 0 {
             self.begin(shard, space, &job);
         }
-        // Marking is only needed where one socket can be met twice.
-        let mark = job.rooms.len() > 1 || !job.except.is_empty();
+        // Marking is only needed where one socket can be met twice, or no membership tells that it was.
+        let mark = job.rooms.len() != 1 || !job.except.is_empty();
         let rooms = space.rooms.borrow();
         while let Some(room) = job.rooms.get(self.rooms_done) {
             let members = rooms.members(room);
@@ -73,16 +76,16 @@ impl Fanout {
                 }
                 (left, limit) = (left - 1, limit - 1);
                 if member.met.replace(self.turn) != self.turn {
-                    self.give(shard, &job, mark, &member.socket, &member.connection);
+                    self.give(shard, &job, mark, &member.socket, &member.connection, member.is_plain);
                 }
             }
             if let Some(own) = Id::parse(room).and_then(|id| space.sockets.borrow().get(&id).cloned()) {
-                self.give(shard, &job, mark, &own, &own.inner().connection);
+                self.give(shard, &job, mark, &own, &own.inner().connection, own.inner().recovery.is_none());
             }
             (self.rooms_done, self.members_left) = (self.rooms_done + 1, None);
         }
         while let Some(socket) = self.everyone.pop() {
-            self.give(shard, &job, mark, &socket, &socket.inner().connection);
+            self.give(shard, &job, mark, &socket, &socket.inner().connection, socket.inner().recovery.is_none());
             limit = limit.saturating_sub(1);
             if limit == 0 && !self.everyone.is_empty() {
                 return false;
@@ -91,6 +94,18 @@ impl Fanout {
         shard.metrics.packets_queued.add(self.sockets * self.frames.len() as u64);
         self.jobs.iter().for_each(|job| job.finish(self.sockets));
         true
+    }
+
+    /// The number of the last of the broadcasts.
+    pub(crate) fn last_offset(&self) -> u64 {
+        self.jobs.last().map_or(0, |job| job.offset)
+    }
+
+    /// Whether the socket was given the broadcasts, or is not to get them.
+    pub(crate) fn has_met(&self, socket: &Socket) -> bool {
+        let space = socket.space();
+        self.jobs.first().is_some_and(|job| job.namespace == socket.reference().namespace)
+            && (socket.inner().considered.get() == self.turn || space.rooms.borrow().is_met(socket, self.turn))
     }
 
     fn begin(&mut self, shard: &Shard, space: &Space, job: &Job) {
@@ -109,7 +124,15 @@ impl Fanout {
         }
     }
 
-    fn give(&mut self, shard: &Shard, job: &Job, mark: bool, socket: &Socket, connection: &Rc<Connection>) {
+    fn give(
+        &mut self,
+        shard: &Shard,
+        job: &Job,
+        mark: bool,
+        socket: &Socket,
+        connection: &Rc<Connection>,
+        is_plain: bool,
+    ) {
         if mark && socket.inner().considered.replace(self.turn) == self.turn
             || job.except_socket.is_some_and(|except| except == socket.reference())
         {
@@ -119,7 +142,13 @@ impl Fanout {
             shard.metrics.volatile_dropped.increment();
             return;
         }
-        for frame in &self.frames {
+        let frames = match is_plain {
+            false => &self.frames,
+            true => self
+                .plain_frames
+                .get_or_insert_with(|| self.jobs.iter().flat_map(|job| job.plain_frames()).map(Rc::new).collect()),
+        };
+        for frame in frames {
             connection.queue_uncounted(frame.clone());
         }
         self.sockets += 1;

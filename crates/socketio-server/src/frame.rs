@@ -1,5 +1,7 @@
 //! One Engine.IO packet, encoded once for any number of receivers and for both transports.
 
+use std::num::NonZeroU64;
+
 use bytes::Bytes;
 use socketio_protocol::websocket::{self, MAX_HEADER, OpCode};
 
@@ -9,6 +11,8 @@ pub(crate) struct Frame {
     bytes: Bytes,
     payload_at: u8,
     binary: bool,
+    /// Of the frames with this number that wait for a slow client, only the newest is kept.
+    latest: Option<NonZeroU64>,
 }
 
 impl Frame {
@@ -43,7 +47,27 @@ impl Frame {
         let mut bytes = Bytes::from(buffer);
         let bytes = bytes.split_off(start);
         // At most MAX_HEADER, which is 10.
-        Self { bytes, payload_at: length as u8, binary: opcode == OpCode::Binary }
+        Self { bytes, payload_at: length as u8, binary: opcode == OpCode::Binary, latest: None }
+    }
+
+    /// The same text packet without the last bytes of its arguments, closed again.
+    pub(crate) fn without_tail(&self, bytes: usize) -> Self {
+        let payload = self.payload();
+        let kept = payload.get(..payload.len().saturating_sub(bytes + 1)).unwrap_or_default();
+        let mut shorter = Self::text(|out| {
+            out.extend_from_slice(kept);
+            out.push(b']');
+        });
+        shorter.latest = self.latest;
+        shorter
+    }
+
+    pub(crate) fn set_latest(&mut self, key: NonZeroU64) {
+        self.latest = Some(key);
+    }
+
+    pub(crate) fn latest(&self) -> Option<NonZeroU64> {
+        self.latest
     }
 
     /// The frame as it goes over a WebSocket.

@@ -4,7 +4,7 @@
 //! socket id ends with a keyed checksum, so that any shard can tell that a room name is a socket's id (and refuse to
 //! let another join it) without asking the others.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{DefaultHasher, Hasher};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -44,13 +44,21 @@ impl Id {
     }
 }
 
-/// Tells socket ids of this process from other names.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct SocketIds(RandomState);
+/// Tells socket ids of this server from other names.
+#[derive(Clone)]
+pub(crate) struct SocketIds([u8; 16]);
 
 impl SocketIds {
+    /// With a key of an earlier life of the server, so that the ids which that made are known; or with a new one.
+    pub(crate) fn new(key: Option<[u8; 16]>) -> Self {
+        Self(key.unwrap_or_else(|| Entropy::new().take()))
+    }
+
     fn checksum(&self, random: &[u8]) -> [u8; 3] {
-        let [a, b, c, ..] = self.0.hash_one(random).to_le_bytes();
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&self.0);
+        hasher.write(random);
+        let [a, b, c, ..] = hasher.finish().to_le_bytes();
         [a, b, c]
     }
 
@@ -87,6 +95,11 @@ impl Entropy {
         bytes
     }
 
+    /// A session's secret.
+    pub(crate) fn secret(&mut self) -> Id {
+        Id::encode(self.take())
+    }
+
     pub(crate) fn session_id(&mut self, shard: u8) -> Id {
         let mut bytes: [u8; BYTES] = self.take();
         bytes[BYTES - 1] = shard;
@@ -121,10 +134,11 @@ mod tests {
 
     #[test]
     fn socket_ids_are_told_from_room_names() {
-        let (ids, mut entropy) = (SocketIds::default(), Entropy::new());
+        let (ids, mut entropy) = (SocketIds::new(Some([7; 16])), Entropy::new());
         let id = entropy.socket_id(&ids);
         assert!(ids.is_socket_id(id.as_str()));
-        assert!(!SocketIds::default().is_socket_id(id.as_str()));
+        assert!(SocketIds::new(Some([7; 16])).is_socket_id(id.as_str()), "a later life knows it");
+        assert!(!SocketIds::new(None).is_socket_id(id.as_str()));
         for name in ["", "project-123", "project-1234567890ab", "äöü"] {
             assert!(!ids.is_socket_id(name), "{name}");
         }

@@ -51,6 +51,7 @@
 //! | `outbox`, `frame` | what waits to be written, and how it is encoded once |
 //! | `namespace`, `socket`, `event` | what an application sees |
 //! | `rooms`, `broadcast`, `fanout` | who gets what |
+//! | `recovery` | what a client that was away gets when it comes back |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -67,6 +68,7 @@ mod namespace;
 mod outbox;
 mod raw;
 mod reason;
+mod recovery;
 mod rooms;
 mod server;
 mod shard;
@@ -81,6 +83,7 @@ pub use metrics::MetricsSnapshot;
 pub use namespace::{ConnectError, Namespace};
 pub use raw::{RawEndpoint, RawMessage, RawSocket};
 pub use reason::DisconnectReason;
+pub use recovery::{MissedEvent, Recall, RecalledSession, Recovery, RecoveryFailure, SavedSession, SessionKeeper};
 pub use rooms::JoinError;
 pub use server::{Drained, Server, ServerBuilder};
 pub use socket::{Socket, SocketRef};

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::DisconnectReason;
+use crate::{DisconnectReason, RecoveryFailure};
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -12,11 +12,14 @@ macro_rules! metrics {
         pub(crate) struct ShardMetrics {
             $(pub(crate) $name: Metric,)*
             disconnects: [AtomicU64; DisconnectReason::ALL.len()],
+            recovery_failures: [AtomicU64; RecoveryFailure::ALL.len()],
         }
 
         impl Default for ShardMetrics {
             fn default() -> Self {
-                Self { $($name: Metric::default(),)* disconnects: [const { AtomicU64::new(0) }; DisconnectReason::ALL.len()] }
+                Self { $($name: Metric::default(),)* disconnects: [const { AtomicU64::new(0) }; DisconnectReason::ALL.len()],
+                    recovery_failures: [const { AtomicU64::new(0) }; RecoveryFailure::ALL.len()],
+                }
             }
         }
 
@@ -27,6 +30,14 @@ macro_rules! metrics {
             $($(#[$doc])* pub $name: u64,)*
             /// Sockets disconnected so far, by reason.
             pub disconnects: Vec<(DisconnectReason, u64)>,
+            /// Clients that asked for their session and got a new one, by reason.
+            pub recovery_failures: Vec<(RecoveryFailure, u64)>,
+            /// Gauge: broadcasts remembered for recovery.
+            pub history_entries: u64,
+            /// Gauge: their bytes.
+            pub history_bytes: u64,
+            /// Gauge: sessions whose clients are away.
+            pub sessions_away: u64,
         }
 
         impl MetricsSnapshot {
@@ -39,7 +50,20 @@ macro_rules! metrics {
                         (*reason, shards.clone().map(of).sum())
                     })
                     .collect();
-                Self { $($name: shards.clone().map(|shard| shard.$name.get()).sum(),)* disconnects }
+                let recovery_failures = RecoveryFailure::ALL
+                    .iter()
+                    .enumerate()
+                    .map(|(index, failure)| {
+                        let of = |shard: &ShardMetrics| shard.recovery_failures.get(index).map_or(0, |count| count.load(Relaxed));
+                        (*failure, shards.clone().map(of).sum())
+                    })
+                    .collect();
+                Self {
+                    $($name: shards.clone().map(|shard| shard.$name.get()).sum(),)*
+                    disconnects,
+                    recovery_failures,
+                    ..Self::default()
+                }
             }
         }
     };
@@ -74,6 +98,8 @@ metrics! {
     broadcasts,
     /// Packets put into outboxes so far, heartbeats not counted.
     packets_queued,
+    /// Gauge: bytes that wait for clients which don't take them at once.
+    outbox_bytes,
     /// Volatile packets dropped because their client was not ready.
     volatile_dropped,
     /// Writes to WebSocket connections so far.
@@ -86,6 +112,10 @@ metrics! {
     reads_paused,
     /// Handlers that panicked.
     handler_panics,
+    /// Sockets that got their session back so far.
+    recovered,
+    /// Events replaced by newer ones while they waited for a slow client.
+    latest_replaced,
 }
 
 /// One number that a shard counts.
@@ -112,6 +142,13 @@ impl Metric {
 }
 
 impl ShardMetrics {
+    pub(crate) fn recovery_failed(&self, failure: RecoveryFailure) {
+        let index = RecoveryFailure::ALL.iter().position(|known| *known == failure);
+        if let Some(count) = index.and_then(|index| self.recovery_failures.get(index)) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
     pub(crate) fn disconnected(&self, reason: DisconnectReason) {
         let index = DisconnectReason::ALL.iter().position(|known| *known == reason);
         if let Some(count) = index.and_then(|index| self.disconnects.get(index)) {

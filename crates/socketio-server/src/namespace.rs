@@ -30,6 +30,8 @@ impl ConnectError {
 type Authorize = dyn Fn(&Socket, Option<&RawValue>) -> Result<(), ConnectError> + Send + Sync;
 type OnSocket = dyn Fn(&Socket) + Send + Sync;
 type OnEvent = dyn Fn(&Socket, Event<'_>) + Send + Sync;
+type Save = dyn Fn(&Socket) -> String + Send + Sync;
+type Restore = dyn Fn(&Socket, &str, Option<&RawValue>) -> bool + Send + Sync;
 type OnDisconnect = dyn Fn(&Socket, DisconnectReason) + Send + Sync;
 pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -52,6 +54,9 @@ pub struct Namespace {
     pub(crate) fallback: Option<Handler>,
     pub(crate) on_timer: Option<Box<OnSocket>>,
     pub(crate) on_disconnect: Option<Box<OnDisconnect>>,
+    pub(crate) save: Option<Box<Save>>,
+    pub(crate) restore: Option<Box<Restore>>,
+    pub(crate) on_recovered: Option<Box<OnSocket>>,
 }
 
 impl fmt::Debug for Namespace {
@@ -75,6 +80,9 @@ impl Namespace {
             fallback: None,
             on_timer: None,
             on_disconnect: None,
+            save: None,
+            restore: None,
+            on_recovered: None,
         }
     }
 
@@ -134,6 +142,32 @@ impl Namespace {
     #[must_use]
     pub fn on_disconnect(mut self, f: impl Fn(&Socket, DisconnectReason) + Send + Sync + 'static) -> Self {
         self.on_disconnect = Some(Box::new(f));
+        self
+    }
+
+    /// With [recovery](crate::Config::recovery): what is to be kept of a socket's data with its session, as text. Tell by
+    /// [`Socket::session_changed`] when it changes.
+    #[must_use]
+    pub fn save(mut self, f: impl Fn(&Socket) -> String + Send + Sync + 'static) -> Self {
+        self.save = Some(Box::new(f));
+        self
+    }
+
+    /// With recovery, called instead of [`Namespace::authorize`] when a client comes back for its session: with what
+    /// [`Namespace::save`] returned, and the client's `auth` object. The socket is in its rooms again; those that it may no
+    /// longer be in, it leaves here, and what was missed of them is not sent. Nothing may be emitted yet. If it returns
+    /// false, the client is connected anew.
+    #[must_use]
+    pub fn restore(mut self, f: impl Fn(&Socket, &str, Option<&RawValue>) -> bool + Send + Sync + 'static) -> Self {
+        self.restore = Some(Box::new(f));
+        self
+    }
+
+    /// With recovery, called instead of [`Namespace::on_connect`] when a client has its session back, and what it missed
+    /// is on its way.
+    #[must_use]
+    pub fn on_recovered(mut self, f: impl Fn(&Socket) + Send + Sync + 'static) -> Self {
+        self.on_recovered = Some(Box::new(f));
         self
     }
 

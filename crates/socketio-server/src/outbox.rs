@@ -1,16 +1,17 @@
 //! What waits to be written to one client, counted in bytes.
 
-use std::{collections::VecDeque, io::IoSlice, rc::Rc};
+use std::{io::IoSlice, rc::Rc};
 
 use smallvec::SmallVec;
 use socketio_protocol::engine_io::PayloadWriter;
 
 use crate::{config::FRAMES_PER_WRITE, frame::Frame};
 
-/// The frames that wait for a connection, first in, first out.
+/// The frames that wait for a connection, first in, first out. As many as usually come in one flush pass wait without
+/// memory of their own, which the pass would have to fetch.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    frames: VecDeque<Rc<Frame>>,
+    frames: SmallVec<[Rc<Frame>; 4]>,
     /// Bytes of the first frame that are written already.
     written: usize,
     /// Bytes that still wait.
@@ -25,7 +26,21 @@ impl Outbox {
             return;
         }
         self.bytes += frame.len();
-        self.frames.push_back(frame);
+        self.frames.push(frame);
+    }
+
+    /// Takes out the frame that one with the same number replaces, unless it is under way already. The newer one goes to
+    /// the end: its offset must not overtake what waits. True if there was one.
+    pub(crate) fn replace(&mut self, newer: &Frame) -> bool {
+        let under_way = usize::from(self.written > 0);
+        let older = (newer.latest().is_some())
+            .then(|| (under_way..self.frames.len()).rev().find(|&index| self.frames[index].latest() == newer.latest()))
+            .flatten();
+        if let Some(older) = older {
+            self.bytes -= self.frames.remove(older).len();
+            return true;
+        }
+        false
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -46,24 +61,21 @@ impl Outbox {
     }
 
     /// Takes note that the first `count` bytes were written.
-    pub(crate) fn advance(&mut self, mut count: usize) {
+    pub(crate) fn advance(&mut self, count: usize) {
         self.bytes = self.bytes.saturating_sub(count);
-        while let Some(first) = self.frames.front() {
-            let left = first.len() - self.written;
-            if count < left {
-                self.written += count;
-                return;
-            }
-            count -= left;
-            self.written = 0;
-            self.frames.pop_front();
+        self.written += count;
+        let mut done = 0;
+        while let Some(frame) = self.frames.get(done).filter(|frame| frame.len() <= self.written) {
+            self.written -= frame.len();
+            done += 1;
         }
+        self.frames.drain(..done);
     }
 
     /// Moves packets into a polling payload: as many as allowed and as fit into `bytes`, but at least one.
     pub(crate) fn drain_into(&mut self, payload: &mut PayloadWriter, packets: usize, bytes: usize) {
         let mut taken = 0;
-        while let Some(frame) = self.frames.front() {
+        while let Some(frame) = self.frames.get(taken) {
             if taken > 0 && (taken == packets || payload.len() + frame.len() > bytes) {
                 break;
             }
@@ -73,9 +85,9 @@ impl Outbox {
                 payload.push_text(frame.payload());
             }
             self.bytes -= frame.len();
-            self.frames.pop_front();
             taken += 1;
         }
+        self.frames.drain(..taken);
     }
 
     pub(crate) fn clear(&mut self) {
@@ -94,7 +106,7 @@ impl Outbox {
     /// Gives the queue's memory back if nothing waits.
     pub(crate) fn release(&mut self) {
         if self.frames.is_empty() {
-            self.frames = VecDeque::new();
+            self.frames = SmallVec::new();
         }
     }
 }

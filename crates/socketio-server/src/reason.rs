@@ -41,8 +41,32 @@ reasons! {
     OutboxFull => "outbox full",
     /// The client took nothing for too long.
     WriteStalled => "write stalled",
+    /// The client has come back on another connection before the loss of this one was noticed.
+    SessionResumed => "session resumed elsewhere",
     /// The server shuts down.
     ServerShutdown => "server shutting down",
     /// A handler panicked.
     HandlerPanic => "handler panic",
+}
+
+impl DisconnectReason {
+    /// Whether the client may come back for its session: the connection was lost, and neither side wanted to leave.
+    #[must_use]
+    pub const fn is_recoverable(self) -> bool {
+        match self {
+            Self::TransportClose
+            | Self::TransportError
+            | Self::PingTimeout
+            | Self::OutboxFull
+            | Self::WriteStalled
+            | Self::SessionResumed
+            | Self::ServerShutdown => true,
+            Self::ClientNamespace
+            | Self::ServerNamespace
+            | Self::ConnectTimeout
+            | Self::ParseError
+            | Self::PayloadTooLarge
+            | Self::HandlerPanic => false,
+        }
+    }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Member {
     pub(crate) met: Cell<u64>,
     /// Index in the socket's memberships.
     slot: u32,
+    /// The socket takes no part in recovery. Here as well for the same reason as the connection.
+    pub(crate) is_plain: bool,
 }
 
 /// One room that a socket is in.
@@ -52,6 +54,8 @@ pub(crate) struct Membership {
     room: u32,
     /// Index among the room's members.
     position: u32,
+    /// The broadcast after which it joined.
+    joined: u64,
 }
 
 pub(crate) type Memberships = SmallVec<[Membership; 2]>;
@@ -85,8 +89,34 @@ impl Rooms {
             .collect()
     }
 
-    /// Adds the socket; false if it was in the room already.
-    pub(crate) fn join(&mut self, socket: &Socket, name: &str) -> bool {
+    /// The same, each with the broadcast after which the socket joined.
+    pub(crate) fn memberships_of(&self, socket: &Socket) -> Vec<(String, u64)> {
+        let memberships = socket.inner().memberships.borrow();
+        memberships
+            .iter()
+            .filter_map(|membership| Some((self.rooms.get(membership.room as usize)?, membership.joined)))
+            .map(|(room, joined)| (room.name.to_string(), joined))
+            .collect()
+    }
+
+    /// The broadcast after which the socket joined the room, if it is there.
+    pub(crate) fn joined(&self, socket: &Socket, name: &str) -> Option<u64> {
+        let slot = self.slot(socket, name)?;
+        socket.inner().memberships.borrow().get(slot).map(|membership| membership.joined)
+    }
+
+    /// Whether the walk of this number has met the socket in one of its rooms.
+    pub(crate) fn is_met(&self, socket: &Socket, turn: u64) -> bool {
+        let memberships = socket.inner().memberships.borrow();
+        memberships.iter().any(|membership| {
+            let room = self.rooms.get(membership.room as usize);
+            room.and_then(|room| room.members.get(membership.position as usize))
+                .is_some_and(|member| member.met.get() == turn)
+        })
+    }
+
+    /// Adds the socket, after a broadcast; false if it was in the room already.
+    pub(crate) fn join(&mut self, socket: &Socket, name: &str, after: u64) -> bool {
         if self.contains(socket, name) {
             return false;
         }
@@ -102,12 +132,13 @@ impl Rooms {
         let mut memberships = socket.inner().memberships.borrow_mut();
         let members = &mut self.rooms[room].members;
         // Neither a shard's rooms nor a room's members reach 2^32: each takes more than a byte of memory.
-        memberships.push(Membership { room: room as u32, position: members.len() as u32 });
+        memberships.push(Membership { room: room as u32, position: members.len() as u32, joined: after });
         members.push(Member {
             socket: socket.clone(),
             connection: socket.inner().connection.clone(),
             met: Cell::new(self.turn),
             slot: (memberships.len() - 1) as u32,
+            is_plain: socket.inner().recovery.is_none(),
         });
         true
     }

@@ -1,6 +1,7 @@
 //! Starting and ending: the shards' threads, the acceptor, the drain.
 
 use std::{
+    hash::RandomState,
     io,
     net::{SocketAddr, TcpListener},
     rc::Rc,
@@ -18,12 +19,13 @@ use tokio::{
 };
 
 use crate::{
-    Config, Handle, Namespace, RawEndpoint,
+    Config, Handle, Namespace, RawEndpoint, Recovery,
     broadcast::Node,
     config::MAX_SHARDS,
     http::Fallback,
     identifier::SocketIds,
     metrics::ShardMetrics,
+    recovery::Memory,
     shard::{Application, Command, Shard},
 };
 
@@ -66,7 +68,9 @@ impl Server {
             mailboxes: senders,
             metrics: (0..config.shards).map(|_| Arc::new(ShardMetrics::default())).collect(),
             namespaces: OnceLock::new(),
-            socket_ids: SocketIds::default(),
+            socket_ids: OnceLock::new(),
+            latest_keys: RandomState::new(),
+            recovery: OnceLock::new(),
             accepting: AtomicBool::new(true),
             packets_encoded: AtomicU64::new(0),
         };
@@ -161,6 +165,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets [`Config::recovery`], where it takes the server's handle to find out with what.
+    #[must_use]
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        Arc::make_mut(&mut self.config).recovery = Some(recovery);
+        self
+    }
+
     /// Starts the shards' threads and serves the listener's connections.
     ///
     /// # Errors
@@ -175,6 +186,11 @@ impl ServerBuilder {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "two namespaces have the same name"));
         }
         let _ = self.handle.0.namespaces.set(names);
+        let recovery = self.config.recovery.as_ref();
+        let _ = self.handle.0.socket_ids.set(SocketIds::new(recovery.and_then(|recovery| recovery.id_key)));
+        if let Some(recovery) = recovery {
+            let _ = self.handle.0.recovery.set(Memory::new(recovery, &self.config));
+        }
         let application = Arc::new(self.application);
         let mut listener = Some(listener);
         let mut shards = Vec::with_capacity(self.mailboxes.len());

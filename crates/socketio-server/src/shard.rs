@@ -13,7 +13,7 @@ use std::{
 
 use slab::Slab;
 use tokio::{
-    sync::{Notify, mpsc::UnboundedReceiver},
+    sync::{Notify, mpsc::UnboundedReceiver, oneshot},
     task::yield_now,
     time::{Instant, sleep_until},
 };
@@ -21,13 +21,14 @@ use tokio::{
 use crate::{
     Config, DisconnectReason, Handle, Namespace, RawEndpoint, Socket, SocketRef,
     broadcast::Job,
-    config::FLUSHES_PER_TURN,
+    config::{FLUSH_TURN, FLUSHES_PER_LOOK},
     connection::{Connection, ConnectionKey},
     fanout::Fanout,
     frame::Frame,
     http::{Fallback, serve_connection},
-    identifier::{Entropy, Id},
+    identifier::{Entropy, Id, SocketIds},
     metrics::ShardMetrics,
+    recovery::TIDY_INTERVAL,
     rooms::Rooms,
     timers::{Timer, Timers},
     transport::{EngineRequest, Farewells},
@@ -51,6 +52,8 @@ pub(crate) enum Command {
         f: EachJob,
     },
     Engine(EngineRequest),
+    /// Tells that everything before it is carried out.
+    Mark(oneshot::Sender<()>),
     /// Close all connections, paced over the time given, and then stop.
     Drain(Duration),
 }
@@ -103,6 +106,11 @@ pub(crate) struct Shard {
     serial: Cell<u32>,
     /// The broadcast that is under way.
     fanout: RefCell<Option<Fanout>>,
+    /// The number of the last broadcast that every member has.
+    position: Cell<u64>,
+    /// Sockets whose sessions changed since the keeper was told.
+    unsaved: RefCell<Vec<Socket>>,
+    save_due: Notify,
     draining: Cell<bool>,
     pub(crate) drain_began: Notify,
     /// TCP connections that are served.
@@ -131,6 +139,7 @@ impl Shard {
                 namespace: namespace.name(),
             })
             .collect();
+        let start = handle.recovery().map_or(0, |recovery| recovery.history().start());
         Rc::new(Self {
             id,
             config,
@@ -150,6 +159,9 @@ impl Shard {
             flush_due: Notify::new(),
             serial: Cell::new(0),
             fanout: RefCell::default(),
+            position: Cell::new(start),
+            unsaved: RefCell::default(),
+            save_due: Notify::new(),
             draining: Cell::new(false),
             drain_began: Notify::new(),
             streams: Cell::new(0),
@@ -161,9 +173,12 @@ impl Shard {
     pub(crate) async fn run(self: Rc<Self>, mailbox: UnboundedReceiver<Command>) -> usize {
         let flusher = tokio::task::spawn_local(self.clone().flush_connections());
         let timers = tokio::task::spawn_local(self.clone().run_timers());
+        let saver = tokio::task::spawn_local(self.clone().save_sessions());
+        let tidier = tokio::task::spawn_local(self.clone().tidy_up());
         self.clone().serve_mailbox(mailbox).await;
-        flusher.abort();
-        timers.abort();
+        for task in [flusher, timers, saver, tidier] {
+            task.abort();
+        }
         tracing::debug!(shard = self.id, connections_left = self.streams.get(), "shard stopped");
         self.streams.get()
     }
@@ -244,6 +259,9 @@ impl Shard {
                 }
             }
             Command::Engine(request) => self.handle_request(request),
+            Command::Mark(reached) => {
+                let _ = reached.send(());
+            }
             Command::Broadcast(_) | Command::Drain(_) => {}
         }
     }
@@ -268,10 +286,22 @@ impl Shard {
         self.spaces.iter().position(|space| space.namespace == name).map(|index| index as u16)
     }
 
+    /// Puts a command into this shard's own mailbox.
+    pub(crate) fn post(&self, command: Command) {
+        if let Some(mailbox) = self.handle.0.mailboxes.get(usize::from(self.id)) {
+            let _ = mailbox.send(command);
+        }
+    }
+
     /// A number that no other living thing of this shard's has.
     pub(crate) fn next_serial(&self) -> u32 {
         self.serial.set(self.serial.get().wrapping_add(1));
         self.serial.get()
+    }
+
+    pub(crate) fn new_socket_id(&self) -> Id {
+        let ids = self.handle.0.socket_ids.get_or_init(|| SocketIds::new(None));
+        self.entropy.borrow_mut().socket_id(ids)
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -312,10 +342,66 @@ impl Shard {
     fn fan_out(&self, limit: usize) -> bool {
         let mut fanout = self.fanout.borrow_mut();
         let done = fanout.as_mut().is_none_or(|fanout| fanout.advance(self, limit));
-        if done {
-            *fanout = None;
+        if done && let Some(fanout) = fanout.take() {
+            self.position.set(fanout.last_offset());
         }
         done
+    }
+
+    /// The number of the last broadcast that has begun here. Who joins a room now is not among those who get it.
+    pub(crate) fn position(&self) -> u64 {
+        self.fanout.borrow().as_ref().map_or(self.position.get(), Fanout::last_offset)
+    }
+
+    /// The number of the last broadcast that every member has been given.
+    pub(crate) fn past_position(&self) -> u64 {
+        self.position.get()
+    }
+
+    /// The number of the last broadcast that this socket has been given, or would have been if it were for it.
+    pub(crate) fn position_of(&self, socket: &Socket) -> u64 {
+        match self.fanout.borrow().as_ref() {
+            Some(fanout) if fanout.has_met(socket) => fanout.last_offset(),
+            _ => self.position.get(),
+        }
+    }
+
+    // --- sessions ---
+
+    /// Has the keeper told of the socket's session.
+    pub(crate) fn save_soon(&self, socket: &Socket) {
+        let mut unsaved = self.unsaved.borrow_mut();
+        if unsaved.is_empty() {
+            self.save_due.notify_one();
+        }
+        unsaved.push(socket.clone());
+    }
+
+    async fn save_sessions(self: Rc<Self>) {
+        let keeper = self.handle.recovery().and_then(|recovery| recovery.settings.keeper.clone());
+        let Some(keeper) = keeper else { return };
+        loop {
+            self.save_due.notified().await;
+            // What changes together is saved together.
+            yield_now().await;
+            for socket in std::mem::take(&mut *self.unsaved.borrow_mut()) {
+                if let Some((pid, session)) = socket.session_to_save() {
+                    keeper.save(pid.as_str(), session);
+                }
+            }
+        }
+    }
+
+    /// Forgets what recovery need not remember any longer. One shard does it for all.
+    async fn tidy_up(self: Rc<Self>) {
+        if self.id != 0 {
+            return;
+        }
+        let mut ticks = tokio::time::interval(TIDY_INTERVAL);
+        while let Some(recovery) = self.handle.recovery() {
+            ticks.tick().await;
+            recovery.tidy();
+        }
     }
 
     /// Has the connection's outbox written soon.
@@ -335,9 +421,12 @@ impl Shard {
         loop {
             self.flush_due.notified().await;
             loop {
-                for _ in 0..FLUSHES_PER_TURN {
-                    let Some(connection) = self.unflushed.borrow_mut().pop_front() else { break };
-                    connection.flush();
+                let began = Instant::now();
+                while began.elapsed() < FLUSH_TURN && !self.unflushed.borrow().is_empty() {
+                    for _ in 0..FLUSHES_PER_LOOK {
+                        let Some(connection) = self.unflushed.borrow_mut().pop_front() else { break };
+                        connection.flush();
+                    }
                 }
                 if self.unflushed.borrow().is_empty() {
                     break;

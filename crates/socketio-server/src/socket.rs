@@ -12,6 +12,7 @@ use std::{
 
 use ::http::{HeaderName, HeaderValue};
 use serde::Serialize;
+use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     event::check_name,
     frame::Frame,
     identifier::Id,
+    recovery::{ASK_AT_BYTES, Offset, SavedSession, SocketRecovery},
     rooms::Memberships,
     shard::{Shard, Space},
 };
@@ -41,8 +43,9 @@ pub(crate) struct SocketInner {
     /// Events that wait for the asynchronous handler that runs; none runs if absent.
     pub(crate) backlog: RefCell<Option<Box<Backlog>>>,
     pub(crate) timer: Cell<Option<Instant>>,
-    /// The last broadcast to several rooms that considered this socket, so that each gets it once.
+    /// The last walk that marked this socket, so that each gets a broadcast once.
     pub(crate) considered: Cell<u64>,
+    pub(crate) recovery: Option<Box<SocketRecovery>>,
 }
 
 /// Boxed, since hardly any socket has one at a time.
@@ -64,6 +67,13 @@ pub struct SocketRef {
     pub(crate) namespace: u16,
 }
 
+impl SocketRef {
+    /// Whether the socket is one of this connection.
+    pub(crate) fn is_of(&self, connection: &Connection) -> bool {
+        self.connection == connection.key && self.shard == u16::from(connection.shard.id)
+    }
+}
+
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Socket").field("namespace", &self.namespace()).field("id", &self.id()).finish_non_exhaustive()
@@ -71,7 +81,12 @@ impl fmt::Debug for Socket {
 }
 
 impl Socket {
-    pub(crate) fn new(connection: &Rc<Connection>, reference: SocketRef, id: Id) -> Self {
+    pub(crate) fn new(
+        connection: &Rc<Connection>,
+        reference: SocketRef,
+        id: Id,
+        recovery: Option<Box<SocketRecovery>>,
+    ) -> Self {
         Self(Rc::new(SocketInner {
             connection: connection.clone(),
             reference,
@@ -84,6 +99,7 @@ impl Socket {
             backlog: RefCell::default(),
             timer: Cell::new(None),
             considered: Cell::new(0),
+            recovery,
         }))
     }
 
@@ -95,7 +111,7 @@ impl Socket {
         &self.0.connection.shard
     }
 
-    fn space(&self) -> &Space {
+    pub(crate) fn space(&self) -> &Space {
         self.shard().space(self.0.reference.namespace)
     }
 
@@ -164,7 +180,34 @@ impl Socket {
     /// # Errors
     /// If the name is one of Socket.IO's own.
     pub fn emit_args(&self, event: &str, args: &EventArgs) -> Result<(), EncodeError> {
-        self.queue(args.event_frames(self.namespace(), None, event)?);
+        self.emit_frames(event, args, true)
+    }
+
+    fn emit_frames(&self, event: &str, args: &EventArgs, remember: bool) -> Result<(), EncodeError> {
+        let Some(recovery) = self.0.recovery.as_ref().filter(|_| self.is_connected()) else {
+            self.queue(args.event_frames(self.namespace(), None, event, None)?);
+            return Ok(());
+        };
+        check_name(event)?;
+        let after = self.shard().position_of(self);
+        let number = match remember {
+            true => recovery.direct.borrow_mut().next(),
+            false => recovery.direct.borrow().last(),
+        };
+        let offset = Offset::of_direct(after, number, &self.0.id);
+        let frames = args.event_frames(self.namespace(), None, event, Some(offset))?;
+        let frames: SmallVec<[Rc<Frame>; 1]> = frames.into_iter().map(Rc::new).collect();
+        self.shard().metrics.packets_encoded.increment();
+        for frame in &frames {
+            self.0.connection.queue(frame.clone());
+        }
+        if remember {
+            let max_bytes = self.handle().recovery().map_or(0, |recovery| recovery.settings.max_direct_bytes);
+            let bytes = recovery.direct.borrow_mut().push(after, frames, max_bytes);
+            if bytes > ASK_AT_BYTES {
+                self.0.connection.ask_what_arrived();
+            }
+        }
         Ok(())
     }
 
@@ -174,7 +217,7 @@ impl Socket {
     /// As [`Socket::emit`].
     pub fn emit_volatile(&self, event: &str, payload: &impl Serialize) -> Result<(), EncodeError> {
         if self.0.connection.is_ready() {
-            return self.emit(event, payload);
+            return self.emit_frames(event, &EventArgs::new(payload)?, false);
         }
         check_name(event)?;
         self.shard().metrics.volatile_dropped.increment();
@@ -208,7 +251,7 @@ impl Socket {
             id
         };
         let _forget = ForgetAck { socket: self, id };
-        self.queue(args.event_frames(self.namespace(), Some(id), event)?);
+        self.queue(args.event_frames(self.namespace(), Some(id), event, None)?);
         match tokio::time::timeout(timeout, receiver).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(_)) => Err(AckError::Disconnected),
@@ -263,12 +306,21 @@ impl Socket {
         {
             return Err(JoinError::TooMany);
         }
-        Ok(rooms.join(self, room))
+        let joined = rooms.join(self, room, self.shard().position());
+        drop(rooms);
+        if joined {
+            self.session_changed();
+        }
+        Ok(joined)
     }
 
     /// Leaves a room; false if the socket was not in it.
     pub fn leave(&self, room: &str) -> bool {
-        self.space().rooms.borrow_mut().leave(self, room)
+        let left = self.space().rooms.borrow_mut().leave(self, room);
+        if left {
+            self.session_changed();
+        }
+        left
     }
 
     /// Whether the socket has joined a room.
@@ -277,10 +329,63 @@ impl Socket {
         self.space().rooms.borrow().contains(self, room)
     }
 
+    /// The number of the last broadcast before the socket joined a room; `None` if it is not there. Broadcasts have numbers
+    /// with [`Config::recovery`](crate::Config::recovery).
+    #[must_use]
+    pub fn joined_at(&self, room: &str) -> Option<u64> {
+        self.space().rooms.borrow().joined(self, room)
+    }
+
     /// The rooms that the socket has joined, without its own id.
     #[must_use]
     pub fn rooms(&self) -> Vec<String> {
         self.space().rooms.borrow().names_of(self)
+    }
+
+    /// Whether this is a session that its client came back for; see [`Config::recovery`](crate::Config::recovery).
+    #[must_use]
+    pub fn recovered(&self) -> bool {
+        self.0.recovery.as_ref().is_some_and(|recovery| recovery.recovered)
+    }
+
+    /// Says that what [`Namespace::save`](crate::Namespace::save) returns has changed. Joining and leaving rooms says so
+    /// by itself.
+    pub fn session_changed(&self) {
+        if let Some(recovery) = &self.0.recovery
+            && self.is_connected()
+            && !recovery.unsaved.replace(true)
+        {
+            self.shard().save_soon(self);
+        }
+    }
+
+    /// The session as it is now.
+    pub(crate) fn session(&self, recovery: &SocketRecovery) -> SavedSession {
+        let space = self.space();
+        SavedSession {
+            namespace: space.namespace.to_owned(),
+            socket_id: self.id().to_owned(),
+            rooms: space.rooms.borrow().memberships_of(self),
+            data: space
+                .handlers()
+                .save
+                .as_ref()
+                .map_or_else(String::new, |save| self.shard().guarded(|| save(self)).unwrap_or_default()),
+            since: recovery.since.get(),
+        }
+    }
+
+    /// The session and its secret, if the keeper is to be told of it.
+    pub(crate) fn session_to_save(&self) -> Option<(Id, SavedSession)> {
+        let recovery = self.0.recovery.as_ref().filter(|_| self.is_connected())?;
+        recovery.unsaved.set(false);
+        Some((recovery.pid, self.session(recovery)))
+    }
+
+    /// Runs `f` when the client has got what it was sent so far; never, if the connection is lost before. It is asked by a
+    /// heartbeat ahead of time.
+    pub fn when_arrived(&self, f: impl FnOnce() + 'static) {
+        self.0.connection.when_arrived(Box::new(f));
     }
 
     /// A broadcast to a room, without this socket.

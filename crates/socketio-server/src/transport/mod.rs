@@ -17,7 +17,7 @@ use crate::{DisconnectReason, connection::Connection, identifier::Id, metrics::S
 /// The way to the client.
 pub(crate) enum Transport {
     /// Requests come and go.
-    Polling(Polling),
+    Polling(Box<Polling>),
     /// The writing half; the reading half is its task's.
     WebSocket(OwnedWriteHalf),
     Closed,

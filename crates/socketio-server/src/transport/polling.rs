@@ -116,7 +116,7 @@ pub(super) fn open_packet(shard: &Shard, sid: &str, upgrades: &[&str], out: &mut
 /// Opens a session and returns the body that says so.
 pub(crate) fn open(shard: &Rc<Shard>, origin: Origin) -> Vec<u8> {
     let sid = shard.entropy.borrow_mut().session_id(shard.id);
-    let polling = Polling { sid, poll: None, post: None, probing: false };
+    let polling = Box::new(Polling { sid, poll: None, post: None, probing: false });
     let connection = Connection::open(shard, origin, Transport::Polling(polling));
     shard.sessions.borrow_mut().insert(sid, connection);
     let mut body = Vec::with_capacity(128);

@@ -16,6 +16,7 @@ mod hostile;
 mod namespaces;
 mod panics;
 mod polling;
+mod recovery;
 mod rooms_and_broadcasts;
 mod upgrade;
 mod websocket;

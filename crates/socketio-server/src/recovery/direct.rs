@@ -1,0 +1,205 @@
+//! What was emitted to one socket alone, for as long as it may not have arrived.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use smallvec::SmallVec;
+
+use crate::{frame::Frame, identifier::Id, recovery::Offset};
+
+/// A socket's own events, or those of a session whose client is away (`F` is what other threads may have, then). Nothing
+/// is remembered when the last heartbeat was answered after the last event.
+#[derive(Debug)]
+pub(crate) struct Direct<F = Rc<Frame>> {
+    events: VecDeque<Event<F>>,
+    bytes: usize,
+    /// Number of the last event.
+    last: u32,
+    /// Number of the last event when the heartbeat under way was sent.
+    asked: u32,
+    /// Number of the last event that is known to have arrived.
+    arrived: u32,
+    /// The last event that was forgotten because there were too many.
+    forgotten: Option<Place>,
+}
+
+/// When an event was emitted.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    number: u32,
+    /// The last broadcast before it.
+    after: u64,
+}
+
+#[derive(Debug)]
+struct Event<F> {
+    place: Place,
+    frames: SmallVec<[F; 1]>,
+}
+
+impl<F> Default for Direct<F> {
+    fn default() -> Self {
+        Self { events: VecDeque::new(), bytes: 0, last: 0, asked: 0, arrived: 0, forgotten: None }
+    }
+}
+
+impl<F> Direct<F> {
+    fn map<G>(self, f: impl Fn(F) -> G) -> Direct<G> {
+        let Self { events, bytes, last, asked, arrived, forgotten } = self;
+        let events = events
+            .into_iter()
+            .map(|event| Event { place: event.place, frames: event.frames.into_iter().map(&f).collect() })
+            .collect();
+        Direct { events, bytes, last, asked, arrived, forgotten }
+    }
+}
+
+impl Direct {
+    /// The next event's number.
+    pub(crate) fn next(&mut self) -> u32 {
+        self.last = self.last.wrapping_add(1);
+        self.last
+    }
+
+    /// The last event's number.
+    pub(crate) fn last(&self) -> u32 {
+        self.last
+    }
+
+    /// Remembers the event that got the last number. Returns the bytes that are remembered.
+    pub(crate) fn push(&mut self, after: u64, frames: SmallVec<[Rc<Frame>; 1]>, max_bytes: usize) -> usize {
+        self.bytes += bytes(&frames);
+        self.events.push_back(Event { place: Place { number: self.last, after }, frames });
+        while self.bytes > max_bytes
+            && let Some(first) = self.events.pop_front()
+        {
+            self.bytes -= bytes(&first.frames);
+            self.forgotten = Some(first.place);
+        }
+        self.bytes
+    }
+
+    /// A heartbeat goes out now.
+    pub(crate) fn ask(&mut self) {
+        self.asked = self.last;
+    }
+
+    /// The heartbeat was answered: what was sent before it has arrived.
+    pub(crate) fn answered(&mut self) {
+        self.arrived = self.asked;
+        while self.events.front().is_some_and(|event| event.place.number <= self.arrived)
+            && let Some(first) = self.events.pop_front()
+        {
+            self.bytes -= bytes(&first.frames);
+        }
+        if self.events.is_empty() {
+            self.events = VecDeque::new();
+        }
+    }
+
+    /// Forgets what a client that came back with this offset has. False if something that it has not is forgotten already.
+    pub(crate) fn resume(&mut self, socket: &Id, offset: Option<&Offset>) -> bool {
+        let number = offset.and_then(|offset| offset.direct_of(socket)).unwrap_or_default();
+        let has = |place: Place| {
+            // Without a number of its own, a broadcast tells that what was emitted before it has arrived.
+            place.number <= number.max(self.arrived) || offset.is_some_and(|offset| place.after < offset.broadcast)
+        };
+        if self.forgotten.is_some_and(|place| !has(place)) {
+            return false;
+        }
+        self.events.retain(|event| !has(event.place));
+        self.bytes = self.events.iter().map(|event| bytes(&event.frames)).sum();
+        true
+    }
+
+    /// The events, each with the last broadcast before it.
+    pub(crate) fn events(&self) -> impl Iterator<Item = (u64, &[Rc<Frame>])> {
+        self.events.iter().map(|event| (event.place.after, event.frames.as_slice()))
+    }
+
+    /// For other threads.
+    pub(crate) fn pack(self) -> Direct<Frame> {
+        self.map(Rc::unwrap_or_clone)
+    }
+}
+
+impl Direct<Frame> {
+    /// Back on a shard.
+    pub(crate) fn unpack(self) -> Direct {
+        self.map(Rc::new)
+    }
+}
+
+fn bytes(frames: &[Rc<Frame>]) -> usize {
+    frames.iter().map(|frame| frame.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 1_000;
+
+    fn socket() -> Id {
+        Id::parse("k9QxAAAAAAAAAAAAAAAA").expect("an id")
+    }
+
+    /// Emits an event after a broadcast.
+    fn emit(direct: &mut Direct, after: u64) -> Offset {
+        let number = direct.next();
+        let frame = Rc::new(Frame::text(|out| out.resize(108, b'x')));
+        direct.push(after, SmallVec::from_iter([frame]), MAX);
+        Offset::of_direct(after, number, &socket())
+    }
+
+    fn places(direct: &Direct) -> Vec<u64> {
+        direct.events().map(|(after, _)| after).collect()
+    }
+
+    #[test]
+    fn a_client_gets_what_came_after_its_offset() {
+        let mut direct = Direct::default();
+        let offsets: Vec<Offset> = [5, 5, 6, 8].map(|after| emit(&mut direct, after)).into();
+        let missed = |offset: Option<Offset>| {
+            let mut direct = Direct::default();
+            for after in [5, 5, 6, 8] {
+                emit(&mut direct, after);
+            }
+            assert!(direct.resume(&socket(), offset.as_ref()));
+            places(&direct)
+        };
+        assert_eq!(missed(None), [5, 5, 6, 8]);
+        assert_eq!(missed(Some(offsets[0])), [5, 6, 8]);
+        assert_eq!(missed(Some(offsets[3])), [0; 0]);
+        assert_eq!(missed(Some(Offset::of_broadcast(5))), [5, 5, 6, 8]);
+        assert_eq!(missed(Some(Offset::of_broadcast(7))), [8]);
+        // The number is another session's.
+        let other = Offset::of_direct(5, 2, &Id::parse("otherAAAAAAAAAAAAAAA").expect("an id"));
+        assert_eq!(missed(Some(other)), [5, 5, 6, 8]);
+    }
+
+    #[test]
+    fn what_has_arrived_is_forgotten() {
+        let mut direct = Direct::default();
+        emit(&mut direct, 1);
+        direct.ask();
+        emit(&mut direct, 2);
+        direct.answered();
+        assert_eq!(places(&direct), [2]);
+        direct.ask();
+        direct.answered();
+        assert_eq!((places(&direct), direct.bytes), (vec![], 0));
+        emit(&mut direct, 3);
+        assert!(direct.pack().unpack().resume(&socket(), None));
+    }
+
+    #[test]
+    fn too_many_are_forgotten_and_that_is_known() {
+        let mut direct = Direct::default();
+        let offsets: Vec<Offset> = (0..12).map(|after| emit(&mut direct, after)).collect();
+        assert_eq!((places(&direct).len(), direct.bytes), (10, MAX));
+        assert!(!direct.resume(&socket(), None));
+        assert!(!direct.resume(&socket(), Some(&offsets[0])));
+        assert!(direct.resume(&socket(), Some(&offsets[1])));
+        assert_eq!(places(&direct), [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+    }
+}

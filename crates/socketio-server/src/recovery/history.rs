@@ -1,0 +1,205 @@
+//! The broadcasts of this node that clients may still ask for, by room.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use smallvec::SmallVec;
+
+use crate::{frame::Frame, identifier::Id, recovery::Recovery};
+
+/// A remembered broadcast.
+pub(crate) struct Entry {
+    pub(crate) offset: u64,
+    pub(crate) frames: SmallVec<[Frame; 1]>,
+    namespace: u16,
+    /// Everyone in the namespace, if empty.
+    rooms: SmallVec<[Arc<str>; 1]>,
+    except: Box<[Box<str>]>,
+    except_socket: Option<Id>,
+    /// Of those with the same key only the newest is remembered.
+    latest: Option<Box<str>>,
+    at: Instant,
+}
+
+/// Whom a broadcast goes to, as far as recovery is concerned.
+pub(crate) struct Audience<'a> {
+    pub(crate) namespace: u16,
+    pub(crate) rooms: &'a [Box<str>],
+    pub(crate) except: &'a [Box<str>],
+    pub(crate) except_socket: Option<Id>,
+}
+
+/// The broadcasts that are remembered, and the numbers of all.
+pub(crate) struct History {
+    /// The number of the last broadcast.
+    last: u64,
+    /// The last broadcast before this server's first.
+    start: u64,
+    /// The last broadcast that is forgotten and was not replaced by a newer one.
+    forgotten: u64,
+    rooms: HashMap<RoomKey, VecDeque<Arc<Entry>>>,
+    all: Queue,
+    latest: Queue,
+    age: Duration,
+}
+
+/// A namespace and a room in it; everyone, if it names none.
+type RoomKey = (u16, Option<Arc<str>>);
+
+/// Broadcasts in their order, bounded in bytes.
+#[derive(Default)]
+struct Queue {
+    entries: VecDeque<Arc<Entry>>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+/// What an entry takes beside its frames, roughly.
+const ENTRY_OVERHEAD: usize = 256;
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        ENTRY_OVERHEAD + self.frames.iter().map(Frame::len).sum::<usize>()
+    }
+}
+
+impl History {
+    /// Remembers broadcasts for `age`.
+    pub(crate) fn new(settings: &Recovery, age: Duration) -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        // Half a million years fit.
+        let start = settings.after.unwrap_or(now.as_micros() as u64);
+        Self {
+            last: start,
+            start,
+            forgotten: start,
+            rooms: HashMap::new(),
+            all: Queue { max_bytes: settings.max_bytes, ..Queue::default() },
+            latest: Queue { max_bytes: settings.max_latest_bytes, ..Queue::default() },
+            age,
+        }
+    }
+
+    /// The number of the last broadcast.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The last broadcast before this server's first: it and those before it are of earlier lives.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The next broadcast's number: the one that is asked for, unless that is no higher than the last.
+    pub(crate) fn next(&mut self, wanted: Option<u64>) -> u64 {
+        self.last = wanted.unwrap_or_default().max(self.last + 1);
+        self.last
+    }
+
+    /// Remembers the broadcast that got the last number.
+    pub(crate) fn push(&mut self, audience: &Audience<'_>, latest: Option<&str>, frames: SmallVec<[Frame; 1]>) {
+        let now = Instant::now();
+        let entry = Arc::new(Entry {
+            offset: self.last,
+            frames,
+            namespace: audience.namespace,
+            rooms: audience.rooms.iter().map(|room| Arc::from(&**room)).collect(),
+            except: audience.except.into(),
+            except_socket: audience.except_socket,
+            latest: latest.map(Into::into),
+            at: now,
+        });
+        for key in entry.keys() {
+            let room = self.rooms.entry(key).or_default();
+            if entry.latest.is_some()
+                && let Some(older) = room.iter().rposition(|older| older.latest == entry.latest)
+            {
+                // It stays in the queue, where age and size end it.
+                room.remove(older);
+            }
+            room.push_back(entry.clone());
+        }
+        let queue = if entry.latest.is_some() { &mut self.latest } else { &mut self.all };
+        queue.bytes += entry.bytes();
+        queue.entries.push_back(entry);
+        self.trim(now);
+    }
+
+    /// Forgets what is too old or too much.
+    pub(crate) fn trim(&mut self, now: Instant) {
+        for queue in [&mut self.all, &mut self.latest] {
+            while let Some(first) = queue.entries.front()
+                && (queue.bytes > queue.max_bytes || now.duration_since(first.at) > self.age)
+                && let Some(first) = queue.entries.pop_front()
+            {
+                queue.bytes -= first.bytes();
+                for key in first.keys() {
+                    let Some(room) = self.rooms.get_mut(&key) else { continue };
+                    // Those of the other queue may be older.
+                    if let Some(index) = room.iter().position(|entry| entry.offset >= first.offset)
+                        && room.get(index).is_some_and(|entry| entry.offset == first.offset)
+                    {
+                        room.remove(index);
+                        self.forgotten = self.forgotten.max(first.offset);
+                    }
+                    if room.is_empty() {
+                        self.rooms.remove(&key);
+                    }
+                }
+            }
+            if queue.entries.is_empty() {
+                queue.entries = VecDeque::new();
+            }
+        }
+        if self.rooms.is_empty() {
+            self.rooms = HashMap::new();
+        }
+    }
+
+    /// The broadcasts after `offset` for a socket in these rooms, each of which it joined after the broadcast named with
+    /// it, in their order; `None` if some may be forgotten.
+    pub(crate) fn missed(
+        &self,
+        namespace: u16,
+        socket: &Id,
+        rooms: &[(String, u64)],
+        offset: u64,
+        until: u64,
+    ) -> Option<Vec<Arc<Entry>>> {
+        if offset < self.forgotten && self.start < self.forgotten {
+            return None;
+        }
+        let own = (socket.as_str(), 0);
+        let named = rooms.iter().map(|(room, joined)| (room.as_str(), *joined)).chain([own]);
+        let keys = named.map(|(room, joined)| (Some(Arc::from(room)), joined)).chain([(None, 0)]);
+        let mut missed: Vec<Arc<Entry>> = Vec::new();
+        for (room, joined) in keys {
+            let Some(entries) = self.rooms.get(&(namespace, room)) else { continue };
+            let newer = entries.iter().rev().take_while(|entry| entry.offset > offset.max(joined));
+            missed.extend(newer.filter(|entry| entry.offset <= until).cloned());
+        }
+        missed.retain(|entry| {
+            let is_in = |room: &str| room == socket.as_str() || rooms.iter().any(|(name, _)| name == room);
+            entry.except_socket != Some(*socket) && !entry.except.iter().any(|room| is_in(room))
+        });
+        missed.sort_unstable_by_key(|entry| entry.offset);
+        missed.dedup_by_key(|entry| entry.offset);
+        Some(missed)
+    }
+
+    /// How many broadcasts are remembered, and their bytes.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.all.entries.len() + self.latest.entries.len(), self.all.bytes + self.latest.bytes)
+    }
+}
+
+impl Entry {
+    /// The rooms that it is remembered under.
+    fn keys(&self) -> impl Iterator<Item = RoomKey> {
+        let everyone = self.rooms.is_empty().then_some((self.namespace, None));
+        self.rooms.iter().map(|room| (self.namespace, Some(room.clone()))).chain(everyone)
+    }
+}

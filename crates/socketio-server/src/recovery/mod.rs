@@ -1,0 +1,214 @@
+//! Connection state recovery: a client whose connection was lost gets its session back, and what it missed.
+//!
+//! It is Socket.IO's own protocol, so the stock client takes part without knowing. The reply to CONNECT carries a secret
+//! (`pid`); every event without an ack id carries an [`Offset`] as one more argument, a string at its end; and a client
+//! that comes back says both. What it may have missed is known from three places:
+//!
+//! - [`history`]: the broadcasts of this node, by room;
+//! - [`direct`]: what was emitted to one socket alone, until a heartbeat tells that it has arrived;
+//! - [`keeper`]: what outlives the process, if the application keeps sessions.
+//!
+//! [`sessions`] knows where each session is: with a socket, or kept for a client that is away. [`resume`] brings it back.
+
+mod direct;
+mod history;
+mod keeper;
+mod offset;
+mod resume;
+mod sessions;
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+pub(crate) use direct::Direct;
+pub(crate) use history::{Audience, Entry, History};
+pub use keeper::{MissedEvent, Recall, RecalledSession, SavedSession, SessionKeeper};
+pub(crate) use offset::Offset;
+pub(crate) use resume::{Wish, resume};
+pub(crate) use sessions::{Away, Sessions, Whereabouts};
+
+use crate::{Config, identifier::Id};
+
+/// Settings and limits of connection state recovery; see [`Config::recovery`](crate::Config::recovery).
+///
+/// A client whose handlers can't take the argument that is added to every event (python-socketio's have to be written for
+/// it) declines with `recovery: false` in its `auth` object.
+#[derive(Clone)]
+pub struct Recovery {
+    /// How long a client may be away. Default 2 minutes, as Node's server. With zero no session is recovered, and clients
+    /// notice nothing; broadcasts have their numbers still.
+    pub window: Duration,
+    /// Bytes of broadcasts that are remembered. When there are more, the oldest are forgotten, and clients that missed
+    /// them are not recovered. Default 64 MiB.
+    pub max_bytes: usize,
+    /// The same for broadcasts of which the newest is enough ([`Broadcast::latest`](crate::Broadcast::latest)): apart,
+    /// so that they never push out others. Default 16 MiB.
+    pub max_latest_bytes: usize,
+    /// Bytes emitted to one socket alone that are remembered until it is known that they have arrived. Default 256 KiB,
+    /// as much as may wait for a client that is still read from.
+    pub max_direct_bytes: usize,
+    /// Sessions that are kept for clients that are away. The oldest are forgotten first. Default 100,000.
+    pub max_sessions: usize,
+    /// The first broadcast gets a higher offset than this. Offsets never go back: a server that takes over the sessions
+    /// of an earlier one continues after it. Default: the microseconds since 1970.
+    pub after: Option<u64>,
+    /// The key that tells socket ids from other names. A server that takes over sessions must know their ids.
+    /// Default: random.
+    pub id_key: Option<[u8; 16]>,
+    /// Keeps sessions across the end of the process. Default: none does.
+    pub keeper: Option<Arc<dyn SessionKeeper>>,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(120),
+            max_bytes: 64 * 1024 * 1024,
+            max_latest_bytes: 16 * 1024 * 1024,
+            max_direct_bytes: 256 * 1024,
+            max_sessions: 100_000,
+            after: None,
+            id_key: None,
+            keeper: None,
+        }
+    }
+}
+
+impl fmt::Debug for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recovery").field("window", &self.window).finish_non_exhaustive()
+    }
+}
+
+macro_rules! failures {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// Why a client that asked for its session got a new one.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum RecoveryFailure { $($(#[$doc])* $name,)* }
+
+        impl RecoveryFailure {
+            /// Every failure, in the order of the table.
+            pub const ALL: [Self; [$($text),*].len()] = [$(Self::$name),*];
+
+            /// The name in logs and metrics.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+failures! {
+    /// Nobody knows the session: it ended, or the client was away for too long.
+    UnknownSession => "unknown session",
+    /// The client's offset is none that it can have got.
+    BadOffset => "bad offset",
+    /// Something that the client missed is no longer remembered.
+    Forgotten => "events forgotten",
+    /// The application refused it.
+    Refused => "refused",
+}
+
+/// What a node remembers for recovery.
+pub(crate) struct Memory {
+    pub(crate) settings: Recovery,
+    history: Mutex<History>,
+    sessions: Mutex<Sessions>,
+}
+
+impl Memory {
+    pub(crate) fn new(settings: &Recovery, config: &Config) -> Self {
+        // A lost connection is noticed after a heartbeat at the latest, and from then on the client has its time.
+        let age = settings.window + config.ping_interval + config.ping_timeout;
+        Self {
+            settings: settings.clone(),
+            history: Mutex::new(History::new(settings, age)),
+            sessions: Mutex::new(Sessions::new(settings)),
+        }
+    }
+
+    /// Whether there is anything that clients may come back for.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.settings.window.is_zero()
+    }
+
+    /// The broadcasts. Whoever takes a number posts to the shards before letting go, so that all see one order.
+    pub(crate) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what is too old.
+    pub(crate) fn tidy(&self) {
+        let now = Instant::now();
+        self.history().trim(now);
+        let ended = self.sessions().trim(now);
+        if let Some(keeper) = &self.settings.keeper {
+            ended.iter().for_each(|pid| keeper.forget(pid.as_str()));
+        }
+    }
+
+    /// A session has ended for good.
+    pub(crate) fn end(&self, pid: &Id) {
+        self.sessions().end(pid);
+        if let Some(keeper) = &self.settings.keeper {
+            keeper.forget(pid.as_str());
+        }
+    }
+}
+
+/// How often what is too old is forgotten.
+pub(crate) const TIDY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Bytes that may not have arrived at which the client is asked, by a heartbeat ahead of time, whether they have.
+pub(crate) const ASK_AT_BYTES: usize = 16 * 1024;
+
+/// What a socket remembers for recovery.
+pub(crate) struct SocketRecovery {
+    pub(crate) pid: Id,
+    pub(crate) recovered: bool,
+    /// The last broadcast that is known to have arrived, or to need not.
+    pub(crate) since: Cell<u64>,
+    /// The same once the heartbeat under way is answered.
+    pub(crate) asked: Cell<u64>,
+    pub(crate) direct: RefCell<Direct>,
+    /// Waits to be given to the keeper.
+    pub(crate) unsaved: Cell<bool>,
+}
+
+impl SocketRecovery {
+    pub(crate) fn begun(pid: Id, since: u64) -> Box<Self> {
+        Self::new(pid, false, since, Direct::default())
+    }
+
+    fn resumed(pid: Id, since: u64, direct: Direct) -> Box<Self> {
+        Self::new(pid, true, since, direct)
+    }
+
+    fn new(pid: Id, recovered: bool, since: u64, direct: Direct) -> Box<Self> {
+        let direct = RefCell::new(direct);
+        let (asked, since, unsaved) = (Cell::new(since), Cell::new(since), Cell::new(false));
+        Box::new(Self { pid, recovered, since, asked, direct, unsaved })
+    }
+
+    /// A heartbeat goes out after this broadcast.
+    pub(crate) fn ask(&self, position: u64) {
+        self.asked.set(position);
+        self.direct.borrow_mut().ask();
+    }
+
+    /// The heartbeat was answered.
+    pub(crate) fn answered(&self) {
+        self.since.set(self.asked.get());
+        self.direct.borrow_mut().answered();
+    }
+}

@@ -1,0 +1,98 @@
+//! How far a client has come.
+
+use std::fmt;
+
+use crate::identifier::Id;
+
+/// The place of an event in what a socket was sent: broadcasts by their number on this node, and between two of them
+/// the socket's own events by theirs.
+///
+/// Clients hand it back unread. `1f` is that of the broadcast 0x1f; `1f.3.k9Qx` that of the socket's event 3, emitted
+/// when 0x1f was the last broadcast, and it ends with the beginning of the socket's id: a client sends its last offset
+/// even when that is from a session that it has lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Offset {
+    pub(crate) broadcast: u64,
+    pub(crate) direct: Option<(u32, Tag)>,
+}
+
+/// Whose own events are numbered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tag([u8; 4]);
+
+impl Tag {
+    pub(crate) fn of(socket: &Id) -> Self {
+        let mut tag = [0; 4];
+        tag.iter_mut().zip(socket.as_str().bytes()).for_each(|(tag, byte)| *tag = byte);
+        Self(tag)
+    }
+}
+
+impl Offset {
+    pub(crate) fn of_broadcast(broadcast: u64) -> Self {
+        Self { broadcast, direct: None }
+    }
+
+    pub(crate) fn of_direct(broadcast: u64, direct: u32, socket: &Id) -> Self {
+        Self { broadcast, direct: Some((direct, Tag::of(socket))) }
+    }
+
+    /// As it stands behind an event's arguments. All its characters stand for themselves in JSON.
+    pub(crate) fn argument(&self) -> String {
+        format!(",\"{self}\"")
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('.');
+        let broadcast = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let direct = match parts.next() {
+            None => None,
+            Some(direct) => {
+                let tag = parts.next()?.as_bytes().try_into().ok()?;
+                Some((u32::from_str_radix(direct, 16).ok()?, Tag(tag)))
+            }
+        };
+        parts.next().is_none().then_some(Self { broadcast, direct })
+    }
+
+    /// The number of the last of the socket's own events that the client has, if it has this offset from it.
+    pub(crate) fn direct_of(&self, socket: &Id) -> Option<u32> {
+        self.direct.filter(|(_, tag)| *tag == Tag::of(socket)).map(|(direct, _)| direct)
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.broadcast)?;
+        match &self.direct {
+            Some((direct, Tag(tag))) => write!(f, ".{direct:x}.{}", std::str::from_utf8(tag).unwrap_or_default()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let socket = Id::parse("k9QxAAAAAAAAAAAAAAAA").expect("an id");
+        let direct = Offset::of_direct(0x1f, 3, &socket);
+        assert_eq!((Offset::of_broadcast(0x1f).to_string(), direct.to_string()), ("1f".into(), "1f.3.k9Qx".into()));
+        for offset in [Offset::of_broadcast(0), Offset::of_broadcast(u64::MAX), direct] {
+            assert_eq!(Offset::parse(&offset.to_string()), Some(offset));
+        }
+        assert_eq!(direct.direct_of(&socket), Some(3));
+        assert_eq!(direct.direct_of(&Id::parse("otherAAAAAAAAAAAAAAA").expect("an id")), None);
+    }
+
+    #[test]
+    fn what_is_not_an_offset_is_none() {
+        for text in
+            ["", ".", "x", "1f.", "1f.3", "1f.3.abc", "1f.3.abcde", "1f.3.abcd.", "-1", "1f ", "11112222333344445"]
+        {
+            assert_eq!(Offset::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The way of a session back to a socket.
+
+use std::{borrow::Cow, rc::Rc, sync::Arc};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+
+use crate::{
+    DisconnectReason, RecoveryFailure, Socket, SocketRef,
+    connection::Connection,
+    event::EventArgs,
+    identifier::Id,
+    recovery::{Away, Direct, Entry, MissedEvent, Offset, SavedSession, SocketRecovery, Whereabouts},
+    shard::{Command, Shard},
+};
+
+/// What a client says of the session that it had.
+pub(crate) struct Claim {
+    pid: Id,
+    /// Its last event's. One that has got none has none.
+    offset: Result<Option<Offset>, RecoveryFailure>,
+}
+
+/// What a client wishes when it connects to a namespace.
+pub(crate) enum Wish {
+    /// A session. It may come back for it, unless it has declined.
+    Session { recoverable: bool },
+    /// The session that it had.
+    Recovery(Claim),
+}
+
+#[derive(Default, Deserialize)]
+struct Auth<'a> {
+    #[serde(borrow)]
+    pid: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    offset: Option<Cow<'a, str>>,
+    recovery: Option<bool>,
+}
+
+impl Wish {
+    /// What the `auth` of a CONNECT says.
+    pub(crate) fn of(auth: Option<&RawValue>) -> Self {
+        let auth = auth.filter(|auth| auth.get().starts_with('{'));
+        let auth: Auth<'_> = auth.and_then(|auth| serde_json::from_str(auth.get()).ok()).unwrap_or_default();
+        let recoverable = auth.recovery.unwrap_or(true);
+        match auth.pid.and_then(|pid| Id::parse(&pid)).filter(|_| recoverable) {
+            None => Self::Session { recoverable },
+            Some(pid) => {
+                let offset = auth.offset.map(|offset| Offset::parse(&offset).ok_or(RecoveryFailure::BadOffset));
+                Self::Recovery(Claim { pid, offset: offset.transpose() })
+            }
+        }
+    }
+}
+
+/// A session on its way back.
+struct Found {
+    session: SavedSession,
+    direct: Direct,
+    /// What an earlier life of the server sent after the client's offset.
+    recalled: Vec<MissedEvent>,
+}
+
+/// Gives the client its session back, or connects it anew.
+pub(crate) async fn resume(connection: Rc<Connection>, namespace: u16, claim: Claim, auth: Option<Box<RawValue>>) {
+    let shard = connection.shard.clone();
+    let found = find(&connection, &claim).await;
+    connection.no_longer_resuming(namespace);
+    connection.turn(|| {
+        let resumed = found.and_then(|found| connection.take_up(namespace, &claim, found, auth.as_deref()));
+        match resumed {
+            Ok(()) => shard.metrics.recovered.increment(),
+            Err(failure) => {
+                shard.metrics.recovery_failed(failure);
+                tracing::debug!(failure = failure.as_str(), "session not recovered");
+                connection.connect_anew(namespace, auth.as_deref(), true);
+            }
+        }
+    });
+}
+
+async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, RecoveryFailure> {
+    let unknown = RecoveryFailure::UnknownSession;
+    let shard = &connection.shard;
+    let Some(recovery) = shard.handle.recovery() else { return Err(unknown) };
+    let offset = claim.offset.as_ref().map_err(|failure| *failure)?;
+    let held_by = match recovery.sessions().find(&claim.pid) {
+        Some(Whereabouts::With(socket)) => Some(*socket),
+        Some(Whereabouts::Returning) => return Err(unknown),
+        Some(Whereabouts::Away(_)) | None => None,
+    };
+    if let Some(socket) = held_by {
+        if socket.is_of(connection) {
+            return Err(unknown);
+        }
+        // The client knew sooner than we that its connection was lost.
+        hang_up(shard, socket).await;
+    }
+    let taken = {
+        let mut sessions = recovery.sessions();
+        match sessions.find(&claim.pid) {
+            Some(Whereabouts::With(_) | Whereabouts::Returning) => return Err(unknown),
+            Some(Whereabouts::Away(_)) | None => sessions.take(claim.pid),
+        }
+    };
+    let returning = Returning { connection, pid: claim.pid };
+    let found = match (taken.map_err(|_too_late| unknown)?, &recovery.settings.keeper) {
+        (Some(away), _) => {
+            let Away { session, direct, .. } = *away;
+            Found { session, direct: direct.unpack(), recalled: Vec::new() }
+        }
+        (None, Some(keeper)) => {
+            let recalled = keeper.recall(claim.pid.as_str(), offset.map_or(0, |offset| offset.broadcast)).await;
+            let recalled = recalled.ok_or(unknown)?;
+            Found { session: recalled.session, direct: Direct::default(), recalled: recalled.missed }
+        }
+        (None, None) => return Err(unknown),
+    };
+    // What the client has seen on another shard must have been seen here.
+    let (mark, reached) = oneshot::channel();
+    shard.post(Command::Mark(mark));
+    let _ = reached.await;
+    if connection.is_closed() {
+        let Found { session, direct, .. } = found;
+        returning.goes_on();
+        recovery.sessions().keep(claim.pid, Away::new(session, direct.pack()));
+        return Err(unknown);
+    }
+    returning.goes_on();
+    Ok(found)
+}
+
+/// Ends the session, unless it goes on.
+struct Returning<'a> {
+    connection: &'a Connection,
+    pid: Id,
+}
+
+impl Returning<'_> {
+    fn goes_on(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Returning<'_> {
+    fn drop(&mut self) {
+        if let Some(recovery) = self.connection.shard.handle.recovery() {
+            recovery.sessions().end(&self.pid);
+        }
+    }
+}
+
+/// Closes a socket's connection, wherever it lives, and waits until that is done.
+async fn hang_up(shard: &Shard, socket: SocketRef) {
+    let (done, is_done) = oneshot::channel::<()>();
+    shard.handle.with_socket(socket, move |socket| {
+        if let Some(socket) = socket {
+            socket.inner().connection.close(DisconnectReason::SessionResumed);
+        }
+        drop(done);
+    });
+    let _ = is_done.await;
+}
+
+impl Connection {
+    /// Makes a socket of a session, and sends what its client has missed.
+    fn take_up(
+        self: &Rc<Self>,
+        namespace: u16,
+        claim: &Claim,
+        found: Found,
+        auth: Option<&RawValue>,
+    ) -> Result<(), RecoveryFailure> {
+        let shard = &self.shard;
+        let Some(recovery) = shard.handle.recovery() else { return Err(RecoveryFailure::UnknownSession) };
+        let ending = Returning { connection: self, pid: claim.pid };
+        let space = shard.space(namespace);
+        let Found { session, mut direct, recalled } = found;
+        let id = Id::parse(&session.socket_id).filter(|_| session.namespace == space.namespace);
+        let id = id.filter(|id| !space.sockets.borrow().contains_key(id)).ok_or(RecoveryFailure::UnknownSession)?;
+        let offset = claim.offset.as_ref().ok().and_then(Option::as_ref);
+        let position = shard.position();
+        let since = offset.map_or(0, |offset| offset.broadcast).max(session.since);
+        if since > position {
+            return Err(RecoveryFailure::BadOffset);
+        }
+        if !direct.resume(&id, offset) {
+            return Err(RecoveryFailure::Forgotten);
+        }
+
+        let socket = Socket::new(
+            self,
+            self.next_reference(namespace),
+            id,
+            Some(SocketRecovery::resumed(claim.pid, since, direct)),
+        );
+        socket.set_connected(true);
+        space.sockets.borrow_mut().insert(id, socket.clone());
+        for (room, joined) in &session.rooms {
+            space.rooms.borrow_mut().join(&socket, room, *joined);
+        }
+        let accepted = space
+            .handlers()
+            .restore
+            .as_ref()
+            .is_none_or(|restore| shard.guarded(|| restore(&socket, &session.data, auth)).unwrap_or_default());
+        let rooms = space.rooms.borrow().memberships_of(&socket);
+        let missed = recovery.history().missed(namespace, &id, &rooms, since, position);
+        let missed = match missed {
+            Some(missed) if accepted => missed,
+            missed => {
+                socket.set_connected(false);
+                space.rooms.borrow_mut().leave_all(&socket);
+                space.sockets.borrow_mut().remove(&id);
+                socket.drop_data();
+                return Err(if missed.is_some() { RecoveryFailure::Refused } else { RecoveryFailure::Forgotten });
+            }
+        };
+        ending.goes_on();
+
+        self.welcome(&socket, Some(claim.pid));
+        for event in &recalled {
+            let args = EventArgs::from_raw(event.args.as_str());
+            if let Ok(frames) =
+                args.event_frames(space.namespace, None, &event.event, Some(Offset::of_broadcast(event.offset)))
+            {
+                frames.into_iter().for_each(|frame| self.queue(Rc::new(frame)));
+            }
+        }
+        self.replay(&socket, &missed);
+        if let Some(on_recovered) = &space.handlers().on_recovered
+            && shard.guarded(|| on_recovered(&socket)).is_none()
+        {
+            self.close_later(DisconnectReason::HandlerPanic);
+        }
+        Ok(())
+    }
+
+    /// Queues broadcasts and the socket's own events in the order that they had.
+    fn replay(self: &Rc<Self>, socket: &Socket, broadcasts: &[Arc<Entry>]) {
+        let Some(recovery) = &socket.inner().recovery else { return };
+        let mut broadcasts = broadcasts.iter().peekable();
+        let queue = |entry: &Arc<Entry>| entry.frames.iter().for_each(|frame| self.queue(Rc::new(frame.clone())));
+        for (after, frames) in recovery.direct.borrow().events() {
+            while let Some(entry) = broadcasts.next_if(|entry| entry.offset <= after) {
+                queue(entry);
+            }
+            frames.iter().for_each(|frame| self.queue(frame.clone()));
+        }
+        broadcasts.for_each(queue);
+    }
+}

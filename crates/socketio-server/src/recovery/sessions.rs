@@ -1,0 +1,174 @@
+//! Where each session is.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    SocketRef,
+    frame::Frame,
+    identifier::Id,
+    recovery::{Direct, Recovery, SavedSession},
+};
+
+/// The sessions of a node, by their secret.
+pub(crate) struct Sessions {
+    known: HashMap<Id, Whereabouts>,
+    /// Those whose clients are away, in the order in which they left. A session that came back since, or left again, has
+    /// an entry that counts no more.
+    away: VecDeque<(Id, Instant)>,
+    away_count: usize,
+    window: Duration,
+    max_sessions: usize,
+}
+
+/// Where a session is.
+#[derive(Debug)]
+pub(crate) enum Whereabouts {
+    /// With a socket.
+    With(SocketRef),
+    /// Its client is away.
+    Away(Box<Away>),
+    /// A client has come back for it.
+    Returning,
+}
+
+/// A session whose client is away.
+#[derive(Debug)]
+pub(crate) struct Away {
+    pub(crate) session: SavedSession,
+    pub(crate) direct: Direct<Frame>,
+    since: Instant,
+}
+
+/// The client was away for too long.
+#[derive(Debug)]
+pub(crate) struct TooLate;
+
+impl Away {
+    pub(crate) fn new(session: SavedSession, direct: Direct<Frame>) -> Self {
+        Self { session, direct, since: Instant::now() }
+    }
+}
+
+impl Sessions {
+    pub(crate) fn new(settings: &Recovery) -> Self {
+        Self {
+            known: HashMap::new(),
+            away: VecDeque::new(),
+            away_count: 0,
+            window: settings.window,
+            max_sessions: settings.max_sessions,
+        }
+    }
+
+    /// The session is with this socket now.
+    pub(crate) fn is_with(&mut self, pid: Id, socket: SocketRef) {
+        self.known.insert(pid, Whereabouts::With(socket));
+    }
+
+    /// Where the session is.
+    pub(crate) fn find(&self, pid: &Id) -> Option<&Whereabouts> {
+        self.known.get(pid)
+    }
+
+    /// A client has come back for a session: nobody else can until it is with a socket or has ended. Returns the session,
+    /// if it is kept here for its client.
+    pub(crate) fn take(&mut self, pid: Id) -> Result<Option<Box<Away>>, TooLate> {
+        match self.known.insert(pid, Whereabouts::Returning) {
+            Some(Whereabouts::Away(away)) => {
+                self.away_count -= 1;
+                if away.since.elapsed() > self.window { Err(TooLate) } else { Ok(Some(away)) }
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The session's socket is gone, and its client may come back.
+    pub(crate) fn keep(&mut self, pid: Id, away: Away) {
+        self.away.push_back((pid, away.since));
+        self.away_count += 1;
+        self.known.insert(pid, Whereabouts::Away(Box::new(away)));
+    }
+
+    /// The session has ended.
+    pub(crate) fn end(&mut self, pid: &Id) {
+        if let Some(Whereabouts::Away(_)) = self.known.remove(pid) {
+            self.away_count -= 1;
+        }
+    }
+
+    /// Forgets sessions whose clients were away for too long, and the oldest if there are too many. Returns their secrets.
+    pub(crate) fn trim(&mut self, now: Instant) -> Vec<Id> {
+        let mut ended = Vec::new();
+        while let Some(&(pid, since)) = self.away.front()
+            && (self.away_count > self.max_sessions
+                || now.duration_since(since) > self.window
+                || !self.is_away(&pid, since))
+        {
+            self.away.pop_front();
+            if self.is_away(&pid, since) {
+                self.end(&pid);
+                ended.push(pid);
+            }
+        }
+        if self.away.len() * 4 < self.away.capacity() {
+            self.away.shrink_to(self.away.len() * 2);
+        }
+        if self.known.len() * 4 < self.known.capacity() {
+            self.known.shrink_to(self.known.len() * 2);
+        }
+        ended
+    }
+
+    fn is_away(&self, pid: &Id, since: Instant) -> bool {
+        matches!(self.known.get(pid), Some(Whereabouts::Away(away)) if away.since == since)
+    }
+
+    /// How many clients are away.
+    pub(crate) fn away(&self) -> usize {
+        self.away_count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identifier::Entropy;
+
+    fn away() -> Away {
+        Away::new(SavedSession::new("/", "k9QxAAAAAAAAAAAAAAAA", 0), Direct::default())
+    }
+
+    #[test]
+    fn a_session_comes_back_once() {
+        let (mut sessions, pid) = (Sessions::new(&Recovery::default()), Entropy::new().session_id(0));
+        assert!(matches!(sessions.take(pid), Ok(None)));
+        sessions.keep(pid, away());
+        assert_eq!(sessions.away(), 1);
+        assert!(matches!(sessions.take(pid), Ok(Some(_))));
+        assert!(matches!(sessions.find(&pid), Some(Whereabouts::Returning)));
+        assert_eq!(sessions.away(), 0);
+        sessions.end(&pid);
+        assert!(sessions.find(&pid).is_none());
+    }
+
+    #[test]
+    fn sessions_are_bounded_in_time_and_number() {
+        let mut entropy = Entropy::new();
+        let mut sessions = Sessions::new(&Recovery { max_sessions: 2, ..Recovery::default() });
+        let pids: Vec<Id> = (0..3).map(|_| entropy.session_id(0)).collect();
+        for pid in &pids {
+            sessions.keep(*pid, away());
+        }
+        // The first came back and left again: it is the youngest now.
+        assert!(matches!(sessions.take(pids[0]), Ok(Some(_))));
+        sessions.keep(pids[0], away());
+        assert!(sessions.trim(Instant::now()) == [pids[1]]);
+        assert_eq!(sessions.away(), 2);
+        let later = Instant::now() + Duration::from_secs(121);
+        assert!(sessions.trim(later) == [pids[2], pids[0]]);
+        assert_eq!((sessions.known.len(), sessions.away.len(), sessions.away()), (0, 0, 0));
+    }
+}

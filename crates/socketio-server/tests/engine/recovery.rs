@@ -1,0 +1,751 @@
+//! A client that was away gets its session back and what it missed, once and in order; or a new session, and knows it.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use socketio_server::{
+    Config, DisconnectReason, Event, EventArgs, MissedEvent, Namespace, Recall, RecalledSession, Recovery,
+    RecoveryFailure, SavedSession, SessionKeeper, Socket,
+};
+
+use crate::{
+    client::{Received, Ws},
+    harness::{TestServer, eventually, recorder, within},
+};
+
+on_one_and_three_shards!(
+    a_session_comes_back_with_what_was_missed,
+    a_client_that_has_received_nothing_is_recovered,
+    what_was_emitted_to_one_socket_comes_back_too,
+    a_client_may_be_back_before_its_loss_is_noticed,
+    a_session_comes_back_again_and_again,
+    what_is_no_session_is_connected_anew,
+    a_session_that_was_left_is_over,
+    a_client_that_was_away_for_too_long_is_connected_anew,
+    what_is_forgotten_is_not_passed_over_in_silence,
+    the_application_may_refuse_a_session_or_parts_of_it,
+    of_latest_events_the_newest_comes_back,
+    volatile_events_are_not_sent_again,
+    an_offset_of_a_session_before_does_no_harm,
+    what_a_room_got_before_it_was_joined_is_not_sent,
+    arrival_is_known_by_a_heartbeat,
+    a_session_outlives_the_server,
+    cut_clients_miss_and_double_nothing,
+);
+
+fn config(shards: usize) -> Config {
+    recovering(shards, Recovery::default())
+}
+
+fn recovering(shards: usize, recovery: Recovery) -> Config {
+    Config { shards, recovery: Some(recovery), ..Config::default() }
+}
+
+fn text(event: &Event<'_>, index: usize) -> String {
+    event.parse(index).expect("a string")
+}
+
+/// Rooms, and events to whom one likes.
+fn studio(name: &'static str) -> Namespace {
+    Namespace::new(name)
+        .on("join", |socket, event| {
+            socket.join(&text(&event, 0)).expect("a room");
+            event.ack(&true);
+        })
+        .on("leave", |socket, event| {
+            let left = socket.leave(&text(&event, 0));
+            event.ack(&left);
+        })
+        .on("rooms", |socket, event| {
+            let mut rooms = socket.rooms();
+            rooms.sort();
+            event.ack(&rooms);
+        })
+        // Emits its argument to the socket alone.
+        .on("echo", |socket, event| socket.emit("said", &event.arg(0)).expect("a name"))
+        .on("say", |socket, event| {
+            drop(socket.to(&text(&event, 0)).emit("said", &event.arg(1)).expect("a name"));
+            event.ack(&true);
+        })
+}
+
+fn server(shards: usize) -> TestServer {
+    TestServer::start(config(shards), |server| server.namespace(studio("/")).namespace(studio("/other")))
+}
+
+/// As much of the stock client as recovery concerns: what it remembers, and when it says so.
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    pid: Option<String>,
+    offset: Option<String>,
+    id: String,
+    recovered: bool,
+}
+
+impl Memory {
+    fn connect_packet(&self) -> String {
+        match (&self.pid, &self.offset) {
+            (None, _) => "40".to_owned(),
+            (Some(pid), None) => format!("40{}", json!({ "pid": pid })),
+            (Some(pid), Some(offset)) => format!("40{}", json!({ "pid": pid, "offset": offset })),
+        }
+    }
+
+    fn connected(&mut self, packet: &str) {
+        let reply: HashMap<String, String> =
+            serde_json::from_str(packet.strip_prefix("40").expect("the reply to CONNECT")).expect("an object");
+        self.recovered = self.pid.as_ref() == Some(&reply["pid"]);
+        self.pid = Some(reply["pid"].clone());
+        self.id.clone_from(&reply["sid"]);
+    }
+
+    /// An event's name and arguments; the offset, which every one must have, is remembered and taken off.
+    fn event(&mut self, packet: &str) -> (String, Vec<Value>) {
+        let mut args: Vec<Value> = serde_json::from_str(packet.strip_prefix("42").expect("an event")).expect("JSON");
+        let Some(Value::String(offset)) = args.pop() else { panic!("no offset: {packet}") };
+        self.offset = Some(offset);
+        let Value::String(name) = args.remove(0) else { panic!("no name: {packet}") };
+        (name, args)
+    }
+}
+
+struct Client {
+    ws: Ws,
+    memory: Memory,
+}
+
+impl Client {
+    async fn connect(server: &TestServer) -> Self {
+        Self::back(server, Memory::default()).await
+    }
+
+    /// Comes back with what it remembers.
+    async fn back(server: &TestServer, memory: Memory) -> Self {
+        Self::back_at(server.addr, memory).await
+    }
+
+    async fn back_at(addr: SocketAddr, mut memory: Memory) -> Self {
+        let mut ws = Ws::open(addr).await;
+        ws.send(&memory.connect_packet()).await;
+        memory.connected(&ws.text().await);
+        Self { ws, memory }
+    }
+
+    /// Loses its connection, as the server soon notices.
+    async fn lose(self, server: &TestServer) -> Memory {
+        let (before, Self { ws, memory }) = (server.metrics().sessions_away, self);
+        drop(ws);
+        eventually("the loss is noticed", || server.metrics().sessions_away > before).await;
+        memory
+    }
+
+    async fn ask(&mut self, event: &str, args: Value) -> Value {
+        let mut packet = vec![json!(event)];
+        packet.extend(args.as_array().expect("arguments").iter().cloned());
+        self.ws.send(&format!("427{}", Value::from(packet))).await;
+        let answer = self.ws.text().await;
+        let answer: Vec<Value> = serde_json::from_str(answer.strip_prefix("437").expect("the ack")).expect("JSON");
+        answer.into_iter().next().expect("one argument")
+    }
+
+    async fn join(&mut self, room: &str) {
+        assert_eq!(self.ask("join", json!([room])).await, true);
+    }
+
+    /// Asserts that these come next, and nothing else before the answer to a question.
+    async fn hears(&mut self, said: &[u32]) {
+        for expected in said {
+            let packet = self.ws.text().await;
+            assert_eq!(self.memory.event(&packet), ("said".to_owned(), vec![json!(expected)]));
+        }
+        assert!(self.ask("rooms", json!([])).await.is_array());
+    }
+}
+
+/// A broadcast that has gone to all.
+async fn say(server: &TestServer, room: &str, what: u32) -> u64 {
+    let said = server.handle.to("/", room).emit("said", &what).expect("a name");
+    within("a delivery", said).await
+}
+
+fn failed(server: &TestServer, failure: RecoveryFailure) -> u64 {
+    server.metrics().recovery_failures.iter().find(|(known, _)| *known == failure).map_or(0, |(_, count)| *count)
+}
+
+async fn a_session_comes_back_with_what_was_missed(shards: usize) {
+    let server = server(shards);
+    let mut client = Client::connect(&server).await;
+    client.join("a").await;
+    client.join("b").await;
+    let mut witness = Client::connect(&server).await;
+    witness.join("a").await;
+    assert_eq!(say(&server, "a", 1).await, 2);
+    client.hears(&[1]).await;
+    let id = client.memory.id.clone();
+
+    let memory = client.lose(&server).await;
+    for (room, what) in [("a", 2), ("c", 3), ("b", 4), ("a", 5)] {
+        say(&server, room, what).await;
+    }
+    drop(server.handle.broadcast("/").emit("said", &6).expect("a name"));
+    drop(server.handle.broadcast("/").except("b").emit("said", &7).expect("a name"));
+    drop(server.handle.to("/", "a").room("b").emit("said", &8).expect("a name"));
+    drop(server.handle.to("/", &id).emit("said", &9).expect("a name"));
+    drop(server.handle.broadcast("/other").emit("said", &10).expect("a name"));
+
+    let mut client = Client::back(&server, memory).await;
+    assert!(client.memory.recovered);
+    assert_eq!(client.memory.id, id);
+    client.hears(&[2, 4, 5, 6, 8, 9]).await;
+    assert_eq!(client.ask("rooms", json!([])).await, json!(["a", "b"]));
+    // And on it goes.
+    assert_eq!(say(&server, "b", 11).await, 1);
+    client.hears(&[11]).await;
+    witness.hears(&[1, 2, 5, 6, 7, 8]).await;
+    assert_eq!(server.metrics().recovered, 1);
+    // Of what it says itself it gets nothing, not even later.
+    assert_eq!(client.ask("say", json!(["a", 12])).await, true);
+    witness.hears(&[12]).await;
+    let memory = client.lose(&server).await;
+    Client::back(&server, memory).await.hears(&[]).await;
+}
+
+async fn a_client_that_has_received_nothing_is_recovered(shards: usize) {
+    let server = server(shards);
+    let mut client = Client::connect(&server).await;
+    client.join("a").await;
+    let memory = client.lose(&server).await;
+    assert_eq!(memory.offset, None);
+    assert_eq!(say(&server, "a", 1).await, 0);
+    let mut client = Client::back(&server, memory).await;
+    assert!(client.memory.recovered);
+    client.hears(&[1]).await;
+}
+
+async fn what_was_emitted_to_one_socket_comes_back_too(shards: usize) {
+    let server = server(shards);
+    let mut client = Client::connect(&server).await;
+    client.join("a").await;
+    let memory = client.memory.clone();
+    // All of this is sent, and the client dies before it has read it; between two broadcasts, in its place.
+    client.ws.send(r#"42["echo",1]"#).await;
+    eventually("it is sent", || server.metrics().packets_queued >= 3).await;
+    say(&server, "a", 2).await;
+    client.ws.send(r#"42["echo",3]"#).await;
+    client.ws.send(r#"42["echo",4]"#).await;
+    client.has_been_sent(&server, 6).await;
+    say(&server, "a", 5).await;
+    client.lose(&server).await;
+    say(&server, "a", 6).await;
+
+    let mut client = Client::back(&server, memory).await;
+    client.hears(&[1, 2, 3, 4, 5, 6]).await;
+    // A part of it is read, and the client dies again.
+    let fresh = Memory { offset: None, ..client.lose(&server).await };
+    let mut client = Client::back(&server, fresh).await;
+    for expected in [1, 2, 3] {
+        let packet = client.ws.text().await;
+        assert_eq!(client.memory.event(&packet).1, [json!(expected)]);
+    }
+    let memory = client.lose(&server).await;
+    Client::back(&server, memory).await.hears(&[4, 5, 6]).await;
+}
+
+impl Client {
+    /// Waits until the server has queued so many packets.
+    async fn has_been_sent(&self, server: &TestServer, packets: u64) {
+        eventually("it is sent", || server.metrics().packets_queued >= packets).await;
+    }
+}
+
+async fn a_client_may_be_back_before_its_loss_is_noticed(shards: usize) {
+    let server = server(shards);
+    let mut lost = Client::connect(&server).await;
+    lost.join("a").await;
+    say(&server, "a", 1).await;
+    lost.hears(&[1]).await;
+    // Sent, but never read.
+    say(&server, "a", 2).await;
+    let mut client = Client::back(&server, lost.memory.clone()).await;
+    assert!(client.memory.recovered);
+    client.hears(&[2]).await;
+    assert_eq!(say(&server, "a", 3).await, 1);
+    client.hears(&[3]).await;
+    assert_eq!(server.ended(DisconnectReason::SessionResumed), 1);
+    assert_eq!(lost.ws.text().await.find("said"), Some(4));
+    let _ = lost.ws.recv().await;
+}
+
+async fn a_session_comes_back_again_and_again(shards: usize) {
+    let server = server(shards);
+    let mut client = Client::connect(&server).await;
+    client.join("a").await;
+    let id = client.memory.id.clone();
+    for round in 0..10 {
+        let memory = client.lose(&server).await;
+        say(&server, "a", 2 * round).await;
+        client = Client::back(&server, memory).await;
+        assert!(client.memory.recovered && client.memory.id == id, "round {round}");
+        say(&server, "a", 2 * round + 1).await;
+        client.hears(&[2 * round, 2 * round + 1]).await;
+    }
+}
+
+async fn what_is_no_session_is_connected_anew(shards: usize) {
+    let server = server(shards);
+    let mut client = Client::connect(&server).await;
+    client.join("a").await;
+    say(&server, "a", 1).await;
+    client.hears(&[1]).await;
+    let memory = client.lose(&server).await;
+
+    // Somebody else's guesses; each gets a session like everyone.
+    let guess = |pid: &str| Memory { pid: Some(pid.to_owned()), ..Memory::default() };
+    for other in [guess("AAAAAAAAAAAAAAAAAAAA"), guess(&memory.id)] {
+        let mut stranger = Client::back(&server, other).await;
+        assert!(!stranger.memory.recovered && stranger.memory.id != memory.id);
+        stranger.hears(&[]).await;
+    }
+    assert_eq!(failed(&server, RecoveryFailure::UnknownSession), 2);
+    // What is not even asked for is not counted.
+    for auth in ["{}", r#"{"pid":5}"#, r#"{"pid":"short"}"#, r#"{"pid":null,"offset":"1"}"#] {
+        let mut ws = Ws::open(server.addr).await;
+        ws.send(&format!("40{auth}")).await;
+        Memory::default().connected(&ws.text().await);
+    }
+    // Another namespace's session is none of this one's, and its own is over then.
+    let mut ws = Ws::open(server.addr).await;
+    ws.send(&memory.connect_packet().replacen("40", "40/other,", 1)).await;
+    assert!(!ws.text().await.contains(memory.pid.as_ref().expect("a pid")));
+    let anew = Client::back(&server, memory.clone()).await;
+    assert!(!anew.memory.recovered);
+    assert_eq!(failed(&server, RecoveryFailure::UnknownSession), 4);
+
+    for offset in ["", "x", "ffffffffffffffff", "1.2"] {
+        let mut client = Client::connect(&server).await;
+        client.join("a").await;
+        let mut memory = client.lose(&server).await;
+        memory.offset = Some(offset.to_owned());
+        let before = failed(&server, RecoveryFailure::BadOffset);
+        assert!(!Client::back(&server, memory).await.memory.recovered, "{offset}");
+        assert_eq!(failed(&server, RecoveryFailure::BadOffset), before + 1);
+    }
+    // A session is one client's at a time, and one that is connected has no second one.
+    let mut client = Client::connect(&server).await;
+    client.ws.send(&client.memory.connect_packet().replacen("40", "40/other,", 1)).await;
+    let mut second = Memory::default();
+    second.connected(&client.ws.text().await.replacen("/other,", "", 1));
+    assert_ne!(second.pid, client.memory.pid);
+    client.hears(&[]).await;
+}
+
+async fn a_session_that_was_left_is_over(shards: usize) {
+    let server = server(shards);
+    let mut client = Client::connect(&server).await;
+    client.ws.send("41").await;
+    client.ws.send("40").await;
+    let mut memory = client.memory.clone();
+    memory.connected(&client.ws.text().await);
+    assert!(!memory.recovered);
+    drop(client.ws);
+    let old = Memory { offset: None, ..client.memory };
+    assert!(!Client::back(&server, old).await.memory.recovered);
+}
+
+async fn a_client_that_was_away_for_too_long_is_connected_anew(shards: usize) {
+    let recovery = Recovery { window: Duration::from_millis(50), ..Recovery::default() };
+    let server = TestServer::start(recovering(shards, recovery), |server| server.namespace(studio("/")));
+    let mut client = Client::connect(&server).await;
+    client.join("a").await;
+    let memory = client.lose(&server).await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let mut client = Client::back(&server, memory).await;
+    assert!(!client.memory.recovered);
+    assert_eq!(client.ask("rooms", json!([])).await, json!([]));
+    assert_eq!(failed(&server, RecoveryFailure::UnknownSession), 1);
+    assert_eq!(server.metrics().sessions_away, 0);
+}
+
+async fn what_is_forgotten_is_not_passed_over_in_silence(shards: usize) {
+    let recovery = Recovery { max_bytes: 5_000, max_direct_bytes: 300, ..Recovery::default() };
+    let server = TestServer::start(recovering(shards, recovery), |server| server.namespace(studio("/")));
+    let join = async |server: &TestServer| {
+        let mut client = Client::connect(server).await;
+        client.join("a").await;
+        client
+    };
+    let client = join(&server).await;
+    let memory = client.lose(&server).await;
+    for what in 0..100 {
+        say(&server, "a", what).await;
+    }
+    assert!(server.metrics().history_bytes <= 5_000);
+    assert!(!Client::back(&server, memory).await.memory.recovered);
+    assert_eq!(failed(&server, RecoveryFailure::Forgotten), 1);
+    // Who missed none of that is recovered still.
+    let client = join(&server).await;
+    let memory = client.lose(&server).await;
+    say(&server, "a", 100).await;
+    let mut client = Client::back(&server, memory).await;
+    assert!(client.memory.recovered);
+    client.hears(&[100]).await;
+    // The same of what was for the socket alone.
+    let memory = client.memory.clone();
+    for what in 0..30 {
+        client.ws.send(&format!(r#"42["echo",{what}]"#)).await;
+    }
+    client.ws.send(r#"42["rooms"]"#).await;
+    for _ in 0..30 {
+        client.ws.text().await;
+    }
+    client.lose(&server).await;
+    assert!(!Client::back(&server, memory).await.memory.recovered);
+    assert_eq!(failed(&server, RecoveryFailure::Forgotten), 2);
+}
+
+async fn the_application_may_refuse_a_session_or_parts_of_it(shards: usize) {
+    let (recorder, mut seen) = recorder();
+    let notes = recorder.clone();
+    let named = studio("/")
+        .on("name", |socket: &Socket, event| {
+            socket.set_data(text(&event, 0));
+            socket.session_changed();
+            event.ack(&true);
+        })
+        .save(|socket| socket.with_data(|name: &mut String| name.clone()).unwrap_or_default())
+        .restore(move |socket, name, auth| {
+            notes.note(format!("restore {name} {}", auth.is_some_and(|auth| auth.get().contains("pid"))));
+            socket.set_data(name.to_owned());
+            socket.leave("secret");
+            name != "nobody"
+        })
+        .on_connect(|socket| socket.emit("hello", &"new").expect("a name"))
+        .on_recovered(move |socket| {
+            socket.emit("said", &77).expect("a name");
+            recorder.note(format!("recovered {}", socket.recovered()));
+        });
+    let server = TestServer::start(config(shards), |server| server.namespace(named));
+    let connect = async |name: &str| {
+        let mut client = Client::connect(&server).await;
+        assert_eq!(client.memory.event(&client.ws.text().await).0, "hello");
+        assert_eq!(client.ask("name", json!([name])).await, true);
+        client.join("open").await;
+        client.join("secret").await;
+        client
+    };
+    let memory = connect("anna").await.lose(&server).await;
+    say(&server, "secret", 1).await;
+    say(&server, "open", 2).await;
+    let mut client = Client::back(&server, memory).await;
+    assert!(client.memory.recovered);
+    client.hears(&[2, 77]).await;
+    assert_eq!(client.ask("rooms", json!([])).await, json!(["open"]));
+    assert_eq!([seen.next().await, seen.next().await], ["restore anna true", "recovered true"]);
+
+    let memory = connect("nobody").await.lose(&server).await;
+    say(&server, "open", 3).await;
+    let mut anew = Client::back(&server, memory).await;
+    assert!(!anew.memory.recovered);
+    assert_eq!(anew.memory.event(&anew.ws.text().await), ("hello".to_owned(), vec![json!("new")]));
+    assert_eq!(anew.ask("rooms", json!([])).await, json!([]));
+    assert_eq!(failed(&server, RecoveryFailure::Refused), 1);
+    client.hears(&[3]).await;
+}
+
+async fn of_latest_events_the_newest_comes_back(shards: usize) {
+    let server = server(shards);
+    let mut client = Client::connect(&server).await;
+    client.join("a").await;
+    let memory = client.lose(&server).await;
+    let progress = |key: &str, what: u32| {
+        drop(server.handle.to("/", "a").latest(key).emit("said", &what).expect("a name"));
+    };
+    progress("x", 1);
+    progress("y", 2);
+    say(&server, "a", 3).await;
+    progress("x", 4);
+    say(&server, "a", 5).await;
+    let mut client = Client::back(&server, memory).await;
+    assert!(client.memory.recovered);
+    client.hears(&[2, 3, 4, 5]).await;
+}
+
+async fn volatile_events_are_not_sent_again(shards: usize) {
+    let server = server(shards);
+    let mut client = Client::connect(&server).await;
+    client.join("a").await;
+    say(&server, "a", 1).await;
+    assert_eq!(server.handle.to("/", "a").volatile().emit("said", &2).expect("a name").await, 1);
+    // It has an offset like any other: that of what came before.
+    client.hears(&[1, 2]).await;
+    let memory = client.lose(&server).await;
+    assert_eq!(server.handle.to("/", "a").volatile().emit("said", &3).expect("a name").await, 0);
+    say(&server, "a", 4).await;
+    Client::back(&server, memory).await.hears(&[4]).await;
+}
+
+async fn an_offset_of_a_session_before_does_no_harm(shards: usize) {
+    let server = server(shards);
+    let mut first = Client::connect(&server).await;
+    for what in 0..5 {
+        first.ws.send(&format!(r#"42["echo",{what}]"#)).await;
+    }
+    first.hears(&[0, 1, 2, 3, 4]).await;
+    // The stock client keeps its offset when its session is lost.
+    let stale = first.memory.offset.clone();
+    first.ws.send("41").await;
+    drop(first);
+    let mut client = Client::connect(&server).await;
+    client.join("a").await;
+    client.ws.send(r#"42["echo",5]"#).await;
+    client.has_been_sent(&server, 10).await;
+    let mut memory = client.memory.clone();
+    client.lose(&server).await;
+    memory.offset = stale;
+    let mut client = Client::back(&server, memory).await;
+    assert!(client.memory.recovered);
+    client.hears(&[5]).await;
+}
+
+async fn what_a_room_got_before_it_was_joined_is_not_sent(shards: usize) {
+    let server = server(shards);
+    let mut client = Client::connect(&server).await;
+    say(&server, "a", 1).await;
+    client.join("a").await;
+    say(&server, "a", 2).await;
+    let memory = client.memory.clone();
+    client.lose(&server).await;
+    Client::back(&server, memory).await.hears(&[2]).await;
+}
+
+async fn arrival_is_known_by_a_heartbeat(shards: usize) {
+    let (recorder, mut seen) = recorder();
+    let namespace = studio("/").on("tell", move |socket, event| {
+        let (what, recorder) = (text(&event, 0), recorder.clone());
+        socket.emit("said", &1).expect("a name");
+        socket.when_arrived(move || recorder.note(format!("{what} arrived")));
+    });
+    let server = TestServer::start(config(shards), |server| server.namespace(namespace));
+    let mut client = Client::connect(&server).await;
+    client.ws.send(r#"42["tell","one"]"#).await;
+    client.ws.send(r#"42["tell","two"]"#).await;
+    client.memory.event(&client.ws.text().await);
+    // The question comes at once, behind the event; the second waits for the first one's answer.
+    assert_eq!(client.ws.text().await, "2");
+    client.memory.event(&client.ws.text().await);
+    assert_eq!(seen.so_far(), [""; 0]);
+    client.ws.send("3").await;
+    assert_eq!(seen.next().await, "one arrived");
+    assert_eq!(client.ws.text().await, "2");
+    client.ws.send("3").await;
+    assert_eq!(seen.next().await, "two arrived");
+    // What has arrived is not remembered: even a client that forgot its offset does not get it again.
+    let memory = Memory { offset: None, ..client.lose(&server).await };
+    Client::back(&server, memory).await.hears(&[]).await;
+}
+
+/// Keeps sessions and the events of earlier lives as an application would.
+#[derive(Debug, Default)]
+struct Cellar {
+    sessions: Mutex<HashMap<String, SavedSession>>,
+    events: Mutex<Vec<(String, u64, u32)>>,
+}
+
+impl SessionKeeper for Cellar {
+    fn save(&self, pid: &str, session: SavedSession) {
+        self.sessions.lock().expect("no test panicked").insert(pid.to_owned(), session);
+    }
+
+    fn forget(&self, pid: &str) {
+        self.sessions.lock().expect("no test panicked").remove(pid);
+    }
+
+    fn recall(&self, pid: &str, offset: u64) -> Recall {
+        let session = self.sessions.lock().expect("no test panicked").get(pid).cloned();
+        let recalled = session.map(|session| {
+            let events = self.events.lock().expect("no test panicked");
+            let missed = events.iter().filter(|(room, number, _)| {
+                let joined = session.rooms.iter().find(|(name, _)| name == room).map(|(_, joined)| *joined);
+                joined.is_some_and(|joined| *number > offset.max(session.since).max(joined))
+            });
+            let missed = missed.map(|(_, number, what)| MissedEvent::new(*number, "said", what.to_string())).collect();
+            RecalledSession::new(session, missed)
+        });
+        Box::pin(std::future::ready(recalled))
+    }
+}
+
+async fn a_session_outlives_the_server(shards: usize) {
+    let cellar = Arc::new(Cellar::default());
+    let start = |after: u64| {
+        let keeper: Arc<dyn SessionKeeper> = Arc::<Cellar>::clone(&cellar);
+        let (after, id_key, keeper) = (Some(after), Some([9; 16]), Some(keeper));
+        let recovery = Recovery { after, id_key, keeper, ..Recovery::default() };
+        TestServer::start(recovering(shards, recovery), |server| server.namespace(studio("/")))
+    };
+    let durable = |server: &TestServer, room: &str, number: u64, what: u32| {
+        cellar.events.lock().expect("no test panicked").push((room.to_owned(), number, what));
+        server.handle.to("/", room).offset(number).emit("said", &what).expect("a name")
+    };
+    let mut first = start(100);
+    let mut client = Client::connect(&first).await;
+    assert_eq!(durable(&first, "a", 101, 1).await, 0);
+    client.join("a").await;
+    assert_eq!(durable(&first, "a", 102, 2).await, 1);
+    client.hears(&[2]).await;
+    assert_eq!(client.memory.offset.as_deref(), Some("66"));
+    durable(&first, "b", 103, 3).await;
+    durable(&first, "a", 105, 4).await;
+    // It is told of nothing that came after this.
+    let (memory, pid) = (client.memory.clone(), client.memory.pid.clone().expect("a pid"));
+    let knows = || cellar.sessions.lock().expect("no test panicked").get(&pid).map(|session| session.rooms.clone());
+    eventually("the session is kept", || knows() == Some(vec![("a".to_owned(), 101)])).await;
+    first.shut_down(Duration::from_millis(100)).await;
+
+    let second = start(1_000);
+    let mut stranger = Client::connect(&second).await;
+    stranger.ws.send(&format!(r#"420["join","{}"]"#, memory.id)).await;
+    let mut client = Client::back(&second, memory.clone()).await;
+    assert!(client.memory.recovered);
+    assert_eq!(client.memory.id, memory.id);
+    client.hears(&[4]).await;
+    assert_eq!(durable(&second, "a", 1_001, 5).await, 1);
+    client.hears(&[5]).await;
+    // Two lives later nobody asks what was in between.
+    client.ws.send("41").await;
+    eventually("it is forgotten", || knows().is_none()).await;
+    assert!(!Client::back(&second, memory).await.memory.recovered);
+    // The earlier life's ids are known: nobody else joins a room of that name.
+    stranger.ws.closed().await;
+    second.expect_panics(1);
+}
+
+/// Clients are cut at random while events go to their room and to each of them alone.
+async fn cut_clients_miss_and_double_nothing(shards: usize) {
+    const CLIENTS: u32 = 12;
+    const EVENTS: u32 = 1_500;
+    let config = Config { fanout_per_turn: 3, ..config(shards) };
+    let server = TestServer::start(config, |server| {
+        server.namespace(studio("/").on_connect(|socket| {
+            socket.join("room").expect("a room");
+        }))
+    });
+    let mut clients = Vec::new();
+    for index in 0..CLIENTS {
+        let client = Client::connect(&server).await;
+        clients.push(tokio::spawn(be_cut(server.addr, client, index, EVENTS)));
+    }
+    for what in 0..EVENTS {
+        let said = server.handle.to("/", "room").emit("said", &what).expect("a name");
+        if what % 16 == 0 {
+            within("a delivery", said).await;
+            tokio::task::yield_now().await;
+        }
+        if what % 5 == 0 {
+            server.handle.for_each("/", move |socket| socket.emit("alone", &what).expect("a name"));
+        }
+    }
+    let mut cuts = 0;
+    for client in clients {
+        cuts += within("all events", client).await.expect("it heard what it should");
+    }
+    assert!(cuts > 3 * CLIENTS, "only {cuts} cuts");
+    assert_eq!(server.metrics().recovered, u64::from(cuts));
+}
+
+async fn be_cut(server: SocketAddr, mut client: Client, seed: u32, events: u32) -> u32 {
+    let mut random = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    let (mut next, mut alone, mut cuts) = (0, Vec::new(), 0);
+    while next < events {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        if random >> 24 < 4 {
+            cuts += 1;
+            let Client { ws, memory } = client;
+            // The server knows of the loss, or learns of it now.
+            let lost = (random & 1 == 0).then_some(ws);
+            client = Client::back_at(server, memory).await;
+            drop(lost);
+            assert!(client.memory.recovered);
+            continue;
+        }
+        let Received::Text(packet) = client.ws.recv().await else { panic!("it is connected") };
+        if packet == "2" {
+            client.ws.send("3").await;
+            continue;
+        }
+        let (name, args) = client.memory.event(&packet);
+        match name.as_str() {
+            "said" => {
+                assert_eq!(args, [json!(next)]);
+                next += 1;
+            }
+            "alone" => alone.push(args[0].as_u64().expect("a number")),
+            other => panic!("{other}"),
+        }
+    }
+    // A client that is away is not among the namespace's sockets: it may have missed these, and doubles none.
+    assert!(alone.is_sorted_by(|before, next| before < next), "{alone:?}");
+    cuts
+}
+
+/// Who declines gets events as they are.
+#[tokio::test]
+async fn a_client_may_decline() {
+    let server = server(1);
+    let mut ws = Ws::open(server.addr).await;
+    ws.send(r#"40{"recovery":false}"#).await;
+    assert!(!ws.text().await.contains("pid"));
+    ws.send(r#"42["echo",1]"#).await;
+    assert_eq!(ws.text().await, r#"42["said",1]"#);
+    ws.send(r#"420["join","a"]"#).await;
+    assert_eq!(ws.text().await, "430[true]");
+    let mut other = Client::connect(&server).await;
+    other.join("a").await;
+    for what in 2..40 {
+        assert_eq!(say(&server, "a", what).await, 2);
+        assert_eq!(ws.text().await, format!(r#"42["said",{what}]"#));
+        other.hears(&[what]).await;
+    }
+    drop(server.handle.to("/", "a").emit_args("none", &EventArgs::from_raw("")).expect("a name"));
+    assert_eq!(ws.text().await, r#"42["none"]"#);
+}
+
+/// Numbers can be had without the rest.
+#[tokio::test]
+async fn a_window_of_nothing_only_numbers() {
+    let (recorder, mut seen) = recorder();
+    let namespace = studio("/").on("joined", move |socket, event| {
+        recorder.note(format!("{:?} {:?}", socket.joined_at("a"), socket.joined_at("b")));
+        event.ack(&true);
+    });
+    let recovery = Recovery { window: Duration::ZERO, after: Some(5), ..Recovery::default() };
+    let server = TestServer::start(recovering(1, recovery), |server| server.namespace(namespace));
+    let mut ws = Ws::open(server.addr).await;
+    ws.send("40").await;
+    assert!(!ws.text().await.contains("pid"));
+    drop(server.handle.to("/", "a").offset(9).emit("said", &1).expect("a name"));
+    server.settle().await;
+    for packet in [r#"420["join","a"]"#, r#"420["joined"]"#] {
+        ws.send(packet).await;
+        assert_eq!(ws.text().await, "430[true]");
+    }
+    assert_eq!(seen.next().await, "Some(9) None");
+    drop(server.handle.to("/", "a").offset(11).emit("said", &2).expect("a name"));
+    assert_eq!(ws.text().await, r#"42["said",2]"#);
+    assert_eq!(server.metrics().history_entries, 0);
+}
+
+/// Recovery is for those who ask for it: without, no event has an argument more.
+#[tokio::test]
+async fn without_recovery_nothing_is_added() {
+    let server = TestServer::echo(Config { shards: 1, ..Config::default() });
+    let mut ws = Ws::open(server.addr).await;
+    ws.send(r#"40{"pid":"AAAAAAAAAAAAAAAAAAAA","offset":"1"}"#).await;
+    assert!(!ws.text().await.contains("pid"));
+    assert_eq!(ws.text().await, r#"42["auth",{"pid":"AAAAAAAAAAAAAAAAAAAA","offset":"1"}]"#);
+}
