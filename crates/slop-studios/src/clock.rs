@@ -2,7 +2,7 @@
 //! `toISOString()`.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -18,10 +18,22 @@ impl Moment {
         SystemTime::now().into()
     }
 
+    /// The moment so many milliseconds after 1970 began.
+    #[must_use]
+    pub const fn from_epoch_ms(ms: u64) -> Self {
+        Self(ms)
+    }
+
     /// Milliseconds since 1970.
     #[must_use]
     pub const fn epoch_ms(self) -> u64 {
         self.0
+    }
+
+    /// The moment so long before this one.
+    #[must_use]
+    pub fn before(self, age: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
     }
 }
 
@@ -50,8 +62,6 @@ impl Serialize for Moment {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -15,13 +15,15 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::defaults;
+use crate::store::sqlite::StoreSync;
 
 mod layers;
 mod parse;
 
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
-    api_keys, boolean, cors_origin, count, host, log_format, log_level, milliseconds, path, port, secret, size, whole,
+    api_keys, boolean, cors_origin, count, days, host, hours, log_format, log_level, milliseconds, path, port, secret,
+    size, store_sync, whole,
 };
 
 /// Declares the settings: field, type, name, placeholder in the help, default, parser, and the help text as its docs.
@@ -75,7 +77,7 @@ settings! {
     /// Keys that publishers may authenticate with, comma-separated; without any, nothing can be published
     api_keys: Vec<SecretString> = "API_KEYS" SecretList DefaultValue::Fixed(""), api_keys;
 
-    /// Folder for what the server keeps
+    /// Folder for what the server keeps; each server needs one of its own
     data_dir: PathBuf = "DATA_DIR" Text DefaultValue::Fixed(defaults::DATA_DIR), path;
 
     /// Origins whose pages may connect, comma-separated, as `https://app.example.com`; `*` for any
@@ -132,6 +134,23 @@ settings! {
     /// Idempotency keys that are remembered; past it the oldest are forgotten
     max_idempotency_keys: usize = "MAX_IDEMPOTENCY_KEYS" Number DefaultValue::Fixed(defaults::MAX_IDEMPOTENCY_KEYS),
         |text| size(text, u64::from(u32::MAX));
+
+    /// How long durable events are kept for clients that reconnect, in hours
+    log_retention: Duration = "LOG_RETENTION_HOURS" Number DefaultValue::Fixed(defaults::LOG_RETENTION_HOURS), hours;
+
+    /// Bytes of durable events that are kept for clients that reconnect; past it the oldest leave
+    log_max_bytes: u64 = "LOG_MAX_BYTES" Number DefaultValue::Fixed(defaults::LOG_MAX_BYTES),
+        |text| whole(text, 1, i64::MAX as u64);
+
+    /// How long a media item is remembered after its last event, in days
+    media_retention: Duration = "MEDIA_RETENTION_DAYS" Number DefaultValue::Fixed(defaults::MEDIA_RETENTION_DAYS), days;
+
+    /// How long notifications are kept, in days
+    notification_retention: Duration = "NOTIFICATION_RETENTION_DAYS" Number
+        DefaultValue::Fixed(defaults::NOTIFICATION_RETENTION_DAYS), days;
+
+    /// What an accepted publish survives: full (the machine loses its power) or normal (the server is killed)
+    store_sync: StoreSync = "STORE_SYNC" Text DefaultValue::Fixed(defaults::STORE_SYNC), store_sync;
 }
 
 /// One row of the table.

@@ -45,7 +45,19 @@ pub const MAX_ROOMS_PER_SOCKET: &str = "1000";
 pub const AUTH_FAILURE_LIMIT: &str = "10";
 /// At some 300 bytes for a key and its receipt, 100,000 of them are 30 MB: an hour of 28 publishes a second.
 pub const MAX_IDEMPOTENCY_KEYS: &str = "100000";
+/// A day covers the night in which a client slept: past it the page is loaded anew. In hours.
+pub const LOG_RETENTION_HOURS: &str = "24";
+/// 256 MiB: at 500 bytes an event, half a million of them, or a day of six a second.
+pub const LOG_MAX_BYTES: &str = "268435456";
+/// A page that is opened within a month of the last event sees the result. In days.
+pub const MEDIA_RETENTION_DAYS: &str = "30";
+/// A season: who was away longer does not scroll back. In days.
+pub const NOTIFICATION_RETENTION_DAYS: &str = "90";
+/// What a publisher was told is kept must be, whatever happens to the machine; a group shares the cost.
+pub const STORE_SYNC: &str = "full";
 
+/// The longest retention, in days: a century, so that no sum overflows.
+pub const MAX_RETENTION_DAYS: u64 = 36_500;
 /// The longest time a browser's timer can hold (2^31 - 1 ms). The stock client waits for
 /// `pingInterval + pingTimeout`; past this its timer fires at once and it disconnects in a loop.
 pub const MAX_TIMER_MS: u64 = 2_147_483_647;

@@ -8,7 +8,7 @@ use crate::events::server;
 use crate::namespaces::{MEDIA, NOTIFICATIONS};
 use crate::rooms;
 use crate::session::Sessions;
-use crate::store::{CommittedEvent, Delivery, Dispatch, MediaState};
+use crate::store::{CommittedEvent, Delivery, Dispatch, Dispatched, MediaState};
 
 /// Hands committed events to the engine. The store calls it in commit order, and the engine keeps that order.
 #[derive(Debug)]
@@ -46,14 +46,22 @@ impl EngineDispatch {
 }
 
 impl Dispatch for EngineDispatch {
-    fn dispatch(&self, event: CommittedEvent<'_>) -> Delivery {
+    fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery> {
+        group.iter().map(|dispatched| self.event(dispatched.event)).collect()
+    }
+}
+
+impl EngineDispatch {
+    fn event(&self, event: CommittedEvent<'_>) -> Delivery {
         let delivery = match event {
             CommittedEvent::Media { media_id, state, owner_became_known } => {
                 self.media(media_id, state, owner_became_known)
             }
-            CommittedEvent::Notification(notification) => (self.handle)
+            CommittedEvent::Notification { notification, .. } => (self.handle)
                 .to(NOTIFICATIONS, &rooms::user_room(&notification.user_id))
                 .emit_args(server::NOTIFICATION, &EventArgs::from_raw(&*notification.payload)),
+            // No client asks for it yet.
+            CommittedEvent::Unread { .. } => return Delivery::known(0),
             CommittedEvent::Room(event) => (self.handle)
                 .to(event.namespace, &event.room)
                 .emit_args(&event.event, &EventArgs::from_raw(&*event.argument)),
@@ -63,7 +71,7 @@ impl Dispatch for EngineDispatch {
             Err(error) => {
                 // The names were checked when the publish was read.
                 tracing::error!(%error, "encode a committed event");
-                Delivery::new(std::future::ready(0))
+                Delivery::known(0)
             }
         }
     }

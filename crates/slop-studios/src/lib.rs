@@ -19,6 +19,7 @@ pub mod cli;
 pub mod clock;
 mod commands;
 pub mod config;
+mod data_dir;
 pub mod defaults;
 mod dispatch;
 pub mod events;

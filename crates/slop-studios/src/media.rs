@@ -41,7 +41,7 @@ async fn subscribe(sessions: Arc<Sessions>, store: Arc<dyn Store>, socket: Socke
     let then = enter_later(&sessions, &media_id, socket.handle(), socket.reference(), done);
     let asked = store.media_snapshot_then(&media_id, then).await;
     if let Err(error) = &asked {
-        tracing::error!(%error, "read a media item's state");
+        tracing::debug!(%error, "read a media item's state");
     }
     // The next event of this socket waits until this one is answered.
     let entered = entered.await;

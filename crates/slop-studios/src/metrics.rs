@@ -18,8 +18,11 @@ use crate::identity::AuthError;
 use crate::publish::Kind;
 use crate::store::Store;
 
-/// From the 100 µs of a publish in memory to the seconds of a disk that stalls, by factors of about three.
+/// From the 100 µs of a commit without a disk to the seconds of a disk that stalls, by factors of about three.
 const PUBLISH_SECONDS: [f64; 10] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
+
+/// From one request to a full group, by factors of two to three.
+const GROUP_REQUESTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 25.0, 75.0, 200.0, 500.0];
 
 /// What the product counts.
 #[derive(Debug)]
@@ -33,6 +36,10 @@ pub struct Metrics {
     publishes: Family<PublishLabels, Counter>,
     publish_duration: Family<KindLabels, Histogram, fn() -> Histogram>,
     http_requests: Family<HttpLabels, Counter>,
+    store_commit_duration: Histogram,
+    store_group_size: Histogram,
+    pub(crate) store_commits_failed: Counter,
+    store_writes_dropped: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -100,6 +107,10 @@ impl Default for Metrics {
             publishes: Family::default(),
             publish_duration: Family::new_with_constructor(|| Histogram::new(PUBLISH_SECONDS)),
             http_requests: Family::default(),
+            store_commit_duration: Histogram::new(PUBLISH_SECONDS),
+            store_group_size: Histogram::new(GROUP_REQUESTS),
+            store_commits_failed: Counter::default(),
+            store_writes_dropped: Counter::default(),
         }
     }
 }
@@ -164,6 +175,22 @@ impl Metrics {
         self.http_requests.get_or_create(&labels).inc();
     }
 
+    /// Counts a transaction of so many requests.
+    pub fn store_committed(&self, took: Duration, requests: usize) {
+        self.store_commit_duration.observe(took.as_secs_f64());
+        self.store_group_size.observe(requests as f64);
+    }
+
+    /// Counts a transaction that failed.
+    pub fn store_commit_failed(&self) {
+        self.store_commits_failed.inc();
+    }
+
+    /// Counts a session or the like that was not written because too many waited.
+    pub fn store_write_dropped(&self) {
+        self.store_writes_dropped.inc();
+    }
+
     /// A registry of these, the engine's and the store's.
     #[must_use]
     pub fn registry(&self, handle: Handle, store: Arc<dyn Store>) -> Registry {
@@ -202,6 +229,27 @@ impl Metrics {
             self.publish_duration.clone(),
         );
         registry.register("http_requests", "Requests outside of Socket.IO", self.http_requests.clone());
+        registry.register_with_unit(
+            "store_commit_duration",
+            "Time that a transaction of the store took, its synchronisation to the disk included",
+            Unit::Seconds,
+            self.store_commit_duration.clone(),
+        );
+        registry.register(
+            "store_group_size",
+            "Requests that were carried out in one transaction of the store",
+            self.store_group_size.clone(),
+        );
+        registry.register(
+            "store_commits_failed",
+            "Transactions of the store that failed; nothing of them was accepted",
+            self.store_commits_failed.clone(),
+        );
+        registry.register(
+            "store_writes_dropped",
+            "Sessions and inbox positions not written because too many waited",
+            self.store_writes_dropped.clone(),
+        );
         registry.register_collector(Box::new(Snapshot { handle, store }));
         registry
     }
@@ -227,11 +275,15 @@ impl Collector for Snapshot {
             ("connections", "Engine.IO connections that are open", engine.connections),
             ("connections_websocket", "Of those, the ones on WebSocket", engine.websockets),
             ("sockets", "Namespace sockets that are connected", engine.sockets),
-            ("media_items", "Media items whose state is kept", kept.media_items as u64),
-            ("media_state_bytes", "Bytes of media states that are kept", kept.media_bytes as u64),
-            ("notifications_kept", "Notifications that are kept", kept.notifications as u64),
-            ("notification_bytes", "Bytes of notifications that are kept", kept.notification_bytes as u64),
-            ("idempotency_keys", "Idempotency keys that are remembered", kept.idempotency_keys as u64),
+            ("media_items", "Media items whose state is kept", kept.media.rows),
+            ("media_state_bytes", "Bytes of media states that are kept", kept.media.bytes),
+            ("notifications_kept", "Notifications that are kept in all inboxes", kept.notifications.rows),
+            ("notification_bytes", "Bytes of notifications that are kept", kept.notifications.bytes),
+            ("log_entries", "Durable events that are kept for replay", kept.log.rows),
+            ("log_bytes", "Bytes of durable events that are kept for replay", kept.log.bytes),
+            ("sessions_kept", "Sessions that are kept for recovery", kept.sessions.rows),
+            ("idempotency_keys", "Idempotency keys that are remembered", kept.receipts.rows),
+            ("store_queue_length", "Requests that wait for the store", kept.queued),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);

@@ -85,10 +85,22 @@ pub fn media_room(media_id: &str) -> String {
     format!("{MEDIA_PREFIX}{media_id}")
 }
 
+/// The media item whose subscribers are in this engine room, if it is one of those.
+#[must_use]
+pub fn media_of(room: &str) -> Option<&str> {
+    room.strip_prefix(MEDIA_PREFIX)
+}
+
+/// The user whose own events this room gets, if it is one of those.
+#[must_use]
+pub fn user_of(room: &str) -> Option<&str> {
+    room.strip_prefix(USER_PREFIX)
+}
+
 /// Whether the server made this engine room for itself, so that no client hears of it.
 #[must_use]
 pub fn is_internal(room: &str) -> bool {
-    room.starts_with(MEDIA_PREFIX)
+    media_of(room).is_some()
 }
 
 /// What a client's room name stands for. Ids of other sockets are told by the engine, which refuses to join them.

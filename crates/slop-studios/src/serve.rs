@@ -16,13 +16,14 @@ use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
 use crate::http::{App, PublisherKeys};
 use crate::identity::TokenVerifier;
+use crate::limits;
 use crate::memory::{self, Crowd};
 use crate::metrics::Metrics;
 use crate::publish::Executor;
 use crate::rooms::RoomPolicy;
 use crate::session::Sessions;
 use crate::store::Store;
-use crate::store::memory::{MemoryLimits, MemoryStore};
+use crate::store::sqlite::{Bound, Bounds, Options, SqliteStore};
 
 /// Connections that the kernel holds until they are accepted: what Linux allows by default (`net.core.somaxconn`), so
 /// that a fleet that reconnects at once is not turned away.
@@ -41,7 +42,7 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
     // Before anybody is told that the server listens, so that no signal ends it the hard way.
     let mut stop = StopSignals::new(&runtime).context("listen for signals")?;
     let listener = listen(&runtime, &settings.host, settings.port)?;
-    let server = start(&settings, listener).context("start the server")?;
+    let (server, store) = start(&settings, listener)?;
     on_listening(server.local_addr());
 
     let name = runtime.block_on(async {
@@ -80,10 +81,12 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
             },
         }
     });
+    // Whatever was accepted is committed before the process ends, and the next one finds a tidy file.
+    store.close();
     Ok(())
 }
 
-fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<Server> {
+fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, Arc<SqliteStore>)> {
     let builder = Server::builder(engine_config(settings));
     let handle = builder.handle();
     let metrics = Arc::new(Metrics::default());
@@ -96,8 +99,8 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<Server> {
         max_rooms: settings.max_rooms_per_socket,
     });
     let dispatch = Arc::new(EngineDispatch::new(handle.clone(), Arc::clone(&sessions)));
-    let limits = MemoryLimits::new(settings.max_idempotency_keys);
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(limits, dispatch));
+    let embedded = Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(&metrics))?);
+    let store: Arc<dyn Store> = Arc::<SqliteStore>::clone(&embedded);
     let app = App {
         executor: Executor::new(Arc::clone(&store), Arc::clone(&metrics)),
         keys: PublisherKeys::new(&settings.api_keys),
@@ -111,7 +114,34 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<Server> {
     let builder = crate::namespaces::all(&sessions, &store)
         .into_iter()
         .fold(builder, |builder, namespace| builder.namespace(namespace));
-    Ok(builder.start(listener)?)
+    Ok((builder.start(listener).context("start the server")?, embedded))
+}
+
+fn store_options(settings: &Settings) -> Options {
+    Options {
+        folder: settings.data_dir.clone(),
+        sync: settings.store_sync,
+        bounds: Bounds {
+            media: Bound {
+                age: settings.media_retention,
+                rows: limits::MAX_MEDIA_ITEMS,
+                bytes: limits::MAX_MEDIA_BYTES,
+            },
+            notifications: Bound {
+                age: settings.notification_retention,
+                rows: u64::MAX,
+                bytes: limits::MAX_NOTIFICATION_BYTES,
+            },
+            notifications_per_user: limits::MAX_NOTIFICATIONS_PER_USER,
+            log: Bound { age: settings.log_retention, rows: u64::MAX, bytes: settings.log_max_bytes },
+            sessions: Bound { age: limits::SESSION_AGE, rows: limits::MAX_SESSIONS, bytes: limits::MAX_SESSION_BYTES },
+            receipts: Bound {
+                age: limits::IDEMPOTENCY_KEY_AGE,
+                rows: settings.max_idempotency_keys as u64,
+                bytes: u64::MAX,
+            },
+        },
+    }
 }
 
 fn engine_config(settings: &Settings) -> Config {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use secrecy::{ExposeSecret as _, SecretString};
 
+use crate::data_dir;
+
 /// 256 bits: as long as HS256's hash.
 const SECRET_BYTES: usize = 32;
 
@@ -51,7 +53,7 @@ impl DevFile {
         }
         let path = self.path(data_dir);
         let create = || {
-            create_private_dir(data_dir)?;
+            data_dir::create(data_dir)?;
             match write_private(&path, &random_hex()?) {
                 // Another server made it since we looked.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -70,26 +72,8 @@ fn random_hex() -> io::Result<SecretString> {
     Ok(SecretString::from(hex))
 }
 
-fn create_private_dir(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::DirBuilderExt as _;
-        builder.mode(0o700);
-    }
-    builder.create(path)
-}
-
 fn write_private(path: &Path, secret: &SecretString) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600);
-    }
-    let mut file = options.open(path)?;
+    let mut file = data_dir::private_file().create_new(true).open(path)?;
     file.write_all(secret.expose_secret().as_bytes())?;
     file.write_all(b"\n")
 }

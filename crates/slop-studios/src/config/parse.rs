@@ -8,6 +8,7 @@ use secrecy::SecretString;
 
 use super::{CorsOrigin, LogFormat, LogLevel};
 use crate::defaults;
+use crate::store::sqlite::StoreSync;
 
 /// The non-empty elements of a comma-separated list.
 pub(super) fn elements(text: &str) -> impl Iterator<Item = &str> {
@@ -39,6 +40,14 @@ pub(super) fn size(text: &str, most: u64) -> Result<usize, String> {
 
 pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
     whole(text, 1, defaults::MAX_TIMER_MS).map(Duration::from_millis)
+}
+
+pub(super) fn hours(text: &str) -> Result<Duration, String> {
+    whole(text, 1, defaults::MAX_RETENTION_DAYS * 24).map(|hours| Duration::from_secs(hours * 3_600))
+}
+
+pub(super) fn days(text: &str) -> Result<Duration, String> {
+    whole(text, 1, defaults::MAX_RETENTION_DAYS).map(|days| Duration::from_secs(days * 86_400))
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
@@ -143,6 +152,14 @@ pub(super) fn log_level(text: &str) -> Result<LogLevel, String> {
             return Err(format!("is {text:?}, not off, error, warn, info, debug or trace"));
         }
     })
+}
+
+pub(super) fn store_sync(text: &str) -> Result<StoreSync, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "full" => Ok(StoreSync::Full),
+        "normal" => Ok(StoreSync::Normal),
+        _ => Err(format!("is {text:?}, not full or normal")),
+    }
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {

@@ -69,6 +69,9 @@ pub(crate) enum PublishResponses {
     /// The server failed
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
+    /// The store is overloaded or can't be used now; nothing happened, and the header `Retry-After` says when to try again
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(Problem),
 }
 
 /// How a media event that does not fit is answered.
@@ -108,6 +111,9 @@ pub(crate) enum CommonErrors {
     /// The server failed
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
+    /// The store is overloaded or can't be used now; nothing happened, and the header `Retry-After` says when to try again
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(Problem),
 }
 
 /// How a question that can't be answered is answered.
@@ -129,6 +135,9 @@ pub(crate) enum ReadErrors {
     /// The server failed
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
+    /// The store is overloaded or can't be used now; nothing happened, and the header `Retry-After` says when to try again
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(Problem),
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -13,6 +13,9 @@ use crate::publish::{FieldError, ReadError, Refused};
 use crate::store::StoreError;
 
 pub(crate) const CONTENT: &str = "application/problem+json";
+
+/// A store that was overloaded has made room by then, and one whose disk is full can be asked that often.
+const RETRY_AFTER_SECONDS: u16 = 1;
 
 /// What went wrong (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -34,6 +37,9 @@ pub(crate) struct Problem {
     /// What the header `WWW-Authenticate` asks for.
     #[serde(skip)]
     challenge: Option<&'static str>,
+    /// Seconds for the header `Retry-After`.
+    #[serde(skip)]
+    retry_after: Option<u16>,
 }
 
 /// What kind of problem it is, for programs.
@@ -69,6 +75,10 @@ pub(crate) enum Code {
     Internal,
     /// The server is shutting down.
     Draining,
+    /// The store can't be written now, for example because the disk is full.
+    StoreUnavailable,
+    /// More is published than the store can take.
+    Overloaded,
 }
 
 impl Problem {
@@ -81,6 +91,7 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             challenge: None,
+            retry_after: None,
         }
     }
 
@@ -138,6 +149,18 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Draining, "the server is shutting down")
     }
 
+    pub(crate) fn store_unavailable() -> Self {
+        let detail = "the store can't do it now, and nothing happened; try again";
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::StoreUnavailable, detail);
+        Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
+    }
+
+    pub(crate) fn overloaded() -> Self {
+        let detail = "too much waits for the store, and nothing happened; try again";
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded, detail);
+        Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
+    }
+
     /// What a bare status of the HTTP library stands for.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         match status {
@@ -183,6 +206,8 @@ impl From<Refused> for Problem {
                 Code::NotificationIdReused,
                 StoreError::NotificationIdReused.to_string(),
             ),
+            Refused::Overloaded => Self::overloaded(),
+            Refused::Unavailable => Self::store_unavailable(),
             Refused::Internal => Self::internal(),
         }
     }
@@ -192,6 +217,9 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (self.status(), [(CONTENT_TYPE, HeaderValue::from_static(CONTENT))], body).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if let Some(challenge) = self.challenge {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }

@@ -57,7 +57,7 @@ pub(crate) async fn media(
     Path(media_id): Path<String>,
 ) -> Result<Json<MediaStateBody>, Problem> {
     check_name(&media_id).map_err(|error| Problem::invalid(vec![FieldError::new("mediaId", error.to_string())]))?;
-    let state = app.store.media_state(&media_id).await.map_err(internal)?;
+    let state = app.store.media_state(&media_id).await.map_err(unread)?;
     let state = state.ok_or_else(|| Problem::not_found("nothing is known of this media item"))?;
     Ok(Json(MediaStateBody {
         media_id,
@@ -105,10 +105,10 @@ pub(crate) async fn notifications(
     let page =
         app.store.notifications(&user_id, page.before.as_deref(), page.limit).await.map_err(|error| match error {
             StoreError::UnknownNotification => Problem::invalid(vec![FieldError::new("before", error.to_string())]),
-            error => internal(error),
+            error => unread(error),
         })?;
     Ok(Json(Notifications {
-        notifications: page.payloads.iter().map(|payload| raw(payload)).collect::<Result<_, _>>()?,
+        notifications: (page.notifications.iter()).map(|kept| raw(&kept.payload)).collect::<Result<_, _>>()?,
         next: page.next.map(|id| id.to_string()),
     }))
 }
@@ -151,6 +151,15 @@ impl PageQuery {
 
 fn raw(payload: &str) -> Result<Box<RawValue>, Problem> {
     RawValue::from_string(payload.to_owned()).map_err(internal)
+}
+
+/// The store itself says in the log why it is unavailable.
+fn unread(error: StoreError) -> Problem {
+    match error {
+        StoreError::Unavailable(_) => Problem::store_unavailable(),
+        StoreError::Overloaded => Problem::overloaded(),
+        error => internal(error),
+    }
 }
 
 fn internal(error: impl std::fmt::Display) -> Problem {

@@ -13,7 +13,7 @@ use crate::clock::Moment;
 use crate::events;
 use crate::metrics::{Metrics, PublishOutcome};
 use crate::store::{
-    Change, Committed, Fingerprint, IdempotencyKey, MediaChange, NotificationChange, RoomEvent, Step, Store,
+    Change, Class, Committed, Fingerprint, IdempotencyKey, MediaChange, NotificationChange, RoomEvent, Step, Store,
     StoreError, What, media,
 };
 
@@ -33,7 +33,7 @@ const ITEMS_PER_TURN: usize = 64;
 pub struct Receipt {
     /// The notification's id; for everything else an id of the server's (UUID version 7).
     pub id: String,
-    /// Whether it outlives the server's process.
+    /// Whether it is kept even if the server is killed: everything but room events that are not `durable`.
     pub stored: bool,
     /// Sockets of this node that it was queued for.
     pub delivered: u64,
@@ -59,6 +59,10 @@ pub enum Refused {
     KeyReused,
     /// Its notification id belongs to another notification of the user.
     NotificationIdReused,
+    /// Too much waits for the store.
+    Overloaded,
+    /// The store can't commit it now.
+    Unavailable,
     /// The server failed; what is known of it was logged.
     Internal,
 }
@@ -75,6 +79,8 @@ impl From<StoreError> for Refused {
             StoreError::Media(refused) => Self::Conflict(refused),
             StoreError::KeyReused => Self::KeyReused,
             StoreError::NotificationIdReused => Self::NotificationIdReused,
+            StoreError::Overloaded => Self::Overloaded,
+            StoreError::Unavailable(_) => Self::Unavailable,
             StoreError::UnknownNotification => Self::Internal,
         }
     }
@@ -168,7 +174,7 @@ impl Executor {
         let outcome = match result {
             Ok(published) if published.repeated => PublishOutcome::Repeated,
             Ok(_) => PublishOutcome::Accepted,
-            Err(Refused::Internal) => PublishOutcome::Failed,
+            Err(Refused::Internal | Refused::Unavailable | Refused::Overloaded) => PublishOutcome::Failed,
             Err(_) => PublishOutcome::Refused,
         };
         self.metrics.published(kind, outcome, begun.elapsed());
@@ -223,19 +229,17 @@ impl Executor {
                     id: Arc::clone(&id),
                 })
             }
-            Publish::RoomEvent { room, body } => {
-                if body.delivery == DeliveryClass::Durable && !self.store.is_durable() {
-                    let message = "can't be durable while the server keeps everything in memory";
-                    let error = FieldError::new("delivery", message);
-                    return Err(ReadError::Invalid(vec![error]).into());
-                }
-                What::Room(RoomEvent {
-                    namespace: body.namespace.as_str(),
-                    room: room.into(),
-                    event: body.event.into(),
-                    argument: body.data.as_deref().map_or("", |data| data.get()).into(),
-                })
-            }
+            Publish::RoomEvent { room, body } => What::Room(RoomEvent {
+                namespace: body.namespace.as_str(),
+                room: room.into(),
+                event: body.event.into(),
+                argument: body.data.as_deref().map_or("", |data| data.get()).into(),
+                class: match body.delivery {
+                    DeliveryClass::Recoverable => Class::Recoverable,
+                    DeliveryClass::Durable => Class::Durable,
+                    DeliveryClass::Latest => Class::Latest,
+                },
+            }),
         };
         Ok(Change { id, at, key, what })
     }
@@ -286,29 +290,34 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::store::memory::{MemoryLimits, MemoryStore};
-    use crate::store::{CommittedEvent, Delivery, Dispatch};
+    use crate::store::sqlite::tests::temporary;
+    use crate::store::{CommittedEvent, Delivery, Dispatch, Dispatched};
 
     /// Says that everything went to three sockets.
     #[derive(Debug, Default)]
     struct Recorder(Mutex<Vec<(String, Value)>>);
 
     impl Dispatch for Recorder {
-        fn dispatch(&self, event: CommittedEvent<'_>) -> Delivery {
-            let (name, payload) = match event {
-                CommittedEvent::Media { state, .. } => (state.step.event().to_owned(), &state.payload),
-                CommittedEvent::Notification(notification) => ("notification".to_owned(), &notification.payload),
-                CommittedEvent::Room(event) => (event.event.to_string(), &event.argument),
-            };
-            let payload = serde_json::from_str(payload).unwrap_or(Value::Null);
-            self.0.lock().expect("no test panicked").push((name, payload));
-            Delivery::new(std::future::ready(3))
+        fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery> {
+            for dispatched in group {
+                let (name, payload) = match dispatched.event {
+                    CommittedEvent::Media { state, .. } => (state.step.event().to_owned(), &*state.payload),
+                    CommittedEvent::Notification { notification, .. } => {
+                        ("notification".to_owned(), &*notification.payload)
+                    }
+                    CommittedEvent::Unread { .. } => ("unread".to_owned(), ""),
+                    CommittedEvent::Room(event) => (event.event.to_string(), &*event.argument),
+                };
+                let payload = serde_json::from_str(payload).unwrap_or(Value::Null);
+                self.0.lock().expect("no test panicked").push((name, payload));
+            }
+            vec![Delivery::known(3); group.len()]
         }
     }
 
     fn executor() -> (Executor, Arc<Recorder>) {
         let recorder = Arc::new(Recorder::default());
-        let store = MemoryStore::new(MemoryLimits::new(100), Arc::<Recorder>::clone(&recorder));
+        let store = temporary(Arc::<Recorder>::clone(&recorder));
         (Executor::new(Arc::new(store), Arc::default()), recorder)
     }
 
@@ -337,7 +346,8 @@ mod tests {
         ];
         for item in &items {
             let published = run(executor.publish(read(item).expect("valid"), None)).expect("accepted");
-            assert_eq!((published.receipt.stored, published.receipt.delivered), (false, 3));
+            let stored = item["kind"] != "roomEvent";
+            assert_eq!((published.receipt.stored, published.receipt.delivered), (stored, 3));
         }
         let mut dispatched = recorder.0.lock().expect("no test panicked").clone();
         let notification = dispatched[3].1.as_object_mut().expect("an object");
@@ -389,15 +399,12 @@ mod tests {
     }
 
     #[test]
-    fn durable_is_not_promised_by_a_store_in_memory() {
+    fn a_durable_event_is_stored() {
         let (executor, _) = executor();
-        let item = json!({"kind": "roomEvent", "room": "r", "event": "e", "delivery": "durable"});
-        let refused = run(executor.publish(read(&item).expect("valid"), None));
-        let Err(Refused::Unreadable(ReadError::Invalid(errors))) = refused else { panic!("{refused:?}") };
-        assert_eq!(errors.iter().map(|error| &*error.field).collect::<Vec<_>>(), ["delivery"]);
-        for delivery in ["recoverable", "latest"] {
+        for (delivery, stored) in [("recoverable", false), ("latest", false), ("durable", true)] {
             let item = json!({"kind": "roomEvent", "room": "r", "event": "e", "delivery": delivery});
-            assert!(run(executor.publish(read(&item).expect("valid"), None)).is_ok());
+            let published = run(executor.publish(read(&item).expect("valid"), None)).expect("accepted");
+            assert_eq!(published.receipt.stored, stored, "{delivery}");
         }
     }
 }

@@ -82,6 +82,8 @@ pub struct MediaState {
     pub payload: Arc<str>,
     /// When it was accepted.
     pub updated_at: Moment,
+    /// The number that the last event was dispatched with.
+    pub seq: u64,
 }
 
 /// Why a change does not fit an item's life. The texts go to publishers.
@@ -120,7 +122,12 @@ pub enum Refused {
 ///
 /// # Errors
 /// If the change does not fit the item's life.
-pub fn apply(current: Option<&MediaState>, change: &MediaChange, at: Moment) -> Result<(MediaState, bool), Refused> {
+pub fn apply(
+    current: Option<&MediaState>,
+    change: &MediaChange,
+    at: Moment,
+    seq: u64,
+) -> Result<(MediaState, bool), Refused> {
     let known_owner = current.and_then(|state| state.owner_id.as_ref());
     if let (Some(known), Some(given)) = (known_owner, &change.owner_id)
         && known != given
@@ -154,6 +161,7 @@ pub fn apply(current: Option<&MediaState>, change: &MediaChange, at: Moment) -> 
         step: change.step,
         payload: change.payload.clone(),
         updated_at: at,
+        seq,
     };
     Ok((state, owner_became_known))
 }
@@ -179,9 +187,9 @@ mod tests {
         let (last, before) = changes.split_last().expect("a change");
         let mut state = None;
         for change in before {
-            state = Some(apply(state.as_ref(), change, Moment::now())?.0);
+            state = Some(apply(state.as_ref(), change, Moment::now(), 1)?.0);
         }
-        apply(state.as_ref(), last, Moment::now())
+        apply(state.as_ref(), last, Moment::now(), 1)
     }
 
     #[test]

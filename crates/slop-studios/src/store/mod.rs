@@ -1,7 +1,8 @@
-//! What the server remembers: the state of media items, notifications, and receipts by idempotency key.
+//! What the server remembers: the state of media items, notifications, durable events, sessions, and receipts by
+//! idempotency key.
 //!
-//! [`Store`] says what every implementation promises. [`memory`] keeps everything in this process, bounded and gone
-//! with it; [`media`] has the life rules that all share.
+//! [`Store`] says what every implementation promises. [`sqlite`] keeps everything in a file; [`media`] has the life rules
+//! that all share.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -13,8 +14,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use crate::clock::Moment;
 
 pub mod media;
-pub mod memory;
-mod shelf;
+pub mod sqlite;
 #[cfg(test)]
 mod suite;
 
@@ -25,16 +25,17 @@ pub use media::{MediaChange, MediaState, Status, Step};
 /// # What every implementation promises
 /// - **Order.** Changes take effect, and are dispatched, in the order in which [`Store::commit`] was *called* (not in
 ///   which its futures are polled), so a caller may start several and wait for them afterwards.
-/// - **Commit, then dispatch.** A change is given to the [`Dispatch`] once it is committed, one change at a time and in
-///   commit order, before its `commit` returns. A refused change is not dispatched. A store that survives the process
-///   commits to its medium first.
+/// - **Commit, then dispatch.** Changes are given to the [`Dispatch`] once they are committed, in commit order, before
+///   their `commit` returns. A change that was refused or could not be committed is not dispatched.
+/// - **Numbered.** Every dispatched event has a number. Numbers rise in dispatch order and none is ever used twice, not
+///   even by the next process after this one was killed.
 /// - **Once.** Of changes with the same idempotency key, or notifications of one user with the same id, one is
 ///   committed and dispatched; the others are answered with its receipt, even when they come at the same time.
-/// - **No gap.** [`Store::media_snapshot_then`] takes its place in the same order.
-/// - **Bounded.** Whatever is kept has a limit; what leaves first is named there.
+/// - **No gap.** [`Store::media_snapshot_then`] and [`Store::inbox_then`] take their place in the same order.
+/// - **Bounded.** Whatever is kept has a limit; the oldest leaves first.
 pub trait Store: Debug + Send + Sync {
-    /// Whether what is committed outlives the process.
-    fn is_durable(&self) -> bool;
+    /// The first number of this process's life: all events with a lower one were dispatched by its predecessors.
+    fn boot_seq(&self) -> u64;
 
     /// Applies a change and dispatches it. See the trait for order and idempotency. Dropping the future does not undo
     /// the change.
@@ -49,7 +50,7 @@ pub trait Store: Debug + Send + Sync {
 
     /// Runs `then` with the last state of a media item, in order with the dispatches: whatever was dispatched before is
     /// in the state, and whatever is not in the state is dispatched after `then` has returned. `then` must be quick
-    /// and must not call the store.
+    /// and must not wait for the store.
     fn media_snapshot_then(&self, media_id: &str, then: SnapshotThen) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// A user's notifications, newest first: at most `limit`, and only those older than the one with the id `before`.
@@ -60,6 +61,38 @@ pub trait Store: Debug + Send + Sync {
         limit: usize,
     ) -> BoxFuture<'_, Result<NotificationsPage, StoreError>>;
 
+    /// Runs `then` with what a user has not received, at most `limit` of it; in order with the dispatches, as
+    /// [`Store::media_snapshot_then`].
+    fn inbox_then(&self, user_id: &str, limit: usize, then: InboxThen) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Takes note that a user has received every notification up to this number on some socket. It never waits; if the
+    /// process is killed at once, the user may get the last ones again.
+    fn received(&self, user_id: &str, up_to: u64);
+
+    /// Marks notifications of a user as read and returns how many are unread now. If that changed, an
+    /// [`CommittedEvent::Unread`] is dispatched.
+    fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// The durable events after the number `after`, up to and with `until`, that went to any of these rooms of a
+    /// namespace, in order; and the last progress of the media items whose events these rooms get, if it lies there too.
+    fn replay(
+        &self,
+        namespace: &str,
+        rooms: Vec<String>,
+        after: u64,
+        until: u64,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>>;
+
+    /// Keeps a session for recovery, instead of an older one of the same key. It never waits; what is saved in the last
+    /// moments before the process is killed may be lost.
+    fn save_session(&self, session: SessionRecord);
+
+    /// Forgets a session. It never waits.
+    fn forget_session(&self, key: SessionKey);
+
+    /// A session that was kept. It stays.
+    fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>>;
+
     /// How much is kept, for metrics.
     fn usage(&self) -> Usage;
 }
@@ -67,10 +100,23 @@ pub trait Store: Debug + Send + Sync {
 /// See [`Store::media_snapshot_then`].
 pub type SnapshotThen = Box<dyn FnOnce(Option<&MediaState>) + Send>;
 
+/// See [`Store::inbox_then`].
+pub type InboxThen = Box<dyn FnOnce(&Inbox) + Send>;
+
 /// Where a store hands over what it committed.
 pub trait Dispatch: Debug + Send + Sync {
-    /// Queues a committed event for its receivers. Called in commit order; must be quick and must not call the store.
-    fn dispatch(&self, event: CommittedEvent<'_>) -> Delivery;
+    /// Queues committed events for their receivers, and returns a delivery for each, in the same order. Called in commit
+    /// order with what was committed together; must be quick and must not wait for the store.
+    fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery>;
+}
+
+/// A committed event in its place.
+#[derive(Debug, Clone, Copy)]
+pub struct Dispatched<'a> {
+    /// Its number: higher than that of every event dispatched before, in this life or an earlier one.
+    pub seq: u64,
+    /// The event.
+    pub event: CommittedEvent<'a>,
 }
 
 /// A committed change as its receivers are concerned.
@@ -86,7 +132,19 @@ pub enum CommittedEvent<'a> {
         owner_became_known: bool,
     },
     /// A user has a new notification.
-    Notification(&'a NotificationChange),
+    Notification {
+        /// The notification.
+        notification: &'a NotificationChange,
+        /// How many the user has not read, with this one.
+        unread: u64,
+    },
+    /// A user has read notifications.
+    Unread {
+        /// The user.
+        user_id: &'a Arc<str>,
+        /// How many are left.
+        unread: u64,
+    },
     /// A publisher's event for a room.
     Room(&'a RoomEvent),
 }
@@ -100,6 +158,16 @@ impl Delivery {
     pub fn new(count: impl Future<Output = u64> + Send + 'static) -> Self {
         let count: Pin<Box<dyn Future<Output = u64> + Send>> = Box::pin(count);
         Self(count.shared())
+    }
+
+    /// A delivery of which the count is known.
+    pub fn known(count: u64) -> Self {
+        Self::new(std::future::ready(count))
+    }
+
+    /// The number of sockets, if it is known already.
+    pub fn if_known(&self) -> Option<u64> {
+        self.0.clone().now_or_never()
     }
 
     /// Waits for the number of sockets.
@@ -128,7 +196,7 @@ pub enum What {
     Media(MediaChange),
     /// A user is told something.
     Notification(NotificationChange),
-    /// A room is told something. Nothing is kept of it but the receipt.
+    /// A room is told something. Unless it is durable, nothing is kept of it but the receipt.
     Room(RoomEvent),
 }
 
@@ -172,6 +240,19 @@ pub struct RoomEvent {
     pub event: Arc<str>,
     /// The event's argument, JSON; empty for an event without one.
     pub argument: Arc<str>,
+    /// What is to be done for those who are not there to read it.
+    pub class: Class,
+}
+
+/// What is done for receivers that are slow or away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// It is replayed to those who reconnect soon.
+    Recoverable,
+    /// It is stored, and replayed even if the server is killed.
+    Durable,
+    /// Only the newest matters.
+    Latest,
 }
 
 /// What became of a change that was not refused.
@@ -188,27 +269,120 @@ pub struct Committed {
 }
 
 /// A page of a user's notifications.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NotificationsPage {
-    /// The payloads, JSON, newest first.
-    pub payloads: Vec<Arc<str>>,
+    /// Newest first.
+    pub notifications: Vec<KeptNotification>,
     /// The id to ask before for the next page, if there is more.
     pub next: Option<Arc<str>>,
+}
+
+/// A notification as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptNotification {
+    /// The event's payload, JSON.
+    pub payload: Arc<str>,
+    /// Whether the user has read it.
+    pub read: bool,
+}
+
+/// What waits for a user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inbox {
+    /// What was not received on any socket, oldest first.
+    pub undelivered: Vec<InboxItem>,
+    /// How many the user has not read, received or not.
+    pub unread: u64,
+}
+
+/// A notification that waits for its user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboxItem {
+    /// The number it was dispatched with.
+    pub seq: u64,
+    /// Its id.
+    pub id: Arc<str>,
+    /// The event's payload, JSON.
+    pub payload: Arc<str>,
+}
+
+/// Which notifications a user has read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadMark {
+    /// These; those that are not kept are passed over.
+    Ids(Vec<String>),
+    /// This one and all older ones.
+    UpTo(String),
+}
+
+/// What a client missed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replay {
+    /// Whether it is all: nothing of it has been removed, and it is no more than can be replayed.
+    pub complete: bool,
+    /// In the order in which they were dispatched.
+    pub events: Vec<StoredEvent>,
+}
+
+/// An event as it was dispatched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// The number it was dispatched with.
+    pub seq: u64,
+    /// The event's name.
+    pub event: Arc<str>,
+    /// The event's argument, JSON; empty for an event without one.
+    pub argument: Arc<str>,
+    /// Whether it is the last progress of a media item, of which there may have been more.
+    pub latest: bool,
+}
+
+/// The SHA-256 of a session's secret id.
+pub type SessionKey = [u8; 32];
+
+/// What a socket needs to be recovered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// What it is found by.
+    pub key: SessionKey,
+    /// The socket's namespace.
+    pub namespace: String,
+    /// The socket's id.
+    pub socket_id: String,
+    /// The rooms that it was in.
+    pub rooms: Vec<String>,
+    /// What else the product keeps of it, JSON.
+    pub data: String,
+    /// The number that the client has received everything up to, if it does not know better.
+    pub since_seq: u64,
+    /// When it was saved.
+    pub updated_at: Moment,
 }
 
 /// How much a store keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Media items.
-    pub media_items: usize,
-    /// Bytes of media states.
-    pub media_bytes: usize,
+    pub media: Amount,
     /// Notifications of all users.
-    pub notifications: usize,
-    /// Bytes of notifications.
-    pub notification_bytes: usize,
+    pub notifications: Amount,
+    /// Durable events.
+    pub log: Amount,
+    /// Sessions for recovery.
+    pub sessions: Amount,
     /// Idempotency keys.
-    pub idempotency_keys: usize,
+    pub receipts: Amount,
+    /// Requests that wait for their turn.
+    pub queued: u64,
+}
+
+/// How much there is of something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// In how many rows.
+    pub rows: u64,
+    /// Bytes of what is in them, without ids, names and indexes.
+    pub bytes: u64,
 }
 
 /// Why a store did not do what it was asked for.
@@ -223,7 +397,14 @@ pub enum StoreError {
     /// The user has another notification with this id.
     #[error("the notification id was used for another notification")]
     NotificationIdReused,
-    /// No notification of the user has the id that the page is to begin after.
+    /// The user has no notification with the id.
     #[error("no such notification is kept")]
     UnknownNotification,
+    /// Too much waits for the store. Nothing happened.
+    #[error("too much waits for the store")]
+    Overloaded,
+    /// The store could not do it. A change was not dispatched, and is not kept unless the process or the machine dies
+    /// at that very moment.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(Arc<str>),
 }

@@ -1,18 +1,19 @@
 //! What every [`Store`] promises, as tests. A store's own tests run [`run`] with a way to make an empty one.
 
-use std::future::{Future, ready};
+use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use super::{
-    Change, Committed, CommittedEvent, Delivery, Dispatch, IdempotencyKey, MediaChange, NotificationChange, RoomEvent,
-    Step, Store, StoreError, What,
+    Change, Class, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, IdempotencyKey, Inbox, MediaChange,
+    NotificationChange, ReadMark, Replay, RoomEvent, SessionRecord, Step, Store, StoreError, What,
 };
 use crate::clock::Moment;
+use crate::rooms::{media_room, user_room};
 
 /// Makes an empty store that dispatches here.
-pub(super) type Make = fn(Arc<dyn Dispatch>) -> Arc<dyn Store>;
+type Make = fn(Arc<dyn Dispatch>) -> Arc<dyn Store>;
 
 pub(super) fn run(make: Make) {
     changes_are_dispatched_in_the_order_of_the_calls(make);
@@ -24,10 +25,18 @@ pub(super) fn run(make: Make) {
     notifications_are_paged_newest_first(make);
     a_snapshot_has_its_place_in_the_order(make);
     concurrent_repeats_are_one_publish(make);
+    numbers_rise_in_the_order_of_the_dispatches(make);
+    what_must_survive_is_said_to_be_stored(make);
+    a_replay_is_what_the_rooms_were_told(make);
+    a_replay_has_the_newest_progress(make);
+    an_inbox_is_what_was_not_received(make);
+    an_inbox_has_its_place_in_the_order(make);
+    reading_changes_what_is_unread(make);
+    a_session_is_kept_until_it_is_forgotten(make);
 }
 
 /// Waits on this thread; the stores under test answer without a runtime, or from threads of their own.
-pub(super) fn wait<F: Future>(future: F) -> F::Output {
+pub(crate) fn wait<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -39,32 +48,44 @@ pub(super) fn wait<F: Future>(future: F) -> F::Output {
 
 /// Writes down what it is given, and says that it went to as many sockets as events were dispatched so far.
 #[derive(Debug, Default)]
-pub(super) struct Recorder(Mutex<Vec<String>>);
+pub(super) struct Recorder(Mutex<Vec<(u64, String)>>);
 
 impl Recorder {
     pub(super) fn lines(&self) -> Vec<String> {
-        self.0.lock().expect("no test panicked").clone()
+        self.0.lock().expect("no test panicked").iter().map(|(_, line)| line.clone()).collect()
+    }
+
+    /// The number of each event.
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        self.0.lock().expect("no test panicked").iter().map(|(seq, _)| *seq).collect()
     }
 }
 
 impl Dispatch for Recorder {
-    fn dispatch(&self, event: CommittedEvent<'_>) -> Delivery {
-        let line = match event {
-            CommittedEvent::Media { media_id, state, owner_became_known } => {
-                format!("{media_id} {:?}{}", state.step, if owner_became_known { " owned" } else { "" })
-            }
-            CommittedEvent::Notification(notification) => {
-                format!("{} {}", notification.user_id, notification.id)
-            }
-            CommittedEvent::Room(event) => format!("{}{} {}", event.namespace, event.room, event.event),
-        };
-        let mut lines = self.0.lock().expect("no test panicked");
-        lines.push(line);
-        Delivery::new(ready(lines.len() as u64))
+    fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery> {
+        assert!(!group.is_empty());
+        let mut recorded = self.0.lock().expect("no test panicked");
+        let deliveries = group.iter().map(|dispatched| {
+            let line = match dispatched.event {
+                CommittedEvent::Media { media_id, state, owner_became_known } => {
+                    assert_eq!(state.seq, dispatched.seq);
+                    format!("{media_id} {:?}{}", state.step, if owner_became_known { " owned" } else { "" })
+                }
+                CommittedEvent::Notification { notification, .. } => {
+                    format!("{} {}", notification.user_id, notification.id)
+                }
+                CommittedEvent::Unread { user_id, unread } => format!("{user_id} has {unread}"),
+                CommittedEvent::Room(event) => format!("{}{} {}", event.namespace, event.room, event.event),
+            };
+            assert!(recorded.last().is_none_or(|(last, _)| *last < dispatched.seq), "numbers rise");
+            recorded.push((dispatched.seq, line));
+            Delivery::known(recorded.len() as u64)
+        });
+        deliveries.collect()
     }
 }
 
-pub(super) fn made(make: Make) -> (Arc<dyn Store>, Arc<Recorder>) {
+fn made(make: Make) -> (Arc<dyn Store>, Arc<Recorder>) {
     let recorder = Arc::new(Recorder::default());
     (make(Arc::<Recorder>::clone(&recorder)), recorder)
 }
@@ -98,8 +119,29 @@ pub(super) fn notification(user_id: &str, id: &str, says: u8) -> Change {
     )
 }
 
-fn room(id: &str, event: &str) -> Change {
-    change(id, What::Room(RoomEvent { namespace: "/", room: "r".into(), event: event.into(), argument: "".into() }))
+pub(super) fn room(id: &str, event: &str) -> Change {
+    room_event(id, "r", event, Class::Recoverable)
+}
+
+pub(super) fn durable(id: &str, event: &str) -> Change {
+    room_event(id, "r", event, Class::Durable)
+}
+
+fn room_event(id: &str, room: &str, event: &str, class: Class) -> Change {
+    let (namespace, argument) = ("/", "");
+    change(
+        id,
+        What::Room(RoomEvent { namespace, room: room.into(), event: event.into(), argument: argument.into(), class }),
+    )
+}
+
+/// Of the user.
+fn owned(id: &str, media_id: &str, step: Step, owner: &str) -> Change {
+    let mut change = media(id, media_id, step);
+    if let What::Media(media) = &mut change.what {
+        media.owner_id = Some(owner.into());
+    }
+    change
 }
 
 pub(super) fn key(name: &str, asked: u8) -> IdempotencyKey {
@@ -195,7 +237,7 @@ fn notifications_are_paged_newest_first(make: Make) {
     }
     let page = |before: Option<&str>, limit| {
         let page = wait(store.notifications("u", before, limit)).expect("readable");
-        let payloads: Vec<String> = page.payloads.iter().map(ToString::to_string).collect();
+        let payloads: Vec<String> = page.notifications.iter().map(|kept| kept.payload.to_string()).collect();
         (payloads.join(" "), page.next.map(|next| next.to_string()))
     };
     let next = |id: &str| Some(id.to_owned());
@@ -207,7 +249,7 @@ fn notifications_are_paged_newest_first(make: Make) {
     let unknown = wait(store.notifications("u", Some("9"), 2));
     assert_eq!(unknown.map(|page| page.next), Err(StoreError::UnknownNotification));
     let nobody = wait(store.notifications("nobody", None, 2)).expect("readable");
-    assert!(nobody.payloads.is_empty());
+    assert!(nobody.notifications.is_empty());
 }
 
 fn a_snapshot_has_its_place_in_the_order(make: Make) {
@@ -255,4 +297,248 @@ fn concurrent_repeats_are_one_publish(make: Make) {
     let receipts: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("it publishes")).collect();
     assert!(receipts.windows(2).all(|pair| pair[0] == pair[1]));
     assert_eq!(recorder.lines().len(), 100);
+}
+
+fn numbers_rise_in_the_order_of_the_dispatches(make: Make) {
+    let (store, recorder) = made(make);
+    let publishers: Vec<_> = (0..4)
+        .map(|publisher| {
+            let store = Arc::clone(&store);
+            std::thread::spawn(move || {
+                // Started together, so that they share groups; of every kind, so that some need no row.
+                let commits: Vec<_> = (0..200)
+                    .map(|n| {
+                        let (id, name) = (format!("{publisher}-{n}"), format!("p{publisher}-{n:03}"));
+                        store.commit(match n % 4 {
+                            0 => room(&id, &name),
+                            1 => durable(&id, &name),
+                            2 => notification(&format!("p{publisher}"), &format!("{n:03}"), 0),
+                            _ => media(&id, &name, Step::Complete),
+                        })
+                    })
+                    .collect();
+                for commit in commits {
+                    assert!(wait(commit).is_ok());
+                }
+            })
+        })
+        .collect();
+    for publisher in publishers {
+        publisher.join().expect("it publishes");
+    }
+    // The recorder saw the numbers rise. Each publisher's events went out in the order of its calls.
+    let (lines, numbers) = (recorder.lines(), recorder.numbers());
+    assert_eq!(lines.len(), 800);
+    assert!(numbers[0] >= store.boot_seq());
+    for publisher in 0..4 {
+        let own = lines.iter().filter(|line| line.contains(&format!("p{publisher}")));
+        let places: Vec<u32> = own
+            .map(|line| line.chars().filter(char::is_ascii_digit).collect::<String>())
+            .map(|digits| digits[1..4].parse().expect("a place"))
+            .collect();
+        assert_eq!(places, (0..200).collect::<Vec<_>>());
+    }
+    // And the log has the durable ones of the room just as they were dispatched.
+    let said: Vec<String> = (recorder.lines().into_iter()).filter(|line| line.starts_with("/r")).collect();
+    let durable = said
+        .iter()
+        .filter(|line| line[4..].split('-').next_back().is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n % 4 == 1)));
+    let replay = replayed(&*store, "/", &["r"], 0);
+    let replayed: Vec<String> = replay.events.iter().map(|event| format!("/r {}", event.event)).collect();
+    assert_eq!(replayed, durable.cloned().collect::<Vec<_>>());
+}
+
+fn what_must_survive_is_said_to_be_stored(make: Make) {
+    let (store, _) = made(make);
+    let stored = |change| wait(store.commit(change)).expect("accepted").stored;
+    assert!(stored(media("1", "m", Step::Progress(1.0))));
+    assert!(stored(media("2", "m", Step::Complete)));
+    assert!(stored(notification("u", "3", 0)));
+    assert!(stored(durable("4", "e")));
+    assert!(!stored(room("5", "e")));
+    assert!(!stored(room_event("6", "r", "e", Class::Latest)));
+    // A repeat says what the first one said.
+    for _ in 0..2 {
+        assert!(!stored(keyed(room("7", "e"), key("k", 1))));
+        assert!(stored(keyed(durable("8", "e"), key("l", 1))));
+    }
+}
+
+fn replayed(store: &dyn Store, namespace: &str, rooms: &[&str], after: u64) -> Replay {
+    let rooms = rooms.iter().map(ToString::to_string).collect();
+    wait(store.replay(namespace, rooms, after, i64::MAX as u64)).expect("readable")
+}
+
+fn names(replay: &Replay) -> Vec<&str> {
+    assert!(replay.complete);
+    assert!(replay.events.windows(2).all(|pair| pair[0].seq < pair[1].seq));
+    replay.events.iter().map(|event| &*event.event).collect()
+}
+
+fn a_replay_is_what_the_rooms_were_told(make: Make) {
+    let (store, recorder) = made(make);
+    let changes = [
+        durable("1", "first"),
+        room("2", "not stored"),
+        room_event("3", "s", "other room", Class::Durable),
+        owned("4", "m", Step::Complete, "u"),
+        media("5", "n", Step::Error),
+        notification("u", "6", 0),
+        durable("7", "last"),
+    ];
+    for change in changes {
+        assert!(wait(store.commit(change)).is_ok());
+    }
+    let numbers = recorder.numbers();
+    assert_eq!(names(&replayed(&*store, "/", &["r"], 0)), ["first", "last"]);
+    assert_eq!(names(&replayed(&*store, "/", &["s", "r", "t"], 0)), ["first", "other room", "last"]);
+    assert_eq!(names(&replayed(&*store, "/", &["r"], numbers[0])), ["last"]);
+    let until = wait(store.replay("/", vec!["r".to_owned()], 0, numbers[5])).expect("readable");
+    assert_eq!(names(&until), ["first"]);
+    assert_eq!(names(&replayed(&*store, "/media", &["r"], 0)), [""; 0]);
+
+    let (item, owner) = (media_room("m"), user_room("u"));
+    assert_eq!(names(&replayed(&*store, "/media", &[&item], 0)), ["mediaComplete"]);
+    // Once, though it went to both.
+    assert_eq!(names(&replayed(&*store, "/media", &[&item, &owner], 0)), ["mediaComplete"]);
+    assert_eq!(names(&replayed(&*store, "/media", &[&owner, &media_room("n")], 0)), ["mediaComplete", "mediaError"]);
+    let notified = replayed(&*store, "/notifications", &[&owner], 0);
+    assert_eq!(names(&notified), ["notification"]);
+    assert_eq!((&*notified.events[0].argument, notified.events[0].seq), (r#"{"id":"6"}"#, numbers[5]));
+}
+
+fn a_replay_has_the_newest_progress(make: Make) {
+    let (store, recorder) = made(make);
+    for (id, change) in [
+        media("1", "m", Step::Progress(1.0)),
+        owned("2", "n", Step::Progress(1.0), "u"),
+        media("3", "m", Step::Progress(2.0)),
+        media("4", "done", Step::Progress(1.0)),
+        media("5", "done", Step::Complete),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(wait(store.commit(change)).is_ok(), "{id}");
+    }
+    let numbers = recorder.numbers();
+    let rooms = [media_room("m"), media_room("done"), user_room("u")];
+    let rooms: Vec<&str> = rooms.iter().map(String::as_str).collect();
+    let all = replayed(&*store, "/media", &rooms, 0);
+    assert_eq!(names(&all), ["mediaProgress", "mediaProgress", "mediaComplete"]);
+    let marks: Vec<_> = all.events.iter().map(|event| (event.seq, &*event.argument, event.latest)).collect();
+    let expected = [
+        (numbers[1], r#"{"id":"2"}"#, true),
+        (numbers[2], r#"{"id":"3"}"#, true),
+        (numbers[4], r#"{"id":"5"}"#, false),
+    ];
+    assert_eq!(marks, expected);
+    assert_eq!(names(&replayed(&*store, "/media", &rooms, numbers[2])), ["mediaComplete"]);
+    assert_eq!(names(&replayed(&*store, "/", &rooms, 0)), [""; 0]);
+}
+
+fn inbox(store: &dyn Store, limit: usize) -> Inbox {
+    let (say, said) = std::sync::mpsc::channel();
+    let then = Box::new(move |inbox: &Inbox| drop(say.send(inbox.clone())));
+    assert_eq!(wait(store.inbox_then("u", limit, then)), Ok(()));
+    said.recv().expect("it ran")
+}
+
+fn an_inbox_is_what_was_not_received(make: Make) {
+    let (store, recorder) = made(make);
+    assert_eq!(inbox(&*store, 10), Inbox::default());
+    for id in ["1", "2", "3"] {
+        assert!(wait(store.commit(notification("u", id, 0))).is_ok());
+    }
+    let ids = |limit| inbox(&*store, limit).undelivered.iter().map(|item| item.id.to_string()).collect::<Vec<_>>();
+    assert_eq!(ids(10), ["1", "2", "3"]);
+    assert_eq!(ids(2), ["1", "2"]);
+    let (numbers, first) = (recorder.numbers(), inbox(&*store, 1));
+    assert_eq!((first.unread, first.undelivered[0].seq), (3, numbers[0]));
+    assert_eq!(&*first.undelivered[0].payload, r#"{"id":"1"}"#);
+
+    // At once, for whoever asks next; and never back.
+    store.received("u", numbers[1]);
+    assert_eq!(ids(10), ["3"]);
+    store.received("u", numbers[0]);
+    assert_eq!(ids(10), ["3"]);
+    store.received("v", numbers[2]);
+    store.received("u", numbers[2]);
+    assert_eq!(inbox(&*store, 10), Inbox { undelivered: Vec::new(), unread: 3 });
+    assert!(wait(store.commit(notification("u", "4", 0))).is_ok());
+    assert_eq!(ids(10), ["4"]);
+}
+
+fn an_inbox_has_its_place_in_the_order(make: Make) {
+    let (store, recorder) = made(make);
+    let publishing = Arc::clone(&store);
+    let publisher = std::thread::spawn(move || {
+        for id in 0..100 {
+            assert!(wait(publishing.commit(notification("u", &id.to_string(), 0))).is_ok());
+        }
+    });
+    for _ in 0..50 {
+        let recorder = Arc::clone(&recorder);
+        let (say, said) = std::sync::mpsc::channel();
+        let then = Box::new(move |inbox: &Inbox| {
+            let waiting: Vec<u64> = inbox.undelivered.iter().map(|item| item.seq).collect();
+            let _ = say.send((waiting, recorder.numbers()));
+        });
+        assert_eq!(wait(store.inbox_then("u", 1_000, then)), Ok(()));
+        let (waiting, dispatched) = said.recv().expect("it ran");
+        assert_eq!(waiting, dispatched);
+    }
+    publisher.join().expect("it publishes");
+}
+
+fn reading_changes_what_is_unread(make: Make) {
+    let (store, recorder) = made(make);
+    for id in ["1", "2", "3", "4"] {
+        assert!(wait(store.commit(notification("u", id, 0))).is_ok());
+    }
+    let read = |mark| wait(store.mark_read("u", mark));
+    let ids = |ids: &[&str]| ReadMark::Ids(ids.iter().map(ToString::to_string).collect());
+    let up_to = |id: &str| ReadMark::UpTo(id.to_owned());
+    assert_eq!(read(ids(&["3", "unknown", "3"])), Ok(3));
+    assert_eq!(read(ids(&["3", "unknown"])), Ok(3));
+    assert_eq!(read(up_to("2")), Ok(1));
+    assert_eq!(read(up_to("1")), Ok(1));
+    assert_eq!(read(up_to("unknown")), Err(StoreError::UnknownNotification));
+    assert_eq!(wait(store.mark_read("v", ids(&["1"]))), Ok(0));
+    assert_eq!(recorder.lines()[4..], ["u has 3", "u has 1"]);
+    assert_eq!(inbox(&*store, 10).unread, 1);
+    let page = wait(store.notifications("u", None, 10)).expect("readable");
+    let flags: Vec<bool> = page.notifications.iter().map(|kept| kept.read).collect();
+    assert_eq!(flags, [false, true, true, true]);
+}
+
+pub(super) fn session(key: u8, data: &str) -> SessionRecord {
+    SessionRecord {
+        key: [key; 32],
+        namespace: "/media".to_owned(),
+        socket_id: "s".to_owned(),
+        rooms: vec!["a".to_owned(), media_room("m")],
+        data: data.to_owned(),
+        since_seq: 7,
+        updated_at: Moment::now(),
+    }
+}
+
+fn a_session_is_kept_until_it_is_forgotten(make: Make) {
+    let (store, _) = made(make);
+    let found = |key| wait(store.session([key; 32])).expect("readable");
+    assert_eq!(found(1), None);
+    let (first, second) = (session(1, "{}"), session(1, r#"{"a":1}"#));
+    store.save_session(first.clone());
+    store.save_session(session(2, "2"));
+    assert_eq!(found(1), Some(first));
+    store.save_session(second.clone());
+    assert_eq!(found(1), Some(second.clone()));
+    // Every commit takes it along, sooner or later.
+    while store.usage().sessions.rows < 2 {
+        assert!(wait(store.commit(durable("1", "e"))).is_ok());
+    }
+    assert_eq!((found(1), found(2).is_some()), (Some(second), true));
+    store.forget_session([1; 32]);
+    assert_eq!((found(1), found(2).is_some()), (None, true));
 }

@@ -42,6 +42,10 @@ fn the_defaults_are_those_that_the_design_names() {
         ("CONNECT_TIMEOUT_MS", "10000"),
         ("MAX_PAYLOAD_BYTES", "1000000"),
         ("SHUTDOWN_GRACE_MS", "10000"),
+        ("STORE_SYNC", "full"),
+        ("LOG_RETENTION_HOURS", "24"),
+        ("MEDIA_RETENTION_DAYS", "30"),
+        ("NOTIFICATION_RETENTION_DAYS", "90"),
     ] {
         assert_eq!(row(&ran, name), format!("{value} (default)"), "{name}");
     }
@@ -128,7 +132,7 @@ fn every_error_is_listed_with_its_setting_and_origin() {
     let ran = place
         .run_with(
             &["check-config", "--config", "slop.toml", "--ping-interval-ms", "-1"],
-            &[("PING_TIMEOUT_MS", "0"), ("CORS_ORIGIN", "https://a.example.com/")],
+            &[("PING_TIMEOUT_MS", "0"), ("CORS_ORIGIN", "https://a.example.com/"), ("STORE_SYNC", "off")],
         )
         .refused();
     for part in [
@@ -139,6 +143,7 @@ fn every_error_is_listed_with_its_setting_and_origin() {
         "PING_INTERVAL_MS (from --ping-interval-ms) is \"-1\"",
         "PING_TIMEOUT_MS (from env) is \"0\"",
         "ends without a slash, as https://a.example.com",
+        "STORE_SYNC (from env) is \"off\", not full or normal",
     ] {
         assert!(ran.stderr.contains(part), "{part}\n{ran:#?}");
     }
@@ -158,6 +163,10 @@ fn zero_is_refused_where_it_makes_no_sense() {
         "MAX_ROOMS_PER_SOCKET",
         "AUTH_FAILURE_LIMIT",
         "MAX_IDEMPOTENCY_KEYS",
+        "LOG_RETENTION_HOURS",
+        "LOG_MAX_BYTES",
+        "MEDIA_RETENTION_DAYS",
+        "NOTIFICATION_RETENTION_DAYS",
     ] {
         let ran = Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), (name, "0")]).refused();
         assert!(ran.stderr.contains(&format!("error: {name} (from env) is \"0\"")), "{ran:#?}");

@@ -8,3 +8,4 @@ mod media;
 mod problems;
 mod publishing;
 mod server;
+mod store;

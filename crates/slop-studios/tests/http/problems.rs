@@ -66,7 +66,7 @@ async fn wrong_fields_are_named() {
         ("/v1/rooms/r/events", json!({"event": "mediaComplete"}), "event"),
         ("/v1/rooms/r/events", json!({"event": "disconnect"}), "event"),
         ("/v1/rooms/r/events", json!({"event": "e", "namespace": "/x", "delivery": "y"}), "namespace delivery"),
-        ("/v1/rooms/r/events", json!({"event": "e", "delivery": "durable"}), "delivery"),
+        ("/v1/rooms/r/events", json!({"event": "e", "delivery": "lasting"}), "delivery"),
         ("/v1/rooms/%00media:m/events", json!({"event": "e"}), "room"),
         ("/v1/publish", json!({}), ""),
     ];

@@ -40,7 +40,7 @@ async fn a_user_is_reached_on_every_device_and_by_nobody_else() {
     let body = json!({"type": "success", "title": "Done", "message": "Ready.", "data": {"mediaId": "m"}});
     let answer = post(&server, "/v1/users/u1/notifications", &body).await;
     assert_eq!(accepted(&answer), 2);
-    assert_eq!(answer.json()["stored"], json!(false));
+    assert_eq!(answer.json()["stored"], json!(true));
     for device in &mut devices {
         let mut notification = device.expect("notification").await;
         assert_eq!(notification["id"], answer.json()["id"]);
@@ -101,7 +101,7 @@ async fn a_notification_id_is_published_once() {
     let mut client = Client::connect_as(&server, "/notifications", &token("u")).await;
     let body = json!({"type": "info", "title": "t", "message": "m", "id": "n1"});
     let first = post(&server, "/v1/users/u/notifications", &body).await.json();
-    assert_eq!(first, json!({"id": "n1", "stored": false, "delivered": 1}));
+    assert_eq!(first, json!({"id": "n1", "stored": true, "delivered": 1}));
     assert_eq!(post(&server, "/v1/users/u/notifications", &body).await.json(), first);
     let other = json!({"type": "info", "title": "another", "message": "m", "id": "n1"});
     post(&server, "/v1/users/u/notifications", &other).await.problem(422, "notification_id_reused");

@@ -2,12 +2,14 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use slop_studios::identity::{SigningAlgorithm, TokenSigner, epoch_seconds};
+use tempfile::TempDir;
 
 const SECRET: &str = "a secret of the tests, longer than thirty-two bytes";
 pub(crate) const KEY: &str = "a-publisher-key-of-the-tests-32-bytes";
@@ -16,6 +18,9 @@ pub(crate) const OTHER_KEY: &str = "another-publisher-key-of-the-tests-32";
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// Its own folder, unless the test gave it one.
+    _data: Option<TempDir>,
+    killed: bool,
 }
 
 impl Server {
@@ -25,7 +30,27 @@ impl Server {
 
     /// With settings as in the environment.
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_slop-studios"))
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let mut server = Self::start_in(data.path(), settings);
+        server._data = Some(data);
+        server
+    }
+
+    /// With this data folder, which outlives it.
+    pub(crate) fn start_in(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut child = Self::command(data, settings).stdout(Stdio::piped()).spawn().expect("the binary starts");
+        let output = child.stdout.take().expect("its output is piped");
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).expect("it says where it listens");
+        let address = line.trim().strip_prefix("listening on http://").map(str::parse);
+        let address = address.expect("the start-up line").expect("an address");
+        Self { child, address, _data: None, killed: false }
+    }
+
+    /// How it is started.
+    pub(crate) fn command(data: &Path, settings: &[(&str, &str)]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slop-studios"));
+        command
             .arg("serve")
             .env_clear()
             .env("HOST", "127.0.0.1")
@@ -33,19 +58,12 @@ impl Server {
             .env("SHARDS", "2")
             .env("JWT_SECRET", SECRET)
             .env("API_KEYS", format!("{KEY},{OTHER_KEY}"))
+            .env("DATA_DIR", data)
             .env("SHUTDOWN_GRACE_MS", "3000")
             .env("LOG_LEVEL", "error")
             .envs(settings.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let output = child.stdout.take().expect("its output is piped");
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line).expect("it says where it listens");
-        let address = line.trim().strip_prefix("listening on http://").map(str::parse);
-        let address = address.expect("the start-up line").expect("an address");
-        Self { child, address }
+            .stdin(Stdio::null());
+        command
     }
 
     /// Waits until it has stopped.
@@ -60,6 +78,14 @@ impl Server {
         }
     }
 
+    /// Ends it with SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+        // What `drop` looks for is a crash.
+        self.killed = true;
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
         assert!(status.expect("sh runs").success());
@@ -68,7 +94,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let crashed = self.child.try_wait().ok().flatten().is_some_and(|status| !status.success());
+        let crashed = !self.killed && self.child.try_wait().ok().flatten().is_some_and(|status| !status.success());
         let _ = self.child.kill();
         let _ = self.child.wait();
         assert!(!crashed || std::thread::panicking(), "the server crashed");

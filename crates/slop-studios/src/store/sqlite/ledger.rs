@@ -1,0 +1,336 @@
+//! What requests do to the tables, within one transaction for the whole group.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::super::media::{self as life, MediaChange};
+use super::super::{
+    Change, Class, IdempotencyKey, Inbox, MediaState, NotificationChange, ReadMark, RoomEvent, StoreError, Usage, What,
+};
+use super::log::{self, Entry};
+use super::queue::{Lazy, Request};
+use super::receipts::{self, Receipt, Remembered};
+use super::retention::Bounds;
+use super::sequence::Sequence;
+use super::{Failed, media, notifications, sessions};
+use crate::clock::Moment;
+use crate::events::server;
+use crate::namespaces::{MEDIA, NOTIFICATIONS};
+use crate::rooms;
+
+/// What became of a request, for as long as the transaction is going to be committed.
+#[derive(Debug)]
+pub(super) enum Applied {
+    /// A media item has a new state; its event is to go out.
+    Media { state: MediaState, owner_became_known: bool },
+    /// A user has a new notification, which is to go out.
+    Notified { seq: u64, unread: u64 },
+    /// A room is to be told something.
+    Said { seq: u64, stored: bool },
+    /// It was done before.
+    Repeated { receipt: Receipt, first: Origin },
+    /// The key is the request's.
+    Claimed,
+    /// So many are unread; if that is new, an event with this number is to go out.
+    Unread { unread: u64, changed: Option<u64> },
+    /// What was known at this place in the order.
+    Snapshot(Option<MediaState>),
+    /// What waited at this place in the order.
+    Inbox(Inbox),
+    /// Nothing happened.
+    Refused(StoreError),
+    /// It reads later, when all is committed.
+    Later,
+}
+
+/// Where the number of sockets that a publish was queued for is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Origin {
+    /// With the receipt of this name.
+    Receipt(Vec<u8>),
+    /// With the notification of this number.
+    Notification(u64),
+}
+
+/// The file, and what is known of it without looking.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    connection: Connection,
+    sequence: Sequence,
+    bounds: Bounds,
+    /// As it is in the transaction.
+    usage: Usage,
+    committed_usage: Usage,
+    in_transaction: bool,
+}
+
+impl Ledger {
+    pub(super) fn new(connection: Connection, bounds: Bounds) -> rusqlite::Result<Self> {
+        let usage = bounds.count(&connection)?;
+        let sequence = Sequence::begin(&connection)?;
+        Ok(Self { connection, sequence, bounds, usage, committed_usage: usage, in_transaction: false })
+    }
+
+    /// To read with, between two transactions.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The number of the next event.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.sequence.peek()
+    }
+
+    /// What is kept, as committed.
+    pub(super) fn usage(&self) -> Usage {
+        self.committed_usage
+    }
+
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.in_transaction
+    }
+
+    /// Makes room for so many events.
+    pub(super) fn reserve(&mut self, events: usize) -> rusqlite::Result<()> {
+        self.sequence.ensure(events, &self.connection)
+    }
+
+    /// Whether more is kept than may be.
+    pub(super) fn is_over_bounds(&self) -> bool {
+        self.bounds.exceeded(self.usage)
+    }
+
+    /// See [`Bounds::enforce`].
+    pub(super) fn enforce_bounds(&mut self, most: usize) -> rusqlite::Result<bool> {
+        self.write()?;
+        self.bounds.enforce(&self.connection, &mut self.usage, Moment::now(), most)
+    }
+
+    /// Begins the transaction if it has not begun. One in which nothing changes costs nothing.
+    pub(super) fn write(&mut self) -> rusqlite::Result<()> {
+        if !self.in_transaction {
+            self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            self.in_transaction = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
+        if self.in_transaction {
+            self.connection.prepare_cached("COMMIT")?.execute([])?;
+            self.in_transaction = false;
+        }
+        self.committed_usage = self.usage;
+        Ok(())
+    }
+
+    pub(super) fn rollback(&mut self) {
+        // Some errors have rolled back already. If this fails, the next BEGIN does too, and nothing is accepted.
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "roll back");
+        }
+        self.in_transaction = false;
+        self.usage = self.committed_usage;
+    }
+
+    /// Closes the file, which moves everything out of the write-ahead log.
+    pub(super) fn close(self) -> rusqlite::Result<()> {
+        self.connection.close().map_err(|(_, error)| error)
+    }
+
+    /// Applies a request.
+    ///
+    /// # Errors
+    /// If the transaction can't go on. A refusal is no error.
+    pub(super) fn apply(&mut self, request: &Request) -> rusqlite::Result<Applied> {
+        let applied = match request {
+            Request::Commit { change, .. } => self.change(change),
+            Request::Claim { key, .. } => self.claim(key),
+            Request::MarkRead { user_id, mark, .. } => self.mark_read(user_id, mark),
+            Request::Snapshot { media_id, .. } => {
+                media::find(&self.connection, media_id).map(Applied::Snapshot).map_err(Failed::from)
+            }
+            Request::Inbox { user_id, limit, .. } => {
+                notifications::inbox(&self.connection, user_id, *limit).map(Applied::Inbox).map_err(Failed::from)
+            }
+            Request::Read(_) => Ok(Applied::Later),
+        };
+        match applied {
+            Ok(applied) => Ok(applied),
+            Err(Failed::Refused(error)) => Ok(Applied::Refused(error)),
+            Err(Failed::Broken(error)) => Err(error),
+        }
+    }
+
+    /// Nothing is written before the last reason to refuse, so a refusal leaves nothing behind.
+    fn change(&mut self, change: &Change) -> Result<Applied, Failed> {
+        let name = change.key.as_ref().map(receipts::name);
+        if let (Some(key), Some(name)) = (&change.key, &name)
+            && let Some(receipt) = self.remembered(key, name)?.and_then(|remembered| remembered.receipt)
+        {
+            return Ok(Applied::Repeated { receipt, first: Origin::Receipt(name.clone()) });
+        }
+        let applied = match &change.what {
+            What::Media(step) => self.media(step, change.at)?,
+            What::Notification(notification) => self.notification(notification, change.at)?,
+            What::Room(event) => self.room(event, change.at)?,
+        };
+        if let (Some(key), Some(name)) = (&change.key, &name) {
+            let (stored, delivered) = match &applied {
+                Applied::Said { stored, .. } => (*stored, 0),
+                Applied::Repeated { receipt, .. } => (receipt.stored, receipt.delivered),
+                _ => (true, 0),
+            };
+            let receipt = Receipt { id: Arc::clone(&change.id), stored, delivered };
+            self.remember(key, name, change.at, Some(receipt))?;
+        }
+        Ok(applied)
+    }
+
+    fn media(&mut self, change: &MediaChange, at: Moment) -> Result<Applied, Failed> {
+        let current = media::find(&self.connection, &change.media_id)?;
+        let (state, owner_became_known) =
+            life::apply(current.as_ref(), change, at, self.sequence.peek()).map_err(StoreError::from)?;
+        self.write()?;
+        self.sequence.next();
+        media::put(&self.connection, &change.media_id, &state)?;
+        if let Some(current) = &current {
+            self.usage.media.remove(current.payload.len() as u64);
+        }
+        self.usage.media.add(state.payload.len() as u64);
+        if !matches!(state.step, life::Step::Progress(_)) {
+            let owner_room = state.owner_id.as_deref().map(rooms::user_room);
+            self.log(&Entry {
+                seq: state.seq,
+                at,
+                namespace: MEDIA,
+                room: &rooms::media_room(&change.media_id),
+                owner_room: owner_room.as_deref(),
+                event: state.step.event(),
+                argument: &state.payload,
+            })?;
+        }
+        Ok(Applied::Media { state, owner_became_known })
+    }
+
+    fn notification(&mut self, notification: &NotificationChange, at: Moment) -> Result<Applied, Failed> {
+        let user = &*notification.user_id;
+        if let Some(found) = notifications::find(&self.connection, user, &notification.id)? {
+            if found.fingerprint != notification.fingerprint {
+                return Err(StoreError::NotificationIdReused.into());
+            }
+            let receipt = Receipt { id: Arc::clone(&notification.id), stored: true, delivered: found.delivered };
+            return Ok(Applied::Repeated { receipt, first: Origin::Notification(found.seq) });
+        }
+        self.write()?;
+        let seq = self.sequence.next();
+        notifications::insert(&self.connection, seq, at, notification)?;
+        self.usage.notifications.add(notification.payload.len() as u64);
+        for bytes in notifications::keep_newest(&self.connection, user, self.bounds.notifications_per_user)? {
+            self.usage.notifications.remove(bytes);
+        }
+        self.log(&Entry {
+            seq,
+            at,
+            namespace: NOTIFICATIONS,
+            room: &rooms::user_room(user),
+            owner_room: None,
+            event: server::NOTIFICATION,
+            argument: &notification.payload,
+        })?;
+        Ok(Applied::Notified { seq, unread: notifications::unread(&self.connection, user)? })
+    }
+
+    fn room(&mut self, event: &RoomEvent, at: Moment) -> Result<Applied, Failed> {
+        let stored = event.class == Class::Durable;
+        if stored {
+            self.write()?;
+        }
+        let seq = self.sequence.next();
+        if stored {
+            self.log(&Entry {
+                seq,
+                at,
+                namespace: event.namespace,
+                room: &event.room,
+                owner_room: None,
+                event: &event.event,
+                argument: &event.argument,
+            })?;
+        }
+        Ok(Applied::Said { seq, stored })
+    }
+
+    fn log(&mut self, entry: &Entry<'_>) -> rusqlite::Result<()> {
+        self.usage.log.add(entry.argument.len() as u64);
+        log::append(&self.connection, entry)
+    }
+
+    fn claim(&mut self, key: &IdempotencyKey) -> Result<Applied, Failed> {
+        let name = receipts::name(key);
+        if self.remembered(key, &name)?.is_none() {
+            self.remember(key, &name, Moment::now(), None)?;
+        }
+        Ok(Applied::Claimed)
+    }
+
+    /// What the key was used for, unless that is too long ago.
+    fn remembered(&self, key: &IdempotencyKey, name: &[u8]) -> Result<Option<Remembered>, Failed> {
+        let since = Moment::now().before(self.bounds.receipts.age);
+        let remembered = receipts::find(&self.connection, name)?.filter(|remembered| remembered.at > since);
+        match remembered {
+            Some(remembered) if remembered.fingerprint != key.fingerprint => Err(StoreError::KeyReused.into()),
+            remembered => Ok(remembered),
+        }
+    }
+
+    fn remember(
+        &mut self,
+        key: &IdempotencyKey,
+        name: &[u8],
+        at: Moment,
+        receipt: Option<Receipt>,
+    ) -> rusqlite::Result<()> {
+        self.write()?;
+        let remembered = Remembered { fingerprint: key.fingerprint, at, receipt };
+        if !receipts::put(&self.connection, name, &remembered)? {
+            self.usage.receipts.add(0);
+        }
+        Ok(())
+    }
+
+    fn mark_read(&mut self, user_id: &str, mark: &ReadMark) -> Result<Applied, Failed> {
+        self.write()?;
+        let changed = notifications::mark_read(&self.connection, user_id, mark)? > 0;
+        let unread = notifications::unread(&self.connection, user_id)?;
+        Ok(Applied::Unread { unread, changed: changed.then(|| self.sequence.next()) })
+    }
+
+    /// Writes what nobody waits for.
+    pub(super) fn save(&mut self, lazy: &Lazy) -> rusqlite::Result<()> {
+        self.write()?;
+        for (key, session) in &lazy.sessions {
+            if let Some(bytes) = sessions::remove(&self.connection, key)? {
+                self.usage.sessions.remove(bytes);
+            }
+            if let Some(session) = session {
+                self.usage.sessions.add(sessions::insert(&self.connection, session)?);
+            }
+        }
+        for (user_id, up_to) in &lazy.received {
+            notifications::received(&self.connection, user_id, *up_to)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down how many sockets a publish was queued for.
+    pub(super) fn set_delivered(&self, origin: &Origin, delivered: u64) -> rusqlite::Result<()> {
+        match origin {
+            Origin::Receipt(name) => receipts::set_delivered(&self.connection, name, delivered),
+            Origin::Notification(seq) => notifications::set_delivered(&self.connection, *seq, delivered),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The table of media states.
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row, named_params};
+
+use super::super::media::{MediaState, Step};
+use crate::clock::Moment;
+
+const PROGRESS: i64 = 0;
+const COMPLETE: i64 = 1;
+const ERROR: i64 = 2;
+
+/// The last state of an item.
+pub(super) fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<MediaState>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM media WHERE id = ?1")?;
+    statement.query_row([id], state).optional()
+}
+
+/// Puts a state in the place of the one before.
+pub(super) fn put(connection: &Connection, id: &str, state: &MediaState) -> rusqlite::Result<()> {
+    let (step, progress) = match state.step {
+        Step::Progress(progress) => (PROGRESS, Some(progress)),
+        Step::Complete => (COMPLETE, None),
+        Step::Error => (ERROR, None),
+    };
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO media (seq, id, owner, attempt, step, progress, payload, created_at)
+             VALUES (:seq, :id, :owner, :attempt, :step, :progress, :payload, :created_at)",
+        )?
+        .execute(named_params! {
+            ":seq": state.seq,
+            ":id": id,
+            ":owner": state.owner_id,
+            ":attempt": state.attempt,
+            ":step": step,
+            ":progress": progress,
+            ":payload": state.payload,
+            ":created_at": state.updated_at.epoch_ms(),
+        })?;
+    Ok(())
+}
+
+/// The state of an item whose last event is progress with a number after `after`, up to and with `until`.
+pub(super) fn progress_between(
+    connection: &Connection,
+    id: &str,
+    after: u64,
+    until: u64,
+) -> rusqlite::Result<Option<MediaState>> {
+    let state = find(connection, id)?;
+    Ok(state.filter(|state| matches!(state.step, Step::Progress(_)) && (after + 1..=until).contains(&state.seq)))
+}
+
+/// The same of all items of an owner.
+pub(super) fn progress_of_owner(
+    connection: &Connection,
+    owner: &str,
+    after: u64,
+    until: u64,
+) -> rusqlite::Result<Vec<MediaState>> {
+    let mut statement: CachedStatement<'_> =
+        connection.prepare_cached("SELECT * FROM media WHERE owner = ?1 AND step = 0 AND seq > ?2 AND seq <= ?3")?;
+    statement.query_map((owner, after, until), state)?.collect()
+}
+
+fn state(row: &Row<'_>) -> rusqlite::Result<MediaState> {
+    Ok(MediaState {
+        owner_id: row.get("owner")?,
+        attempt: row.get("attempt")?,
+        step: match row.get("step")? {
+            PROGRESS => Step::Progress(row.get("progress")?),
+            COMPLETE => Step::Complete,
+            _ => Step::Error,
+        },
+        payload: row.get("payload")?,
+        updated_at: Moment::from_epoch_ms(row.get("created_at")?),
+        seq: row.get("seq")?,
+    })
+}

@@ -1,0 +1,219 @@
+//! A store in one SQLite file, for one server.
+//!
+//! A request goes into the [`queue`] in the order of the calls. One thread, the [`writer`], takes what is there, applies it
+//! to the [`ledger`] in one transaction, commits, dispatches and answers. The other files are the tables.
+//!
+//! A promise is as good as the disk: see [`StoreSync`].
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use futures_util::future::{BoxFuture, ready};
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::{
+    Change, Committed, Dispatch, IdempotencyKey, InboxThen, MediaState, NotificationsPage, ReadMark, Replay,
+    SessionKey, SessionRecord, SnapshotThen, Store, StoreError, Usage,
+};
+use crate::metrics::Metrics;
+
+mod ledger;
+mod log;
+mod media;
+mod notifications;
+mod open;
+mod queue;
+mod receipts;
+mod retention;
+mod schema;
+mod sequence;
+mod sessions;
+#[cfg(test)]
+pub(crate) mod tests;
+mod writer;
+
+use ledger::Ledger;
+pub use open::{OpenError, Options, StoreSync};
+use queue::{Queue, Reply, Request};
+pub use retention::{Bound, Bounds};
+use writer::Writer;
+
+/// See the module.
+pub struct SqliteStore {
+    queue: Arc<Queue>,
+    boot_seq: u64,
+    /// As of the last commit.
+    usage: Arc<Mutex<Usage>>,
+    metrics: Arc<Metrics>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("boot_seq", &self.boot_seq).finish_non_exhaustive()
+    }
+}
+
+/// Why an operation on the tables did not come to its end.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    /// A rule forbids it. The transaction goes on.
+    #[error(transparent)]
+    Refused(#[from] StoreError),
+    /// The file does. The transaction is over.
+    #[error(transparent)]
+    Broken(#[from] rusqlite::Error),
+}
+
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Refused(error) => error,
+            Failed::Broken(error) => Self::Unavailable(error.to_string().into()),
+        }
+    }
+}
+
+impl SqliteStore {
+    /// Opens the file, or makes one, and hands what is committed to `dispatch`.
+    ///
+    /// # Errors
+    /// Why it can't be used, in a line.
+    pub fn open(options: &Options, dispatch: Arc<dyn Dispatch>, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
+        let connection = open::open(options)?;
+        let ledger = Ledger::new(connection, options.bounds).map_err(|error| OpenError::of(&error, &options.folder))?;
+        let boot_seq = ledger.next_seq();
+        let queue = Arc::<Queue>::default();
+        let usage = Arc::new(Mutex::new(ledger.usage()));
+        let writer = Writer::new(Arc::clone(&queue), ledger, dispatch, Arc::clone(&metrics), Arc::clone(&usage));
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
+        let thread = thread.map_err(|error| OpenError::File { file: options.folder.clone(), error })?;
+        Ok(Self { queue, boot_seq, usage, metrics, writer: Mutex::new(Some(thread)) })
+    }
+
+    /// Carries out what waits, and closes the file. Whatever is asked afterwards is [`StoreError::Unavailable`].
+    pub fn close(&self) {
+        self.queue.close();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // Why it panicked was logged by itself.
+            let _ = writer.join();
+        }
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(Reply<T>) -> Request,
+    ) -> BoxFuture<'_, Result<T, StoreError>> {
+        let (reply, answer) = oneshot::channel();
+        if let Err(error) = self.queue.push(request(reply)) {
+            return Box::pin(ready(Err(error)));
+        }
+        Box::pin(async { answer.await.unwrap_or_else(|_dropped| Err(queue::stopped())) })
+    }
+
+    /// Reads what is committed, after what was asked before.
+    fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, Failed> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, StoreError>> {
+        self.ask(|reply| {
+            Request::Read(Box::new(move |connection| {
+                let _ = reply.send(read(connection).map_err(StoreError::from));
+            }))
+        })
+    }
+
+    fn count_dropped(&self, kept: bool) {
+        if !kept {
+            self.metrics.store_write_dropped();
+        }
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Store for SqliteStore {
+    fn boot_seq(&self) -> u64 {
+        self.boot_seq
+    }
+
+    fn commit(&self, change: Change) -> BoxFuture<'_, Result<Committed, StoreError>> {
+        self.ask(|reply| Request::Commit { change, reply })
+    }
+
+    fn claim(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(|reply| Request::Claim { key, reply })
+    }
+
+    fn media_state(&self, media_id: &str) -> BoxFuture<'_, Result<Option<MediaState>, StoreError>> {
+        let media_id = media_id.to_owned();
+        self.read(move |connection| Ok(media::find(connection, &media_id)?))
+    }
+
+    fn media_snapshot_then(&self, media_id: &str, then: SnapshotThen) -> BoxFuture<'_, Result<(), StoreError>> {
+        let (media_id, then) = (media_id.into(), Some(then));
+        self.ask(|reply| Request::Snapshot { media_id, then, reply })
+    }
+
+    fn notifications(
+        &self,
+        user_id: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<NotificationsPage, StoreError>> {
+        let (user_id, before) = (user_id.to_owned(), before.map(str::to_owned));
+        self.read(move |connection| notifications::page(connection, &user_id, before.as_deref(), limit))
+    }
+
+    fn inbox_then(&self, user_id: &str, limit: usize, then: InboxThen) -> BoxFuture<'_, Result<(), StoreError>> {
+        let (user_id, then) = (user_id.into(), Some(then));
+        self.ask(|reply| Request::Inbox { user_id, limit, then, reply })
+    }
+
+    fn received(&self, user_id: &str, up_to: u64) {
+        self.count_dropped(self.queue.put_received(&user_id.into(), up_to));
+    }
+
+    fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let user_id = user_id.into();
+        self.ask(|reply| Request::MarkRead { user_id, mark, reply })
+    }
+
+    fn replay(
+        &self,
+        namespace: &str,
+        rooms: Vec<String>,
+        after: u64,
+        until: u64,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
+        let namespace = namespace.to_owned();
+        self.read(move |connection| Ok(log::replay(connection, &namespace, &rooms, after, until)?))
+    }
+
+    fn save_session(&self, session: SessionRecord) {
+        self.count_dropped(self.queue.put_session(session.key, Some(session)));
+    }
+
+    fn forget_session(&self, key: SessionKey) {
+        self.count_dropped(self.queue.put_session(key, None));
+    }
+
+    fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>> {
+        match self.queue.pending_session(&key) {
+            Some(session) => Box::pin(ready(Ok(session))),
+            None => self.read(move |connection| Ok(sessions::find(connection, &key)?)),
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        let usage = *self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        Usage { queued: self.queue.len() as u64, ..usage }
+    }
+}

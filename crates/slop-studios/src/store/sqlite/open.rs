@@ -1,0 +1,164 @@
+//! Opening the file, and saying plainly why that can't be done.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::retention::Bounds;
+use super::schema;
+use crate::data_dir;
+
+const FILE: &str = "store.db";
+
+/// How long the file may be locked by somebody who only looks. A server holds it for as long as it runs.
+const LOCKED_FOR: Duration = Duration::from_millis(250);
+
+/// More than the statements that there are.
+const STATEMENTS: usize = 64;
+
+/// What a success promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreSync {
+    /// What was accepted survives that the machine loses its power: each group is synchronised to the disk.
+    Full,
+    /// What was accepted survives that the process is killed; the last moments before the machine itself dies may be lost.
+    Normal,
+}
+
+/// What to open, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder of the file.
+    pub folder: PathBuf,
+    /// What a success promises.
+    pub sync: StoreSync,
+    /// How much is kept.
+    pub bounds: Bounds,
+}
+
+/// Why a store can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder is not there and can't be made.
+    #[error("can't use {} as the data folder: {error}", .folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The file can't be read, written or made.
+    #[error("can't open {}: {error}", .file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Another process has it.
+    #[error("the store in {} is in use by another process; each server needs a DATA_DIR of its own", .folder.display())]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// This version does not know its tables.
+    #[error("{} was written by a newer version (schema {found}, this one knows {known})", .file.display())]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// The file's schema.
+        found: i64,
+        /// The newest that this version knows.
+        known: i64,
+    },
+    /// It is not what it should be.
+    #[error("{} is damaged, or is no store: {problem}", .file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Something else, such as a full disk.
+    #[error("can't open {}: {problem}", .file.display())]
+    Failed {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl OpenError {
+    pub(super) fn of(error: &rusqlite::Error, folder: &Path) -> Self {
+        let (file, problem) = (folder.join(FILE), error.to_string());
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::InUse { folder: folder.to_owned() },
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Damaged { file, problem },
+            _ => Self::Failed { file, problem },
+        }
+    }
+}
+
+/// Opens the file, makes it if there is none, and brings it up to date. It is locked until the connection is closed.
+pub(super) fn open(options: &Options) -> Result<Connection, OpenError> {
+    let folder = &options.folder;
+    data_dir::create(folder).map_err(|error| OpenError::Folder { folder: folder.clone(), error })?;
+    let file = folder.join(FILE);
+    // SQLite would let everybody read it, and says only "unable to open" if it can't make it.
+    match data_dir::private_file().create_new(true).open(&file) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(OpenError::File { file, error });
+        }
+        _ => {}
+    }
+
+    let failed = |error: &rusqlite::Error| OpenError::of(error, folder);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(&file, flags).map_err(|error| failed(&error))?;
+    lock(&connection).map_err(|error| failed(&error))?;
+    let (found, known) = (schema::version(&connection).map_err(|error| failed(&error))?, schema::VERSION);
+    if found > known {
+        return Err(OpenError::Newer { file, found, known });
+    }
+    let check: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|error| failed(&error))?;
+    if check != "ok" {
+        // The first line says which part, the others where.
+        let problem = check.lines().next().unwrap_or_default().trim_matches(|c| c == '*' || c == ' ').to_owned();
+        return Err(OpenError::Damaged { file, problem });
+    }
+    schema::migrate(&mut connection).map_err(|error| match &error {
+        rusqlite_migration::Error::RusqliteError { err, .. } => failed(err),
+        _ => OpenError::Failed { file: file.clone(), problem: error.to_string() },
+    })?;
+    settle(&connection, options).map_err(|error| failed(&error))?;
+    Ok(connection)
+}
+
+/// With `EXCLUSIVE` before the first access, the lock is taken once and kept, and the write-ahead log needs no shared
+/// memory. The system lets go of it however the process ends.
+fn lock(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(LOCKED_FOR)?;
+    connection.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    // A file that was in this mode before is locked by the first one to write.
+    connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK")
+}
+
+fn settle(connection: &Connection, options: &Options) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    let synchronous = match options.sync {
+        StoreSync::Full => "FULL",
+        StoreSync::Normal => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // KiB, for it is negative: the inner pages of all indexes, and what is hot.
+    connection.pragma_update(None, "cache_size", -8 * 1024)?;
+    // After a burst the write-ahead log is cut to what a checkpoint usually finds.
+    connection.pragma_update_and_check(None, "journal_size_limit", 8 * 1024 * 1024, |_| Ok(()))?;
+    Ok(())
+}

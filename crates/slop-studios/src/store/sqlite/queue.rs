@@ -1,0 +1,229 @@
+//! What waits for the writer. Requests wait in the order of the calls; what nobody waits for is kept beside them, the
+//! last of each kind, until there is a little of it or a transaction under way anyway.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{collections::VecDeque, mem};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::super::{
+    Change, Committed, IdempotencyKey, InboxThen, ReadMark, SessionKey, SessionRecord, SnapshotThen, StoreError, What,
+};
+use crate::limits::{
+    GROUP_BYTES, GROUP_REQUESTS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER, STORE_QUEUE_BYTES,
+    STORE_QUEUE_REQUESTS,
+};
+
+/// Where the answer to a request goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the writer is asked for. `then` is there until it has run.
+pub(super) enum Request {
+    Commit { change: Change, reply: Reply<Committed> },
+    Claim { key: IdempotencyKey, reply: Reply<()> },
+    MarkRead { user_id: Arc<str>, mark: ReadMark, reply: Reply<u64> },
+    Snapshot { media_id: Arc<str>, then: Option<SnapshotThen>, reply: Reply<()> },
+    Inbox { user_id: Arc<str>, limit: usize, then: Option<InboxThen>, reply: Reply<()> },
+    Read(Box<dyn FnOnce(&Connection) + Send>),
+}
+
+impl Request {
+    /// Bytes that it holds, roughly.
+    fn weight(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Commit { change, .. } => match &change.what {
+                    What::Media(media) => media.payload.len(),
+                    What::Notification(notification) => notification.payload.len(),
+                    What::Room(event) => event.argument.len(),
+                },
+                Self::MarkRead { mark: ReadMark::Ids(ids), .. } => ids.iter().map(String::len).sum(),
+                _ => 0,
+            }
+    }
+}
+
+/// What is written when there is time.
+#[derive(Debug, Default)]
+pub(super) struct Lazy {
+    /// Sessions to save, or to forget.
+    pub(super) sessions: HashMap<SessionKey, Option<SessionRecord>>,
+    /// Up to where users have received their notifications.
+    pub(super) received: HashMap<Arc<str>, u64>,
+}
+
+impl Lazy {
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && self.received.is_empty()
+    }
+
+    fn received(&mut self, user_id: &Arc<str>, up_to: u64) {
+        let known = self.received.entry(Arc::clone(user_id)).or_default();
+        *known = up_to.max(*known);
+    }
+}
+
+/// What is carried out together.
+#[derive(Default)]
+pub(super) struct Group {
+    pub(super) requests: Vec<Request>,
+    pub(super) lazy: Lazy,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    requests: VecDeque<Request>,
+    bytes: usize,
+    lazy: Lazy,
+    /// When `lazy` is to be written at the latest, if there is any.
+    lazy_due: Option<Instant>,
+    closed: bool,
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing in here panics half way.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a request at the end.
+    pub(super) fn push(&self, request: Request) -> Result<(), StoreError> {
+        let mut waiting = self.waiting();
+        if waiting.closed {
+            return Err(stopped());
+        }
+        let weight = request.weight();
+        if waiting.requests.len() >= STORE_QUEUE_REQUESTS || waiting.bytes + weight > STORE_QUEUE_BYTES {
+            return Err(StoreError::Overloaded);
+        }
+        if let Request::Inbox { user_id, .. } = &request
+            && waiting.lazy.received.contains_key(user_id)
+        {
+            // What one socket has received must not go to the next.
+            waiting.lazy_due = Some(Instant::now());
+        }
+        waiting.bytes += weight;
+        waiting.requests.push_back(request);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Says whether there was room for it.
+    pub(super) fn put_session(&self, key: SessionKey, session: Option<SessionRecord>) -> bool {
+        let mut waiting = self.waiting();
+        let fits = waiting.lazy.sessions.len() < LAZY_WRITES || waiting.lazy.sessions.contains_key(&key);
+        if fits {
+            waiting.lazy.sessions.insert(key, session);
+            self.lazy_waits(waiting);
+        }
+        fits
+    }
+
+    /// A session that is on its way to the file.
+    pub(super) fn pending_session(&self, key: &SessionKey) -> Option<Option<SessionRecord>> {
+        self.waiting().lazy.sessions.get(key).cloned()
+    }
+
+    /// Says whether there was room for it.
+    pub(super) fn put_received(&self, user_id: &Arc<str>, up_to: u64) -> bool {
+        let mut waiting = self.waiting();
+        let fits = waiting.lazy.received.len() < LAZY_WRITES || waiting.lazy.received.contains_key(user_id);
+        if fits {
+            waiting.lazy.received(user_id, up_to);
+            self.lazy_waits(waiting);
+        }
+        fits
+    }
+
+    fn lazy_waits(&self, mut waiting: MutexGuard<'_, Waiting>) {
+        if waiting.lazy_due.is_none() {
+            waiting.lazy_due = Some(Instant::now() + LAZY_WRITES_AFTER);
+            self.work.notify_one();
+        }
+    }
+
+    /// Takes back what could not be written. What has come since is newer.
+    pub(super) fn put_back(&self, lazy: Lazy) {
+        let mut waiting = self.waiting();
+        if waiting.closed {
+            // There is no later.
+            return;
+        }
+        for (key, session) in lazy.sessions {
+            waiting.lazy.sessions.entry(key).or_insert(session);
+        }
+        for (user_id, up_to) in lazy.received {
+            waiting.lazy.received(&user_id, up_to);
+        }
+        if !waiting.lazy.is_empty() {
+            waiting.lazy_due = Some(Instant::now() + LAZY_WRITES_AGAIN_AFTER);
+        }
+    }
+
+    /// Waits for something to do, at most for `patience`. None when there will be nothing any more.
+    pub(super) fn take(&self, patience: Duration) -> Option<Group> {
+        let until = Instant::now() + patience;
+        let mut waiting = self.waiting();
+        loop {
+            let now = Instant::now();
+            let due = waiting.lazy_due.map_or(until, |due| due.min(until));
+            if !waiting.requests.is_empty() || waiting.closed || due <= now {
+                break;
+            }
+            waiting = self.work.wait_timeout(waiting, due - now).unwrap_or_else(PoisonError::into_inner).0;
+        }
+
+        let mut group = Group::default();
+        if waiting.closed || waiting.lazy_due.is_some_and(|due| due <= Instant::now()) {
+            waiting.lazy_due = None;
+            group.lazy = mem::take(&mut waiting.lazy);
+        }
+        let mut bytes = 0;
+        while group.requests.len() < GROUP_REQUESTS
+            && bytes < GROUP_BYTES
+            && let Some(request) = waiting.requests.pop_front()
+        {
+            bytes += request.weight();
+            group.requests.push(request);
+        }
+        waiting.bytes = waiting.bytes.saturating_sub(bytes);
+        let over = waiting.closed && group.requests.is_empty() && group.lazy.is_empty();
+        (!over).then_some(group)
+    }
+
+    /// How many requests wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting().requests.len()
+    }
+
+    /// Takes no more. What waits is still carried out.
+    pub(super) fn close(&self) {
+        self.waiting().closed = true;
+        self.work.notify_one();
+    }
+
+    /// Takes no more and drops what waits, which answers it.
+    pub(super) fn abandon(&self) {
+        let mut waiting = self.waiting();
+        waiting.closed = true;
+        let abandoned = mem::take(&mut waiting.requests);
+        waiting.lazy = Lazy::default();
+        drop(waiting);
+        drop(abandoned);
+    }
+}
+
+/// The answer when nobody is there to give one.
+pub(super) fn stopped() -> StoreError {
+    StoreError::Unavailable("it has stopped".into())
+}

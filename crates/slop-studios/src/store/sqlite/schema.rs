@@ -1,0 +1,115 @@
+//! The tables. The file remembers how many of the migrations it has had.
+
+use rusqlite::Connection;
+use rusqlite_migration::{M, Migrations};
+
+/// Never change one that was released: add another.
+const MIGRATIONS: &[M<'static>] = &[M::up(TABLES)];
+
+/// How many migrations this version knows.
+pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// Rows are found oldest first by their primary key, `seq` or `row`, so that retention never needs an index of its own.
+/// Where a row is replaced, the new one gets the highest key.
+const TABLES: &str = "
+-- next_seq: the first number that no process has reserved. log_removed: the highest number that left the log.
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY NOT NULL,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The last event of each item. step: 0 progress, 1 complete, 2 error. progress: per cent, for step 0.
+CREATE TABLE media (
+    seq INTEGER PRIMARY KEY NOT NULL,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT,
+    attempt INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    progress REAL,
+    payload TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX media_under_way_by_owner ON media (owner) WHERE owner IS NOT NULL AND step = 0;
+
+-- Durable events, with the one or two rooms that each went to.
+CREATE TABLE log (
+    seq INTEGER PRIMARY KEY NOT NULL,
+    namespace TEXT NOT NULL,
+    room TEXT NOT NULL,
+    owner_room TEXT,
+    event TEXT NOT NULL,
+    argument TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX log_by_room ON log (namespace, room);
+CREATE INDEX log_by_owner_room ON log (namespace, owner_room) WHERE owner_room IS NOT NULL;
+
+-- delivered: sockets that it was queued for, as far as known.
+CREATE TABLE notifications (
+    seq INTEGER PRIMARY KEY NOT NULL,
+    user TEXT NOT NULL,
+    id TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    payload TEXT NOT NULL,
+    read INTEGER NOT NULL DEFAULT 0,
+    delivered INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL,
+    UNIQUE (user, id)
+) STRICT;
+CREATE INDEX notifications_by_user ON notifications (user);
+CREATE INDEX notifications_unread ON notifications (user) WHERE read = 0;
+
+-- received: every notification up to this seq was received on some socket. Without notifications it says nothing.
+CREATE TABLE inboxes (
+    user TEXT PRIMARY KEY NOT NULL,
+    received INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER notifications_gone AFTER DELETE ON notifications
+WHEN NOT EXISTS (SELECT 1 FROM notifications WHERE user = OLD.user)
+BEGIN
+    DELETE FROM inboxes WHERE user = OLD.user;
+END;
+
+-- key: SHA-256 of the session's secret. rooms: a JSON array.
+CREATE TABLE sessions (
+    row INTEGER PRIMARY KEY NOT NULL,
+    key BLOB NOT NULL UNIQUE,
+    namespace TEXT NOT NULL,
+    socket_id TEXT NOT NULL,
+    rooms TEXT NOT NULL,
+    data TEXT NOT NULL,
+    since_seq INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+-- id: that of the receipt, NULL for a claim.
+CREATE TABLE receipts (
+    row INTEGER PRIMARY KEY NOT NULL,
+    key BLOB NOT NULL UNIQUE,
+    fingerprint BLOB NOT NULL,
+    id TEXT,
+    stored INTEGER NOT NULL DEFAULT 0,
+    delivered INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL
+) STRICT;
+";
+
+/// How many migrations the file has had.
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Brings an older file up to date.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migration::Error> {
+    Migrations::from_slice(MIGRATIONS).to_latest(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_migrations_work() {
+        assert!(Migrations::from_slice(MIGRATIONS).validate().is_ok());
+    }
+}

@@ -1,0 +1,521 @@
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::super::suite::{Recorder, change, durable, key, keyed, media, notification, room, run, session, wait};
+use super::super::{Amount, CommittedEvent, Delivery, Dispatched, MediaChange, Step, What};
+use super::*;
+use crate::clock::Moment;
+use crate::limits::STORE_QUEUE_REQUESTS;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+const UNBOUNDED: Bound = Bound { age: Duration::from_secs(86_400), rows: u64::MAX, bytes: u64::MAX };
+
+fn options(folder: &Path) -> Options {
+    let bounds = Bounds {
+        media: UNBOUNDED,
+        notifications: UNBOUNDED,
+        notifications_per_user: 1_000,
+        log: UNBOUNDED,
+        sessions: UNBOUNDED,
+        receipts: UNBOUNDED,
+    };
+    Options { folder: folder.to_owned(), sync: StoreSync::Normal, bounds }
+}
+
+/// A store in a folder that may be gone already: the file stays for as long as it is open.
+pub(crate) fn temporary(dispatch: Arc<dyn Dispatch>) -> SqliteStore {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    SqliteStore::open(&options(folder.path()), dispatch, Arc::default()).expect("a store")
+}
+
+/// A store, what it dispatched, and the folder it is in.
+struct Place {
+    folder: TempDir,
+    options: Options,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self::bounded(|_| ())
+    }
+
+    fn bounded(bound: impl FnOnce(&mut Bounds)) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut options = options(folder.path());
+        bound(&mut options.bounds);
+        Self { folder, options }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("store.db")
+    }
+
+    fn open(&self) -> (SqliteStore, Arc<Recorder>) {
+        let recorder = Arc::new(Recorder::default());
+        let store = SqliteStore::open(&self.options, Arc::<Recorder>::clone(&recorder), Arc::default());
+        (store.expect("it opens"), recorder)
+    }
+
+    /// What the operator is told.
+    fn refused(&self) -> String {
+        let store = SqliteStore::open(&self.options, Arc::<Recorder>::default(), Arc::default());
+        store.expect_err("it does not open").to_string()
+    }
+
+    /// The files as a process that is killed now leaves them.
+    fn killed(&self) -> Self {
+        let copy = Self::new();
+        for file in std::fs::read_dir(self.folder.path()).expect("a folder") {
+            let file = file.expect("a file");
+            std::fs::copy(file.path(), copy.folder.path().join(file.file_name())).expect("a copy");
+        }
+        Self { options: Options { folder: copy.folder.path().to_owned(), ..self.options.clone() }, ..copy }
+    }
+}
+
+fn publish(store: &SqliteStore, change: Change) -> Committed {
+    wait(store.commit(change)).expect("accepted")
+}
+
+fn replayed(store: &SqliteStore, after: u64) -> Replay {
+    wait(store.replay("/", vec!["r".to_owned()], after, i64::MAX as u64)).expect("readable")
+}
+
+fn until(what: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !what() {
+        assert!(Instant::now() < deadline, "it did not come about in time");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn keeps_what_a_store_promises() {
+    run(|dispatch| Arc::new(temporary(dispatch)));
+}
+
+#[test]
+fn what_was_accepted_survives_a_kill() {
+    let place = Place::new();
+    let (store, recorder) = place.open();
+    publish(&store, media("1", "m", Step::Progress(1.0)));
+    publish(&store, media("2", "m", Step::Complete));
+    publish(&store, notification("u", "3", 1));
+    let first = publish(&store, keyed(durable("4", "e"), key("k", 1)));
+    store.save_session(session(1, "{}"));
+    until(|| store.usage().sessions.rows == 1);
+    // It settles the count of the keyed one.
+    publish(&store, durable("5", "f"));
+
+    let after = place.killed();
+    let (again, recorded) = after.open();
+    assert!(again.boot_seq() > *recorder.numbers().last().expect("some"));
+    let state = wait(again.media_state("m")).expect("readable").expect("known");
+    assert_eq!((state.step, &*state.payload), (Step::Complete, r#"{"id":"2"}"#));
+    assert_eq!(wait(again.notifications("u", None, 10)).expect("readable").notifications.len(), 1);
+    assert_eq!(replayed(&again, 0).events.len(), 2);
+    assert_eq!(wait(again.session([1; 32])).expect("readable").expect("known").rooms.len(), 2);
+
+    let repeat = publish(&again, keyed(durable("6", "e"), key("k", 1)));
+    assert_eq!((repeat.repeated, &repeat.id, repeat.stored), (true, &first.id, true));
+    assert_eq!(wait(repeat.delivery.sockets()), wait(first.delivery.sockets()));
+    assert!(publish(&again, notification("u", "3", 1)).repeated);
+    assert_eq!(
+        wait(again.commit(media("7", "m", Step::Error)))
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+            .err()
+            .as_deref(),
+        Some("attempt 1 has ended; a higher attempt begins again")
+    );
+    assert_eq!(recorded.lines(), [""; 0]);
+    assert_eq!(again.usage(), store.usage());
+}
+
+#[test]
+fn a_number_is_never_used_twice() {
+    let mut place = Place::new();
+    let mut last = 0;
+    for life in 0..5 {
+        let (store, recorder) = place.open();
+        assert!(store.boot_seq() > last);
+        for _ in 0..3 {
+            publish(&store, room("1", "not stored"));
+        }
+        assert_eq!(recorder.numbers()[0], store.boot_seq());
+        last = *recorder.numbers().last().expect("some");
+        if life % 2 == 0 {
+            let killed = place.killed();
+            drop(store);
+            place = killed;
+        }
+    }
+}
+
+#[test]
+fn a_log_that_was_cut_off_opens_with_what_is_whole() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for n in 0..100 {
+        publish(&store, durable(&n.to_string(), &format!("e{n}")));
+    }
+    let after = place.killed();
+    let log = after.folder.path().join("store.db-wal");
+    let length = std::fs::metadata(&log).expect("a write-ahead log").len();
+    let file = std::fs::OpenOptions::new().write(true).open(&log).expect("it can be written");
+    file.set_len(length - 5_000).expect("it can be cut off");
+    let (again, _) = after.open();
+    let events = replayed(&again, 0).events;
+    assert!((90..100).contains(&events.len()), "{}", events.len());
+    assert!(events.iter().enumerate().all(|(n, event)| *event.event == *format!("e{n}")));
+    publish(&again, durable("x", "e"));
+}
+
+#[test]
+fn a_refusal_to_open_says_why() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let refused = place.refused();
+    assert!(refused.contains("in use by another process"), "{refused}");
+    assert!(refused.contains(&place.folder.path().display().to_string()), "{refused}");
+    publish(&store, durable("1", "e"));
+    drop(store);
+
+    let file = Connection::open(place.file()).expect("a file");
+    file.pragma_update(None, "user_version", 99).expect("it can be written");
+    drop(file);
+    let refused = place.refused();
+    let known = schema::VERSION;
+    assert!(
+        refused.ends_with(&format!("was written by a newer version (schema 99, this one knows {known})")),
+        "{refused}"
+    );
+
+    std::fs::write(place.file(), "no database, but long enough for a header of a hundred bytes".repeat(3))
+        .expect("written");
+    let refused = place.refused();
+    assert!(refused.contains("is damaged, or is no store"), "{refused}");
+
+    // As root nothing is read-only, so something that is no folder and something that is no file stand in the way.
+    let mut place = Place::new();
+    std::fs::create_dir(place.file()).expect("a folder");
+    let refused = place.refused();
+    assert!(refused.contains("can't open") && refused.contains("store.db: "), "{refused}");
+    place.options.folder = place.folder.path().join("file").join("data");
+    std::fs::write(place.folder.path().join("file"), "").expect("a file");
+    let refused = place.refused();
+    assert!(refused.contains("as the data folder: "), "{refused}");
+}
+
+#[test]
+fn a_damaged_page_is_found_when_it_opens() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for n in 0..500 {
+        publish(&store, durable(&n.to_string(), "e"));
+    }
+    drop(store);
+    let mut bytes = std::fs::read(place.file()).expect("a file");
+    let middle = bytes.len() / 2;
+    for byte in &mut bytes[middle..middle + 8_192] {
+        *byte ^= 0x5a;
+    }
+    std::fs::write(place.file(), bytes).expect("written");
+    let refused = place.refused();
+    assert!(refused.contains("is damaged, or is no store"), "{refused}");
+    assert_eq!(refused.lines().count(), 1, "{refused}");
+}
+
+/// As if the disk had room for so many pages more.
+fn leave_room(store: &SqliteStore, pages: u32) {
+    let done = store.read(move |connection| {
+        let used: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+        connection.pragma_update_and_check(None, "max_page_count", used + pages, |_| Ok(()))?;
+        Ok(())
+    });
+    assert_eq!(wait(done), Ok(()));
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_accepted_and_then_it_goes_on() {
+    let place = Place::new();
+    let (store, recorder) = place.open();
+    publish(&store, media("1", "m", Step::Progress(1.0)));
+    leave_room(&store, 2);
+
+    let large = |id: &str| {
+        let mut change = media(id, id, Step::Complete);
+        if let What::Media(media) = &mut change.what {
+            media.payload = "x".repeat(50_000).into();
+        }
+        change
+    };
+    // A group is carried out or not at all; what is small may still fit.
+    let commits: Vec<_> = (0..20).map(|n| store.commit(large(&format!("l{n}")))).collect();
+    for commit in commits {
+        let outcome = wait(commit).map(|committed| committed.id);
+        assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+    }
+    assert!(matches!(wait(store.claim(key("k", 1))), Ok(()) | Err(StoreError::Unavailable(_))));
+    assert_eq!(recorder.lines(), ["m Progress(1.0)"]);
+    assert_eq!(store.usage().media, Amount { rows: 1, bytes: r#"{"id":"1"}"#.len() as u64 });
+    assert_eq!(wait(store.media_state("l0")), Ok(None));
+    // What only reads is answered.
+    let then = Box::new(|state: Option<&MediaState>| assert!(state.is_some()));
+    assert_eq!(wait(store.media_snapshot_then("m", then)), Ok(()));
+
+    leave_room(&store, 1_000);
+    for n in 0..20 {
+        publish(&store, large(&format!("l{n}")));
+    }
+    assert_eq!((recorder.lines().len(), store.usage().media.rows), (21, 21));
+}
+
+#[test]
+fn what_nobody_waits_for_is_written_when_there_is_room_again() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    leave_room(&store, 0);
+    store.save_session(session(1, &"x".repeat(20_000)));
+    until(|| store.metrics.store_commits_failed.get() > 0);
+    assert_eq!(store.usage().sessions.rows, 0);
+    leave_room(&store, 1_000);
+    until(|| store.usage().sessions.rows == 1);
+}
+
+#[test]
+fn the_oldest_leave_first() {
+    let place = Place::bounded(|bounds| {
+        bounds.media.rows = 2;
+        bounds.log.bytes = 10 * crate::limits::ROW_OVERHEAD_BYTES;
+        bounds.receipts.rows = 2;
+        bounds.sessions.rows = 2;
+        bounds.notifications_per_user = 2;
+        bounds.notifications.rows = 3;
+    });
+    let (store, recorder) = place.open();
+    for item in ["a", "b", "a", "c"] {
+        publish(&store, media("1", item, Step::Progress(1.0)));
+    }
+    let known = |item| wait(store.media_state(item)).expect("readable").is_some();
+    assert_eq!([known("a"), known("b"), known("c")], [true, false, true]);
+
+    let begin = recorder.numbers().len();
+    for n in 0..100 {
+        publish(&store, durable("1", &format!("e{n}")));
+        assert!(store.usage().log.rows <= 10);
+    }
+    let numbers = recorder.numbers();
+    // What was removed can't be replayed, and that is said.
+    assert_eq!(replayed(&store, numbers[begin + 88]), Replay::default());
+    let kept = replayed(&store, numbers[begin + 89]);
+    assert_eq!((kept.complete, kept.events.len()), (true, 10));
+
+    for name in ["a", "b", "c", "a"] {
+        assert!(!publish(&store, keyed(room("1", "e"), key(name, 1))).repeated, "{name}");
+    }
+    assert_eq!(store.usage().receipts.rows, 2);
+
+    for (user, id) in [("u", "1"), ("u", "2"), ("u", "3"), ("v", "4"), ("w", "5")] {
+        publish(&store, notification(user, id, 0));
+    }
+    let count = |user: &str| wait(store.notifications(user, None, 10)).expect("readable").notifications.len();
+    assert_eq!([count("u"), count("v"), count("w")], [1, 1, 1]);
+    assert_eq!(store.usage().notifications, Amount { rows: 3, bytes: 30 });
+
+    for (n, key) in [1, 2, 1, 3].into_iter().enumerate() {
+        store.save_session(session(key, &n.to_string()));
+        until(|| {
+            wait(store.read(move |connection| Ok(sessions::find(connection, &[key; 32])?)))
+                .is_ok_and(|found| found.is_some_and(|found| found.data == n.to_string()))
+        });
+    }
+    until(|| store.usage().sessions.rows == 2);
+    let found = |key: u8| wait(store.session([key; 32])).expect("readable").is_some();
+    assert_eq!([found(1), found(2), found(3)], [true, false, true]);
+}
+
+#[test]
+fn what_is_too_old_leaves() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let day_before = Moment::now().before(Duration::from_secs(86_401));
+    for n in 0..1_000 {
+        publish(&store, Change { at: day_before, ..durable(&n.to_string(), "old") });
+    }
+    publish(&store, Change { at: day_before, ..media("1", "m", Step::Complete) });
+    publish(&store, Change { at: day_before, ..notification("u", "1", 0) });
+    store.received("u", store.boot_seq() + 5_000);
+    publish(&store, Change { at: day_before, ..keyed(room("1", "e"), key("k", 1)) });
+    drop(store);
+
+    // By itself, a few at a time; and never more than is too old.
+    let (store, _) = place.open();
+    publish(&store, durable("2", "new"));
+    until(|| store.usage().log.rows == 1);
+    let kept = store.usage();
+    assert_eq!((kept.media.rows, kept.notifications.rows, kept.receipts.rows), (0, 0, 0));
+    let inboxes =
+        store.read(|connection| Ok(connection.query_row("SELECT count(*) FROM inboxes", [], |row| row.get(0))?));
+    assert_eq!(wait(inboxes), Ok(0));
+    let newest =
+        wait(store.replay("/", vec!["r".to_owned()], store.boot_seq() - 1, i64::MAX as u64)).expect("readable");
+    assert_eq!((newest.complete, newest.events.len()), (true, 1));
+}
+
+#[test]
+fn a_key_that_is_too_old_is_free() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let day_before = Moment::now().before(Duration::from_secs(86_401));
+    publish(&store, Change { at: day_before, ..keyed(room("1", "e"), key("k", 1)) });
+    let again = publish(&store, keyed(room("2", "e"), key("k", 2)));
+    assert!(!again.repeated);
+    assert!(publish(&store, keyed(room("3", "e"), key("k", 2))).repeated);
+}
+
+#[test]
+fn a_new_owner_is_told_once() {
+    let (store, recorder) = Place::new().open();
+    for progress in [1.0, 2.0] {
+        let owned = What::Media(MediaChange {
+            media_id: "m".into(),
+            owner_id: Some("u".into()),
+            attempt: None,
+            step: Step::Progress(progress),
+            payload: "{}".into(),
+        });
+        publish(&store, change("1", owned));
+    }
+    assert_eq!(recorder.lines(), ["m Progress(1.0) owned", "m Progress(2.0)"]);
+}
+
+/// Stands in a dispatch until it is let go.
+#[derive(Debug, Default)]
+struct Gate(Mutex<()>);
+
+impl Dispatch for Gate {
+    fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery> {
+        drop(self.0.lock().expect("no test panicked"));
+        vec![Delivery::known(0); group.len()]
+    }
+}
+
+#[test]
+fn what_waits_is_bounded() {
+    let gate = Arc::<Gate>::default();
+    let store = temporary(Arc::<Gate>::clone(&gate));
+    let closed = gate.0.lock().expect("no test panicked");
+    let mut commits = Vec::new();
+    let refused = loop {
+        let mut commit = store.commit(room("1", "e"));
+        if let Some(Err(error)) = (&mut commit).now_or_never() {
+            break error;
+        }
+        commits.push(commit);
+        assert!(commits.len() < 3 * STORE_QUEUE_REQUESTS);
+    };
+    assert_eq!(refused, StoreError::Overloaded);
+    assert_eq!(store.usage().queued, STORE_QUEUE_REQUESTS as u64);
+    drop(closed);
+    for commit in commits {
+        assert!(wait(commit).is_ok());
+    }
+}
+
+#[test]
+fn bytes_that_wait_are_bounded() {
+    let gate = Arc::<Gate>::default();
+    let store = temporary(Arc::<Gate>::clone(&gate));
+    let closed = gate.0.lock().expect("no test panicked");
+    let large = || {
+        let mut change = room("1", "e");
+        if let What::Room(event) = &mut change.what {
+            event.argument = "x".repeat(1_000_000).into();
+        }
+        change
+    };
+    let mut outcomes: Vec<_> = (0..100).map(|_| store.commit(large())).collect();
+    let refused = outcomes.iter_mut().filter_map(|commit| commit.now_or_never());
+    assert!(refused.filter(|outcome| matches!(outcome, Err(StoreError::Overloaded))).count() >= 25);
+    drop(closed);
+}
+
+/// Breaks at the second event.
+#[derive(Debug, Default)]
+struct Broken;
+
+impl Dispatch for Broken {
+    fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery> {
+        let breaks = |dispatched: &Dispatched<'_>| matches!(dispatched.event, CommittedEvent::Media { .. });
+        assert!(!group.iter().any(breaks), "as the test asks for");
+        vec![Delivery::known(0); group.len()]
+    }
+}
+
+#[test]
+fn after_a_panic_nothing_is_accepted() {
+    let store = temporary(Arc::new(Broken));
+    publish(&store, room("1", "e"));
+    let broken = store.commit(media("2", "m", Step::Complete));
+    let unavailable = |outcome: Result<Committed, StoreError>| matches!(outcome, Err(StoreError::Unavailable(_)));
+    assert!(unavailable(wait(broken)));
+    until(|| unavailable(wait(store.commit(room("3", "e")))));
+    assert!(wait(store.media_state("m")).is_err());
+    store.received("u", 1);
+    store.save_session(session(1, "{}"));
+}
+
+#[test]
+fn closing_carries_out_what_waits() {
+    let place = Place::new();
+    let (store, recorder) = place.open();
+    let commits: Vec<_> = (0..2_000).map(|n| store.commit(durable(&n.to_string(), "e"))).collect();
+    store.save_session(session(1, "{}"));
+    store.close();
+    for commit in commits {
+        assert!(wait(commit).is_ok());
+    }
+    assert_eq!(recorder.lines().len(), 2_000);
+    assert!(matches!(wait(store.commit(room("1", "e"))), Err(StoreError::Unavailable(_))));
+    // All of it is in the one file.
+    let files: Vec<_> = std::fs::read_dir(place.folder.path()).expect("a folder").flatten().collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let (again, _) = place.open();
+    assert_eq!((again.usage().log.rows, again.usage().sessions.rows), (2_000, 1));
+}
+
+#[test]
+fn a_replay_that_is_too_large_is_not_complete() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for n in 0..3 {
+        let mut change = durable(&n.to_string(), "e");
+        if let What::Room(event) = &mut change.what {
+            event.argument = "x".repeat(crate::limits::MAX_REPLAY_BYTES / 2).into();
+        }
+        publish(&store, change);
+    }
+    assert_eq!(replayed(&store, 0), Replay::default());
+    let newest = replayed(&store, store.boot_seq() + 1);
+    assert_eq!((newest.complete, newest.events.len()), (true, 1));
+}
+
+#[test]
+fn what_is_kept_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut place = Place::new();
+    place.options.folder = place.folder.path().join("data");
+    let (store, _) = place.open();
+    publish(&store, durable("1", "e"));
+    let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&place.options.folder), 0o700);
+    for file in std::fs::read_dir(&place.options.folder).expect("a folder").flatten() {
+        assert_eq!(mode(&file.path()), 0o600, "{file:?}");
+    }
+}

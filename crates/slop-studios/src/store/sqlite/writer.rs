@@ -1,0 +1,299 @@
+//! The thread that owns the file. It takes as many requests as are there, applies them in one transaction, commits,
+//! dispatches their events in order, and answers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::super::{Committed, CommittedEvent, Delivery, Dispatch, Dispatched, StoreError, Usage, What};
+use super::ledger::{Applied, Ledger, Origin};
+use super::queue::{Group, Lazy, Queue, Request};
+use super::{media, notifications, receipts};
+use crate::limits::{GROUP_REQUESTS, RETENTION_AGAIN, RETENTION_INTERVAL, RETENTION_ROWS};
+use crate::metrics::Metrics;
+
+pub(super) struct Writer {
+    queue: Arc<Queue>,
+    ledger: Ledger,
+    dispatch: Arc<dyn Dispatch>,
+    metrics: Arc<Metrics>,
+    usage: Arc<Mutex<Usage>>,
+    /// Deliveries that the file does not have the count of. There are no more than publishers that wait for one.
+    uncounted: HashMap<Origin, Delivery>,
+    next_retention: Instant,
+    /// Whether the last transaction failed, so that a full disk is one line in the log.
+    failing: bool,
+}
+
+impl Writer {
+    pub(super) fn new(
+        queue: Arc<Queue>,
+        ledger: Ledger,
+        dispatch: Arc<dyn Dispatch>,
+        metrics: Arc<Metrics>,
+        usage: Arc<Mutex<Usage>>,
+    ) -> Self {
+        let next_retention = Instant::now();
+        Self { queue, ledger, dispatch, metrics, usage, uncounted: HashMap::new(), next_retention, failing: false }
+    }
+
+    /// Works until the queue is closed and empty. However it ends, nobody waits for it afterwards.
+    pub(super) fn run(mut self) {
+        let _alarm = Alarm(Arc::clone(&self.queue));
+        while let Some(group) = self.queue.take(self.next_retention.saturating_duration_since(Instant::now())) {
+            self.carry_out(group);
+        }
+        if let Err(error) = self.finish() {
+            tracing::error!(%error, "write the last counts to the store");
+        }
+        if let Err(error) = self.ledger.close() {
+            tracing::error!(%error, "close the store");
+        }
+    }
+
+    /// Nothing else is lost if this fails.
+    fn finish(&mut self) -> rusqlite::Result<()> {
+        if !self.uncounted.is_empty() {
+            self.ledger.write()?;
+            self.write_counts()?;
+            self.ledger.commit()?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, group: Group) {
+        let Group { mut requests, lazy } = group;
+        let begun = Instant::now();
+        match self.commit(&requests, &lazy) {
+            Ok(Outcome { applied, counted, wrote }) => {
+                if wrote && !(requests.is_empty() && lazy.is_empty()) {
+                    self.committed(begun.elapsed(), requests.len());
+                }
+                *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = self.ledger.usage();
+                let deliveries = self.dispatch(&mut requests, &applied);
+                self.answer(requests, applied, deliveries);
+                // Not before: a repeat in this group has seen the row without the count.
+                for origin in counted {
+                    self.uncounted.remove(&origin);
+                }
+            }
+            Err(error) => {
+                self.ledger.rollback();
+                self.failed(&error);
+                self.queue.put_back(lazy);
+                self.answer_failed(requests, &StoreError::Unavailable(error.to_string().into()));
+            }
+        }
+    }
+
+    fn commit(&mut self, requests: &[Request], lazy: &Lazy) -> rusqlite::Result<Outcome> {
+        self.ledger.reserve(GROUP_REQUESTS)?;
+        if !lazy.is_empty() {
+            self.ledger.save(lazy)?;
+        }
+        let applied = requests.iter().map(|request| self.ledger.apply(request)).collect::<Result<_, _>>()?;
+        self.keep_bounds(requests.len())?;
+        let wrote = self.ledger.is_in_transaction();
+        let counted = if wrote { self.write_counts()? } else { Vec::new() };
+        self.ledger.commit()?;
+        Ok(Outcome { applied, counted, wrote })
+    }
+
+    /// Removes what is too old now and then, and what is too much whenever there is a transaction: faster than it can
+    /// come.
+    fn keep_bounds(&mut self, requests: usize) -> rusqlite::Result<()> {
+        let now = Instant::now();
+        if now >= self.next_retention || (self.ledger.is_in_transaction() && self.ledger.is_over_bounds()) {
+            // Should it fail, it is not tried again at once.
+            self.next_retention = now + RETENTION_INTERVAL;
+            if self.ledger.enforce_bounds(RETENTION_ROWS + 2 * requests)? {
+                self.next_retention = now + RETENTION_AGAIN;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_counts(&self) -> rusqlite::Result<Vec<Origin>> {
+        let mut counted = Vec::new();
+        for (origin, delivery) in &self.uncounted {
+            if let Some(sockets) = delivery.if_known() {
+                self.ledger.set_delivered(origin, sockets)?;
+                counted.push(origin.clone());
+            }
+        }
+        Ok(counted)
+    }
+
+    /// Hands the events over in order, and runs what is to run between two of them in between.
+    fn dispatch(&self, requests: &mut [Request], applied: &[Applied]) -> Vec<Delivery> {
+        let mut deliveries = Vec::new();
+        let mut group = Vec::new();
+        for (request, applied) in requests.iter_mut().zip(applied) {
+            match (request, applied) {
+                (Request::Snapshot { then, .. }, Applied::Snapshot(state)) => {
+                    self.hand_over(&mut group, &mut deliveries);
+                    if let Some(then) = then.take() {
+                        then(state.as_ref());
+                    }
+                }
+                (Request::Inbox { then, .. }, Applied::Inbox(inbox)) => {
+                    self.hand_over(&mut group, &mut deliveries);
+                    if let Some(then) = then.take() {
+                        then(inbox);
+                    }
+                }
+                (request, applied) => group.extend(event(request, applied)),
+            }
+        }
+        self.hand_over(&mut group, &mut deliveries);
+        deliveries
+    }
+
+    fn hand_over(&self, group: &mut Vec<Dispatched<'_>>, deliveries: &mut Vec<Delivery>) {
+        if !group.is_empty() {
+            deliveries.extend(self.dispatch.dispatch(group));
+            group.clear();
+        }
+    }
+
+    fn answer(&mut self, requests: Vec<Request>, applied: Vec<Applied>, deliveries: Vec<Delivery>) {
+        let mut deliveries = deliveries.into_iter();
+        for (request, applied) in requests.into_iter().zip(applied) {
+            let delivery = if event(&request, &applied).is_some() { deliveries.next() } else { None };
+            // Whoever is no longer there to hear the answer does not want it.
+            match (request, applied) {
+                (Request::Commit { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
+                (Request::Claim { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
+                (Request::MarkRead { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
+                (Request::Claim { reply, .. }, _) => drop(reply.send(Ok(()))),
+                (Request::Snapshot { reply, .. } | Request::Inbox { reply, .. }, _) => drop(reply.send(Ok(()))),
+                (Request::MarkRead { reply, .. }, Applied::Unread { unread, .. }) => drop(reply.send(Ok(unread))),
+                (Request::Read(read), _) => read(self.ledger.connection()),
+                (Request::Commit { change, reply }, applied) => {
+                    let name = change.key.as_ref().map(|key| Origin::Receipt(receipts::name(key)));
+                    let committed = match applied {
+                        Applied::Repeated { receipt, first } => Committed {
+                            id: receipt.id,
+                            stored: receipt.stored,
+                            repeated: true,
+                            delivery: self.first_delivery(&first, name, receipt.delivered),
+                        },
+                        applied => {
+                            let delivery = delivery.unwrap_or_else(|| Delivery::known(0));
+                            if let Applied::Notified { seq, .. } = applied {
+                                self.uncounted.insert(Origin::Notification(seq), delivery.clone());
+                            }
+                            if let Some(name) = name {
+                                self.uncounted.insert(name, delivery.clone());
+                            }
+                            let stored = !matches!(applied, Applied::Said { stored: false, .. });
+                            Committed { id: change.id, stored, repeated: false, delivery }
+                        }
+                    };
+                    drop(reply.send(Ok(committed)));
+                }
+                (Request::MarkRead { .. }, _) => {}
+            }
+        }
+    }
+
+    /// The first publish's delivery: that itself, if the file does not have its count yet.
+    fn first_delivery(&mut self, first: &Origin, name: Option<Origin>, written: u64) -> Delivery {
+        let Some(delivery) = self.uncounted.get(first).cloned() else { return Delivery::known(written) };
+        if let Some(name) = name {
+            self.uncounted.insert(name, delivery.clone());
+        }
+        delivery
+    }
+
+    /// Nothing of the group happened. What only reads can still be answered, if the file can be read.
+    fn answer_failed(&self, requests: Vec<Request>, error: &StoreError) {
+        let failed = |error: rusqlite::Error| StoreError::Unavailable(error.to_string().into());
+        for request in requests {
+            match request {
+                Request::Commit { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Request::Claim { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Request::MarkRead { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Request::Snapshot { media_id, then, reply } => {
+                    let state = media::find(self.ledger.connection(), &media_id).map_err(failed);
+                    let done = state.map(|state| {
+                        if let Some(then) = then {
+                            then(state.as_ref());
+                        }
+                    });
+                    drop(reply.send(done));
+                }
+                Request::Inbox { user_id, limit, then, reply } => {
+                    let inbox = notifications::inbox(self.ledger.connection(), &user_id, limit).map_err(failed);
+                    let done = inbox.map(|inbox| {
+                        if let Some(then) = then {
+                            then(&inbox);
+                        }
+                    });
+                    drop(reply.send(done));
+                }
+                Request::Read(read) => read(self.ledger.connection()),
+            }
+        }
+    }
+
+    fn committed(&mut self, took: Duration, requests: usize) {
+        self.metrics.store_committed(took, requests);
+        if self.failing {
+            self.failing = false;
+            tracing::info!("the store can be written again");
+        }
+    }
+
+    fn failed(&mut self, error: &rusqlite::Error) {
+        self.metrics.store_commit_failed();
+        if !self.failing {
+            self.failing = true;
+            tracing::error!(%error, "commit to the store; publishers are told to try again");
+        }
+    }
+}
+
+/// What came of a group that was committed.
+struct Outcome {
+    /// Of each request.
+    applied: Vec<Applied>,
+    /// The deliveries whose count is in the file now.
+    counted: Vec<Origin>,
+    /// Whether there was a transaction.
+    wrote: bool,
+}
+
+/// What a request that was applied is to tell clients.
+fn event<'a>(request: &'a Request, applied: &'a Applied) -> Option<Dispatched<'a>> {
+    let (seq, event) = match (request, applied) {
+        (Request::Commit { change, .. }, applied) => match (&change.what, applied) {
+            (What::Media(change), Applied::Media { state, owner_became_known }) => {
+                let (media_id, owner_became_known) = (&change.media_id, *owner_became_known);
+                (state.seq, CommittedEvent::Media { media_id, state, owner_became_known })
+            }
+            (What::Notification(notification), Applied::Notified { seq, unread }) => {
+                (*seq, CommittedEvent::Notification { notification, unread: *unread })
+            }
+            (What::Room(event), Applied::Said { seq, .. }) => (*seq, CommittedEvent::Room(event)),
+            _ => return None,
+        },
+        (Request::MarkRead { user_id, .. }, Applied::Unread { unread, changed: Some(seq) }) => {
+            (*seq, CommittedEvent::Unread { user_id, unread: *unread })
+        }
+        _ => return None,
+    };
+    Some(Dispatched { seq, event })
+}
+
+/// Leaves nobody waiting when the writer ends, and says so if it did not mean to.
+struct Alarm(Arc<Queue>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.abandon();
+        if std::thread::panicking() {
+            tracing::error!("the store's writer panicked: nothing is accepted until the server is restarted");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What outlives the server, and what it says when it can't keep anything.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::api::{accepted, get, post, post_with};
+use crate::client::Client;
+use crate::server::{Server, token};
+
+#[tokio::test]
+async fn what_was_accepted_survives_a_kill() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start_in(data.path(), &[]);
+    let mut client = Client::connect_as(&server, "/notifications", &token("u")).await;
+    let (complete, key) = (json!({"url": "https://example.com/m", "ownerId": "u"}), ("idempotency-key", "k1"));
+    let first = post_with(&server, "/v1/media/m/complete", &[key], &complete).await;
+    assert_eq!(first.json()["stored"], json!(true));
+    let notification = json!({"type": "info", "title": "t", "message": "m", "id": "n1"});
+    assert_eq!(accepted(&post(&server, "/v1/users/u/notifications", &notification).await), 1);
+    client.expect("notification").await;
+    let durable = json!({"event": "e", "delivery": "durable"});
+    assert_eq!(post(&server, "/v1/rooms/r/events", &durable).await.json()["stored"], json!(true));
+    let state = get(&server, "/v1/media/m").await.json();
+    let listed = get(&server, "/v1/users/u/notifications").await.json();
+    server.kill();
+
+    let server = Server::start_in(data.path(), &[]);
+    assert_eq!(get(&server, "/v1/media/m").await.json(), state);
+    assert_eq!(get(&server, "/v1/users/u/notifications").await.json(), listed);
+    let repeat = post_with(&server, "/v1/media/m/complete", &[key], &complete).await;
+    assert_eq!((repeat.json(), repeat.header("idempotent-replayed")), (first.json(), "true"));
+    let repeat = post(&server, "/v1/users/u/notifications", &notification).await;
+    assert_eq!(repeat.json(), json!({"id": "n1", "stored": true, "delivered": 1}));
+    post(&server, "/v1/media/m/complete", &complete).await.problem(409, "media_conflict");
+
+    // Who comes after the end, and after the restart, sees it at once.
+    let mut late = Client::connect_as(&server, "/media", &token("u")).await;
+    let subscribed = late.call("subscribeMedia", json!(["m"])).await;
+    assert_eq!(subscribed, json!({"success": true, "mediaId": "m"}));
+    assert_eq!(late.expect("mediaComplete").await["url"], complete["url"]);
+}
+
+#[tokio::test]
+async fn batches_are_repeated_across_a_restart() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut server = Server::start_in(data.path(), &[("STORE_SYNC", "normal")]);
+    let items: Vec<Value> = (0..100)
+        .map(|n| json!({"kind": "complete", "mediaId": format!("m{n}"), "url": "u"}))
+        .chain([json!({"kind": "roomEvent", "room": "r", "event": "e"}), json!({"kind": "nothing"})])
+        .collect();
+    let (items, key) = (json!(items), ("idempotency-key", "batch"));
+    let first = post_with(&server, "/v1/publish", &[key], &items).await.json();
+    server.signal("TERM");
+    assert!(server.wait().await.success());
+    // Told to end, it leaves one tidy file.
+    let files: Vec<_> = std::fs::read_dir(data.path()).expect("a folder").flatten().collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+
+    let server = Server::start_in(data.path(), &[]);
+    assert_eq!(post_with(&server, "/v1/publish", &[key], &items).await.json(), first);
+    let metrics = get(&server, "/metrics").await.text;
+    for line in ["slop_media_items 100", "slop_log_entries 100", "slop_store_queue_length 0"] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+}
+
+/// What a server says that can't start with this data folder.
+fn refused(data: &Path) -> String {
+    let output = Server::command(data, &[]).output().expect("the binary starts");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!((output.status.code(), &*stdout), (Some(1), ""), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    stderr.into_owned()
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_used_is_an_error_at_the_start() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start_in(data.path(), &[]);
+    let said = refused(data.path());
+    assert!(said.starts_with("error: the store in ") && said.contains("in use by another process"), "{said}");
+    // The other one does not mind.
+    accepted(&post(&server, "/v1/media/m/complete", &json!({"url": "u"})).await);
+    server.kill();
+
+    let file = data.path().join("store.db");
+    std::fs::write(&file, [b'x'; 10_000]).expect("it can be written");
+    let said = refused(data.path());
+    assert!(said.contains("store.db is damaged, or is no store"), "{said}");
+    let said = refused(&file);
+    assert!(said.contains("can't use ") && said.contains("as the data folder"), "{said}");
+}
