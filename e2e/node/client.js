@@ -39,9 +39,13 @@ export class Client {
   async #when(condition, what, ms) {
     let check;
     const met = new Promise((resolve) => {
+      let isMet = false;
       check = () => {
-        const value = condition();
-        if (value !== undefined) resolve(value);
+        // Once: a condition may take what it finds.
+        const value = isMet ? undefined : condition();
+        if (value === undefined) return;
+        isMet = true;
+        resolve(value);
       };
     });
     this.#waiting.add(check);

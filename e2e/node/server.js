@@ -40,10 +40,11 @@ export class Server {
   stderr = '';
   #agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
 
-  static async start({ port = 0, env = {} } = {}) {
+  /** With the `dataDir` of a server that has ended, this one goes on where that stopped. */
+  static async start({ port = 0, env = {}, dataDir } = {}) {
     assert.ok(existsSync(binary), `${binary} is missing: build it, or set SLOP_STUDIOS_BIN`);
     const server = new Server();
-    server.dataDir = await mkdtemp(join(tmpdir(), 'slop-studios-e2e-'));
+    server.dataDir = dataDir ?? (await mkdtemp(join(tmpdir(), 'slop-studios-e2e-')));
     // Nothing of the developer's own settings may leak in.
     const child = spawn(binary, ['serve'], {
       env: {
@@ -145,13 +146,21 @@ export class Server {
     return this.publish(`/v1/rooms/${encodeURIComponent(room)}/events`, body, options);
   }
 
+  /** SIGKILL; what is in the data folder stays. */
+  async kill() {
+    this.child.kill('SIGKILL');
+    await within(this.exited, 5_000, 'the exit after SIGKILL');
+    this.#agent.destroy();
+    assert.doesNotMatch(this.stderr, /panicked at/, 'a panic in the log');
+  }
+
   /** SIGTERM with whatever is connected; resolves to the exit and how long it took. */
-  async terminate(graceMs = GRACE_MS) {
+  async terminate(graceMs = GRACE_MS, { keepData = false } = {}) {
     const start = performance.now();
     this.child.kill('SIGTERM');
     const exit = await within(this.exited, graceMs + 2_000, 'the exit after SIGTERM');
     this.#agent.destroy();
-    await rm(this.dataDir, { recursive: true, force: true });
+    if (!keepData) await rm(this.dataDir, { recursive: true, force: true });
     assert.doesNotMatch(this.stderr, /panicked at/, 'a panic in the log');
     assert.deepEqual(exit, { code: 0, signal: null }, `the log said:\n${this.stderr}`);
     return { ms: performance.now() - start };

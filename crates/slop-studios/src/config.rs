@@ -106,6 +106,10 @@ settings! {
     max_payload_bytes: usize = "MAX_PAYLOAD_BYTES" Number DefaultValue::Fixed(defaults::MAX_PAYLOAD_BYTES),
         |text| size(text, defaults::MAX_PAYLOAD_LIMIT_BYTES);
 
+    /// How long a client that lost its connection may be away and still get its session back, and what it missed; 0 for none
+    recovery: Duration = "RECOVERY_MS" Number DefaultValue::Fixed(defaults::RECOVERY_MS),
+        |text| whole(text, 0, defaults::MAX_TIMER_MS).map(Duration::from_millis);
+
     /// Threads that serve connections
     shards: usize = "SHARDS" Number DefaultValue::Cores, |text| size(text, defaults::MAX_SHARDS);
 

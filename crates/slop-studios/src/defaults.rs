@@ -29,6 +29,8 @@ pub const PING_TIMEOUT_MS: &str = "20000";
 pub const CONNECT_TIMEOUT_MS: &str = "10000";
 /// Engine.IO's own default (1 MB), in bytes, on both transports.
 pub const MAX_PAYLOAD_BYTES: &str = "1000000";
+/// Socket.IO's own default: a train's tunnel, a laptop carried to another room, a restart of the server.
+pub const RECOVERY_MS: &str = "120000";
 /// Orchestrators kill after 30 s; a third of it leaves room for the final commit.
 pub const SHUTDOWN_GRACE_MS: &str = "10000";
 

@@ -23,9 +23,11 @@ pub mod server {
     pub const MEDIA_PROGRESS: &str = "mediaProgress";
     pub const MEDIA_COMPLETE: &str = "mediaComplete";
     pub const MEDIA_ERROR: &str = "mediaError";
+    /// An extension: only clients that used one of the inbox's events get it.
+    pub const UNREAD_COUNT: &str = "unreadCount";
 
     /// All of them: what a client receives under one of these names comes from the server itself.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 13] = [
         WELCOME,
         AUTHENTICATED,
         AUTH_ERROR,
@@ -38,6 +40,7 @@ pub mod server {
         MEDIA_PROGRESS,
         MEDIA_COMPLETE,
         MEDIA_ERROR,
+        UNREAD_COUNT,
     ];
 }
 
@@ -53,6 +56,10 @@ pub mod client {
     pub const HEARTBEAT: &str = "heartbeat";
     pub const SUBSCRIBE_MEDIA: &str = "subscribeMedia";
     pub const UNSUBSCRIBE_MEDIA: &str = "unsubscribeMedia";
+    /// An extension.
+    pub const LIST_NOTIFICATIONS: &str = "listNotifications";
+    /// An extension.
+    pub const MARK_NOTIFICATIONS_READ: &str = "markNotificationsRead";
 }
 
 /// Names that clients of Socket.IO raise themselves, so that nothing on the wire may bear them.
@@ -237,6 +244,38 @@ pub struct Notification<'a> {
     /// Whatever else the publisher gave: an object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<&'a RawValue>,
+}
+
+/// `unreadCount`
+#[derive(Debug, Serialize)]
+pub struct UnreadCount {
+    /// Notifications that the user has not read.
+    pub count: u64,
+}
+
+/// The response to `listNotifications`
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptNotifications<'a> {
+    /// Always true.
+    pub success: bool,
+    /// Newest first; each as `notification` had it, and with `read`.
+    pub notifications: Vec<Box<RawValue>>,
+    /// The id to ask `before` for the next page, if there is more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<&'a str>,
+    /// Notifications that the user has not read.
+    pub unread_count: u64,
+}
+
+/// The response to `markNotificationsRead`
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotificationsRead {
+    /// Always true.
+    pub success: bool,
+    /// Notifications that are left to read.
+    pub unread_count: u64,
 }
 
 /// `mediaProgress`

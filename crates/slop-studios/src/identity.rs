@@ -8,19 +8,22 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
 use crate::defaults::{CLOCK_SKEW_SECONDS, MAX_EMAIL_BYTES, MAX_EXPIRY_SECONDS, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES};
 
 /// What a verified token says about its bearer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Identity {
     /// The claim `userId`, else `id`, else `sub`: 1 to 128 bytes without control characters.
     pub user_id: String,
     /// The claim `email`, if it is a string of at most 320 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
     /// Epoch seconds at which the token ends; `None` for one without `exp`. At most the end of the year 9999.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<u64>,
 }
 

@@ -47,8 +47,9 @@ pub const MAX_SESSIONS: u64 = 200_000;
 /// Bytes of sessions kept, so that those in very many rooms can't multiply with [`MAX_SESSIONS`].
 pub const MAX_SESSION_BYTES: u64 = 256 * 1024 * 1024;
 
-/// How long a session is kept after it was saved: as long as what could be replayed to it, by default.
-pub const SESSION_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a session is kept after it was saved, which is when its rooms or its identity last changed: a page that has
+/// been open and quiet for a week. One that ended is forgotten at once.
+pub const SESSION_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// What a row takes besides its payload: ids, names, and its entries in the indexes. Measured: 150 to 300 bytes.
 pub const ROW_OVERHEAD_BYTES: u64 = 256;
@@ -93,6 +94,12 @@ pub const MAX_REPLAY_BYTES: usize = 1024 * 1024;
 pub const NOTIFICATIONS_PAGE: usize = 20;
 /// See [`NOTIFICATIONS_PAGE`].
 pub const MAX_NOTIFICATIONS_PAGE: usize = 100;
+
+/// Notifications that waited for a user and are sent at once; the next ones follow when these have arrived.
+pub const INBOX_BATCH: usize = 100;
+
+/// Notifications that one `markNotificationsRead` may name: as many as a user can have.
+pub const MAX_IDS_PER_MARK: usize = MAX_NOTIFICATIONS_PER_USER;
 
 /// An expiry further off than this is looked at again on the way: the timer runs on a clock that does not follow
 /// corrections of the system's time.

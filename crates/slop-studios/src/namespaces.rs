@@ -10,6 +10,7 @@ use crate::clock::Moment;
 use crate::events::{
     AuthenticateResponse, ConnectionInfo, Done, Failed, HeartbeatAck, Pong, RoomChanged, Welcome, client, server,
 };
+use crate::inbox::{self, Inboxes};
 use crate::media;
 use crate::rooms::{self, Target};
 use crate::session::{Denied, NOT_ALLOWED, Sessions, identity, send};
@@ -23,15 +24,24 @@ pub(crate) const MEDIA: &str = "/media";
 pub(crate) const NOTIFICATIONS: &str = "/notifications";
 
 /// The three namespaces.
-pub(crate) fn all(sessions: &Arc<Sessions>, store: &Arc<dyn Store>) -> [Namespace; 3] {
+pub(crate) fn all(sessions: &Arc<Sessions>, inboxes: &Arc<Inboxes>, store: &Arc<dyn Store>) -> [Namespace; 3] {
+    let inboxes = Arc::clone(inboxes);
+    let notifications =
+        common(NOTIFICATIONS, "Connected to notifications namespace", sessions, move |socket| inboxes.deliver(socket));
     [
-        elsewhere_no_media(common(DEFAULT, "Connected to Slop Studios 3", sessions)),
-        media::subscriptions(common(MEDIA, "Connected to media namespace", sessions), sessions, store),
-        elsewhere_no_media(common(NOTIFICATIONS, "Connected to notifications namespace", sessions)),
+        elsewhere_no_media(common(DEFAULT, "Connected to Slop Studios 3", sessions, |_| {})),
+        media::subscriptions(common(MEDIA, "Connected to media namespace", sessions, |_| {}), sessions, store),
+        inbox::extensions(elsewhere_no_media(notifications), store),
     ]
 }
 
-fn common(name: &'static str, greeting: &'static str, sessions: &Arc<Sessions>) -> Namespace {
+/// What all namespaces have. `arrive` is called when a socket has an identity: a new one, or one that it has again.
+fn common(
+    name: &'static str,
+    greeting: &'static str,
+    sessions: &Arc<Sessions>,
+    arrive: impl Fn(&Socket) + Clone + Send + Sync + 'static,
+) -> Namespace {
     let namespace = Namespace::new(name)
         .on(client::GET_CONNECTION_INFO, |socket, event| event.ack(&connection_info(socket)))
         .on(client::PING, |socket, event| {
@@ -51,14 +61,27 @@ fn common(name: &'static str, greeting: &'static str, sessions: &Arc<Sessions>) 
 
     let s = Arc::clone(sessions);
     let namespace = namespace.authorize(move |socket, auth| s.admit(socket, auth));
-    let s = Arc::clone(sessions);
+    let (s, arrived) = (Arc::clone(sessions), arrive.clone());
     let namespace = namespace.on_connect(move |socket| {
         let welcome = Welcome { message: greeting, socket_id: socket.id(), server_time: Moment::now() };
         send(socket, server::WELCOME, &welcome);
         s.begin(socket);
+        arrived(socket);
     });
     let s = Arc::clone(sessions);
-    let namespace = namespace.on(client::AUTHENTICATE, move |socket, event| authenticate(&s, socket, event));
+    let namespace = namespace.save(move |socket| s.save(socket));
+    let s = Arc::clone(sessions);
+    let namespace = namespace.restore(move |socket, saved, auth| s.restore(socket, saved, auth));
+    let (s, arrived) = (Arc::clone(sessions), arrive.clone());
+    let namespace = namespace.on_recovered(move |socket| {
+        s.resume(socket);
+        arrived(socket);
+    });
+    let s = Arc::clone(sessions);
+    let namespace = namespace.on(client::AUTHENTICATE, move |socket, event| {
+        authenticate(&s, socket, event);
+        arrive(socket);
+    });
     let s = Arc::clone(sessions);
     let namespace = namespace.on(client::LOGOUT, move |socket, event| {
         s.logout(socket);

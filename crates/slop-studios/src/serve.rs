@@ -4,8 +4,10 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use aws_lc_rs::digest::{SHA256, digest};
 use http::header::AUTHORIZATION;
-use socketio_server::{Config, Drained, Origins, Server};
+use secrecy::ExposeSecret as _;
+use socketio_server::{Config, Drained, Origins, Recovery, Server, SessionKeeper};
 use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,10 +18,13 @@ use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
 use crate::http::{App, PublisherKeys};
 use crate::identity::TokenVerifier;
+use crate::inbox::Inboxes;
 use crate::limits;
 use crate::memory::{self, Crowd};
 use crate::metrics::Metrics;
+use crate::owners::NewOwners;
 use crate::publish::Executor;
+use crate::recovery::StoreKeeper;
 use crate::rooms::RoomPolicy;
 use crate::session::Sessions;
 use crate::store::Store;
@@ -97,10 +102,13 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, 
         auth_required: settings.auth_required,
         auth_failure_limit: settings.auth_failure_limit,
         max_rooms: settings.max_rooms_per_socket,
+        owners: NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout),
     });
-    let dispatch = Arc::new(EngineDispatch::new(handle.clone(), Arc::clone(&sessions)));
+    let inboxes = Arc::<Inboxes>::default();
+    let dispatch = Arc::new(EngineDispatch::new(handle.clone(), Arc::clone(&sessions), Arc::clone(&inboxes)));
     let embedded = Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(&metrics))?);
     let store: Arc<dyn Store> = Arc::<SqliteStore>::clone(&embedded);
+    inboxes.use_store(&store);
     let app = App {
         executor: Executor::new(Arc::clone(&store), Arc::clone(&metrics)),
         keys: PublisherKeys::new(&settings.api_keys),
@@ -110,11 +118,27 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, 
         handle,
         metrics,
     };
-    let builder = builder.fallback(crate::http::router(Arc::new(app)));
-    let builder = crate::namespaces::all(&sessions, &store)
+    let builder = builder.recovery(recovery(settings, &store)).fallback(crate::http::router(Arc::new(app)));
+    let builder = crate::namespaces::all(&sessions, &inboxes, &store)
         .into_iter()
         .fold(builder, |builder, namespace| builder.namespace(namespace));
     Ok((builder.start(listener).context("start the server")?, embedded))
+}
+
+/// Offsets are the store's numbers, whether anybody is recovered or not: the inbox rests on them too.
+fn recovery(settings: &Settings, store: &Arc<dyn Store>) -> Recovery {
+    let keeper = StoreKeeper::new(Arc::clone(store), settings.recovery);
+    // A key that the next process has as well, and nobody else.
+    let secret = [b"socket ids\0", settings.jwt_secret.expose_secret().as_bytes()].concat();
+    let mut id_key = [0; 16];
+    id_key.iter_mut().zip(digest(&SHA256, &secret).as_ref()).for_each(|(to, from)| *to = *from);
+    Recovery {
+        window: settings.recovery,
+        after: Some(store.boot_seq().saturating_sub(1)),
+        id_key: Some(id_key),
+        keeper: (!settings.recovery.is_zero()).then(|| Arc::new(keeper) as Arc<dyn SessionKeeper>),
+        ..Recovery::default()
+    }
 }
 
 fn store_options(settings: &Settings) -> Options {

@@ -17,8 +17,10 @@ use tokio::time::Instant;
 use crate::clock::Moment;
 use crate::events::{Authenticated, Message, server};
 use crate::identity::{AuthError, Identity, TokenVerifier, epoch_seconds};
+use crate::inbox;
 use crate::limits::EXPIRY_RECHECK;
 use crate::metrics::Metrics;
+use crate::owners::NewOwners;
 use crate::rooms::{self, RoomPolicy};
 
 /// The text of every refusal by policy.
@@ -36,6 +38,8 @@ pub(crate) struct Sessions {
     pub(crate) auth_failure_limit: u32,
     /// Rooms and subscriptions of a socket, its own rooms not counted.
     pub(crate) max_rooms: usize,
+    /// Owners that became known while clients may have been away.
+    pub(crate) owners: NewOwners,
 }
 
 /// What is kept with a socket. One that only listens has none: an idle anonymous connection costs nothing here.
@@ -45,10 +49,14 @@ struct Session {
     /// What became of the handshake's token, until the client has been told.
     handshake: Option<Result<(), AuthError>>,
     auth_failures: u32,
+    /// Its token ended while the client was away, and the client is not told yet.
+    expired_away: bool,
     /// Custom rooms and subscriptions that the socket is in.
     places: usize,
     /// Media items, and their owners as far as known to this shard.
     subscriptions: BTreeMap<Box<str>, Option<Arc<str>>>,
+    /// What it has of its user's notifications.
+    inbox: inbox::Progress,
     /// What the handler that waits for the store has to answer. There is one at most: the next event waits for it.
     unanswered: Option<Ack>,
 }
@@ -118,14 +126,7 @@ impl Sessions {
     /// # Errors
     /// If a token is required and there is no good one.
     pub(crate) fn admit(&self, socket: &Socket, auth: Option<&RawValue>) -> Result<(), ConnectError> {
-        let token = match token_of(auth) {
-            Err(AuthError::Required) => {
-                let header = socket.header(&AUTHORIZATION).and_then(bearer);
-                header.map(str::to_owned).ok_or(AuthError::Required)
-            }
-            found => found,
-        };
-        let verified = token.and_then(|token| self.verifier.verify(&token));
+        let verified = self.handshake_token(socket, auth).and_then(|token| self.verifier.verify(&token));
         let outcome = verified.as_ref().map(|_| ()).map_err(|error| *error);
         if outcome != Err(AuthError::Required) {
             self.metrics.authenticated(socket.namespace(), outcome);
@@ -224,10 +225,12 @@ impl Sessions {
         }
         let next = next.map(Rc::new);
         with_session(socket, |session| session.identity.clone_from(&next));
+        socket.session_changed();
         if let Some(before) = before
             && next.is_none_or(|next| next.user_id != before.user_id)
         {
             socket.leave(&rooms::user_room(&before.user_id));
+            with_session(socket, |session| session.inbox = inbox::Progress::default());
         }
         self.leave_what_is_denied(socket);
         enter(socket);
@@ -286,6 +289,7 @@ impl Sessions {
             self.take_place(socket, &room)?;
         }
         with_session(socket, |session| session.subscriptions.insert(media_id.into(), owner));
+        socket.session_changed();
         Ok(())
     }
 
@@ -307,6 +311,7 @@ impl Sessions {
                     *known = Some(Arc::clone(owner));
                 }
             });
+            socket.session_changed();
         } else {
             self.unsubscribe(socket, media_id);
             self.metrics.subscription_ended();
@@ -321,6 +326,127 @@ impl Sessions {
             with_session(socket, |session| session.places += 1);
         }
         Ok(())
+    }
+}
+
+/// What is kept of a socket's session for when its client comes back.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct SavedState {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<Identity>,
+    /// Media items, and their owners as far as known.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) subscriptions: BTreeMap<Box<str>, Option<Arc<str>>>,
+    #[serde(skip_serializing_if = "is_zero")]
+    auth_failures: u32,
+    /// The number of the last notification that was sent from the inbox.
+    #[serde(skip_serializing_if = "is_zero")]
+    inbox_sent: u64,
+}
+
+impl SavedState {
+    /// What was sent last may have been lost with the server.
+    pub(crate) fn forget_unconfirmed(&mut self) {
+        self.inbox_sent = 0;
+    }
+}
+
+fn is_zero<T: Default + PartialEq>(count: &T) -> bool {
+    *count == T::default()
+}
+
+impl Sessions {
+    /// What is to be kept of the socket's session.
+    pub(crate) fn save(&self, socket: &Socket) -> String {
+        let state = socket.with_data(|session: &mut Session| SavedState {
+            identity: session.identity.as_deref().cloned(),
+            subscriptions: session.subscriptions.clone(),
+            auth_failures: session.auth_failures,
+            inbox_sent: session.inbox.sent,
+        });
+        state.and_then(|state| serde_json::to_string(&state).ok()).unwrap_or_default()
+    }
+
+    /// Gives a socket back what was kept, as far as it may have it now: its token may have ended, and what it followed may
+    /// have got an owner. False if the session is not for who comes for it.
+    pub(crate) fn restore(&self, socket: &Socket, saved: &str, auth: Option<&RawValue>) -> bool {
+        let state = match saved {
+            "" => SavedState::default(),
+            saved => match serde_json::from_str::<SavedState>(saved) {
+                Ok(state) => state,
+                Err(error) => {
+                    tracing::warn!(%error, "a kept session is not readable");
+                    return false;
+                }
+            },
+        };
+        // A token that is no good does no harm: the session may have a better one, sent later. A good one must be the
+        // same user's, and may be newer.
+        let offered = self.handshake_token(socket, auth).and_then(|token| self.verifier.verify(&token)).ok();
+        let identity = match (state.identity, offered) {
+            (Some(saved), Some(offered)) if saved.user_id != offered.user_id => return false,
+            // Who was logged out, or whose token had ended, is somebody again: that is a new session.
+            (None, Some(_)) => return false,
+            (Some(saved), Some(offered)) => Some(if offered.expires_at > saved.expires_at { offered } else { saved }),
+            (saved, None) => saved,
+        };
+        let (identity, expired_away) = match identity {
+            Some(identity) if identity.expires_at.is_some_and(|expires_at| epoch_seconds() >= expires_at) => {
+                (None, true)
+            }
+            identity => (identity, false),
+        };
+        if self.auth_required && identity.is_none() {
+            return false;
+        }
+        if expired_away {
+            self.metrics.identity_expired();
+        }
+        let identity = identity.map(Rc::new);
+        let mut subscriptions = state.subscriptions;
+        for (media_id, owner) in &mut subscriptions {
+            if owner.is_none() {
+                *owner = self.owners.of(media_id);
+            }
+        }
+        let custom = socket.rooms().into_iter().filter(|room| is_custom(room)).count();
+        socket.set_data(Session {
+            identity: identity.clone(),
+            expired_away,
+            auth_failures: state.auth_failures,
+            places: custom + subscriptions.len(),
+            subscriptions,
+            inbox: inbox::Progress::sent_up_to(state.inbox_sent),
+            ..Session::default()
+        });
+        let own = identity.as_ref().map(|identity| rooms::user_room(&identity.user_id));
+        for room in socket.rooms() {
+            if room.starts_with(rooms::USER_PREFIX) && Some(&room) != own.as_ref() {
+                socket.leave(&room);
+            }
+        }
+        self.leave_what_is_denied(socket);
+        true
+    }
+
+    /// Goes on with a session that was restored.
+    pub(crate) fn resume(&self, socket: &Socket) {
+        enter(socket);
+        if socket.with_data(|session: &mut Session| std::mem::take(&mut session.expired_away)) == Some(true) {
+            send_auth_error(socket, AuthError::Expired);
+        }
+    }
+
+    /// The token that a handshake offers.
+    fn handshake_token(&self, socket: &Socket, auth: Option<&RawValue>) -> Result<String, AuthError> {
+        match token_of(auth) {
+            Err(AuthError::Required) => {
+                let header = socket.header(&AUTHORIZATION).and_then(bearer);
+                header.map(str::to_owned).ok_or(AuthError::Required)
+            }
+            found => found,
+        }
     }
 }
 
@@ -345,6 +471,11 @@ fn send_authenticated(socket: &Socket) {
         };
         send(socket, server::AUTHENTICATED, &payload);
     }
+}
+
+/// Calls `f` with what the socket has of its user's notifications.
+pub(crate) fn inbox<R: Default>(socket: &Socket, f: impl FnOnce(&mut inbox::Progress) -> R) -> R {
+    with_session(socket, |session| f(&mut session.inbox))
 }
 
 /// Keeps the ack of a handler that waits for the store: acks stay on their shard, the store does not.

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
+use serde_json::value::RawValue;
 
 use crate::clock::Moment;
 
@@ -74,11 +75,11 @@ pub trait Store: Debug + Send + Sync {
     fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// The durable events after the number `after`, up to and with `until`, that went to any of these rooms of a
-    /// namespace, in order; and the last progress of the media items whose events these rooms get, if it lies there too.
+    /// namespace, in order, and of each room only those after the number beside it; and the last progress of the media items whose events these rooms get, if it lies there too.
     fn replay(
         &self,
         namespace: &str,
-        rooms: Vec<String>,
+        rooms: Vec<(String, u64)>,
         after: u64,
         until: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>>;
@@ -275,6 +276,8 @@ pub struct NotificationsPage {
     pub notifications: Vec<KeptNotification>,
     /// The id to ask before for the next page, if there is more.
     pub next: Option<Arc<str>>,
+    /// How many of all the user has not read.
+    pub unread: u64,
 }
 
 /// A notification as it is kept.
@@ -286,6 +289,17 @@ pub struct KeptNotification {
     pub read: bool,
 }
 
+impl KeptNotification {
+    /// The event's payload with `read` as one more field.
+    ///
+    /// # Errors
+    /// If the payload is not an object.
+    pub fn with_read_mark(&self) -> Result<Box<RawValue>, serde_json::Error> {
+        let fields = self.payload.strip_suffix('}').unwrap_or_default();
+        RawValue::from_string(format!("{fields},\"read\":{}}}", self.read))
+    }
+}
+
 /// What waits for a user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inbox {
@@ -293,6 +307,8 @@ pub struct Inbox {
     pub undelivered: Vec<InboxItem>,
     /// How many the user has not read, received or not.
     pub unread: u64,
+    /// The number of the last event that was dispatched before, whatever it was.
+    pub as_of: u64,
 }
 
 /// A notification that waits for its user.
@@ -349,8 +365,8 @@ pub struct SessionRecord {
     pub namespace: String,
     /// The socket's id.
     pub socket_id: String,
-    /// The rooms that it was in.
-    pub rooms: Vec<String>,
+    /// The rooms that it was in, each with the number after which it joined.
+    pub rooms: Vec<(String, u64)>,
     /// What else the product keeps of it, JSON.
     pub data: String,
     /// The number that the client has received everything up to, if it does not know better.

@@ -365,7 +365,7 @@ fn what_must_survive_is_said_to_be_stored(make: Make) {
 }
 
 fn replayed(store: &dyn Store, namespace: &str, rooms: &[&str], after: u64) -> Replay {
-    let rooms = rooms.iter().map(ToString::to_string).collect();
+    let rooms = rooms.iter().map(|room| (room.to_string(), 0)).collect();
     wait(store.replay(namespace, rooms, after, i64::MAX as u64)).expect("readable")
 }
 
@@ -393,7 +393,10 @@ fn a_replay_is_what_the_rooms_were_told(make: Make) {
     assert_eq!(names(&replayed(&*store, "/", &["r"], 0)), ["first", "last"]);
     assert_eq!(names(&replayed(&*store, "/", &["s", "r", "t"], 0)), ["first", "other room", "last"]);
     assert_eq!(names(&replayed(&*store, "/", &["r"], numbers[0])), ["last"]);
-    let until = wait(store.replay("/", vec!["r".to_owned()], 0, numbers[5])).expect("readable");
+    let joined = vec![("s".to_owned(), numbers[2]), ("r".to_owned(), numbers[0])];
+    let joined = wait(store.replay("/", joined, 0, i64::MAX as u64)).expect("readable");
+    assert_eq!(names(&joined), ["last"], "what a room was told before it was joined is not among it");
+    let until = wait(store.replay("/", vec![("r".to_owned(), 0)], 0, numbers[5])).expect("readable");
     assert_eq!(names(&until), ["first"]);
     assert_eq!(names(&replayed(&*store, "/media", &["r"], 0)), [""; 0]);
 
@@ -446,7 +449,7 @@ fn inbox(store: &dyn Store, limit: usize) -> Inbox {
 
 fn an_inbox_is_what_was_not_received(make: Make) {
     let (store, recorder) = made(make);
-    assert_eq!(inbox(&*store, 10), Inbox::default());
+    assert_eq!(inbox(&*store, 10).undelivered, []);
     for id in ["1", "2", "3"] {
         assert!(wait(store.commit(notification("u", id, 0))).is_ok());
     }
@@ -464,7 +467,8 @@ fn an_inbox_is_what_was_not_received(make: Make) {
     assert_eq!(ids(10), ["3"]);
     store.received("v", numbers[2]);
     store.received("u", numbers[2]);
-    assert_eq!(inbox(&*store, 10), Inbox { undelivered: Vec::new(), unread: 3 });
+    let drained = inbox(&*store, 10);
+    assert_eq!((drained.undelivered, drained.unread, drained.as_of), (vec![], 3, numbers[2]));
     assert!(wait(store.commit(notification("u", "4", 0))).is_ok());
     assert_eq!(ids(10), ["4"]);
 }
@@ -509,7 +513,9 @@ fn reading_changes_what_is_unread(make: Make) {
     assert_eq!(inbox(&*store, 10).unread, 1);
     let page = wait(store.notifications("u", None, 10)).expect("readable");
     let flags: Vec<bool> = page.notifications.iter().map(|kept| kept.read).collect();
-    assert_eq!(flags, [false, true, true, true]);
+    assert_eq!((flags, page.unread), (vec![false, true, true, true], 1));
+    let marked = page.notifications[1].with_read_mark().expect("an object");
+    assert_eq!(marked.get(), r#"{"id":"3","read":true}"#);
 }
 
 pub(super) fn session(key: u8, data: &str) -> SessionRecord {
@@ -517,7 +523,7 @@ pub(super) fn session(key: u8, data: &str) -> SessionRecord {
         key: [key; 32],
         namespace: "/media".to_owned(),
         socket_id: "s".to_owned(),
-        rooms: vec!["a".to_owned(), media_room("m")],
+        rooms: vec![("a".to_owned(), 3), (media_room("m"), 0)],
         data: data.to_owned(),
         since_seq: 7,
         updated_at: Moment::now(),

@@ -1,6 +1,8 @@
 //! What outlives the server, and what it says when it can't keep anything.
 
 use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -66,8 +68,18 @@ async fn batches_are_repeated_across_a_restart() {
 }
 
 /// What a server says that can't start with this data folder.
-fn refused(data: &Path) -> String {
-    let output = Server::command(data, &[]).output().expect("the binary starts");
+async fn refused(data: &Path) -> String {
+    let mut command = Server::command(data, &[]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while child.try_wait().expect("it can be waited for").is_none() {
+        if Instant::now() > deadline {
+            child.kill().expect("it runs");
+            panic!("it serves");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let output = child.wait_with_output().expect("it ended");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!((output.status.code(), &*stdout), (Some(1), ""), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
@@ -77,17 +89,19 @@ fn refused(data: &Path) -> String {
 #[tokio::test]
 async fn a_store_that_cannot_be_used_is_an_error_at_the_start() {
     let data = tempfile::tempdir().expect("a temporary folder");
-    let server = Server::start_in(data.path(), &[]);
-    let said = refused(data.path());
+    let mut server = Server::start_in(data.path(), &[]);
+    let said = refused(data.path()).await;
     assert!(said.starts_with("error: the store in ") && said.contains("in use by another process"), "{said}");
     // The other one does not mind.
     accepted(&post(&server, "/v1/media/m/complete", &json!({"url": "u"})).await);
-    server.kill();
+    // Killed, it would leave all in the write-ahead log, from which the file can be mended.
+    server.signal("TERM");
+    assert!(server.wait().await.success());
 
     let file = data.path().join("store.db");
     std::fs::write(&file, [b'x'; 10_000]).expect("it can be written");
-    let said = refused(data.path());
+    let said = refused(data.path()).await;
     assert!(said.contains("store.db is damaged, or is no store"), "{said}");
-    let said = refused(&file);
+    let said = refused(&file).await;
     assert!(said.contains("can't use ") && said.contains("as the data folder"), "{said}");
 }

@@ -59,17 +59,18 @@ pub(super) struct Ledger {
     connection: Connection,
     sequence: Sequence,
     bounds: Bounds,
-    /// As it is in the transaction.
+    /// What is kept, as the transaction leaves it.
     usage: Usage,
-    committed_usage: Usage,
+    /// What is kept, as it was before.
+    committed: Usage,
     in_transaction: bool,
 }
 
 impl Ledger {
     pub(super) fn new(connection: Connection, bounds: Bounds) -> rusqlite::Result<Self> {
-        let usage = bounds.count(&connection)?;
+        let usage = Bounds::count(&connection)?;
         let sequence = Sequence::begin(&connection)?;
-        Ok(Self { connection, sequence, bounds, usage, committed_usage: usage, in_transaction: false })
+        Ok(Self { connection, sequence, bounds, usage, committed: usage, in_transaction: false })
     }
 
     /// To read with, between two transactions.
@@ -83,8 +84,8 @@ impl Ledger {
     }
 
     /// What is kept, as committed.
-    pub(super) fn usage(&self) -> Usage {
-        self.committed_usage
+    pub(super) fn committed(&self) -> Usage {
+        self.committed
     }
 
     pub(super) fn is_in_transaction(&self) -> bool {
@@ -121,7 +122,7 @@ impl Ledger {
             self.connection.prepare_cached("COMMIT")?.execute([])?;
             self.in_transaction = false;
         }
-        self.committed_usage = self.usage;
+        self.committed = self.usage;
         Ok(())
     }
 
@@ -133,7 +134,7 @@ impl Ledger {
             tracing::error!(%error, "roll back");
         }
         self.in_transaction = false;
-        self.usage = self.committed_usage;
+        self.usage = self.committed;
     }
 
     /// Closes the file, which moves everything out of the write-ahead log.
@@ -154,7 +155,8 @@ impl Ledger {
                 media::find(&self.connection, media_id).map(Applied::Snapshot).map_err(Failed::from)
             }
             Request::Inbox { user_id, limit, .. } => {
-                notifications::inbox(&self.connection, user_id, *limit).map(Applied::Inbox).map_err(Failed::from)
+                let as_of = self.sequence.peek() - 1;
+                notifications::inbox(&self.connection, user_id, *limit, as_of).map(Applied::Inbox).map_err(Failed::from)
             }
             Request::Read(_) => Ok(Applied::Later),
         };

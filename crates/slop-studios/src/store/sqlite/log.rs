@@ -54,7 +54,7 @@ pub(super) fn removed(connection: &Connection, up_to: u64) -> rusqlite::Result<(
 pub(super) fn replay(
     connection: &Connection,
     namespace: &str,
-    rooms: &[String],
+    rooms: &[(String, u64)],
     after: u64,
     until: u64,
 ) -> rusqlite::Result<Replay> {
@@ -73,8 +73,8 @@ pub(super) fn replay(
          UNION ALL
          SELECT seq, event, argument FROM log WHERE namespace = ?1 AND owner_room = ?2 AND seq > ?3 AND seq <= ?4",
     )?;
-    for room in rooms {
-        let mut rows = entries.query((namespace, room, after, until))?;
+    for (room, joined) in rooms {
+        let mut rows = entries.query((namespace, room, after.max(*joined), until))?;
         while let Some(row) = rows.next()? {
             missed.add(StoredEvent { seq: row.get(0)?, event: row.get(1)?, argument: row.get(2)?, latest: false });
             if missed.bytes > MAX_REPLAY_BYTES {
@@ -83,7 +83,8 @@ pub(super) fn replay(
         }
     }
     if namespace == MEDIA {
-        for room in rooms {
+        for (room, joined) in rooms {
+            let after = after.max(*joined);
             if let Some(id) = rooms::media_of(room) {
                 missed.add_progress(media::progress_between(connection, id, after, until)?);
             } else if let Some(owner) = rooms::user_of(room) {

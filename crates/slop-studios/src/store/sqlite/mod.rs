@@ -1,7 +1,8 @@
 //! A store in one SQLite file, for one server.
 //!
-//! A request goes into the [`queue`] in the order of the calls. One thread, the [`writer`], takes what is there, applies it
-//! to the [`ledger`] in one transaction, commits, dispatches and answers. The other files are the tables.
+//! A request goes into the `queue` in the order of the calls. One thread, the `writer`, takes what is there, applies it
+//! to the `ledger` in one transaction, commits, dispatches and answers. `media`, `log`, `notifications`, `sessions` and
+//! `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers.
 //!
 //! A promise is as good as the disk: see [`StoreSync`].
 
@@ -86,7 +87,7 @@ impl SqliteStore {
         let ledger = Ledger::new(connection, options.bounds).map_err(|error| OpenError::of(&error, &options.folder))?;
         let boot_seq = ledger.next_seq();
         let queue = Arc::<Queue>::default();
-        let usage = Arc::new(Mutex::new(ledger.usage()));
+        let usage = Arc::new(Mutex::new(ledger.committed()));
         let writer = Writer::new(Arc::clone(&queue), ledger, dispatch, Arc::clone(&metrics), Arc::clone(&usage));
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(|error| OpenError::File { file: options.folder.clone(), error })?;
@@ -189,7 +190,7 @@ impl Store for SqliteStore {
     fn replay(
         &self,
         namespace: &str,
-        rooms: Vec<String>,
+        rooms: Vec<(String, u64)>,
         after: u64,
         until: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>> {

@@ -101,10 +101,11 @@ pub(super) fn page(
     Ok(NotificationsPage {
         next: rows.last().filter(|_| more).map(|(id, _)| Arc::clone(id)),
         notifications: rows.iter().map(|(_, notification)| notification.clone()).collect(),
+        unread: unread(connection, user)?,
     })
 }
 
-pub(super) fn inbox(connection: &Connection, user: &str, limit: usize) -> rusqlite::Result<Inbox> {
+pub(super) fn inbox(connection: &Connection, user: &str, limit: usize, as_of: u64) -> rusqlite::Result<Inbox> {
     let mut statement = connection.prepare_cached(
         "SELECT seq, id, payload FROM notifications
          WHERE user = ?1 AND seq > coalesce((SELECT received FROM inboxes WHERE user = ?1), 0)
@@ -112,7 +113,7 @@ pub(super) fn inbox(connection: &Connection, user: &str, limit: usize) -> rusqli
     )?;
     let item = |row: &Row<'_>| Ok(InboxItem { seq: row.get(0)?, id: row.get(1)?, payload: row.get(2)? });
     let undelivered = statement.query_map((user, limit), item)?.collect::<Result<_, _>>()?;
-    Ok(Inbox { undelivered, unread: unread(connection, user)? })
+    Ok(Inbox { undelivered, unread: unread(connection, user)?, as_of })
 }
 
 pub(super) fn received(connection: &Connection, user: &str, up_to: u64) -> rusqlite::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use super::super::{Amount, Usage};
 use super::log;
@@ -39,39 +39,60 @@ pub struct Bounds {
 
 /// A table of which the oldest rows leave.
 struct Shelf {
+    bound: fn(&Bounds) -> Bound,
+    amount: fn(&mut Usage) -> &mut Amount,
+    /// Rows and bytes of all.
+    total: &'static str,
     /// Key, time and bytes of the oldest rows, at most so many.
     oldest: &'static str,
     /// Removes all up to a key.
     remove: &'static str,
-    /// Rows and bytes of all.
-    total: &'static str,
+    /// Takes note of that.
+    removed: fn(&Connection, u64) -> rusqlite::Result<()>,
 }
 
-const MEDIA: Shelf = Shelf {
-    oldest: "SELECT seq, created_at, octet_length(payload) FROM media ORDER BY seq LIMIT ?1",
-    remove: "DELETE FROM media WHERE seq <= ?1",
-    total: "SELECT count(*), coalesce(sum(octet_length(payload)), 0) FROM media",
-};
-const NOTIFICATIONS: Shelf = Shelf {
-    oldest: "SELECT seq, created_at, octet_length(payload) FROM notifications ORDER BY seq LIMIT ?1",
-    remove: "DELETE FROM notifications WHERE seq <= ?1",
-    total: "SELECT count(*), coalesce(sum(octet_length(payload)), 0) FROM notifications",
-};
-const LOG: Shelf = Shelf {
-    oldest: "SELECT seq, created_at, octet_length(argument) FROM log ORDER BY seq LIMIT ?1",
-    remove: "DELETE FROM log WHERE seq <= ?1",
-    total: "SELECT count(*), coalesce(sum(octet_length(argument)), 0) FROM log",
-};
-const SESSIONS: Shelf = Shelf {
-    oldest: "SELECT row, created_at, octet_length(rooms) + octet_length(data) FROM sessions ORDER BY row LIMIT ?1",
-    remove: "DELETE FROM sessions WHERE row <= ?1",
-    total: "SELECT count(*), coalesce(sum(octet_length(rooms) + octet_length(data)), 0) FROM sessions",
-};
-const RECEIPTS: Shelf = Shelf {
-    oldest: "SELECT row, created_at, 0 FROM receipts ORDER BY row LIMIT ?1",
-    remove: "DELETE FROM receipts WHERE row <= ?1",
-    total: "SELECT count(*), 0 FROM receipts",
-};
+const SHELVES: [Shelf; 5] = [
+    Shelf {
+        bound: |bounds| bounds.media,
+        amount: |usage| &mut usage.media,
+        total: "SELECT count(*), coalesce(sum(octet_length(payload)), 0) FROM media",
+        oldest: "SELECT seq, created_at, octet_length(payload) FROM media ORDER BY seq LIMIT ?1",
+        remove: "DELETE FROM media WHERE seq <= ?1",
+        removed: |_, _| Ok(()),
+    },
+    Shelf {
+        bound: |bounds| bounds.notifications,
+        amount: |usage| &mut usage.notifications,
+        total: "SELECT count(*), coalesce(sum(octet_length(payload)), 0) FROM notifications",
+        oldest: "SELECT seq, created_at, octet_length(payload) FROM notifications ORDER BY seq LIMIT ?1",
+        remove: "DELETE FROM notifications WHERE seq <= ?1",
+        removed: |_, _| Ok(()),
+    },
+    Shelf {
+        bound: |bounds| bounds.log,
+        amount: |usage| &mut usage.log,
+        total: "SELECT count(*), coalesce(sum(octet_length(argument)), 0) FROM log",
+        oldest: "SELECT seq, created_at, octet_length(argument) FROM log ORDER BY seq LIMIT ?1",
+        remove: "DELETE FROM log WHERE seq <= ?1",
+        removed: log::removed,
+    },
+    Shelf {
+        bound: |bounds| bounds.sessions,
+        amount: |usage| &mut usage.sessions,
+        total: "SELECT count(*), coalesce(sum(octet_length(rooms) + octet_length(data)), 0) FROM sessions",
+        oldest: "SELECT row, created_at, octet_length(rooms) + octet_length(data) FROM sessions ORDER BY row LIMIT ?1",
+        remove: "DELETE FROM sessions WHERE row <= ?1",
+        removed: |_, _| Ok(()),
+    },
+    Shelf {
+        bound: |bounds| bounds.receipts,
+        amount: |usage| &mut usage.receipts,
+        total: "SELECT count(*), coalesce(sum(0), 0) FROM receipts",
+        oldest: "SELECT row, created_at, 0 FROM receipts ORDER BY row LIMIT ?1",
+        remove: "DELETE FROM receipts WHERE row <= ?1",
+        removed: |_, _| Ok(()),
+    },
+];
 
 impl Amount {
     pub(super) fn add(&mut self, bytes: u64) {
@@ -90,29 +111,19 @@ impl Amount {
 }
 
 impl Bounds {
-    fn tables(&self) -> [(Shelf, Bound, fn(&mut Usage) -> &mut Amount); 5] {
-        [
-            (MEDIA, self.media, |usage| &mut usage.media),
-            (NOTIFICATIONS, self.notifications, |usage| &mut usage.notifications),
-            (LOG, self.log, |usage| &mut usage.log),
-            (SESSIONS, self.sessions, |usage| &mut usage.sessions),
-            (RECEIPTS, self.receipts, |usage| &mut usage.receipts),
-        ]
-    }
-
     /// Counts what is kept.
-    pub(super) fn count(&self, connection: &Connection) -> rusqlite::Result<Usage> {
+    pub(super) fn count(connection: &Connection) -> rusqlite::Result<Usage> {
         let mut usage = Usage::default();
-        for (shelf, _, amount) in self.tables() {
-            let total = |row: &rusqlite::Row<'_>| Ok(Amount { rows: row.get(0)?, bytes: row.get(1)? });
-            *amount(&mut usage) = connection.query_row(shelf.total, [], total)?;
+        for shelf in SHELVES {
+            let total = |row: &Row<'_>| Ok(Amount { rows: row.get(0)?, bytes: row.get(1)? });
+            *(shelf.amount)(&mut usage) = connection.query_row(shelf.total, [], total)?;
         }
         Ok(usage)
     }
 
     /// Whether anything is larger than it may be.
     pub(super) fn exceeded(&self, mut usage: Usage) -> bool {
-        self.tables().into_iter().any(|(_, bound, amount)| amount(&mut usage).exceeds(&bound))
+        SHELVES.iter().any(|shelf| (shelf.amount)(&mut usage).exceeds(&(shelf.bound)(self)))
     }
 
     /// Removes at most `most` rows of each kind, inside a transaction, and says whether there may be more to remove.
@@ -124,29 +135,39 @@ impl Bounds {
         most: usize,
     ) -> rusqlite::Result<bool> {
         let mut more = false;
-        for (shelf, bound, amount) in self.tables() {
-            let amount = amount(usage);
-            let oldest = now.before(bound.age).epoch_ms();
-            let (mut up_to, mut removed) = (None, 0);
-            let mut statement = connection.prepare_cached(shelf.oldest)?;
-            let mut rows = statement.query([most])?;
-            while let Some(row) = rows.next()? {
-                if row.get::<_, u64>(1)? >= oldest && !amount.exceeds(&bound) {
-                    break;
-                }
-                up_to = Some(row.get::<_, u64>(0)?);
-                amount.remove(row.get(2)?);
-                removed += 1;
-            }
-            drop(rows);
-            if let Some(up_to) = up_to {
-                connection.prepare_cached(shelf.remove)?.execute([up_to])?;
-                if shelf.remove == LOG.remove {
-                    log::removed(connection, up_to)?;
-                }
-            }
-            more |= removed == most;
+        for shelf in SHELVES {
+            more |= shelf.remove_oldest(connection, &(shelf.bound)(self), (shelf.amount)(usage), now, most)? == most;
         }
         Ok(more)
+    }
+}
+
+impl Shelf {
+    /// Removes rows for as long as they are too old or too many, and says how many that were.
+    fn remove_oldest(
+        &self,
+        connection: &Connection,
+        bound: &Bound,
+        amount: &mut Amount,
+        now: Moment,
+        most: usize,
+    ) -> rusqlite::Result<usize> {
+        let since = now.before(bound.age).epoch_ms();
+        let (mut up_to, mut removed) = (0, 0);
+        let mut statement = connection.prepare_cached(self.oldest)?;
+        let mut rows = statement.query([most])?;
+        while let Some(row) = rows.next()? {
+            if row.get::<_, u64>(1)? >= since && !amount.exceeds(bound) {
+                break;
+            }
+            up_to = row.get(0)?;
+            amount.remove(row.get(2)?);
+            removed += 1;
+        }
+        if removed > 0 {
+            connection.prepare_cached(self.remove)?.execute([up_to])?;
+            (self.removed)(connection, up_to)?;
+        }
+        Ok(removed)
     }
 }

@@ -70,7 +70,7 @@ BEGIN
     DELETE FROM inboxes WHERE user = OLD.user;
 END;
 
--- key: SHA-256 of the session's secret. rooms: a JSON array.
+-- key: SHA-256 of the session's secret. rooms: a JSON array of [name, seq after which it was joined].
 CREATE TABLE sessions (
     row INTEGER PRIMARY KEY NOT NULL,
     key BLOB NOT NULL UNIQUE,

@@ -7,7 +7,8 @@ use crate::clock::Moment;
 
 /// Adds a session, and returns its bytes.
 pub(super) fn insert(connection: &Connection, session: &SessionRecord) -> rusqlite::Result<u64> {
-    let rooms = serde_json::Value::from(session.rooms.as_slice()).to_string();
+    // Names and numbers always have a JSON form.
+    let rooms = serde_json::to_string(&session.rooms).unwrap_or_default();
     connection
         .prepare_cached(
             "INSERT INTO sessions (key, namespace, socket_id, rooms, data, since_seq, created_at)

@@ -83,7 +83,7 @@ fn publish(store: &SqliteStore, change: Change) -> Committed {
 }
 
 fn replayed(store: &SqliteStore, after: u64) -> Replay {
-    wait(store.replay("/", vec!["r".to_owned()], after, i64::MAX as u64)).expect("readable")
+    wait(store.replay("/", vec![("r".to_owned(), 0)], after, i64::MAX as u64)).expect("readable")
 }
 
 fn until(what: impl Fn() -> bool) {
@@ -364,7 +364,7 @@ fn what_is_too_old_leaves() {
         store.read(|connection| Ok(connection.query_row("SELECT count(*) FROM inboxes", [], |row| row.get(0))?));
     assert_eq!(wait(inboxes), Ok(0));
     let newest =
-        wait(store.replay("/", vec!["r".to_owned()], store.boot_seq() - 1, i64::MAX as u64)).expect("readable");
+        wait(store.replay("/", vec![("r".to_owned(), 0)], store.boot_seq() - 1, i64::MAX as u64)).expect("readable");
     assert_eq!((newest.complete, newest.events.len()), (true, 1));
 }
 
@@ -393,6 +393,23 @@ fn a_new_owner_is_told_once() {
         publish(&store, change("1", owned));
     }
     assert_eq!(recorder.lines(), ["m Progress(1.0) owned", "m Progress(2.0)"]);
+}
+
+/// The row that a repeat finds is older than the count that its own group writes.
+#[test]
+fn a_repeat_gets_the_count_that_its_own_group_writes() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for n in 0..50 {
+        let keyed = |id: &str| keyed(room(id, "e"), key(&format!("k{n}"), 1));
+        let first = publish(&store, keyed("first"));
+        let other = store.commit(durable("other", "e"));
+        let repeat = store.commit(keyed("repeat"));
+        assert!(wait(other).is_ok());
+        let repeat = wait(repeat).expect("accepted");
+        assert!(repeat.repeated);
+        assert_eq!(wait(repeat.delivery.sockets()), wait(first.delivery.sockets()));
+    }
 }
 
 /// Stands in a dispatch until it is let go.

@@ -69,7 +69,7 @@ impl Writer {
                 if wrote && !(requests.is_empty() && lazy.is_empty()) {
                     self.committed(begun.elapsed(), requests.len());
                 }
-                *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = self.ledger.usage();
+                *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = self.ledger.committed();
                 let deliveries = self.dispatch(&mut requests, &applied);
                 self.answer(requests, applied, deliveries);
                 // Not before: a repeat in this group has seen the row without the count.
@@ -208,6 +208,7 @@ impl Writer {
 
     /// Nothing of the group happened. What only reads can still be answered, if the file can be read.
     fn answer_failed(&self, requests: Vec<Request>, error: &StoreError) {
+        let as_of = self.ledger.next_seq() - 1;
         let failed = |error: rusqlite::Error| StoreError::Unavailable(error.to_string().into());
         for request in requests {
             match request {
@@ -224,7 +225,7 @@ impl Writer {
                     drop(reply.send(done));
                 }
                 Request::Inbox { user_id, limit, then, reply } => {
-                    let inbox = notifications::inbox(self.ledger.connection(), &user_id, limit).map_err(failed);
+                    let inbox = notifications::inbox(self.ledger.connection(), &user_id, limit, as_of).map_err(failed);
                     let done = inbox.map(|inbox| {
                         if let Some(then) = then {
                             then(&inbox);

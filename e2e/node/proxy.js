@@ -1,0 +1,62 @@
+// A TCP proxy whose connections can be cut: what a tunnel, a phone's network or a balancer does to a client.
+import { once } from 'node:events';
+import { connect, createServer } from 'node:net';
+
+export class Proxy {
+  #pairs = new Set();
+  /** While true, connections are refused. */
+  blocked = false;
+
+  /** Forwards to a port of this machine. */
+  static async to(port) {
+    const proxy = new Proxy();
+    proxy.server = createServer((client) => proxy.#forward(client, port));
+    proxy.server.listen(0, '127.0.0.1');
+    await once(proxy.server, 'listening');
+    proxy.url = `http://127.0.0.1:${proxy.server.address().port}`;
+    return proxy;
+  }
+
+  #forward(client, port) {
+    if (this.blocked) return client.resetAndDestroy();
+    const upstream = connect(port, '127.0.0.1');
+    const pair = { client, upstream };
+    this.#pairs.add(pair);
+    client.setNoDelay(true);
+    upstream.setNoDelay(true);
+    client.pipe(upstream);
+    upstream.pipe(client);
+    for (const end of [client, upstream]) {
+      end.on('error', () => {});
+      end.on('close', () => {
+        if (pair.silent) return;
+        this.#pairs.delete(pair);
+        client.destroy();
+        upstream.destroy();
+      });
+    }
+  }
+
+  get connections() {
+    return this.#pairs.size;
+  }
+
+  /** Resets every connection. With `silently` the server's side stays open, and hears no more of its client. */
+  cut({ silently = false } = {}) {
+    for (const pair of this.#pairs) {
+      pair.silent = silently;
+      this.#pairs.delete(pair);
+      pair.client.unpipe();
+      pair.upstream.unpipe();
+      pair.client.resetAndDestroy();
+      if (silently) pair.upstream.resume();
+      else pair.upstream.resetAndDestroy();
+    }
+  }
+
+  async close() {
+    this.cut();
+    this.server.close();
+    await once(this.server, 'close');
+  }
+}
