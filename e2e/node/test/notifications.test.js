@@ -65,16 +65,17 @@ describe('notifications', () => {
     assert.equal((await client.next('notification')).message, 'next');
   });
 
-  test('after authenticating they come, after logout no more', async () => {
+  test('after authenticating they come, those that waited first; after logout no more', async () => {
     const client = await connect(server, { nsp: NSP });
     await server.notify('u-4', { type: 'info', title: 't', message: 'early' });
     acks.authenticate(await client.emit('authenticate', { token: token({ userId: 'u-4' }) }));
+    assert.equal((await client.next('notification')).message, 'early');
     await server.notify('u-4', { type: 'info', title: 't', message: 'now' });
     assert.equal((await client.next('notification')).message, 'now');
     acks.logout(await client.emit('logout'));
     assert.equal(receipt(await server.notify('u-4', { type: 'info', title: 't', message: 'late' })).delivered, 0);
     await client.fence();
-    assert.equal(client.all('notification').length, 1);
+    assert.equal(client.all('notification').length, 2);
   });
 
   test('GET lists them, newest first', async () => {
