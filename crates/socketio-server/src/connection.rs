@@ -21,12 +21,12 @@ use tokio::time::Instant;
 
 use crate::{
     AckReply, ConnectError, DisconnectReason, Event, OwnedEvent, RawMessage, RawSocket, Socket, SocketRef,
-    config::SLOW_POLL_BYTES,
+    config::{FIRST_HEARTBEAT, SLOW_POLL_BYTES},
     frame::Frame,
     identifier::Id,
     namespace::{Handler, HandlerFuture, Namespace},
     outbox::Outbox,
-    recovery::{Away, SocketRecovery, Wish, resume},
+    recovery::{Away, Memory, SocketRecovery, Wish, resume},
     shard::Shard,
     timers::Timer,
     transport::{Flushed, Transport},
@@ -144,7 +144,7 @@ impl Connection {
             waiting: Cell::new(0),
             blocked_since: Cell::new(None),
             paused: Cell::new(false),
-            heartbeat: Cell::new(Heartbeat::PingAt(now + Self::ping_delay(shard))),
+            heartbeat: Cell::new(Heartbeat::PingAt(now + Self::first_ping_delay(shard))),
             connect_by: Cell::new(connect_by),
             timer_at: Cell::new(None),
             reader: RefCell::default(),
@@ -566,6 +566,14 @@ impl Connection {
         shard.config.ping_interval.mul_f64(1.0 - 0.2 * shard.entropy.borrow_mut().fraction())
     }
 
+    /// With recovery soon, since what a client was sent is remembered until a heartbeat behind it is answered, and after a
+    /// crowd has connected that is everybody's greeting.
+    fn first_ping_delay(shard: &Shard) -> std::time::Duration {
+        let delay = Self::ping_delay(shard);
+        let remembers = shard.handle.recovery().is_some_and(Memory::is_on);
+        if remembers { delay.min(FIRST_HEARTBEAT.mul_f64(1.0 + shard.entropy.borrow_mut().fraction())) } else { delay }
+    }
+
     fn next_deadline(&self) -> Instant {
         let heartbeat = match self.heartbeat.get() {
             Heartbeat::PingAt(at) | Heartbeat::PongBy(at) => at,
@@ -724,10 +732,13 @@ impl Connection {
             return memory.end(&recovery.pid);
         }
         let session = socket.session(recovery);
-        if let Some(keeper) = &memory.settings.keeper {
+        // What the keeper has is as good, unless something has changed.
+        if let Some(keeper) = memory.settings.keeper.as_ref().filter(|_| recovery.unsaved.take()) {
             keeper.save(recovery.pid.as_str(), session.clone());
         }
-        memory.sessions().keep(recovery.pid, Away::new(session, recovery.direct.take().pack()));
+        let (namespace, id) = (socket.reference().namespace, socket.inner().id);
+        let direct = recovery.direct.take().pack();
+        memory.sessions().keep(recovery.pid, Away::new(namespace, id, session, direct));
     }
 
     /// Ends the connection now. Not to be called while a handler of its own runs; that is `close_later`.

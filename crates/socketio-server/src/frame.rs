@@ -1,9 +1,17 @@
 //! One Engine.IO packet, encoded once for any number of receivers and for both transports.
 
-use std::num::NonZeroU64;
+use std::{cell::RefCell, num::NonZeroU64};
 
 use bytes::Bytes;
 use socketio_protocol::websocket::{self, MAX_HEADER, OpCode};
+
+thread_local! {
+    /// Where frames are written before their length is known.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The largest scratch buffer that a thread keeps: what nearly every event fits into.
+const KEPT_SCRATCH: usize = 64 * 1024;
 
 /// A packet as a WebSocket frame; its payload is also the text of a polling packet.
 #[derive(Debug, Clone)]
@@ -18,34 +26,34 @@ pub(crate) struct Frame {
 impl Frame {
     /// Encodes a text packet that `write` appends to the buffer.
     pub(crate) fn text(write: impl FnOnce(&mut Vec<u8>)) -> Self {
-        let mut buffer = Vec::with_capacity(128);
-        buffer.resize(MAX_HEADER, 0);
-        write(&mut buffer);
-        Self::seal(buffer, OpCode::Text)
+        Self::encode(OpCode::Text, write)
     }
 
     /// Encodes a binary message.
     pub(crate) fn binary(data: &[u8]) -> Self {
-        let mut buffer = Vec::with_capacity(MAX_HEADER + data.len());
-        buffer.resize(MAX_HEADER, 0);
-        buffer.extend_from_slice(data);
-        Self::seal(buffer, OpCode::Binary)
+        Self::encode(OpCode::Binary, |buffer| buffer.extend_from_slice(data))
     }
 
     /// Encodes a WebSocket pong, which only a WebSocket carries.
     pub(crate) fn pong(data: &[u8]) -> Self {
-        let mut buffer = vec![0; MAX_HEADER];
-        buffer.extend_from_slice(data);
-        Self::seal(buffer, OpCode::Pong)
+        Self::encode(OpCode::Pong, |buffer| buffer.extend_from_slice(data))
     }
 
-    /// Puts the header right before the payload, which starts at `MAX_HEADER`.
-    fn seal(mut buffer: Vec<u8>, opcode: OpCode) -> Self {
+    fn encode(opcode: OpCode, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        // Taken, not borrowed: `write` calls into the application's serialisers, which may encode something themselves.
+        let mut buffer = SCRATCH.take();
+        buffer.resize(MAX_HEADER, 0);
+        write(&mut buffer);
+        // Right before the payload, which starts at `MAX_HEADER`.
         let (header, length) = websocket::encode_header(opcode, buffer.len() - MAX_HEADER);
         let start = MAX_HEADER - length;
         buffer[start..MAX_HEADER].copy_from_slice(&header[..length]);
-        let mut bytes = Bytes::from(buffer);
-        let bytes = bytes.split_off(start);
+        // An exact copy: a frame may wait for long, and there are many.
+        let bytes = Bytes::copy_from_slice(&buffer[start..]);
+        if buffer.capacity() <= KEPT_SCRATCH {
+            buffer.clear();
+            SCRATCH.set(buffer);
+        }
         // At most MAX_HEADER, which is 10.
         Self { bytes, payload_at: length as u8, binary: opcode == OpCode::Binary, latest: None }
     }

@@ -10,14 +10,21 @@ use crate::{frame::Frame, identifier::Id, recovery::Offset};
 /// is remembered when the last heartbeat was answered after the last event.
 #[derive(Debug)]
 pub(crate) struct Direct<F = Rc<Frame>> {
-    events: VecDeque<Event<F>>,
-    bytes: usize,
     /// Number of the last event.
     last: u32,
     /// Number of the last event when the heartbeat under way was sent.
     asked: u32,
     /// Number of the last event that is known to have arrived.
     arrived: u32,
+    /// Boxed, since most of the time there is none.
+    log: Option<Box<Log<F>>>,
+}
+
+/// What may not have arrived.
+#[derive(Debug)]
+struct Log<F> {
+    events: VecDeque<Event<F>>,
+    bytes: usize,
     /// The last event that was forgotten because there were too many.
     forgotten: Option<Place>,
 }
@@ -38,18 +45,26 @@ struct Event<F> {
 
 impl<F> Default for Direct<F> {
     fn default() -> Self {
-        Self { events: VecDeque::new(), bytes: 0, last: 0, asked: 0, arrived: 0, forgotten: None }
+        Self { last: 0, asked: 0, arrived: 0, log: None }
+    }
+}
+
+impl<F> Default for Log<F> {
+    fn default() -> Self {
+        // Most sockets have been sent one thing alone: their greeting.
+        Self { events: VecDeque::with_capacity(1), bytes: 0, forgotten: None }
     }
 }
 
 impl<F> Direct<F> {
     fn map<G>(self, f: impl Fn(F) -> G) -> Direct<G> {
-        let Self { events, bytes, last, asked, arrived, forgotten } = self;
-        let events = events
-            .into_iter()
-            .map(|event| Event { place: event.place, frames: event.frames.into_iter().map(&f).collect() })
-            .collect();
-        Direct { events, bytes, last, asked, arrived, forgotten }
+        let Self { last, asked, arrived, log } = self;
+        let event = |event: Event<F>| Event { place: event.place, frames: event.frames.into_iter().map(&f).collect() };
+        let log = log.map(|log| {
+            let Log { events, bytes, forgotten } = *log;
+            Box::new(Log { events: events.into_iter().map(event).collect(), bytes, forgotten })
+        });
+        Direct { last, asked, arrived, log }
     }
 }
 
@@ -67,15 +82,16 @@ impl Direct {
 
     /// Remembers the event that got the last number. Returns the bytes that are remembered.
     pub(crate) fn push(&mut self, after: u64, frames: SmallVec<[Rc<Frame>; 1]>, max_bytes: usize) -> usize {
-        self.bytes += bytes(&frames);
-        self.events.push_back(Event { place: Place { number: self.last, after }, frames });
-        while self.bytes > max_bytes
-            && let Some(first) = self.events.pop_front()
+        let log = self.log.get_or_insert_default();
+        log.bytes += bytes(&frames);
+        log.events.push_back(Event { place: Place { number: self.last, after }, frames });
+        while log.bytes > max_bytes
+            && let Some(first) = log.events.pop_front()
         {
-            self.bytes -= bytes(&first.frames);
-            self.forgotten = Some(first.place);
+            log.bytes -= bytes(&first.frames);
+            log.forgotten = Some(first.place);
         }
-        self.bytes
+        log.bytes
     }
 
     /// A heartbeat goes out now.
@@ -86,34 +102,38 @@ impl Direct {
     /// The heartbeat was answered: what was sent before it has arrived.
     pub(crate) fn answered(&mut self) {
         self.arrived = self.asked;
-        while self.events.front().is_some_and(|event| event.place.number <= self.arrived)
-            && let Some(first) = self.events.pop_front()
+        let Some(log) = &mut self.log else { return };
+        while log.events.front().is_some_and(|event| event.place.number <= self.arrived)
+            && let Some(first) = log.events.pop_front()
         {
-            self.bytes -= bytes(&first.frames);
+            log.bytes -= bytes(&first.frames);
         }
-        if self.events.is_empty() {
-            self.events = VecDeque::new();
+        if log.forgotten.is_some_and(|place| place.number <= self.arrived) {
+            log.forgotten = None;
+        }
+        if log.events.is_empty() && log.forgotten.is_none() {
+            self.log = None;
         }
     }
 
     /// Forgets what a client that came back with this offset has. False if something that it has not is forgotten already.
     pub(crate) fn resume(&mut self, socket: &Id, offset: Option<&Offset>) -> bool {
-        let number = offset.and_then(|offset| offset.direct_of(socket)).unwrap_or_default();
-        let has = |place: Place| {
-            // Without a number of its own, a broadcast tells that what was emitted before it has arrived.
-            place.number <= number.max(self.arrived) || offset.is_some_and(|offset| place.after < offset.broadcast)
-        };
-        if self.forgotten.is_some_and(|place| !has(place)) {
+        let number = offset.and_then(|offset| offset.direct_of(socket)).unwrap_or_default().max(self.arrived);
+        // Without a number of its own, a broadcast tells that what was emitted before it has arrived.
+        let has = |place: Place| place.number <= number || offset.is_some_and(|offset| place.after < offset.broadcast);
+        let Some(log) = &mut self.log else { return true };
+        if log.forgotten.is_some_and(|place| !has(place)) {
             return false;
         }
-        self.events.retain(|event| !has(event.place));
-        self.bytes = self.events.iter().map(|event| bytes(&event.frames)).sum();
+        log.events.retain(|event| !has(event.place));
+        log.bytes = log.events.iter().map(|event| bytes(&event.frames)).sum();
         true
     }
 
     /// The events, each with the last broadcast before it.
     pub(crate) fn events(&self) -> impl Iterator<Item = (u64, &[Rc<Frame>])> {
-        self.events.iter().map(|event| (event.place.after, event.frames.as_slice()))
+        let events = self.log.iter().flat_map(|log| &log.events);
+        events.map(|event| (event.place.after, event.frames.as_slice()))
     }
 
     /// For other threads.
@@ -187,7 +207,7 @@ mod tests {
         assert_eq!(places(&direct), [2]);
         direct.ask();
         direct.answered();
-        assert_eq!((places(&direct), direct.bytes), (vec![], 0));
+        assert!(direct.log.is_none());
         emit(&mut direct, 3);
         assert!(direct.pack().unpack().resume(&socket(), None));
     }
@@ -196,7 +216,8 @@ mod tests {
     fn too_many_are_forgotten_and_that_is_known() {
         let mut direct = Direct::default();
         let offsets: Vec<Offset> = (0..12).map(|after| emit(&mut direct, after)).collect();
-        assert_eq!((places(&direct).len(), direct.bytes), (10, MAX));
+        let bytes = direct.log.as_ref().map(|log| log.bytes);
+        assert_eq!((places(&direct).len(), bytes), (10, Some(MAX)));
         assert!(!direct.resume(&socket(), None));
         assert!(!direct.resume(&socket(), Some(&offsets[0])));
         assert!(direct.resume(&socket(), Some(&offsets[1])));

@@ -108,7 +108,7 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
     let returning = Returning { connection, pid: claim.pid };
     let found = match (taken.map_err(|_too_late| unknown)?, &recovery.settings.keeper) {
         (Some(away), _) => {
-            let Away { session, direct, .. } = *away;
+            let (session, direct) = away.unpack(|namespace| shard.space(namespace).namespace);
             Found { session, direct: direct.unpack(), recalled: Vec::new() }
         }
         (None, Some(keeper)) => {
@@ -124,8 +124,10 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
     let _ = reached.await;
     if connection.is_closed() {
         let Found { session, direct, .. } = found;
-        returning.goes_on();
-        recovery.sessions().keep(claim.pid, Away::new(session, direct.pack()));
+        if let (Some(namespace), Some(id)) = (shard.space_named(&session.namespace), Id::parse(&session.socket_id)) {
+            returning.goes_on();
+            recovery.sessions().keep(claim.pid, Away::new(namespace, id, session, direct.pack()));
+        }
         return Err(unknown);
     }
     returning.goes_on();

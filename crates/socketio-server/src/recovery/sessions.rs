@@ -24,7 +24,6 @@ pub(crate) struct Sessions {
 }
 
 /// Where a session is.
-#[derive(Debug)]
 pub(crate) enum Whereabouts {
     /// With a socket.
     With(SocketRef),
@@ -34,11 +33,14 @@ pub(crate) enum Whereabouts {
     Returning,
 }
 
-/// A session whose client is away.
-#[derive(Debug)]
+/// A session whose client is away, as small as can be: after a crowd has left there are many.
 pub(crate) struct Away {
-    pub(crate) session: SavedSession,
-    pub(crate) direct: Direct<Frame>,
+    namespace: u16,
+    socket_id: Id,
+    rooms: Box<[(Box<str>, u64)]>,
+    data: Box<str>,
+    received: u64,
+    direct: Direct<Frame>,
     since: Instant,
 }
 
@@ -47,8 +49,24 @@ pub(crate) struct Away {
 pub(crate) struct TooLate;
 
 impl Away {
-    pub(crate) fn new(session: SavedSession, direct: Direct<Frame>) -> Self {
-        Self { session, direct, since: Instant::now() }
+    pub(crate) fn new(namespace: u16, socket_id: Id, session: SavedSession, direct: Direct<Frame>) -> Self {
+        Self {
+            namespace,
+            socket_id,
+            rooms: session.rooms.into_iter().map(|(room, joined)| (room.into(), joined)).collect(),
+            data: session.data.into(),
+            received: session.since,
+            direct,
+            since: Instant::now(),
+        }
+    }
+
+    /// The session and what was emitted to it alone. `name` tells the namespaces' names.
+    pub(crate) fn unpack(self, name: impl FnOnce(u16) -> &'static str) -> (SavedSession, Direct<Frame>) {
+        let mut session = SavedSession::new(name(self.namespace), self.socket_id.as_str(), self.received);
+        session.rooms = self.rooms.into_iter().map(|(room, joined)| (room.into(), joined)).collect();
+        session.data = self.data.into();
+        (session, self.direct)
     }
 }
 
@@ -138,7 +156,8 @@ mod tests {
     use crate::identifier::Entropy;
 
     fn away() -> Away {
-        Away::new(SavedSession::new("/", "k9QxAAAAAAAAAAAAAAAA", 0), Direct::default())
+        let id = Entropy::new().session_id(0);
+        Away::new(0, id, SavedSession::new("/", id.as_str(), 0), Direct::default())
     }
 
     #[test]
