@@ -310,6 +310,20 @@ pub(crate) struct Job {
 }
 
 impl Job {
+    /// Whether it is for the members of one room, each of whom gets it once.
+    pub(crate) fn is_for_one_room(&self, handle: &Handle) -> bool {
+        self.rooms.len() == 1
+            && self.except.is_empty()
+            && self.except_socket.is_none()
+            && !self.volatile
+            && !handle.is_socket_id(self.room())
+    }
+
+    /// The first room, or none's name.
+    pub(crate) fn room(&self) -> &str {
+        self.rooms.first().map_or("", |room| room)
+    }
+
     /// Whether the other goes to the same sockets.
     pub(crate) fn has_receivers_of(&self, other: &Self) -> bool {
         (self.namespace, &self.rooms, &self.except, self.except_socket, self.volatile)

@@ -105,9 +105,9 @@ impl Default for Config {
 /// Shards are named by one byte of a session's id.
 pub(crate) const MAX_SHARDS: usize = 256;
 
-/// When the first heartbeat goes out at the earliest, and within as long again, if there is recovery: late enough for a
-/// client to have upgraded and joined its rooms.
-pub(crate) const FIRST_HEARTBEAT: Duration = Duration::from_millis(500);
+/// When a heartbeat follows a namespace's greeting at the earliest, and within as long again, if there is recovery: late
+/// enough for most clients to have upgraded and joined their rooms.
+pub(crate) const FIRST_HEARTBEAT: Duration = Duration::from_millis(200);
 
 /// Bytes read from a WebSocket at a time, into a buffer that the shard's connections share. 64 KiB is what a
 /// default loopback or LAN socket has ready at most in one go.

@@ -3,6 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    hint::black_box,
     net::IpAddr,
     rc::Rc,
     task::Waker,
@@ -26,7 +27,7 @@ use crate::{
     identifier::Id,
     namespace::{Handler, HandlerFuture, Namespace},
     outbox::Outbox,
-    recovery::{Away, Memory, SocketRecovery, Wish, resume},
+    recovery::{Away, SocketRecovery, Wish, resume},
     shard::Shard,
     timers::Timer,
     transport::{Flushed, Transport},
@@ -54,7 +55,8 @@ pub(crate) struct Origin {
     pub(crate) protocol: Protocol,
 }
 
-// What a flush pass needs comes first and together: it is fetched from memory for each connection.
+// What a broadcast needs comes first and in one cache line, and then what a flush pass needs: it is fetched from memory for
+// each connection.
 #[repr(C)]
 pub(crate) struct Connection {
     closed: Cell<bool>,
@@ -63,11 +65,13 @@ pub(crate) struct Connection {
     /// Its own packets are being handled: what they cause is flushed when they are done.
     in_turn: Cell<bool>,
     paused: Cell<bool>,
+    /// The last flush left something in the outbox.
+    is_behind: Cell<bool>,
     /// The end that is due when no handler runs.
     close_due: Cell<Option<DisconnectReason>>,
     pub(crate) shard: Rc<Shard>,
-    outbox: RefCell<Outbox>,
     pub(crate) transport: RefCell<Transport>,
+    outbox: RefCell<Outbox>,
     /// Bytes that the last flush left, as the metrics know.
     waiting: Cell<usize>,
     /// Since when the client takes nothing.
@@ -144,7 +148,8 @@ impl Connection {
             waiting: Cell::new(0),
             blocked_since: Cell::new(None),
             paused: Cell::new(false),
-            heartbeat: Cell::new(Heartbeat::PingAt(now + Self::first_ping_delay(shard))),
+            is_behind: Cell::new(false),
+            heartbeat: Cell::new(Heartbeat::PingAt(now + Self::ping_delay(shard))),
             connect_by: Cell::new(connect_by),
             timer_at: Cell::new(None),
             reader: RefCell::default(),
@@ -188,6 +193,36 @@ impl Connection {
             outbox.push(frame);
             outbox.bytes()
         };
+        self.queued(bytes);
+    }
+
+    /// Fetches from memory what a write to the connection needs. For some connections one after the other that takes as long
+    /// as for one, since the processor waits for all of them together; between the writes it would wait for each.
+    pub(crate) fn prefetch(&self) {
+        black_box((self.closed.get(), self.transport.borrow().prefetch()));
+    }
+
+    /// Writes frames at once, if nothing waits before them; what the client does not take at once waits.
+    pub(crate) fn write_through(self: &Rc<Self>, frames: &[Rc<Frame>]) {
+        let nothing_waits = !self.closed.get() && !self.flush_pending.get() && !self.is_behind.get();
+        let written = if nothing_waits { self.transport.borrow().write(frames, &self.shard.metrics) } else { 0 };
+        if written == 0 {
+            return frames.iter().for_each(|frame| self.queue_uncounted(frame.clone()));
+        }
+        if written == frames.iter().map(|frame| frame.len()).sum::<usize>() {
+            return;
+        }
+        let bytes = {
+            let mut outbox = self.outbox.borrow_mut();
+            frames.iter().for_each(|frame| outbox.push(frame.clone()));
+            outbox.advance(written);
+            outbox.bytes()
+        };
+        self.queued(bytes);
+    }
+
+    /// Something was put into the outbox, where so many bytes wait now.
+    fn queued(self: &Rc<Self>, bytes: usize) {
         // A burst may be larger than the limit only if the client takes it as fast as it is made.
         if bytes > self.shard.config.outbox_hard_limit {
             self.write_now();
@@ -235,6 +270,7 @@ impl Connection {
     /// False if the connection is broken.
     fn write_now(&self) -> bool {
         let flushed = self.transport.borrow_mut().flush(&mut self.outbox.borrow_mut(), &self.shard.metrics);
+        self.is_behind.set(flushed != Flushed::All);
         self.count_waiting();
         match flushed {
             Flushed::All => self.blocked_since.set(None),
@@ -507,6 +543,7 @@ impl Connection {
         socket.set_connected(true);
         if let (Some(pid), Some(recovery)) = (pid, self.shard.handle.recovery()) {
             recovery.sessions().is_with(pid, socket.reference());
+            self.ping_soon();
         }
         socket.session_changed();
         let pid = pid.as_ref().map(Id::as_str);
@@ -566,12 +603,17 @@ impl Connection {
         shard.config.ping_interval.mul_f64(1.0 - 0.2 * shard.entropy.borrow_mut().fraction())
     }
 
-    /// With recovery soon, since what a client was sent is remembered until a heartbeat behind it is answered, and after a
-    /// crowd has connected that is everybody's greeting.
-    fn first_ping_delay(shard: &Shard) -> std::time::Duration {
-        let delay = Self::ping_delay(shard);
-        let remembers = shard.handle.recovery().is_some_and(Memory::is_on);
-        if remembers { delay.min(FIRST_HEARTBEAT.mul_f64(1.0 + shard.entropy.borrow_mut().fraction())) } else { delay }
+    /// Has the next heartbeat sent soon. What a client was sent is remembered until a heartbeat behind it is answered, and
+    /// after a crowd has connected that is everybody's greeting.
+    fn ping_soon(&self) {
+        let soon = FIRST_HEARTBEAT.mul_f64(1.0 + self.shard.entropy.borrow_mut().fraction());
+        let soon = Instant::now() + soon;
+        if let Heartbeat::PingAt(at) = self.heartbeat.get()
+            && soon < at
+        {
+            self.heartbeat.set(Heartbeat::PingAt(soon));
+            self.set_timer();
+        }
     }
 
     fn next_deadline(&self) -> Instant {

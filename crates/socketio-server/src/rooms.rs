@@ -105,6 +105,12 @@ impl Rooms {
         socket.inner().memberships.borrow().get(slot).map(|membership| membership.joined)
     }
 
+    /// The last walk that met the socket in a room, if it is there.
+    pub(crate) fn met(&self, socket: &Socket, name: &str) -> Option<u64> {
+        let membership = *socket.inner().memberships.borrow().get(self.slot(socket, name)?)?;
+        Some(self.rooms.get(membership.room as usize)?.members.get(membership.position as usize)?.met.get())
+    }
+
     /// Whether the walk of this number has met the socket in one of its rooms.
     pub(crate) fn is_met(&self, socket: &Socket, turn: u64) -> bool {
         let memberships = socket.inner().memberships.borrow();

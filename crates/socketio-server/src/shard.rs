@@ -23,7 +23,7 @@ use crate::{
     broadcast::Job,
     config::{FLUSH_TURN, FLUSHES_PER_LOOK},
     connection::{Connection, ConnectionKey},
-    fanout::Fanout,
+    fanout::{Fanout, Pace},
     frame::Frame,
     http::{Fallback, serve_connection},
     identifier::{Entropy, Id, SocketIds},
@@ -184,18 +184,20 @@ impl Shard {
     }
 
     async fn serve_mailbox(self: Rc<Self>, mut mailbox: UnboundedReceiver<Command>) {
-        let mut commands = Vec::with_capacity(COMMANDS_PER_TURN);
+        let mut commands = VecDeque::with_capacity(COMMANDS_PER_TURN);
         let mut deadline: Option<Instant> = None;
         loop {
-            tokio::select! {
+            let first = tokio::select! {
                 // Commands first: while draining they are what brings the last replies out.
                 biased;
-                count = mailbox.recv_many(&mut commands, COMMANDS_PER_TURN) => if count == 0 { return },
-                () = self.something_ended.notified(), if deadline.is_some() => if self.is_empty() { return },
+                first = mailbox.recv() => first,
+                () = self.something_ended.notified(), if deadline.is_some() => if self.is_empty() { return } else { continue },
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return,
-            }
-            let mut commands = commands.drain(..).peekable();
-            while let Some(command) = commands.next() {
+            };
+            let Some(first) = first else { return };
+            commands.push_back(first);
+            take_waiting(&mut mailbox, &mut commands);
+            while let Some(command) = commands.pop_front() {
                 match command {
                     Command::Drain(grace) => {
                         deadline = Some(Instant::now() + grace);
@@ -205,14 +207,10 @@ impl Shard {
                         self.clone().drain(grace);
                     }
                     Command::Broadcast(job) => {
-                        let mut fanout = Fanout::of(job);
-                        while commands
-                            .next_if(|next| matches!(next, Command::Broadcast(next) if fanout.take(next)))
-                            .is_some()
-                        {}
-                        *self.fanout.borrow_mut() = Some(fanout);
-                        while !self.fan_out(self.config.fanout_per_turn.max(1)) {
+                        *self.fanout.borrow_mut() = Some(Fanout::of(job, &self));
+                        while !self.fan_out_for_a_while(&mut commands) {
                             yield_now().await;
+                            take_waiting(&mut mailbox, &mut commands);
                         }
                     }
                     command => self.carry_out(command),
@@ -333,15 +331,28 @@ impl Shard {
 
     /// Gives a broadcast of one of this shard's handlers to the shard's sockets, after the one that is under way.
     pub(crate) fn broadcast_now(&self, job: Arc<Job>) {
-        self.fan_out(usize::MAX);
-        *self.fanout.borrow_mut() = Some(Fanout::of(job));
-        self.fan_out(usize::MAX);
+        self.fan_out(Pace::Queue(usize::MAX));
+        *self.fanout.borrow_mut() = Some(Fanout::of(job, self));
+        self.fan_out(Pace::Queue(usize::MAX));
+    }
+
+    /// Goes on with the broadcast that is under way, together with the commands that can join it; true if none is left.
+    fn fan_out_for_a_while(&self, commands: &mut VecDeque<Command>) -> bool {
+        if let Some(fanout) = self.fanout.borrow_mut().as_mut() {
+            while let Some(Command::Broadcast(next)) = commands.front()
+                && fanout.take(next, self)
+            {
+                commands.pop_front();
+            }
+        }
+        let limit = self.config.fanout_per_turn.max(1);
+        self.fan_out(if commands.is_empty() { Pace::Write(limit) } else { Pace::Queue(limit) })
     }
 
     /// Goes on with the broadcast that is under way; true if none is left.
-    fn fan_out(&self, limit: usize) -> bool {
+    fn fan_out(&self, pace: Pace) -> bool {
         let mut fanout = self.fanout.borrow_mut();
-        let done = fanout.as_mut().is_none_or(|fanout| fanout.advance(self, limit));
+        let done = fanout.as_mut().is_none_or(|fanout| fanout.advance(self, pace));
         if done && let Some(fanout) = fanout.take() {
             self.position.set(fanout.last_offset());
         }
@@ -355,15 +366,14 @@ impl Shard {
 
     /// The number of the last broadcast that every member has been given.
     pub(crate) fn past_position(&self) -> u64 {
-        self.position.get()
+        let past = self.fanout.borrow().as_ref().and_then(Fanout::past_offset);
+        past.unwrap_or_else(|| self.position.get())
     }
 
     /// The number of the last broadcast that this socket has been given, or would have been if it were for it.
     pub(crate) fn position_of(&self, socket: &Socket) -> u64 {
-        match self.fanout.borrow().as_ref() {
-            Some(fanout) if fanout.has_met(socket) => fanout.last_offset(),
-            _ => self.position.get(),
-        }
+        let met = self.fanout.borrow().as_ref().and_then(|fanout| fanout.offset_of(socket));
+        met.unwrap_or_else(|| self.past_position())
     }
 
     // --- sessions ---
@@ -423,6 +433,7 @@ impl Shard {
             loop {
                 let began = Instant::now();
                 while began.elapsed() < FLUSH_TURN && !self.unflushed.borrow().is_empty() {
+                    self.unflushed.borrow().iter().take(FLUSHES_PER_LOOK).for_each(|next| next.prefetch());
                     for _ in 0..FLUSHES_PER_LOOK {
                         let Some(connection) = self.unflushed.borrow_mut().pop_front() else { break };
                         connection.flush();
@@ -508,6 +519,15 @@ impl Shard {
                 late.iter().for_each(|connection| connection.close(DisconnectReason::ServerShutdown));
             }
         });
+    }
+}
+
+/// Takes the commands that wait, up to a turn's worth.
+fn take_waiting(mailbox: &mut UnboundedReceiver<Command>, commands: &mut VecDeque<Command>) {
+    while commands.len() < COMMANDS_PER_TURN
+        && let Ok(command) = mailbox.try_recv()
+    {
+        commands.push_back(command);
     }
 }
 

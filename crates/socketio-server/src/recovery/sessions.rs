@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use slab::Slab;
+
 use crate::{
     SocketRef,
     frame::Frame,
@@ -15,10 +17,11 @@ use crate::{
 /// The sessions of a node, by their secret.
 pub(crate) struct Sessions {
     known: HashMap<Id, Whereabouts>,
+    /// Together, and not each for itself between what those who left give back: the system would get none of it.
+    kept: Slab<Away>,
     /// Those whose clients are away, in the order in which they left. A session that came back since, or left again, has
     /// an entry that counts no more.
     away: VecDeque<(Id, Instant)>,
-    away_count: usize,
     window: Duration,
     max_sessions: usize,
 }
@@ -27,8 +30,8 @@ pub(crate) struct Sessions {
 pub(crate) enum Whereabouts {
     /// With a socket.
     With(SocketRef),
-    /// Its client is away.
-    Away(Box<Away>),
+    /// Its client is away. Where it is kept.
+    Away(u32),
     /// A client has come back for it.
     Returning,
 }
@@ -74,8 +77,8 @@ impl Sessions {
     pub(crate) fn new(settings: &Recovery) -> Self {
         Self {
             known: HashMap::new(),
+            kept: Slab::new(),
             away: VecDeque::new(),
-            away_count: 0,
             window: settings.window,
             max_sessions: settings.max_sessions,
         }
@@ -93,10 +96,10 @@ impl Sessions {
 
     /// A client has come back for a session: nobody else can until it is with a socket or has ended. Returns the session,
     /// if it is kept here for its client.
-    pub(crate) fn take(&mut self, pid: Id) -> Result<Option<Box<Away>>, TooLate> {
+    pub(crate) fn take(&mut self, pid: Id) -> Result<Option<Away>, TooLate> {
         match self.known.insert(pid, Whereabouts::Returning) {
-            Some(Whereabouts::Away(away)) => {
-                self.away_count -= 1;
+            Some(Whereabouts::Away(key)) => {
+                let Some(away) = self.kept.try_remove(key as usize) else { return Ok(None) };
                 if away.since.elapsed() > self.window { Err(TooLate) } else { Ok(Some(away)) }
             }
             _ => Ok(None),
@@ -106,14 +109,15 @@ impl Sessions {
     /// The session's socket is gone, and its client may come back.
     pub(crate) fn keep(&mut self, pid: Id, away: Away) {
         self.away.push_back((pid, away.since));
-        self.away_count += 1;
-        self.known.insert(pid, Whereabouts::Away(Box::new(away)));
+        // They are bounded far below 2^32.
+        let key = self.kept.insert(away) as u32;
+        self.known.insert(pid, Whereabouts::Away(key));
     }
 
     /// The session has ended.
     pub(crate) fn end(&mut self, pid: &Id) {
-        if let Some(Whereabouts::Away(_)) = self.known.remove(pid) {
-            self.away_count -= 1;
+        if let Some(Whereabouts::Away(key)) = self.known.remove(pid) {
+            self.kept.try_remove(key as usize);
         }
     }
 
@@ -121,7 +125,7 @@ impl Sessions {
     pub(crate) fn trim(&mut self, now: Instant) -> Vec<Id> {
         let mut ended = Vec::new();
         while let Some(&(pid, since)) = self.away.front()
-            && (self.away_count > self.max_sessions
+            && (self.kept.len() > self.max_sessions
                 || now.duration_since(since) > self.window
                 || !self.is_away(&pid, since))
         {
@@ -134,6 +138,9 @@ impl Sessions {
         if self.away.len() * 4 < self.away.capacity() {
             self.away.shrink_to(self.away.len() * 2);
         }
+        if self.kept.len() * 4 < self.kept.capacity() {
+            self.kept.shrink_to_fit();
+        }
         if self.known.len() * 4 < self.known.capacity() {
             self.known.shrink_to(self.known.len() * 2);
         }
@@ -141,12 +148,13 @@ impl Sessions {
     }
 
     fn is_away(&self, pid: &Id, since: Instant) -> bool {
-        matches!(self.known.get(pid), Some(Whereabouts::Away(away)) if away.since == since)
+        let Some(Whereabouts::Away(key)) = self.known.get(pid) else { return false };
+        self.kept.get(*key as usize).is_some_and(|away| away.since == since)
     }
 
     /// How many clients are away.
     pub(crate) fn away(&self) -> usize {
-        self.away_count
+        self.kept.len()
     }
 }
 

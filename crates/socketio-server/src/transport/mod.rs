@@ -4,7 +4,10 @@ mod polling;
 mod upgrade;
 mod websocket;
 
-use std::rc::Rc;
+use std::{
+    os::fd::{AsRawFd as _, RawFd},
+    rc::Rc,
+};
 
 use socketio_protocol::websocket::CloseCode;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -12,7 +15,9 @@ use tokio::net::tcp::OwnedWriteHalf;
 pub(crate) use polling::{EngineError, EngineRequest, Farewells, Polling, open as open_polling};
 pub(crate) use websocket::open as open_websocket;
 
-use crate::{DisconnectReason, connection::Connection, identifier::Id, metrics::ShardMetrics, outbox::Outbox};
+use crate::{
+    DisconnectReason, connection::Connection, frame::Frame, identifier::Id, metrics::ShardMetrics, outbox::Outbox,
+};
 
 /// The way to the client.
 pub(crate) enum Transport {
@@ -44,6 +49,22 @@ impl Transport {
             Self::WebSocket(stream) => websocket::flush(stream, outbox, metrics),
             Self::Polling(polling) => polling.flush(outbox),
             Self::Closed => Flushed::Broken,
+        }
+    }
+
+    /// Touches what a write needs.
+    pub(crate) fn prefetch(&self) -> RawFd {
+        match self {
+            Self::WebSocket(stream) => stream.as_ref().as_raw_fd(),
+            Self::Polling(_) | Self::Closed => -1,
+        }
+    }
+
+    /// Writes frames ahead of any outbox, if that is possible now. Returns how many bytes went out.
+    pub(crate) fn write(&self, frames: &[Rc<Frame>], metrics: &ShardMetrics) -> usize {
+        match self {
+            Self::WebSocket(stream) => websocket::write_frames(stream, frames, metrics),
+            Self::Polling(_) | Self::Closed => 0,
         }
     }
 

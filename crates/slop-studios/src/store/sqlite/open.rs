@@ -157,7 +157,7 @@ fn settle(connection: &Connection, options: &Options) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     // KiB, for it is negative: the inner pages of all indexes, and what is hot.
-    connection.pragma_update(None, "cache_size", -8 * 1024)?;
+    connection.pragma_update(None, "cache_size", -1024)?;
     // After a burst the write-ahead log is cut to what a checkpoint usually finds.
     connection.pragma_update_and_check(None, "journal_size_limit", 8 * 1024 * 1024, |_| Ok(()))?;
     Ok(())

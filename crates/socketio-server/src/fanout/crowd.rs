@@ -1,4 +1,5 @@
-//! Broadcasts on their way to the sockets of a shard, some at a time, so that a big room does not stall its shard.
+//! Broadcasts to several rooms, to everyone, or with exceptions: queued for each receiver, which may be met in several
+//! places.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -18,7 +19,7 @@ use crate::{
 /// While a walk rests, members may leave: the last takes the place of the one that left. So a walk begins at the end,
 /// where a member that moved has been met already, and members carry the turn that met them last. Who joins meanwhile
 /// counts as met: a broadcast is for those who are there when it begins.
-pub(crate) struct Fanout {
+pub(crate) struct Crowd {
     jobs: SmallVec<[Arc<Job>; 1]>,
     frames: SmallVec<[Rc<Frame>; 1]>,
     /// The same for those who don't take part in recovery; made for the first of them.
@@ -33,8 +34,8 @@ pub(crate) struct Fanout {
     sockets: u64,
 }
 
-impl Fanout {
-    pub(crate) fn of(job: Arc<Job>) -> Self {
+impl Crowd {
+    pub(super) fn of(job: Arc<Job>) -> Self {
         Self {
             jobs: smallvec![job],
             frames: SmallVec::new(),
@@ -47,9 +48,9 @@ impl Fanout {
         }
     }
 
-    /// Takes the next broadcast along, if it has the same receivers.
-    pub(crate) fn take(&mut self, next: &Arc<Job>) -> bool {
-        let same = self.jobs.first().is_some_and(|first| first.has_receivers_of(next));
+    /// Takes the next broadcast along, if it has the same receivers and nobody was met yet.
+    pub(super) fn take(&mut self, next: &Arc<Job>) -> bool {
+        let same = self.turn == 0 && self.jobs.first().is_some_and(|first| first.has_receivers_of(next));
         if same {
             self.jobs.push(next.clone());
         }
@@ -57,7 +58,7 @@ impl Fanout {
     }
 
     /// Gives the broadcasts to at most `limit` more sockets; true if that were all.
-    pub(crate) fn advance(&mut self, shard: &Shard, mut limit: usize) -> bool {
+    pub(super) fn advance(&mut self, shard: &Shard, mut limit: usize) -> bool {
         let Some(job) = self.jobs.first().cloned() else { return true };
         let space = shard.space(job.namespace);
         if self.turn == 0 {
@@ -97,12 +98,12 @@ impl Fanout {
     }
 
     /// The number of the last of the broadcasts.
-    pub(crate) fn last_offset(&self) -> u64 {
+    pub(super) fn last_offset(&self) -> u64 {
         self.jobs.last().map_or(0, |job| job.offset)
     }
 
     /// Whether the socket was given the broadcasts, or is not to get them.
-    pub(crate) fn has_met(&self, socket: &Socket) -> bool {
+    pub(super) fn has_met(&self, socket: &Socket) -> bool {
         let space = socket.space();
         self.jobs.first().is_some_and(|job| job.namespace == socket.reference().namespace)
             && (socket.inner().considered.get() == self.turn || space.rooms.borrow().is_met(socket, self.turn))
