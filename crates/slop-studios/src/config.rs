@@ -22,8 +22,8 @@ mod parse;
 
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
-    api_keys, boolean, cors_origin, count, days, host, hours, log_format, log_level, milliseconds, path, port, secret,
-    size, store_sync, whole,
+    api_keys, boolean, buffer, cors_origin, count, days, host, hours, log_format, log_level, milliseconds, path, port,
+    secret, size, store_sync, whole,
 };
 
 /// Declares the settings: field, type, name, placeholder in the help, default, parser, and the help text as its docs.
@@ -127,6 +127,13 @@ settings! {
 
     /// How long a client may take no byte of what waits for it before its connection is closed
     write_stall: Duration = "WRITE_STALL_MS" Number DefaultValue::Fixed(defaults::WRITE_STALL_MS), milliseconds;
+
+    /// Bytes that the system may hold for one client besides, in its connection's send buffer; 0 leaves that to the system
+    send_buffer_bytes: u32 = "SEND_BUFFER_BYTES" Number DefaultValue::Fixed(defaults::SEND_BUFFER_BYTES), buffer;
+
+    /// How long nobody may say anything of a media item before it ends with mediaError, code STALLED; 0 for ever
+    media_stall: Duration = "MEDIA_STALL_MS" Number DefaultValue::Fixed(defaults::MEDIA_STALL_MS),
+        |text| whole(text, 0, defaults::MAX_TIMER_MS).map(Duration::from_millis);
 
     /// Rooms that one socket may be in
     max_rooms_per_socket: usize = "MAX_ROOMS_PER_SOCKET" Number DefaultValue::Fixed(defaults::MAX_ROOMS_PER_SOCKET),

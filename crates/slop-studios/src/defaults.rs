@@ -41,6 +41,10 @@ pub const OUTBOX_SOFT_BYTES: &str = "262144";
 pub const OUTBOX_HARD_BYTES: &str = "1048576";
 /// Longer than the pause of a laptop's Wi-Fi scan, shorter than a ping interval and its timeout.
 pub const WRITE_STALL_MS: &str = "15000";
+/// The system's own: Linux lets a connection's buffer grow up to 4 MB (`net.ipv4.tcp_wmem`) if its client is fast and far.
+pub const SEND_BUFFER_BYTES: &str = "0";
+/// Only the operator knows how long a job may be silent.
+pub const MEDIA_STALL_MS: &str = "0";
 /// A busy editor has tens of projects open; at 48 bytes of name each, 1,000 rooms cost a socket under 100 KiB.
 pub const MAX_ROOMS_PER_SOCKET: &str = "1000";
 /// A person mistypes twice; a buggy client that retries in a loop is cut off, and so is a guesser.
@@ -65,6 +69,8 @@ pub const MAX_RETENTION_DAYS: u64 = 36_500;
 pub const MAX_TIMER_MS: u64 = 2_147_483_647;
 /// The largest payload limit: the WebSocket decoder holds one whole message per connection.
 pub const MAX_PAYLOAD_LIMIT_BYTES: u64 = 1 << 30;
+/// What a 10 Gbit/s path of 200 ms has under way. The system may give less (`net.core.wmem_max`).
+pub const MAX_SEND_BUFFER_BYTES: u64 = 256 * 1024 * 1024;
 /// The engine names a session's shard by one byte.
 pub const MAX_SHARDS: u64 = 256;
 /// RFC 7518 §3.2 asks for an HMAC key no shorter than the hash; 32 bytes suit HS256. Shorter is warned about.

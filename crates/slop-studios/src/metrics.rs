@@ -36,6 +36,7 @@ pub struct Metrics {
     publishes: Family<PublishLabels, Counter>,
     publish_duration: Family<KindLabels, Histogram, fn() -> Histogram>,
     http_requests: Family<HttpLabels, Counter>,
+    media_stalled: Counter,
     store_commit_duration: Histogram,
     store_group_size: Histogram,
     pub(crate) store_commits_failed: Counter,
@@ -107,6 +108,7 @@ impl Default for Metrics {
             publishes: Family::default(),
             publish_duration: Family::new_with_constructor(|| Histogram::new(PUBLISH_SECONDS)),
             http_requests: Family::default(),
+            media_stalled: Counter::default(),
             store_commit_duration: Histogram::new(PUBLISH_SECONDS),
             store_group_size: Histogram::new(GROUP_REQUESTS),
             store_commits_failed: Counter::default(),
@@ -175,6 +177,11 @@ impl Metrics {
         self.http_requests.get_or_create(&labels).inc();
     }
 
+    /// Counts a media item that was ended because nobody said anything of it.
+    pub fn media_stalled(&self) {
+        self.media_stalled.inc();
+    }
+
     /// Counts a transaction of so many requests.
     pub fn store_committed(&self, took: Duration, requests: usize) {
         self.store_commit_duration.observe(took.as_secs_f64());
@@ -229,6 +236,11 @@ impl Metrics {
             self.publish_duration.clone(),
         );
         registry.register("http_requests", "Requests outside of Socket.IO", self.http_requests.clone());
+        registry.register(
+            "media_stalled",
+            "Media items ended because nobody said anything of them for too long",
+            self.media_stalled.clone(),
+        );
         registry.register_with_unit(
             "store_commit_duration",
             "Time that a transaction of the store took, its synchronisation to the disk included",
@@ -284,6 +296,10 @@ impl Collector for Snapshot {
             ("sessions_kept", "Sessions that are kept for recovery", kept.sessions.rows),
             ("idempotency_keys", "Idempotency keys that are remembered", kept.receipts.rows),
             ("store_queue_length", "Requests that wait for the store", kept.queued),
+            ("sessions_away", "Sessions whose clients are away and may come back", engine.sessions_away),
+            ("history_entries", "Events that are remembered for clients that come back", engine.history_entries),
+            ("history_bytes", "Bytes of these", engine.history_bytes),
+            ("outbox_bytes", "Bytes that wait for clients which don't take them at once", engine.outbox_bytes),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);
@@ -318,22 +334,45 @@ impl Collector for Snapshot {
                 engine.reads_paused,
             ),
             ("handler_panics", "Event handlers that panicked", engine.handler_panics),
+            ("recovered", "Sockets that got their session back, and what they missed", engine.recovered),
+            (
+                "latest_replaced",
+                "Events of the class latest replaced by newer ones while they waited for a slow client",
+                engine.latest_replaced,
+            ),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, &format!("{help}."), None, counter.metric_type())?)?;
         }
-        let disconnects = Family::<DisconnectLabels, Counter>::default();
-        for (reason, count) in &engine.disconnects {
-            let labels = DisconnectLabels { reason: reason.as_str() };
-            disconnects.get_or_create(&labels).inc_by(*count);
+        let families = [
+            (
+                "disconnects",
+                "Namespace sockets disconnected, by reason.",
+                by_reason(engine.disconnects.iter().map(|(reason, count)| (reason.as_str(), *count))),
+            ),
+            (
+                "recovery_failures",
+                "Clients that asked for their session and got a new one, by reason.",
+                by_reason(engine.recovery_failures.iter().map(|(failure, count)| (failure.as_str(), *count))),
+            ),
+        ];
+        for (name, help, family) in families {
+            family.encode(encoder.encode_descriptor(name, help, None, family.metric_type())?)?;
         }
-        let help = "Namespace sockets disconnected, by reason.";
-        disconnects.encode(encoder.encode_descriptor("disconnects", help, None, disconnects.metric_type())?)
+        Ok(())
     }
 }
 
+fn by_reason(counts: impl Iterator<Item = (&'static str, u64)>) -> Family<ReasonLabels, Counter> {
+    let family = Family::<ReasonLabels, Counter>::default();
+    for (reason, count) in counts {
+        family.get_or_create(&ReasonLabels { reason }).inc_by(count);
+    }
+    family
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DisconnectLabels {
+struct ReasonLabels {
     reason: &'static str,
 }

@@ -1,6 +1,9 @@
 //! The composition root: makes the parts, joins them, and ends them in order.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -29,6 +32,7 @@ use crate::rooms::RoomPolicy;
 use crate::session::Sessions;
 use crate::store::Store;
 use crate::store::sqlite::{Bound, Bounds, Options, SqliteStore};
+use crate::watchdog::Watchdog;
 
 /// Connections that the kernel holds until they are accepted: what Linux allows by default (`net.core.somaxconn`), so
 /// that a fleet that reconnects at once is not turned away.
@@ -46,18 +50,21 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
     let runtime = Builder::new_current_thread().enable_all().build().context("start the main thread's runtime")?;
     // Before anybody is told that the server listens, so that no signal ends it the hard way.
     let mut stop = StopSignals::new(&runtime).context("listen for signals")?;
-    let listener = listen(&runtime, &settings.host, settings.port)?;
-    let (server, store) = start(&settings, listener)?;
+    let listener = listen(&runtime, &settings)?;
+    let metrics = Arc::new(Metrics::default());
+    let (server, store) = start(&settings, listener, &metrics)?;
     on_listening(server.local_addr());
 
     let name = runtime.block_on(async {
         let mut crowd = Crowd::default();
         let mut ticks = interval(memory::INTERVAL);
+        let mut watching = pin!(watch(&settings, Arc::<SqliteStore>::clone(&store), metrics));
         loop {
             tokio::select! {
                 biased;
                 name = stop.received() => break name,
                 _ = ticks.tick() => crowd.observe(server.handle().metrics().connections),
+                never = &mut watching => match never {},
             }
         }
     });
@@ -91,14 +98,25 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
     Ok(())
 }
 
-fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, Arc<SqliteStore>)> {
+/// Ends media items without news, if that is asked for.
+async fn watch(settings: &Settings, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Infallible {
+    if settings.media_stall.is_zero() {
+        return pending().await;
+    }
+    Watchdog::new(store, metrics, settings.media_stall).run().await
+}
+
+fn start(
+    settings: &Settings,
+    listener: TcpListener,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(Server, Arc<SqliteStore>)> {
     let builder = Server::builder(engine_config(settings));
     let handle = builder.handle();
-    let metrics = Arc::new(Metrics::default());
     let sessions = Arc::new(Sessions {
         verifier: TokenVerifier::new(&settings.jwt_secret),
         policy: RoomPolicy { anonymous: !settings.auth_required },
-        metrics: Arc::clone(&metrics),
+        metrics: Arc::clone(metrics),
         auth_required: settings.auth_required,
         auth_failure_limit: settings.auth_failure_limit,
         max_rooms: settings.max_rooms_per_socket,
@@ -106,17 +124,17 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, 
     });
     let inboxes = Arc::<Inboxes>::default();
     let dispatch = Arc::new(EngineDispatch::new(handle.clone(), Arc::clone(&sessions), Arc::clone(&inboxes)));
-    let embedded = Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(&metrics))?);
+    let embedded = Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(metrics))?);
     let store: Arc<dyn Store> = Arc::<SqliteStore>::clone(&embedded);
     inboxes.use_store(&store);
     let app = App {
-        executor: Executor::new(Arc::clone(&store), Arc::clone(&metrics)),
+        executor: Executor::new(Arc::clone(&store), Arc::clone(metrics)),
         keys: PublisherKeys::new(&settings.api_keys),
         registry: metrics.registry(handle.clone(), Arc::clone(&store)),
         max_body: settings.max_payload_bytes,
         store: Arc::clone(&store),
         handle,
-        metrics,
+        metrics: Arc::clone(metrics),
     };
     let builder = builder.recovery(recovery(settings, &store)).fallback(crate::http::router(Arc::new(app)));
     let builder = crate::namespaces::all(&sessions, &inboxes, &store)
@@ -191,12 +209,13 @@ fn engine_config(settings: &Settings) -> Config {
 }
 
 /// Listens on the first address of the host that can be.
-fn listen(runtime: &Runtime, host: &str, port: u16) -> anyhow::Result<TcpListener> {
+fn listen(runtime: &Runtime, settings: &Settings) -> anyhow::Result<TcpListener> {
+    let (host, port) = (&*settings.host, settings.port);
     let _inside = runtime.enter();
     let addresses = (host, port).to_socket_addrs().with_context(|| format!("resolve {host}"))?;
     let mut result = Err(std::io::Error::other("the name has no address"));
     for address in addresses {
-        result = listen_on(address);
+        result = listen_on(address, settings.send_buffer_bytes);
         if result.is_ok() {
             break;
         }
@@ -204,10 +223,14 @@ fn listen(runtime: &Runtime, host: &str, port: u16) -> anyhow::Result<TcpListene
     result.with_context(|| format!("listen on {host} port {port}"))
 }
 
-fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn listen_on(address: SocketAddr, send_buffer: u32) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A server that starts again must not wait for the connections of its predecessor to be forgotten.
     socket.set_reuseaddr(true)?;
+    if send_buffer > 0 {
+        // Every connection that is accepted inherits it.
+        socket.set_send_buffer_size(send_buffer)?;
+    }
     socket.bind(address)?;
     socket.listen(LISTEN_BACKLOG)?.into_std()
 }

@@ -38,6 +38,11 @@ pub(super) fn size(text: &str, most: u64) -> Result<usize, String> {
     usize::try_from(number).map_err(|error| error.to_string())
 }
 
+pub(super) fn buffer(text: &str) -> Result<u32, String> {
+    let number = whole(text, 0, defaults::MAX_SEND_BUFFER_BYTES)?;
+    u32::try_from(number).map_err(|error| error.to_string())
+}
+
 pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
     whole(text, 1, defaults::MAX_TIMER_MS).map(Duration::from_millis)
 }

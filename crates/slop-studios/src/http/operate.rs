@@ -33,11 +33,15 @@ pub(crate) async fn live() -> Json<Health> {
     get, path = "/health/ready", tag = "operate", security(()), operation_id = "ready",
     responses(
         (status = 200, description = "They are", body = Health),
-        (status = 503, description = "The server is shutting down", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The server is shutting down, or its store has broken down", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
-    if app.handle.is_accepting() { Ok(Json(Health { status: "ok" })) } else { Err(Problem::draining()) }
+    match (app.handle.is_accepting(), app.store.is_open()) {
+        (false, _) => Err(Problem::draining()),
+        (true, false) => Err(Problem::store_unavailable()),
+        (true, true) => Ok(Json(Health { status: "ok" })),
+    }
 }
 
 /// Everything that the server counts, in the OpenMetrics format

@@ -263,7 +263,8 @@ fn media_change(
     step: Step,
     payload: Arc<str>,
 ) -> What {
-    What::Media(MediaChange { media_id: media_id.into(), owner_id: owner_id.map(Into::into), attempt, step, payload })
+    let (media_id, owner_id) = (media_id.into(), owner_id.map(Into::into));
+    What::Media(MediaChange { media_id, owner_id, attempt, follows: None, step, payload })
 }
 
 /// What a notification says, apart from its id and time.

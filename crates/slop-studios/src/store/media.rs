@@ -17,6 +17,8 @@ pub struct MediaChange {
     pub owner_id: Option<Arc<str>>,
     /// Which attempt this belongs to; `None` for the one under way.
     pub attempt: Option<u32>,
+    /// The number of the item's last event, if this holds only for as long as nothing followed it.
+    pub follows: Option<u64>,
     /// What happened.
     pub step: Step,
     /// The event's payload, JSON.
@@ -116,6 +118,9 @@ pub enum Refused {
     /// An item's owner can't change.
     #[error("the item has another owner")]
     OtherOwner,
+    /// It was to follow an event that is no longer the last.
+    #[error("there is newer news of the item")]
+    Overtaken,
 }
 
 /// The state that a change leaves, and whether it was the first to name the owner.
@@ -128,6 +133,9 @@ pub fn apply(
     at: Moment,
     seq: u64,
 ) -> Result<(MediaState, bool), Refused> {
+    if change.follows.is_some() && change.follows != current.map(|state| state.seq) {
+        return Err(Refused::Overtaken);
+    }
     let known_owner = current.and_then(|state| state.owner_id.as_ref());
     if let (Some(known), Some(given)) = (known_owner, &change.owner_id)
         && known != given
@@ -171,7 +179,7 @@ mod tests {
     use super::*;
 
     fn change(step: Step) -> MediaChange {
-        MediaChange { media_id: "m".into(), owner_id: None, attempt: None, step, payload: "{}".into() }
+        MediaChange { media_id: "m".into(), owner_id: None, attempt: None, follows: None, step, payload: "{}".into() }
     }
 
     fn by(owner: &str, step: Step) -> MediaChange {
@@ -225,6 +233,16 @@ mod tests {
         assert_eq!(after(&changes), Err(Refused::AttemptOver { given: 2, current: 3 }));
         let changes = [in_attempt(2, Step::Complete), in_attempt(2, Step::Progress(1.0))];
         assert_eq!(after(&changes), Err(Refused::Ended { attempt: 2 }));
+    }
+
+    #[test]
+    fn what_was_overtaken_is_refused() {
+        let follows = |seq, step| MediaChange { follows: Some(seq), ..change(step) };
+        // Each change of these tests has the number 1.
+        assert!(after(&[change(Step::Progress(1.0)), follows(1, Step::Error)]).is_ok());
+        let changes = [change(Step::Progress(1.0)), follows(7, Step::Error)];
+        assert_eq!(after(&changes), Err(Refused::Overtaken));
+        assert_eq!(after(&[follows(1, Step::Error)]), Err(Refused::Overtaken));
     }
 
     #[test]

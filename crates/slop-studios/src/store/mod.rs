@@ -54,6 +54,13 @@ pub trait Store: Debug + Send + Sync {
     /// and must not wait for the store.
     fn media_snapshot_then(&self, media_id: &str, then: SnapshotThen) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// The number of the last event of any media item, 0 without one.
+    fn newest_media(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// The media items that have not ended and whose last event has a number after `after`, up to and with `until`; in the
+    /// order of these numbers. It looks at `most` items, and says how far it came.
+    fn media_under_way(&self, after: u64, until: u64, most: usize) -> BoxFuture<'_, Result<MediaUnderWay, StoreError>>;
+
     /// A user's notifications, newest first: at most `limit`, and only those older than the one with the id `before`.
     fn notifications(
         &self,
@@ -93,6 +100,9 @@ pub trait Store: Debug + Send + Sync {
 
     /// A session that was kept. It stays.
     fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>>;
+
+    /// Whether it still takes changes; it does until it is closed or has broken down for good.
+    fn is_open(&self) -> bool;
 
     /// How much is kept, for metrics.
     fn usage(&self) -> Usage;
@@ -267,6 +277,24 @@ pub struct Committed {
     pub repeated: bool,
     /// Who got it.
     pub delivery: Delivery,
+}
+
+/// See [`Store::media_under_way`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MediaUnderWay {
+    /// By the number of the last event.
+    pub items: Vec<UnderWay>,
+    /// There are no others up to and with this number.
+    pub up_to: u64,
+}
+
+/// A media item that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnderWay {
+    /// The item.
+    pub media_id: Arc<str>,
+    /// The number of its last event.
+    pub seq: u64,
 }
 
 /// A page of a user's notifications.

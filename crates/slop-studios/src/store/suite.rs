@@ -24,6 +24,7 @@ pub(super) fn run(make: Make) {
     a_notification_id_is_carried_out_once(make);
     notifications_are_paged_newest_first(make);
     a_snapshot_has_its_place_in_the_order(make);
+    what_is_under_way_is_found_by_its_last_event(make);
     concurrent_repeats_are_one_publish(make);
     numbers_rise_in_the_order_of_the_dispatches(make);
     what_must_survive_is_said_to_be_stored(make);
@@ -101,6 +102,7 @@ pub(super) fn media(id: &str, media_id: &str, step: Step) -> Change {
             media_id: media_id.into(),
             owner_id: None,
             attempt: None,
+            follows: None,
             step,
             payload: format!("{{\"id\":\"{id}\"}}").into(),
         }),
@@ -275,6 +277,33 @@ fn a_snapshot_has_its_place_in_the_order(make: Make) {
         assert_eq!(state.as_ref(), dispatched.last());
     }
     publisher.join().expect("it publishes");
+}
+
+fn what_is_under_way_is_found_by_its_last_event(make: Make) {
+    let (store, recorder) = made(make);
+    assert_eq!(wait(store.newest_media()), Ok(0));
+    for (id, step) in [
+        ("a", Step::Progress(1.0)),
+        ("b", Step::Progress(1.0)),
+        ("c", Step::Complete),
+        ("d", Step::Progress(1.0)),
+        ("a", Step::Progress(2.0)),
+    ] {
+        assert!(wait(store.commit(media(id, id, step))).is_ok());
+    }
+    let numbers = recorder.numbers();
+    let newest = wait(store.newest_media()).expect("readable");
+    assert_eq!(Some(&newest), numbers.last());
+    let found = |after, until, most| {
+        let page = wait(store.media_under_way(after, until, most)).expect("readable");
+        (page.items.iter().map(|item| format!("{} {}", item.media_id, item.seq)).collect::<Vec<_>>(), page.up_to)
+    };
+    let item = |id: &str, number: usize| format!("{id} {}", numbers[number]);
+    assert_eq!(found(0, newest, 9), (vec![item("b", 1), item("d", 3), item("a", 4)], newest));
+    assert_eq!(found(0, newest, 2), (vec![item("b", 1)], numbers[2]));
+    assert_eq!(found(numbers[2], newest, 2), (vec![item("d", 3), item("a", 4)], newest));
+    assert_eq!(found(numbers[1], numbers[3], 9), (vec![item("d", 3)], numbers[3]));
+    assert_eq!(found(newest, newest + 7, 9), (Vec::new(), newest + 7));
 }
 
 fn concurrent_repeats_are_one_publish(make: Make) {

@@ -1,5 +1,7 @@
 //! Media items: their life as publishers see it, and what subscribers and owners get of it.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::api::{accepted, get, post};
@@ -30,6 +32,47 @@ async fn an_item_lives_once_in_each_attempt() {
     assert_eq!(post(&server, "/v1/media/m/complete", &json!({"url": "x"})).await.status, 200);
     let state = get(&server, "/v1/media/m").await.json();
     assert_eq!((&state["status"], &state["attempt"], &state["ownerId"]), (&json!("complete"), &json!(2), &json!("u")));
+}
+
+#[tokio::test]
+async fn an_item_without_news_ends_if_that_is_asked_for() {
+    const PATIENCE: Duration = Duration::from_millis(600);
+    let server = Server::start_with(&[("MEDIA_STALL_MS", "600")]);
+    let mut client = Client::connect(&server, "/media").await;
+    client.expect("welcome").await;
+    let items = ["busy", "done", "dead"];
+    for item in items {
+        assert_eq!(client.call("subscribeMedia", json!([item])).await["success"], true);
+    }
+    let begun = Instant::now();
+    let progress = json!({"progress": 50, "stage": "render"});
+    for item in items {
+        accepted(&post(&server, &format!("/v1/media/{item}/progress"), &progress).await);
+        client.expect("mediaProgress").await;
+    }
+    accepted(&post(&server, "/v1/media/done/complete", &json!({"url": "x"})).await);
+    client.expect("mediaComplete").await;
+    // The first says something until the last was given up.
+    let stalled = loop {
+        accepted(&post(&server, "/v1/media/busy/progress", &progress).await);
+        match client.next().await {
+            (name, payload) if name == "mediaProgress" => assert_eq!(payload["mediaId"], "busy"),
+            (name, payload) => break (name, payload),
+        }
+        tokio::time::sleep(PATIENCE / 20).await;
+    };
+    assert!(begun.elapsed() >= PATIENCE, "not before its time");
+    let expected = json!({"mediaId": "dead", "error": "No news for 0.6 s", "code": "STALLED"});
+    assert_eq!(stalled, ("mediaError".to_owned(), expected));
+    let state = get(&server, "/v1/media/dead").await.json();
+    assert_eq!(state["status"], "error");
+    // Whoever comes late sees it too, and a worker that was only slow begins a new attempt.
+    post(&server, "/v1/media/dead/complete", &json!({"url": "x"})).await.problem(409, "media_conflict");
+    accepted(&post(&server, "/v1/media/dead/complete", &json!({"url": "x", "attempt": 2})).await);
+    assert_eq!(get(&server, "/v1/media/done").await.json()["status"], "complete");
+    assert_eq!(get(&server, "/v1/media/busy").await.json()["status"], "progress");
+    let metrics = get(&server, "/metrics").await.text;
+    assert!(metrics.contains("slop_media_stalled_total 1\n"), "{metrics}");
 }
 
 #[tokio::test]

@@ -67,6 +67,52 @@ async fn batches_are_repeated_across_a_restart() {
     }
 }
 
+#[tokio::test]
+async fn on_a_full_disk_publishers_are_told_and_clients_stay() {
+    let Some((server, disk)) = Server::start_on_a_disk_of(8 * 1024) else {
+        eprintln!("skipped: no file system may be mounted here");
+        return;
+    };
+    let mut client = Client::connect_as(&server, "/notifications", &token("u")).await;
+    let notify = async |title: &str| {
+        let body = json!({"type": "info", "title": title, "message": "x".repeat(20_000)});
+        post(&server, "/v1/users/u/notifications", &body).await
+    };
+    assert_eq!(accepted(&notify("before").await), 1);
+    assert_eq!(client.expect("notification").await["title"], "before");
+
+    let filler = disk.join("filler");
+    let full = std::fs::write(&filler, vec![0; 9 * 1024 * 1024]).expect_err("it fills the disk");
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    // What was reserved before may still be written to.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut written = 0;
+    loop {
+        assert!(Instant::now() < deadline, "the disk is full");
+        let answer = notify("into what is left").await;
+        if answer.status != 200 {
+            answer.problem(503, "store_unavailable");
+            assert_eq!(answer.header("retry-after"), "1");
+            break;
+        }
+        written += 1;
+    }
+    for _ in 0..20 {
+        notify("refused").await.problem(503, "store_unavailable");
+    }
+    assert_eq!(get(&server, "/v1/users/u/notifications").await.status, 200);
+
+    std::fs::remove_file(&filler).expect("it is there");
+    assert_eq!(accepted(&notify("after").await), 1);
+    for _ in 0..written {
+        assert_eq!(client.expect("notification").await["title"], "into what is left");
+    }
+    assert_eq!(client.expect("notification").await["title"], "after");
+    client.nothing_else().await;
+    let kept = get(&server, "/v1/users/u/notifications?limit=100").await.json();
+    assert_eq!(kept["notifications"].as_array().map(Vec::len), Some(written + 2));
+}
+
 /// What a server says that can't start with this data folder.
 async fn refused(data: &Path) -> String {
     let mut command = Server::command(data, &[]);

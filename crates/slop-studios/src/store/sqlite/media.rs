@@ -3,6 +3,7 @@
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row, named_params};
 
 use super::super::media::{MediaState, Step};
+use super::super::{MediaUnderWay, UnderWay};
 use crate::clock::Moment;
 
 const PROGRESS: i64 = 0;
@@ -61,6 +62,32 @@ pub(super) fn progress_of_owner(
     let mut statement: CachedStatement<'_> =
         connection.prepare_cached("SELECT * FROM media WHERE owner = ?1 AND step = 0 AND seq > ?2 AND seq <= ?3")?;
     statement.query_map((owner, after, until), state)?.collect()
+}
+
+/// The highest number.
+pub(super) fn newest(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.prepare_cached("SELECT coalesce(max(seq), 0) FROM media")?.query_row([], |row| row.get(0))
+}
+
+/// See [`super::super::Store::media_under_way`].
+pub(super) fn under_way(
+    connection: &Connection,
+    after: u64,
+    until: u64,
+    most: usize,
+) -> rusqlite::Result<MediaUnderWay> {
+    let mut statement = connection
+        .prepare_cached("SELECT seq, id, step FROM media WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3")?;
+    let mut rows = statement.query((after, until, most))?;
+    let (mut items, mut looked_at, mut last) = (Vec::new(), 0, after);
+    while let Some(row) = rows.next()? {
+        let (seq, step): (u64, i64) = (row.get("seq")?, row.get("step")?);
+        if step == PROGRESS {
+            items.push(UnderWay { media_id: row.get("id")?, seq });
+        }
+        (looked_at, last) = (looked_at + 1, seq);
+    }
+    Ok(MediaUnderWay { items, up_to: if looked_at < most { until } else { last } })
 }
 
 fn state(row: &Row<'_>) -> rusqlite::Result<MediaState> {

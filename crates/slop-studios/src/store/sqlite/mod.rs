@@ -15,8 +15,8 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    Change, Committed, Dispatch, IdempotencyKey, InboxThen, MediaState, NotificationsPage, ReadMark, Replay,
-    SessionKey, SessionRecord, SnapshotThen, Store, StoreError, Usage,
+    Change, Committed, Dispatch, IdempotencyKey, InboxThen, MediaState, MediaUnderWay, NotificationsPage, ReadMark,
+    Replay, SessionKey, SessionRecord, SnapshotThen, Store, StoreError, Usage,
 };
 use crate::metrics::Metrics;
 
@@ -163,6 +163,14 @@ impl Store for SqliteStore {
         self.ask(|reply| Request::Snapshot { media_id, then, reply })
     }
 
+    fn newest_media(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.read(|connection| Ok(media::newest(connection)?))
+    }
+
+    fn media_under_way(&self, after: u64, until: u64, most: usize) -> BoxFuture<'_, Result<MediaUnderWay, StoreError>> {
+        self.read(move |connection| Ok(media::under_way(connection, after, until, most)?))
+    }
+
     fn notifications(
         &self,
         user_id: &str,
@@ -211,6 +219,10 @@ impl Store for SqliteStore {
             Some(session) => Box::pin(ready(Ok(session))),
             None => self.read(move |connection| Ok(sessions::find(connection, &key)?)),
         }
+    }
+
+    fn is_open(&self) -> bool {
+        self.queue.is_open()
     }
 
     fn usage(&self) -> Usage {

@@ -206,6 +206,11 @@ impl Queue {
         self.waiting().requests.len()
     }
 
+    /// Whether requests are taken.
+    pub(super) fn is_open(&self) -> bool {
+        !self.waiting().closed
+    }
+
     /// Takes no more. What waits is still carried out.
     pub(super) fn close(&self) {
         self.waiting().closed = true;

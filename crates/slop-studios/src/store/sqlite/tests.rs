@@ -387,6 +387,7 @@ fn a_new_owner_is_told_once() {
             media_id: "m".into(),
             owner_id: Some("u".into()),
             attempt: None,
+            follows: None,
             step: Step::Progress(progress),
             payload: "{}".into(),
         });
