@@ -232,9 +232,8 @@ def test_comes_back_after_a_restart(transports, name):
     asyncio.run(scenario(Server())).stop()
 
 
-def test_handlers_of_one_argument():
-    """As Python's documentation writes them. With recovery on, Socket.IO adds an offset, and such a handler (here as with
-    any Socket.IO server) gets two arguments; `RECOVERY_MS=0` turns that off."""
+def one_argument(settings, auth):
+    """Connects with a handler as Python's documentation writes them."""
 
     async def scenario(server):
         client = socketio.AsyncClient(reconnection=False)
@@ -244,10 +243,19 @@ def test_handlers_of_one_argument():
         async def welcome(data):
             got.set_result(data)
 
-        await client.connect(server.url, transports=["websocket"])
+        await client.connect(server.url, transports=["websocket"], auth=auth)
         check("welcome", await asyncio.wait_for(got, 15))
         await client.disconnect()
 
-    server = Server(RECOVERY_MS="0")
+    server = Server(**settings)
     asyncio.run(scenario(server))
     server.stop()
+
+
+def test_handlers_of_one_argument_if_the_client_declines_recovery():
+    """With recovery, Socket.IO adds an offset, and handlers get two arguments."""
+    one_argument({}, {"recovery": False})
+
+
+def test_handlers_of_one_argument_without_recovery():
+    one_argument({"RECOVERY_MS": "0"}, {})
