@@ -74,6 +74,9 @@ pub fn lines(results: &Results) -> Vec<Line> {
         line(format!("{}: what remains ÷ what may", workload.name()), excess, 1.0);
     }
     line("fairness: p99 ÷ p50 of ping".to_owned(), median(Workload::Fairness).map(|it| it.cost), 3.0);
+    let stopped = |stopped| median(Workload::Stopped { stopped })?.latency;
+    let p99s = stopped(1_000).zip(stopped(0)).map(|(with, without)| with.p99 / without.p99);
+    line("readers beside 1,000 stopped ones: p99 ÷ without".to_owned(), p99s, 1.5);
     let own = results.series.iter().filter(|series| matches!(series.server, Kind::Ours(_)));
     let failures = own.clone().filter(|series| series.error().is_some()).count();
     line(

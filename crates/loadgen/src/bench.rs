@@ -80,6 +80,8 @@ impl Order {
         };
         let takes_part = |kind: &Kind| match workload {
             // Each point costs a start; the peer to beat is enough.
+            // Others know no sessions, or take no events of which the newest is enough.
+            Workload::Recover { .. } | Workload::Stopped { .. } => matches!(kind, Kind::Ours(_)),
             Workload::Growth { .. } => !kind.is_peer() || *kind == Kind::Uws,
             // The number of shards matters to what is spread over them.
             Workload::Idle { .. } | Workload::Publish => !matches!(kind, Kind::Ours(2) | Kind::Engine(2)),
@@ -139,7 +141,7 @@ impl Order {
 }
 
 fn measure(workload: Workload, kind: Kind, places: &Places, pace: &Pace) -> Result<Sample, String> {
-    let mut server = Server::start(kind, places).map_err(|error| format!("{error:#}"))?;
+    let mut server = Server::start(kind, places, workload.settings()).map_err(|error| format!("{error:#}"))?;
     workload.run(&server, pace).map_err(|error| {
         let words = server.last_words();
         format!("{error:#} ({words})")

@@ -47,28 +47,33 @@ pub fn response(input: &[u8]) -> Result<Option<Response<'_>>> {
     Ok(input.get(start..end).map(|body| Response { status, body, len: end }))
 }
 
-/// Appends a request to publish `payload` as the event `update`.
-pub fn write_publish(out: &mut Vec<u8>, room: &str, payload: &[u8]) {
+/// Appends a request to publish `payload` as the event `update`, of which perhaps only the newest matters.
+pub fn write_publish(out: &mut Vec<u8>, room: &str, payload: &[u8], latest: bool) {
     const BEFORE: &[u8] = br#"{"event":"update","data":"#;
+    let after = end_of_event(latest);
     // Writing to a `Vec` can't fail.
     let _ = write!(
         out,
         "POST /v1/rooms/{room}/events HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {API_KEY}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        BEFORE.len() + payload.len() + 1
+        BEFORE.len() + payload.len() + after.len()
     );
     out.extend_from_slice(BEFORE);
     out.extend_from_slice(payload);
-    out.push(b'}');
+    out.extend_from_slice(after);
+}
+
+fn end_of_event(latest: bool) -> &'static [u8] {
+    if latest { br#","delivery":"latest"}"# } else { b"}" }
 }
 
 /// Appends an item of a batch request, as [`write_publish`] would ask for it.
-pub fn write_batch_item(out: &mut Vec<u8>, room: &str, payload: &[u8]) {
+pub fn write_batch_item(out: &mut Vec<u8>, room: &str, payload: &[u8], latest: bool) {
     out.push(if out.is_empty() { b'[' } else { b',' });
     // Writing to a `Vec` can't fail.
     let _ = write!(out, r#"{{"kind":"roomEvent","room":"{room}","event":"update","data":"#);
     out.extend_from_slice(payload);
-    out.push(b'}');
+    out.extend_from_slice(end_of_event(latest));
 }
 
 /// Appends a batch request of some items.
@@ -104,20 +109,23 @@ mod tests {
     #[test]
     fn a_batch_is_an_array() {
         let (mut items, mut out) = (Vec::new(), Vec::new());
-        write_batch_item(&mut items, "a", b"1");
-        write_batch_item(&mut items, "b", b"2");
+        write_batch_item(&mut items, "a", b"1", false);
+        write_batch_item(&mut items, "b", b"2", true);
         write_batch(&mut out, &items);
         let text = String::from_utf8(out).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("Content-Length: {}", body.len())));
         let items: serde_json::Value = serde_json::from_str(body).unwrap();
-        assert_eq!(items[1], serde_json::json!({"kind": "roomEvent", "room": "b", "event": "update", "data": 2}));
+        let latest = serde_json::json!({
+            "kind": "roomEvent", "room": "b", "event": "update", "data": 2, "delivery": "latest"
+        });
+        assert_eq!(items[1], latest);
     }
 
     #[test]
     fn a_publish_says_how_long_it_is() {
         let mut out = Vec::new();
-        write_publish(&mut out, "room-0001", br#"{"p":1}"#);
+        write_publish(&mut out, "room-0001", br#"{"p":1}"#, false);
         let text = String::from_utf8(out).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("Content-Length: {}", body.len())));

@@ -8,11 +8,12 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use socketio_protocol::websocket::{OpCode, encode_masked};
 
 use crate::frame;
 use crate::http::{self, Response};
-use crate::message::{Message, classify};
+use crate::message::{Message, classify, offset, text_field};
 
 /// Which of a net's connections.
 pub type ConnId = usize;
@@ -52,6 +53,15 @@ impl Plan {
     pub const fn member(room: u16) -> Self {
         Self::Client { three_namespaces: false, room: Some(room) }
     }
+}
+
+/// What a client needs to come back for its session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Session {
+    /// The session's secret.
+    pub pid: String,
+    /// That of the last event.
+    pub offset: String,
 }
 
 /// The name of the room with this number.
@@ -129,6 +139,10 @@ enum Phase {
         welcomed: bool,
     },
     Joining,
+    /// Waits for its session, and then for an event that it missed.
+    Returning {
+        recovered: bool,
+    },
     Ready,
     /// Keeps HTTP.
     Http,
@@ -147,6 +161,8 @@ struct Conn {
     carry: Vec<u8>,
     /// What the socket did not take.
     unsent: Vec<u8>,
+    /// Kept up to date if the load wants to come back for it.
+    session: Option<Box<Session>>,
 }
 
 /// The connections to one server.
@@ -158,6 +174,8 @@ pub struct Net {
     scratch: Vec<u8>,
     conns: Vec<Option<Conn>>,
     open: usize,
+    /// Whether clients take note of their sessions.
+    keeps_sessions: bool,
     /// Until when the measurement must be over, whatever happens.
     deadline: Instant,
 }
@@ -175,6 +193,7 @@ impl Net {
             scratch: vec![0; SCRATCH],
             conns: Vec::new(),
             open: 0,
+            keeps_sessions: false,
             deadline,
         })
     }
@@ -196,6 +215,36 @@ impl Net {
     /// # Errors
     /// If the system refuses.
     pub fn connect(&mut self, plan: Plan) -> Result<ConnId> {
+        let session = self.keeps_sessions.then(Box::default);
+        self.begin(plan, session)
+    }
+
+    /// Has all clients that connect from now on take note of their sessions.
+    pub fn keep_sessions(&mut self) {
+        self.keeps_sessions = true;
+    }
+
+    /// Cuts all connections at once, as a network does; returns the sessions of those clients that have one.
+    pub fn cut_all(&mut self) -> Vec<Session> {
+        self.open = 0;
+        let gone = self.conns.iter_mut().filter_map(Option::take);
+        gone.filter_map(|conn| {
+            // With a reset. If that can't be, it is an end, which is as sudden.
+            let _ = set_socket_linger(&conn.stream, Some(Duration::ZERO));
+            conn.session.map(|session| *session)
+        })
+        .collect()
+    }
+
+    /// Begins a connection of a client that comes back for its session. It is ready when an event has come.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn come_back(&mut self, session: Session) -> Result<ConnId> {
+        self.begin(Plan::IDLE, Some(Box::new(session)))
+    }
+
+    fn begin(&mut self, plan: Plan, session: Option<Box<Session>>) -> Result<ConnId> {
         let begun = Instant::now();
         let id = self.conns.len();
         let mut stream = TcpStream::connect(self.server).context("connect")?;
@@ -208,6 +257,7 @@ impl Net {
             begun,
             carry: Vec::new(),
             unsent: Vec::new(),
+            session,
         }));
         self.open += 1;
         Ok(id)
@@ -321,6 +371,17 @@ impl Net {
     /// If the connection is gone.
     pub fn pause(&mut self, id: ConnId) -> Result<()> {
         self.conn(id)?.is_paused = true;
+        Ok(())
+    }
+
+    /// Stops reading from a connection for good, with as little room as the system gives for what arrives.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub fn stop(&mut self, id: ConnId) -> Result<()> {
+        let conn = self.conn(id)?;
+        set_socket_recv_buffer_size(&conn.stream, 1)?;
+        conn.is_paused = true;
         Ok(())
     }
 
@@ -467,6 +528,9 @@ fn take_all(conn: &mut Conn, id: ConnId, input: &[u8], load: &mut impl Load) -> 
         match frame.opcode {
             frame::TEXT => {
                 let message = classify(frame.payload);
+                if let (Some(session), Some(offset)) = (&mut conn.session, offset(frame.payload)) {
+                    offset.clone_into(&mut session.offset);
+                }
                 if conn.phase == Phase::Ready && message != Message::Ping {
                     load.message(id, &message, at)?;
                 } else {
@@ -495,6 +559,24 @@ fn shake_hands(conn: &mut Conn, id: ConnId, message: &Message<'_>, load: &mut im
         (Phase::Leaving, _) => return Ok(()),
         (_, Message::Ping) => return send_text(conn, b"3"),
         (phase, Message::Refused) => bail!("the server refused a namespace in phase {phase:?}"),
+        (Phase::Opening, Message::Open) if conn.session.as_ref().is_some_and(|session| !session.pid.is_empty()) => {
+            let Some(Session { pid, offset }) = conn.session.as_deref() else { return Ok(()) };
+            let connect = format!(r#"40{{"pid":"{pid}","offset":"{offset}"}}"#);
+            conn.phase = Phase::Returning { recovered: false };
+            return send_text(conn, connect.as_bytes());
+        }
+        (Phase::Returning { recovered: false }, Message::Connected(answer)) => {
+            let pid = conn.session.as_ref().map(|session| &*session.pid);
+            if text_field(answer, "pid") != pid {
+                bail!("the session was not recovered: {}", String::from_utf8_lossy(answer));
+            }
+            conn.phase = Phase::Returning { recovered: true };
+            return Ok(());
+        }
+        (Phase::Returning { recovered: true }, Message::Update(_)) => {
+            conn.phase = Phase::Ready;
+            return load.ready(id, conn.begun.elapsed());
+        }
         (Phase::Opening, Message::Open) => {
             conn.phase = Phase::Entering { namespaces: if three_namespaces { 3 } else { 1 }, welcomed: false };
             // As the stock client: one write for each namespace's CONNECT.
@@ -505,7 +587,10 @@ fn shake_hands(conn: &mut Conn, id: ConnId, message: &Message<'_>, load: &mut im
             }
             return Ok(());
         }
-        (Phase::Entering { namespaces, welcomed }, Message::Connected) if namespaces > 0 => {
+        (Phase::Entering { namespaces, welcomed }, Message::Connected(answer)) if namespaces > 0 => {
+            if let (Some(session), Some(pid)) = (&mut conn.session, text_field(answer, "pid")) {
+                pid.clone_into(&mut session.pid);
+            }
             conn.phase = Phase::Entering { namespaces: namespaces - 1, welcomed };
         }
         (Phase::Entering { namespaces, .. }, Message::Welcome) => {

@@ -56,6 +56,10 @@ pub struct Shape {
     pub members: usize,
     /// Members of the first room that are slow on purpose.
     pub slow: usize,
+    /// More members of each room, which do not read at all. Nobody waits for them.
+    pub stopped: usize,
+    /// Whether only the newest event of a room matters to who is slow.
+    pub latest: bool,
     /// Publishes in flight.
     pub in_flight: usize,
     /// Bytes of an event's data, as JSON.
@@ -66,7 +70,7 @@ impl Shape {
     /// One room.
     #[must_use]
     pub const fn room(members: usize, in_flight: usize, bytes: usize) -> Self {
-        Self { rooms: 1, members, slow: 0, in_flight, bytes }
+        Self { rooms: 1, members, slow: 0, stopped: 0, latest: false, in_flight, bytes }
     }
 
     fn streams_per_room(&self) -> usize {
@@ -146,6 +150,10 @@ impl Publishing {
         let slow = members[prompt..].to_vec();
         for &conn in &slow {
             net.pause(conn)?;
+        }
+        let stopped = (0..shape.rooms).flat_map(|room| std::iter::repeat_n(Plan::member(room), shape.stopped));
+        for conn in net.connect_all(stopped, CONCURRENCY)?.0 {
+            net.stop(conn)?;
         }
 
         let Entrance { door, lanes } = entrance;
@@ -253,7 +261,7 @@ impl Publishing {
             self.batch.clear();
             for &index in &free {
                 let room = self.prepare(index, lane);
-                http::write_batch_item(&mut self.batch, &room_name(room), &self.data);
+                http::write_batch_item(&mut self.batch, &room_name(room), &self.data, self.shape.latest);
             }
             http::write_batch(&mut self.lanes[lane].unsent, &self.batch);
         } else {
@@ -303,7 +311,7 @@ impl Publishing {
     fn write(&mut self, index: usize, lane: usize, room: u16) {
         let unsent = &mut self.lanes[lane].unsent;
         match self.entrance.door {
-            Door::Http => http::write_publish(unsent, &room_name(room), &self.data),
+            Door::Http => http::write_publish(unsent, &room_name(room), &self.data, self.shape.latest),
             Door::Socket => {
                 let head = format!(r#"42{}["publish","{}","#, PUBLISH_ACK + index as u32, room_name(room));
                 self.text.clear();

@@ -167,11 +167,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server and waits until it listens.
+    /// Starts a server with settings of its own and waits until it listens.
     ///
     /// # Errors
     /// If it does not.
-    pub fn start(kind: Kind, places: &Places) -> Result<Self> {
+    pub fn start(kind: Kind, places: &Places, settings: &[(&str, &str)]) -> Result<Self> {
         let data = tempfile::tempdir()?;
         let log = tempfile::tempfile()?;
         let mut command = Command::new(&places.launcher);
@@ -188,6 +188,7 @@ impl Server {
             .envs([("API_KEYS", API_KEY), ("JWT_SECRET", "bench-bench-bench-bench-bench-bench")])
             .env("SHARDS", shards.to_string())
             .env("DATA_DIR", data.path())
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.try_clone()?);

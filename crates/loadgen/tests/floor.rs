@@ -14,7 +14,7 @@ use loadgen::publishing::{Door, Entrance, Lanes, Publishing, Shape};
 use loadgen::server::{Kind, Places, Server};
 use loadgen::workload::{Pace, Workload};
 
-const SHAPE: Shape = Shape { rooms: 3, members: 4, slow: 1, in_flight: 6, bytes: 200 };
+const SHAPE: Shape = Shape { rooms: 3, slow: 1, ..Shape::room(4, 6, 200) };
 
 fn floor() -> Server {
     let floor = PathBuf::from(env!("CARGO_BIN_EXE_floor"));
@@ -23,7 +23,7 @@ fn floor() -> Server {
         binaries: floor.parent().unwrap().to_owned(),
         peers: PathBuf::new(),
     };
-    Server::start(Kind::Floor, &places).unwrap()
+    Server::start(Kind::Floor, &places, &[]).unwrap()
 }
 
 fn net(server: SocketAddr) -> Net {

@@ -12,7 +12,7 @@ use crate::server::Server;
 use super::{Pace, SMALL, fanout};
 
 const CROWD: usize = 2_000;
-const SHAPE: Shape = Shape { rooms: 50, members: 20, slow: 20, in_flight: 16, bytes: SMALL };
+const SHAPE: Shape = Shape { rooms: 50, slow: 20, ..Shape::room(20, 16, SMALL) };
 
 pub(super) fn run(net: &mut Net, server: &Server, pace: &Pace) -> Result<Sample> {
     let empty = resident_kib(server.pid())?;

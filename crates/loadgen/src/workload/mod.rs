@@ -8,6 +8,8 @@ pub mod growth;
 pub mod idle;
 pub mod mixed;
 pub mod ping;
+pub mod recover;
+pub mod stopped;
 
 use std::time::{Duration, Instant};
 
@@ -94,6 +96,16 @@ pub enum Workload {
     Mixed,
     /// Another socket's `ping` beside large broadcasts.
     Fairness,
+    /// Readers of large events, of whom some have stopped reading.
+    Stopped {
+        /// How many of 2,000.
+        stopped: usize,
+    },
+    /// All clients lose their connections at once, and come back for their sessions.
+    Recover {
+        /// How many.
+        connections: usize,
+    },
     /// The cost of a connection and of a delivery with so many connections.
     Growth {
         /// How many.
@@ -118,6 +130,8 @@ pub fn all() -> Vec<Workload> {
         all.extend([false, true].map(|three_namespaces| Workload::Idle { connections, three_namespaces }));
     }
     all.extend([Workload::Publish, Workload::Mixed, Workload::Fairness]);
+    all.extend([0, 1_000].map(|stopped| Workload::Stopped { stopped }));
+    all.push(Workload::Recover { connections: 8_000 });
     all.extend(GROWTH.map(|connections| Workload::Growth { connections }));
     all
 }
@@ -137,6 +151,8 @@ impl Workload {
             Self::Publish => "publish".to_owned(),
             Self::Mixed => "mixed".to_owned(),
             Self::Fairness => "fairness".to_owned(),
+            Self::Stopped { stopped } => format!("stopped-{stopped}"),
+            Self::Recover { connections } => format!("recover-{connections}"),
             Self::Growth { connections } => format!("growth-{connections}"),
         }
     }
@@ -159,6 +175,12 @@ impl Workload {
             Self::Publish => "publish to one subscriber, 8 in flight, 200 B".to_owned(),
             Self::Mixed => "2,000 idle, 50 rooms of 20 with 16 publishes in flight, 20 slow readers".to_owned(),
             Self::Fairness => "another socket's `ping` beside broadcasts of 4 KiB to 8,000".to_owned(),
+            Self::Stopped { stopped } => {
+                format!("2,000 readers of 100 rooms, {stopped} of them stopped, 16 publishes of 4 KiB in flight")
+            }
+            Self::Recover { connections } => {
+                format!("{connections} clients cut at once come back for their sessions and an event")
+            }
             Self::Growth { connections } => format!("{connections} connections in one room, 2 in flight, 200 B"),
         }
     }
@@ -167,12 +189,25 @@ impl Workload {
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
-            Self::Fanout { .. } | Self::Rooms | Self::Mixed | Self::Growth { .. } => "µs CPU / delivery",
+            Self::Fanout { .. } | Self::Rooms | Self::Mixed | Self::Stopped { .. } | Self::Growth { .. } => {
+                "µs CPU / delivery"
+            }
             Self::Ping => "µs CPU / ping",
             Self::Connect => "µs CPU / connect",
+            Self::Recover { .. } => "µs CPU / client",
             Self::Idle { .. } => "KiB / connection",
             Self::Publish => "µs CPU / publish",
             Self::Fairness => "p99 / p50 of ping",
+        }
+    }
+
+    /// Settings that the product needs for it.
+    #[must_use]
+    pub fn settings(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            // Small, so that not the kernel but the server holds what is not read.
+            Self::Stopped { .. } => &[("SEND_BUFFER_BYTES", "16384")],
+            _ => &[],
         }
     }
 
@@ -187,7 +222,7 @@ impl Workload {
                 fanout::run(&mut net, server, pace, Shape::room(members, in_flight, bytes))
             }
             Self::Rooms => {
-                let shape = Shape { rooms: 2_000, members: 5, slow: 0, in_flight: 64, bytes: SMALL };
+                let shape = Shape { rooms: 2_000, in_flight: 64, ..Shape::room(5, 64, SMALL) };
                 fanout::run(&mut net, server, pace, shape)
             }
             Self::Publish => {
@@ -202,6 +237,8 @@ impl Workload {
             }
             Self::Mixed => mixed::run(&mut net, server, pace),
             Self::Fairness => fairness::run(&mut net, server, pace),
+            Self::Stopped { stopped } => stopped::run(&mut net, server, pace, stopped),
+            Self::Recover { connections } => recover::run(&mut net, server, connections),
             Self::Growth { connections } => growth::run(&mut net, server, pace, connections),
         }
     }
