@@ -17,11 +17,13 @@ use tokio::time::Instant;
 use crate::clock::Moment;
 use crate::events::{Authenticated, Message, server};
 use crate::identity::{AuthError, Identity, TokenVerifier, epoch_seconds};
+use crate::in_force::InForce;
 use crate::inbox;
 use crate::limits::EXPIRY_RECHECK;
 use crate::metrics::Metrics;
 use crate::owners::NewOwners;
-use crate::rooms::{self, RoomPolicy};
+use crate::policy::{Decision, Policy};
+use crate::rooms;
 
 /// The text of every refusal by policy.
 pub(crate) const NOT_ALLOWED: &str = "Not allowed";
@@ -29,11 +31,9 @@ pub(crate) const NOT_ALLOWED: &str = "Not allowed";
 /// What all sessions share.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    pub(crate) verifier: TokenVerifier,
-    pub(crate) policy: RoomPolicy,
+    pub(crate) verifier: InForce<TokenVerifier>,
+    pub(crate) policy: InForce<Policy>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Whether a connection needs a valid token.
-    pub(crate) auth_required: bool,
     /// Failed authentications of a socket after which its connection is closed.
     pub(crate) auth_failure_limit: u32,
     /// Rooms and subscriptions of a socket, its own rooms not counted.
@@ -62,19 +62,38 @@ struct Session {
 }
 
 /// Why a socket is not where it asked to be. The text is for its ack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
+    /// By this rule, which is for the log.
     #[error("{NOT_ALLOWED}")]
-    ByPolicy,
+    ByPolicy(String),
+    /// It is another user's or another socket's own.
+    #[error("{NOT_ALLOWED}")]
+    Reserved,
     #[error("Too many rooms and subscriptions")]
     TooMany,
+}
+
+impl Denied {
+    /// What refused it, for the log.
+    pub(crate) fn rule(&self) -> &str {
+        match self {
+            Self::ByPolicy(rule) => rule,
+            Self::Reserved => "reserved",
+            Self::TooMany => "MAX_ROOMS_PER_SOCKET",
+        }
+    }
+}
+
+fn permitted(decision: Decision<'_>) -> Result<(), Denied> {
+    if decision.allowed { Ok(()) } else { Err(Denied::ByPolicy(decision.ground.to_string())) }
 }
 
 impl From<JoinError> for Denied {
     fn from(error: JoinError) -> Self {
         match error {
             JoinError::TooMany => Self::TooMany,
-            JoinError::Reserved | JoinError::Disconnected => Self::ByPolicy,
+            JoinError::Reserved | JoinError::Disconnected => Self::Reserved,
         }
     }
 }
@@ -121,17 +140,27 @@ fn bearer(header: &HeaderValue) -> Option<&str> {
 }
 
 impl Sessions {
+    /// Who has this token, and what the rules in force want to know of it.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub(crate) fn verify(&self, token: &str) -> Result<Identity, AuthError> {
+        let mut identity = self.verifier.get().verify(token)?;
+        identity.claims = self.policy.get().claims().of_verified_token(token);
+        Ok(identity)
+    }
+
     /// Looks at the handshake's token, before the client is told that it is connected.
     ///
     /// # Errors
     /// If a token is required and there is no good one.
     pub(crate) fn admit(&self, socket: &Socket, auth: Option<&RawValue>) -> Result<(), ConnectError> {
-        let verified = self.handshake_token(socket, auth).and_then(|token| self.verifier.verify(&token));
+        let verified = self.handshake_token(socket, auth).and_then(|token| self.verify(&token));
         let outcome = verified.as_ref().map(|_| ()).map_err(|error| *error);
         if outcome != Err(AuthError::Required) {
             self.metrics.authenticated(socket.namespace(), outcome);
         }
-        if self.auth_required && outcome.is_err() {
+        if self.policy.get().auth_required() && outcome.is_err() {
             return Err(ConnectError::new("Unauthorized").with_data(&json!({"code": "UNAUTHORIZED"})));
         }
         match verified {
@@ -167,7 +196,7 @@ impl Sessions {
     /// # Errors
     /// Why the token was refused; the socket keeps the identity that it had.
     pub(crate) fn authenticate(&self, socket: &Socket, payload: Option<&RawValue>) -> Result<String, AuthError> {
-        let verified = token_of(payload).and_then(|token| self.verifier.verify(&token));
+        let verified = token_of(payload).and_then(|token| self.verify(&token));
         self.metrics.authenticated(socket.namespace(), verified.as_ref().map(|_| ()).map_err(|error| *error));
         match verified {
             Ok(identity) => {
@@ -236,25 +265,39 @@ impl Sessions {
         enter(socket);
     }
 
+    /// Takes the socket out of what it may not have by the rules in force now. To be called after other rules were put in
+    /// force; in between, a handler on the socket's shard may have gone by the old ones.
+    pub(crate) fn check_again(&self, socket: &Socket) {
+        // One without a session is nowhere, and is to get none by this.
+        if socket.with_data(|_: &mut Session| ()).is_some() {
+            self.leave_what_is_denied(socket);
+        }
+    }
+
+    /// Without a word: `roomLeft` is the answer to `leaveRoom`, and a client would take it for that.
     fn leave_what_is_denied(&self, socket: &Socket) {
+        let policy = self.policy.get();
         let (denied_rooms, denied_media) = with_session(socket, |session| {
             let identity = session.identity.as_deref();
             let mut denied_media = Vec::new();
             session.subscriptions.retain(|media_id, owner| {
-                let may = self.policy.may_subscribe(identity, media_id, owner.as_deref());
+                let may = policy.subscribe(identity, media_id, owner.as_deref()).allowed;
                 if !may {
                     denied_media.push(rooms::media_room(media_id));
                 }
                 may
             });
             let denied_rooms: Vec<String> = (socket.rooms().into_iter())
-                .filter(|room| is_custom(room) && !self.policy.may_join(identity, room))
+                .filter(|room| is_custom(room) && !policy.join(identity, socket.namespace(), room).allowed)
                 .collect();
             session.places = session.places.saturating_sub(denied_rooms.len() + denied_media.len());
             (denied_rooms, denied_media)
         });
         for _ in &denied_media {
             self.metrics.subscription_ended();
+        }
+        for _ in &denied_rooms {
+            self.metrics.room_membership_ended();
         }
         for room in denied_rooms.iter().chain(&denied_media) {
             socket.leave(room);
@@ -266,9 +309,7 @@ impl Sessions {
         if socket.in_room(room) {
             return Ok(());
         }
-        if !self.policy.may_join(identity(socket).as_deref(), room) {
-            return Err(Denied::ByPolicy);
-        }
+        permitted(self.policy.get().join(identity(socket).as_deref(), socket.namespace(), room))?;
         self.take_place(socket, room)
     }
 
@@ -281,9 +322,7 @@ impl Sessions {
 
     /// Subscribes the socket to a media item with this owner, if it may. Twice is fine.
     pub(crate) fn subscribe(&self, socket: &Socket, media_id: &str, owner: Option<Arc<str>>) -> Result<(), Denied> {
-        if !self.policy.may_subscribe(identity(socket).as_deref(), media_id, owner.as_deref()) {
-            return Err(Denied::ByPolicy);
-        }
+        permitted(self.policy.get().subscribe(identity(socket).as_deref(), media_id, owner.as_deref()))?;
         let room = rooms::media_room(media_id);
         if !socket.in_room(&room) {
             self.take_place(socket, &room)?;
@@ -305,7 +344,7 @@ impl Sessions {
 
     /// Tells a subscriber who owns the item: it stays if it may, and leaves without a word if not.
     pub(crate) fn owner_became_known(&self, socket: &Socket, media_id: &str, owner: &Arc<str>) {
-        if self.policy.may_subscribe(identity(socket).as_deref(), media_id, Some(owner)) {
+        if self.policy.get().subscribe(identity(socket).as_deref(), media_id, Some(owner)).allowed {
             with_session(socket, |session| {
                 if let Some(known) = session.subscriptions.get_mut(media_id) {
                     *known = Some(Arc::clone(owner));
@@ -383,12 +422,13 @@ impl Sessions {
         };
         // A token that is no good does no harm: the session may have a better one, sent later. A good one must be the
         // same user's, and may be newer.
-        let offered = self.handshake_token(socket, auth).and_then(|token| self.verifier.verify(&token)).ok();
+        let offered = self.handshake_token(socket, auth).and_then(|token| self.verify(&token)).ok();
         let identity = match (state.identity, offered) {
             (Some(saved), Some(offered)) if saved.user_id != offered.user_id => return false,
             // Who was logged out, or whose token had ended, is somebody again: that is a new session.
             (None, Some(_)) => return false,
-            (Some(saved), Some(offered)) => Some(if offered.expires_at > saved.expires_at { offered } else { saved }),
+            // Of two that end together it is the offered one, which was looked at by the rules in force now.
+            (Some(saved), Some(offered)) => Some(if offered.expires_at >= saved.expires_at { offered } else { saved }),
             (saved, None) => saved,
         };
         let (identity, expired_away) = match identity {
@@ -397,7 +437,7 @@ impl Sessions {
             }
             identity => (identity, false),
         };
-        if self.auth_required && identity.is_none() {
+        if self.policy.get().auth_required() && identity.is_none() {
             return false;
         }
         if expired_away {
