@@ -6,6 +6,7 @@ mod contract;
 mod lifecycle;
 mod media;
 mod policy;
+mod policy_model;
 mod problems;
 mod publishers;
 mod publishing;
