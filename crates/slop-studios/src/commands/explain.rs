@@ -28,7 +28,7 @@ pub(crate) struct ExplainArgs {
     #[arg(long, default_value = DEFAULT, conflicts_with = "subscribe", value_parser = [DEFAULT, MEDIA, NOTIFICATIONS])]
     namespace: String,
     /// User who owns the media item; without one, it has no owner yet
-    #[arg(long, value_name = "USER", requires = "subscribe")]
+    #[arg(long, value_name = "USER", conflicts_with = "join")]
     owner: Option<String>,
     /// Answer as a JSON object
     #[arg(long)]
