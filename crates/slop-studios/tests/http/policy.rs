@@ -1,6 +1,10 @@
 //! Who may be where, by the rules of the configuration.
 
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use tokio_websockets::{ClientBuilder, Message};
 
 use crate::api::{accepted, post};
 use crate::client::Client;
@@ -141,6 +145,35 @@ async fn a_session_that_comes_back_has_what_the_rules_allow_now() {
     // The claims came back with it: what the rules allow again can be joined without another token.
     server.reload(RULES).await;
     assert_eq!(back.call("joinRoom", json!(["project-1"])).await["success"], true);
+}
+
+/// Namespaces of one connection: each is who it is by itself, whether it was connected before or after.
+#[tokio::test]
+async fn an_identity_is_of_one_namespace() {
+    let server = Configured::start(RULES);
+    let address = format!("ws://{}/socket.io/?EIO=4&transport=websocket", server.address);
+    let (mut socket, _) = ClientBuilder::new().uri(&address).expect("an address").connect().await.expect("a WebSocket");
+    let authenticate = json!(["authenticate", {"token": member("alice")}]);
+    let join = json!(["joinRoom", "project-1"]);
+    let sent = ["40".to_owned(), "40/media,".to_owned(), format!("420{authenticate}"), "40/notifications,".to_owned()];
+    let joins = ["421".to_owned(), "42/media,1".to_owned(), "42/notifications,1".to_owned()];
+    for text in sent.into_iter().chain(joins.map(|start| format!("{start}{join}"))) {
+        socket.send(Message::text(text)).await.expect("the connection stands");
+    }
+    let mut texts = Vec::new();
+    let answers = ["431[", "43/media,1[", "43/notifications,1["];
+    while !answers.iter().all(|start| texts.iter().any(|text: &String| text.starts_with(start))) {
+        let message = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.expect("something comes");
+        texts.extend(message.expect("it stands").expect("a message").as_text().map(str::to_owned));
+    }
+    let success =
+        answers.map(|start| texts.iter().any(|text| text.starts_with(start) && text.contains(r#""success":true"#)));
+    assert_eq!(success, [true, false, false], "{texts:#?}");
+    // Nor does the user's room of the others have anybody in it.
+    for (namespace, sockets) in [("/", 1), ("/media", 0), ("/notifications", 0)] {
+        let event = json!({"event": "e", "namespace": namespace});
+        assert_eq!(accepted(&post(&server, "/v1/rooms/user:alice/events", &event).await), sockets, "{namespace}");
+    }
 }
 
 #[tokio::test]

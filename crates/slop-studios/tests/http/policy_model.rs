@@ -335,8 +335,8 @@ impl<'s> Run<'s> {
 
     fn lose_connection(&mut self, socket: usize) {
         let seat = &mut self.seats[socket];
-        if let Some(client) = seat.client.take() {
-            seat.session = Some((client.pid.clone().expect("a session"), client.offset.clone()));
+        if let Some(Client { pid, offset, .. }) = seat.client.take() {
+            seat.session = Some((pid.expect("a session"), offset));
         }
     }
 
