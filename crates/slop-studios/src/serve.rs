@@ -21,6 +21,7 @@ use crate::identity::TokenVerifier;
 use crate::in_force::InForce;
 use crate::inbox::Inboxes;
 use crate::limits;
+use crate::logging;
 use crate::memory::{self, Crowd};
 use crate::metrics::Metrics;
 use crate::namespaces;
@@ -153,6 +154,10 @@ fn credentials(settings: &Settings) -> Credentials {
 fn reloadable(load: reload::Load, server: &Server, sessions: &Arc<Sessions>, publishers: &Arc<Publishers>) -> Reload {
     let (handle, sessions, publishers) = (server.handle(), Arc::clone(sessions), Arc::clone(publishers));
     Reload::new(load, Arc::clone(&sessions.metrics))
+        .part(|settings| {
+            let level = settings.log_level;
+            Ok(Box::new(move || logging::set_level(level)))
+        })
         .part(move |settings| {
             let credentials = credentials(settings);
             let publishers = Arc::clone(&publishers);

@@ -121,6 +121,18 @@ async fn secrets_and_whether_a_token_is_required_change_at_run_time() {
 }
 
 #[tokio::test]
+async fn the_log_can_be_turned_up() {
+    let rules = "[[rooms]]\nname = \"*\"\nallow = \"nobody\"\n";
+    let server = Configured::start_with(rules, &[("LOG_LEVEL", "")]);
+    let mut client = Client::connect(&server, "/").await;
+    client.call("joinRoom", json!(["first"])).await;
+    server.reload(&format!("log_level = \"debug\"\n{rules}")).await;
+    client.call("joinRoom", json!(["second"])).await;
+    let log = server.log();
+    assert!(!log.contains("first") && log.contains("second") && log.contains("[[rooms]] 1"), "{log}");
+}
+
+#[tokio::test]
 async fn what_needs_a_restart_is_said() {
     let server = Configured::start_with("max_rooms_per_socket = 5\n", &[("LOG_LEVEL", "warn")]);
     server.reload("max_rooms_per_socket = 6\n").await;
