@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
 use crate::defaults::{CLOCK_SKEW_SECONDS, MAX_EMAIL_BYTES, MAX_EXPIRY_SECONDS, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES};
+use crate::in_force::InForce;
 use crate::policy::KeptClaims;
 
 /// What a verified token says about its bearer.
@@ -54,7 +55,7 @@ pub enum AuthError {
 /// Checks tokens against one secret. `Debug` does not show the secret.
 #[derive(Debug)]
 pub struct TokenVerifier {
-    key: DecodingKey,
+    key: InForce<DecodingKey>,
     validation: Validation,
 }
 
@@ -82,7 +83,12 @@ impl TokenVerifier {
         validation.validate_nbf = false;
         // The contract has no audience: a token made for several services is welcome.
         validation.validate_aud = false;
-        Self { key: DecodingKey::from_secret(secret.expose_secret().as_bytes()), validation }
+        Self { key: InForce::new(DecodingKey::from_secret(secret.expose_secret().as_bytes())), validation }
+    }
+
+    /// From now on tokens are checked with this secret. Who has an identity keeps it until its token ends.
+    pub fn replace(&self, secret: &SecretString) {
+        self.key.replace(DecodingKey::from_secret(secret.expose_secret().as_bytes()));
     }
 
     /// Verifies `token` as of now.
@@ -104,7 +110,7 @@ impl TokenVerifier {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(AuthError::Invalid);
         }
-        let data = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
+        let data = jsonwebtoken::decode::<Claims>(token, &self.key.get(), &self.validation)
             .map_err(|_refusal| AuthError::Invalid)?;
         // RFC 7515 §4.1.11: extensions that are critical and not understood make the token invalid.
         if data.header.crit.is_some() {

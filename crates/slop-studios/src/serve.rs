@@ -116,7 +116,7 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<Started> 
     let handle = builder.handle();
     let metrics = Arc::new(Metrics::default());
     let sessions = Arc::new(Sessions {
-        verifier: InForce::new(TokenVerifier::new(&settings.jwt_secret)),
+        verifier: TokenVerifier::new(&settings.jwt_secret),
         policy: InForce::new(settings.policy()),
         metrics: Arc::clone(&metrics),
         auth_failure_limit: settings.auth_failure_limit,
@@ -164,10 +164,10 @@ fn reloadable(load: reload::Load, server: &Server, sessions: &Arc<Sessions>, pub
             Ok(Box::new(move || publishers.replace(credentials)))
         })
         .part(move |settings| {
-            let (verifier, policy) = (TokenVerifier::new(&settings.jwt_secret), settings.policy());
+            let (secret, policy) = (settings.jwt_secret.clone(), settings.policy());
             let (handle, sessions) = (handle.clone(), Arc::clone(&sessions));
             Ok(Box::new(move || {
-                sessions.verifier.replace(verifier);
+                sessions.verifier.replace(&secret);
                 sessions.policy.replace(policy);
                 // In this order: a handler that still goes by the old policy has ended when its shard comes to this.
                 for namespace in [namespaces::DEFAULT, namespaces::MEDIA, namespaces::NOTIFICATIONS] {

@@ -31,7 +31,7 @@ pub(crate) const NOT_ALLOWED: &str = "Not allowed";
 /// What all sessions share.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    pub(crate) verifier: InForce<TokenVerifier>,
+    pub(crate) verifier: TokenVerifier,
     pub(crate) policy: InForce<Policy>,
     pub(crate) metrics: Arc<Metrics>,
     /// Failed authentications of a socket after which its connection is closed.
@@ -145,7 +145,7 @@ impl Sessions {
     /// # Errors
     /// Why it is refused.
     pub(crate) fn verify(&self, token: &str) -> Result<Identity, AuthError> {
-        let mut identity = self.verifier.get().verify(token)?;
+        let mut identity = self.verifier.verify(token)?;
         identity.claims = self.policy.get().claims().of_verified_token(token);
         Ok(identity)
     }

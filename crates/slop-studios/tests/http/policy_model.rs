@@ -436,7 +436,7 @@ fn no_sequence_brings_a_socket_where_it_may_not_be() {
     let server = Configured::start_with("", &[("AUTH_FAILURE_LIMIT", "1000")]);
     // PROPTEST_CASES asks for more.
     let asked = std::env::var_os("PROPTEST_CASES").is_some();
-    let cases = if asked { Config::default().cases } else { 40 };
+    let cases = if asked { Config::default().cases } else { 32 };
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
     let case = Cell::new(0);
     let outcome = TestRunner::new(config).run(&prop::collection::vec(step(), 1..40), |steps| {
