@@ -147,6 +147,25 @@ async fn a_session_that_comes_back_has_what_the_rules_allow_now() {
     assert_eq!(back.call("joinRoom", json!(["project-1"])).await["success"], true);
 }
 
+/// The rules may have come to name other claims while the client was away, and the stock client offers its token again.
+#[tokio::test]
+async fn a_token_offered_on_return_is_looked_at_by_the_rules_in_force() {
+    let server = Configured::start("");
+    let alice = Client::connect_as(&server, "/", &member("alice")).await;
+    let mut auth = json!({"pid": alice.pid, "offset": alice.offset});
+    drop(alice);
+    server.reload(RULES).await;
+    let mut back = Client::try_connect(&server, "/", auth.clone(), None).await.expect("the session is there");
+    assert_eq!(back.pid.as_deref(), auth["pid"].as_str());
+    assert_eq!(back.call("joinRoom", json!(["project-1"])).await, not_allowed(), "its claims were not kept");
+    auth["offset"] = json!(back.offset);
+    drop(back);
+    auth["token"] = member("alice").into();
+    let mut back = Client::try_connect(&server, "/", auth.clone(), None).await.expect("the session is there");
+    assert_eq!(back.pid.as_deref(), auth["pid"].as_str());
+    assert_eq!(back.call("joinRoom", json!(["project-1"])).await["success"], true);
+}
+
 /// Namespaces of one connection: each is who it is by itself, whether it was connected before or after.
 #[tokio::test]
 async fn an_identity_is_of_one_namespace() {
