@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::terminal::one_line;
-use crate::commands::{check_config, dev, listen, publish, serve, token};
+use crate::commands::{check_config, dev, explain, key, listen, publish, serve, token};
 use crate::config::{SettingErrors, SettingFlags};
 
 /// The real-time server of Slop Studios 3: a Socket.IO server, and the commands to try it
@@ -38,6 +38,11 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Show a running server's events as they come
     Listen(listen::ListenArgs),
+    /// Say whether a client may join a room or subscribe to a media item, and which rule says so
+    Explain(Box<explain::ExplainArgs>),
+    /// Make keys for publishers
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Check the settings as `serve` would, and show where each comes from
     CheckConfig {
         #[command(flatten)]
@@ -57,6 +62,8 @@ impl Cli {
             Command::Token(args) => token::run(&args),
             Command::Publish(args) => publish::run(&args),
             Command::Listen(args) => listen::run(args),
+            Command::Explain(args) => explain::run(&args),
+            Command::Key(command) => key::run(&command),
             Command::CheckConfig { flags } => check_config::run(&flags),
         }
     }

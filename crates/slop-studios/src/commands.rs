@@ -3,6 +3,8 @@
 pub(crate) mod check_config;
 pub(crate) mod dev;
 mod dev_files;
+pub(crate) mod explain;
+pub(crate) mod key;
 pub(crate) mod listen;
 pub(crate) mod publish;
 pub(crate) mod serve;

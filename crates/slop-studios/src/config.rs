@@ -15,16 +15,19 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::defaults;
+use crate::policy::Policy;
 use crate::store::sqlite::StoreSync;
 
 mod layers;
 mod parse;
+mod tables;
 
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
-    api_keys, boolean, buffer, cors_origin, count, days, host, hours, log_format, log_level, milliseconds, path, port,
-    secret, size, store_sync, whole,
+    api_keys, boolean, buffer, claim_name, cors_origin, count, days, host, hours, log_format, log_level, milliseconds,
+    path, port, secret, size, store_sync, whole,
 };
+pub use tables::Tables;
 
 /// Declares the settings: field, type, name, placeholder in the help, default, parser, and the help text as its docs.
 macro_rules! settings {
@@ -37,6 +40,8 @@ macro_rules! settings {
         #[derive(Debug, Clone)]
         pub struct Settings {
             $( $(#[doc = $help])+ pub $field: $type, )+
+            /// What only the file can hold.
+            pub tables: Tables,
         }
 
         /// Every setting, in the order of the help and of `check-config`.
@@ -53,7 +58,7 @@ macro_rules! settings {
             fn parse(effective: &Effective, errors: &mut Vec<SettingError>) -> Option<Self> {
                 // Every one is parsed before the first `?`, so that every error is found.
                 $( let $field: Option<$type> = effective.parse($name, $parse, errors); )+
-                Some(Self { $( $field: $field?, )+ })
+                Some(Self { $( $field: $field?, )+ tables: effective.tables().clone() })
             }
         }
     };
@@ -76,6 +81,9 @@ settings! {
 
     /// Keys that publishers may authenticate with, comma-separated; without any, nothing can be published
     api_keys: Vec<SecretString> = "API_KEYS" SecretList DefaultValue::Fixed(""), api_keys;
+
+    /// Claim of a token that says, as a list of scopes, what its bearer may publish; empty: tokens can't publish
+    publish_claim: Option<String> = "PUBLISH_CLAIM" Text DefaultValue::Fixed(""), claim_name;
 
     /// Folder for what the server keeps; each server needs one of its own
     data_dir: PathBuf = "DATA_DIR" Text DefaultValue::Fixed(defaults::DATA_DIR), path;
@@ -267,6 +275,18 @@ pub enum SettingError {
         /// The most similar one that exists.
         nearest: Option<String>,
     },
+    /// An entry of one of the file's tables can't be used.
+    #[error("[[{table}]] {number} in {}: {problem}", .file.display())]
+    Entry {
+        /// The table.
+        table: &'static str,
+        /// The entry's place among those of the table, from 1.
+        number: usize,
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The file can't be read or is no TOML.
     #[error("can't use {}: {problem}", .file.display())]
     File {
@@ -298,6 +318,19 @@ impl fmt::Display for SettingErrors {
 }
 
 impl std::error::Error for SettingErrors {}
+
+/// The most similar of these names, if any is similar at all.
+fn nearest_name<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
+    // Below this likeness the nearest of twenty names is a coincidence: `loglevel` and `log_level` have 0.98,
+    // `redis_url` and `api_keys` 0.55.
+    const LIKENESS: f64 = 0.75;
+    let written = written.to_ascii_lowercase().replace('-', "_");
+    names
+        .map(|known| (strsim::jaro_winkler(&written, known), known))
+        .filter(|(likeness, _)| *likeness >= LIKENESS)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, known)| known.to_owned())
+}
 
 /// The settings' flags and `--config`, as the command line gave them.
 #[derive(Clone, Default)]
@@ -447,6 +480,11 @@ impl Settings {
         }
     }
 
+    /// Who may be where.
+    pub fn policy(&self) -> Policy {
+        Policy::new(self.tables.rules.clone(), self.auth_required)
+    }
+
     /// What is allowed but likely a mistake, to be logged at the start.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -457,8 +495,13 @@ impl Settings {
                 defaults::RECOMMENDED_SECRET_BYTES
             ));
         }
-        if self.api_keys.is_empty() {
-            warnings.push("API_KEYS is empty: nothing can be published".to_owned());
+        if self.api_keys.is_empty() && self.tables.publisher_keys.is_empty() && self.publish_claim.is_none() {
+            warnings.push("API_KEYS is empty and there are no [[publisher_keys]]: nothing can be published".to_owned());
+        }
+        if let Some(open) = self.policy().open_to_anonymous() {
+            warnings.push(format!(
+                "clients without a token can {open}; set AUTH_REQUIRED=true or say in [[rooms]] and [[media]] who may"
+            ));
         }
         let short = |key: &SecretString| key.expose_secret().len() < defaults::RECOMMENDED_KEY_BYTES;
         if self.api_keys.iter().any(short) {

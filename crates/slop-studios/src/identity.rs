@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
 use crate::defaults::{CLOCK_SKEW_SECONDS, MAX_EMAIL_BYTES, MAX_EXPIRY_SECONDS, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES};
+use crate::in_force::InForce;
+use crate::policy::KeptClaims;
 
 /// What a verified token says about its bearer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +27,9 @@ pub struct Identity {
     /// Epoch seconds at which the token ends; `None` for one without `exp`. At most the end of the year 9999.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<u64>,
+    /// The claims that rules of the room policy name.
+    #[serde(default, skip_serializing_if = "KeptClaims::is_empty")]
+    pub claims: KeptClaims,
 }
 
 /// Why a token was refused. The text is the contract's, word for word, for `authError` and acks.
@@ -50,7 +55,7 @@ pub enum AuthError {
 /// Checks tokens against one secret. `Debug` does not show the secret.
 #[derive(Debug)]
 pub struct TokenVerifier {
-    key: DecodingKey,
+    key: InForce<DecodingKey>,
     validation: Validation,
 }
 
@@ -78,7 +83,12 @@ impl TokenVerifier {
         validation.validate_nbf = false;
         // The contract has no audience: a token made for several services is welcome.
         validation.validate_aud = false;
-        Self { key: DecodingKey::from_secret(secret.expose_secret().as_bytes()), validation }
+        Self { key: InForce::new(DecodingKey::from_secret(secret.expose_secret().as_bytes())), validation }
+    }
+
+    /// From now on tokens are checked with this secret. Who has an identity keeps it until its token ends.
+    pub fn replace(&self, secret: &SecretString) {
+        self.key.replace(DecodingKey::from_secret(secret.expose_secret().as_bytes()));
     }
 
     /// Verifies `token` as of now.
@@ -100,7 +110,7 @@ impl TokenVerifier {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(AuthError::Invalid);
         }
-        let data = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
+        let data = jsonwebtoken::decode::<Claims>(token, &self.key.get(), &self.validation)
             .map_err(|_refusal| AuthError::Invalid)?;
         // RFC 7515 §4.1.11: extensions that are critical and not understood make the token invalid.
         if data.header.crit.is_some() {
@@ -124,7 +134,7 @@ impl TokenVerifier {
             Some(Value::String(email)) if !email.is_empty() && email.len() <= MAX_EMAIL_BYTES => Some(email),
             _ => None,
         };
-        Ok(Identity { user_id, email, expires_at })
+        Ok(Identity { user_id, email, expires_at, claims: KeptClaims::default() })
     }
 }
 
@@ -143,7 +153,7 @@ fn user_id_text(claim: Value) -> Option<String> {
 }
 
 /// A number as JavaScript would write it: `42.0` is `42`, so that a token's number and a publisher's string agree.
-fn javascript_text(number: &Number) -> String {
+pub(crate) fn javascript_text(number: &Number) -> String {
     match number.as_f64() {
         Some(float) if number.is_f64() => float.to_string(),
         _ => number.to_string(),
@@ -259,7 +269,12 @@ mod tests {
             let token = signed(algorithm, json!({"userId": "u1", "email": "a@b.c", "iat": NOW, "exp": NOW + 60}));
             assert_eq!(
                 verify(&token),
-                Ok(Identity { user_id: "u1".into(), email: Some("a@b.c".into()), expires_at: Some(NOW + 60) })
+                Ok(Identity {
+                    user_id: "u1".into(),
+                    email: Some("a@b.c".into()),
+                    expires_at: Some(NOW + 60),
+                    claims: KeptClaims::default()
+                })
             );
         }
     }

@@ -74,7 +74,7 @@ fn enter(sessions: &Sessions, socket: &Socket, media_id: &str, state: Option<&Me
     let owner = state.and_then(|state| state.owner_id.clone());
     if let Err(denied) = sessions.subscribe(socket, media_id, owner) {
         sessions.metrics.subscription_refused();
-        tracing::debug!(socket = socket.id(), %denied, "refuse a subscription");
+        tracing::debug!(socket = socket.id(), media_id, rule = denied.rule(), "refuse a subscription");
         return acknowledge(socket, &Failed::new(&denied.to_string()));
     }
     acknowledge(socket, &subscribed(media_id));

@@ -32,6 +32,8 @@ pub struct Metrics {
     joins_refused: Family<NamespaceLabels, Counter>,
     subscriptions_refused: Counter,
     subscriptions_ended: Counter,
+    room_memberships_ended: Counter,
+    reloads: Family<ReloadLabels, Counter>,
     unknown_events: Family<NamespaceLabels, Counter>,
     publishes: Family<PublishLabels, Counter>,
     publish_duration: Family<KindLabels, Histogram, fn() -> Histogram>,
@@ -47,6 +49,11 @@ pub struct Metrics {
 struct AuthenticationLabels {
     namespace: &'static str,
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,6 +111,8 @@ impl Default for Metrics {
             joins_refused: Family::default(),
             subscriptions_refused: Counter::default(),
             subscriptions_ended: Counter::default(),
+            room_memberships_ended: Counter::default(),
+            reloads: Family::default(),
             unknown_events: Family::default(),
             publishes: Family::default(),
             publish_duration: Family::new_with_constructor(|| Histogram::new(PUBLISH_SECONDS)),
@@ -149,6 +158,17 @@ impl Metrics {
     /// Counts a subscription that ended because it no longer may be.
     pub fn subscription_ended(&self) {
         self.subscriptions_ended.inc();
+    }
+
+    /// Counts a room that a socket was taken out of because it no longer may be there.
+    pub fn room_membership_ended(&self) {
+        self.room_memberships_ended.inc();
+    }
+
+    /// Counts a time that the configuration was read again, and whether it could be put in force.
+    pub fn reloaded(&self, is_applied: bool) {
+        let outcome = if is_applied { "applied" } else { "refused" };
+        self.reloads.get_or_create(&ReloadLabels { outcome }).inc();
     }
 
     /// Counts an event of a client that nobody handles.
@@ -220,8 +240,18 @@ impl Metrics {
         );
         registry.register(
             "subscriptions_ended",
-            "Subscriptions ended because an owner or another identity became known",
+            "Subscriptions ended because an owner, an identity or a policy no longer allows them",
             self.subscriptions_ended.clone(),
+        );
+        registry.register(
+            "room_memberships_ended",
+            "Rooms that sockets were taken out of because an identity or a policy no longer allows it",
+            self.room_memberships_ended.clone(),
+        );
+        registry.register(
+            "reloads",
+            "Times that the configuration was read again, by whether it was put in force",
+            self.reloads.clone(),
         );
         registry.register(
             "unknown_events",

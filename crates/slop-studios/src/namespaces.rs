@@ -136,7 +136,7 @@ fn join_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
     };
     let joined = match target(socket, &room) {
         Target::Own => Ok(()),
-        Target::OtherUser => Err(Denied::ByPolicy),
+        Target::OtherUser => Err(Denied::Reserved),
         Target::Custom => sessions.join_custom(socket, &room),
     };
     match joined {
@@ -147,7 +147,8 @@ fn join_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
         }
         Err(denied) => {
             sessions.metrics.join_refused(socket.namespace());
-            tracing::debug!(namespace = socket.namespace(), socket = socket.id(), %denied, "refuse a join");
+            let rule = denied.rule();
+            tracing::debug!(namespace = socket.namespace(), socket = socket.id(), room, rule, "refuse a join");
             event.ack(&Failed::new(&denied.to_string()));
         }
     }

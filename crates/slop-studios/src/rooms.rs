@@ -1,8 +1,8 @@
-//! Names of rooms and media items, which of them are reserved, and who may be where.
+//! Names of rooms and media items, and which of them are reserved. Who may be where is the `policy`'s.
 
 use serde_json::value::RawValue;
 
-use crate::identity::{Identity, is_user_id};
+use crate::identity::is_user_id;
 use crate::limits::MAX_NAME_BYTES;
 
 /// What the room of a user's own events begins with; the user's id follows.
@@ -127,31 +127,6 @@ pub fn target(room: &str, socket_id: &str, user_id: Option<&str>) -> Target {
     }
 }
 
-/// Who may be in which custom room and subscribe to which media item. Every such decision is made here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RoomPolicy {
-    /// Whether sockets without an identity may be anywhere.
-    pub anonymous: bool,
-}
-
-impl RoomPolicy {
-    /// Whether this identity may be in the custom room.
-    #[must_use]
-    pub fn may_join(&self, identity: Option<&Identity>, _room: &str) -> bool {
-        self.anonymous || identity.is_some()
-    }
-
-    /// Whether this identity may follow the media item that has this owner, if any.
-    #[must_use]
-    pub fn may_subscribe(&self, identity: Option<&Identity>, _media_id: &str, owner: Option<&str>) -> bool {
-        match (owner, identity) {
-            (Some(owner), Some(identity)) => identity.user_id == owner,
-            (Some(_), None) => false,
-            (None, identity) => self.anonymous || identity.is_some(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,10 +134,6 @@ mod tests {
     fn parse(json: &str) -> Result<String, NameError> {
         let raw: Box<RawValue> = serde_json::from_str(json).expect("JSON");
         parse_name(Some(&raw))
-    }
-
-    fn identity(user: &str) -> Identity {
-        Identity { user_id: user.to_owned(), email: None, expires_at: None }
     }
 
     #[test]
@@ -200,24 +171,5 @@ mod tests {
         assert_eq!(target("user:b", "sid", Some("a")), Target::OtherUser);
         assert_eq!(target("user:a", "sid", None), Target::OtherUser);
         assert_eq!(target("users", "sid", Some("a")), Target::Custom);
-    }
-
-    #[test]
-    fn an_owned_item_is_its_owners() {
-        let (policy, a, b) = (RoomPolicy { anonymous: true }, identity("a"), identity("b"));
-        assert!(policy.may_subscribe(Some(&a), "m", Some("a")));
-        assert!(!policy.may_subscribe(Some(&b), "m", Some("a")));
-        assert!(!policy.may_subscribe(None, "m", Some("a")));
-        assert!(policy.may_subscribe(None, "m", None));
-        assert!(policy.may_join(None, "project-1"));
-    }
-
-    #[test]
-    fn without_anonymous_access_an_identity_is_needed() {
-        let (policy, a) = (RoomPolicy { anonymous: false }, identity("a"));
-        assert!(!policy.may_join(None, "project-1"));
-        assert!(!policy.may_subscribe(None, "m", None));
-        assert!(policy.may_join(Some(&a), "project-1"));
-        assert!(policy.may_subscribe(Some(&a), "m", None));
     }
 }

@@ -19,16 +19,20 @@ use tokio::time::interval;
 
 use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
-use crate::http::{App, PublisherKeys};
+use crate::http::App;
 use crate::identity::TokenVerifier;
+use crate::in_force::InForce;
 use crate::inbox::Inboxes;
 use crate::limits;
+use crate::logging;
 use crate::memory::{self, Crowd};
 use crate::metrics::Metrics;
+use crate::namespaces;
 use crate::owners::NewOwners;
 use crate::publish::Executor;
+use crate::publishers::{Credentials, Publishers};
 use crate::recovery::StoreKeeper;
-use crate::rooms::RoomPolicy;
+use crate::reload::{self, Reload};
 use crate::session::Sessions;
 use crate::store::Store;
 use crate::store::sqlite::{Bound, Bounds, Options, SqliteStore};
@@ -42,17 +46,24 @@ const LISTEN_BACKLOG: u32 = 4096;
 /// so that a balancer can turn clients away before they are refused.
 const READINESS_SHARE: u32 = 10;
 
-/// Serves until SIGTERM or SIGINT, then drains. `on_listening` is called once, when connections are taken.
+/// Serves until SIGTERM or SIGINT, then drains. `on_listening` is called once, when connections are taken. With
+/// `load`, SIGHUP reads the settings again; without, it ends the process as the system does.
 ///
 /// # Errors
 /// If the address can't be listened on, or the system gives no threads.
-pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
+pub(crate) fn run(
+    settings: Settings,
+    load: Option<reload::Load>,
+    on_listening: impl FnOnce(SocketAddr),
+) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build().context("start the main thread's runtime")?;
     // Before anybody is told that the server listens, so that no signal ends it the hard way.
     let mut stop = StopSignals::new(&runtime).context("listen for signals")?;
+    let mut hang_up = HangUp::new(&runtime, load.is_some()).context("listen for SIGHUP")?;
     let listener = listen(&runtime, &settings)?;
     let metrics = Arc::new(Metrics::default());
-    let (server, store) = start(&settings, listener, &metrics)?;
+    let Started { server, store, sessions, publishers } = start(&settings, listener, &metrics)?;
+    let reload = load.map(|load| reloadable(load, &server, &sessions, &publishers));
     on_listening(server.local_addr());
 
     let name = runtime.block_on(async {
@@ -63,6 +74,7 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
             tokio::select! {
                 biased;
                 name = stop.received() => break name,
+                () = hang_up.received() => reload.iter().for_each(Reload::run),
                 _ = ticks.tick() => crowd.observe(server.handle().metrics().connections),
                 never = &mut watching => match never {},
             }
@@ -106,18 +118,21 @@ async fn watch(settings: &Settings, store: Arc<dyn Store>, metrics: Arc<Metrics>
     Watchdog::new(store, metrics, settings.media_stall).run().await
 }
 
-fn start(
-    settings: &Settings,
-    listener: TcpListener,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<(Server, Arc<SqliteStore>)> {
+/// What the composition root goes on to hold.
+struct Started {
+    server: Server,
+    store: Arc<SqliteStore>,
+    sessions: Arc<Sessions>,
+    publishers: Arc<Publishers>,
+}
+
+fn start(settings: &Settings, listener: TcpListener, metrics: &Arc<Metrics>) -> anyhow::Result<Started> {
     let builder = Server::builder(engine_config(settings));
     let handle = builder.handle();
     let sessions = Arc::new(Sessions {
         verifier: TokenVerifier::new(&settings.jwt_secret),
-        policy: RoomPolicy { anonymous: !settings.auth_required },
+        policy: InForce::new(settings.policy()),
         metrics: Arc::clone(metrics),
-        auth_required: settings.auth_required,
         auth_failure_limit: settings.auth_failure_limit,
         max_rooms: settings.max_rooms_per_socket,
         owners: NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout),
@@ -127,9 +142,10 @@ fn start(
     let embedded = Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(metrics))?);
     let store: Arc<dyn Store> = Arc::<SqliteStore>::clone(&embedded);
     inboxes.use_store(&store);
+    let publishers = Arc::new(Publishers::new(credentials(settings), Arc::clone(&sessions)));
     let app = App {
         executor: Executor::new(Arc::clone(&store), Arc::clone(metrics)),
-        keys: PublisherKeys::new(&settings.api_keys),
+        publishers: Arc::clone(&publishers),
         registry: metrics.registry(handle.clone(), Arc::clone(&store)),
         max_body: settings.max_payload_bytes,
         store: Arc::clone(&store),
@@ -140,7 +156,40 @@ fn start(
     let builder = crate::namespaces::all(&sessions, &inboxes, &store)
         .into_iter()
         .fold(builder, |builder, namespace| builder.namespace(namespace));
-    Ok((builder.start(listener).context("start the server")?, embedded))
+    let server = builder.start(listener).context("start the server")?;
+    Ok(Started { server, store: embedded, sessions, publishers })
+}
+
+fn credentials(settings: &Settings) -> Credentials {
+    Credentials::new(&settings.api_keys, &settings.tables.publisher_keys, settings.publish_claim.as_deref())
+}
+
+/// What SIGHUP can change.
+fn reloadable(load: reload::Load, server: &Server, sessions: &Arc<Sessions>, publishers: &Arc<Publishers>) -> Reload {
+    let (handle, sessions, publishers) = (server.handle(), Arc::clone(sessions), Arc::clone(publishers));
+    Reload::new(load, Arc::clone(&sessions.metrics))
+        .part(|settings| {
+            let level = settings.log_level;
+            Ok(Box::new(move || logging::set_level(level)))
+        })
+        .part(move |settings| {
+            let credentials = credentials(settings);
+            let publishers = Arc::clone(&publishers);
+            Ok(Box::new(move || publishers.replace(credentials)))
+        })
+        .part(move |settings| {
+            let (secret, policy) = (settings.jwt_secret.clone(), settings.policy());
+            let (handle, sessions) = (handle.clone(), Arc::clone(&sessions));
+            Ok(Box::new(move || {
+                sessions.verifier.replace(&secret);
+                sessions.policy.replace(policy);
+                // In this order: a handler that still goes by the old policy has ended when its shard comes to this.
+                for namespace in [namespaces::DEFAULT, namespaces::MEDIA, namespaces::NOTIFICATIONS] {
+                    let sessions = Arc::clone(&sessions);
+                    handle.for_each(namespace, move |socket| sessions.check_again(socket));
+                }
+            }))
+        })
 }
 
 /// Offsets are the store's numbers, whether anybody is recovered or not: the inbox rests on them too.
@@ -233,6 +282,25 @@ fn listen_on(address: SocketAddr, send_buffer: u32) -> std::io::Result<TcpListen
     }
     socket.bind(address)?;
     socket.listen(LISTEN_BACKLOG)?.into_std()
+}
+
+/// SIGHUP, if it is listened to.
+struct HangUp(Option<Signal>);
+
+impl HangUp {
+    fn new(runtime: &Runtime, listens: bool) -> std::io::Result<Self> {
+        let _inside = runtime.enter();
+        Ok(Self(listens.then(|| signal(SignalKind::hangup())).transpose()?))
+    }
+
+    async fn received(&mut self) {
+        match &mut self.0 {
+            Some(signal) => {
+                signal.recv().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
 }
 
 struct StopSignals {

@@ -11,17 +11,24 @@ use http::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
-use socketio_server::{Ack, ConnectError, JoinError, Socket};
+use socketio_server::{Ack, ConnectError, Socket};
 use tokio::time::Instant;
 
 use crate::clock::Moment;
 use crate::events::{Authenticated, Message, server};
 use crate::identity::{AuthError, Identity, TokenVerifier, epoch_seconds};
+use crate::in_force::InForce;
 use crate::inbox;
 use crate::limits::EXPIRY_RECHECK;
 use crate::metrics::Metrics;
 use crate::owners::NewOwners;
-use crate::rooms::{self, RoomPolicy};
+use crate::policy::Policy;
+use crate::rooms;
+
+mod places;
+
+pub(crate) use places::Denied;
+use places::is_custom;
 
 /// The text of every refusal by policy.
 pub(crate) const NOT_ALLOWED: &str = "Not allowed";
@@ -30,10 +37,8 @@ pub(crate) const NOT_ALLOWED: &str = "Not allowed";
 #[derive(Debug)]
 pub(crate) struct Sessions {
     pub(crate) verifier: TokenVerifier,
-    pub(crate) policy: RoomPolicy,
+    pub(crate) policy: InForce<Policy>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Whether a connection needs a valid token.
-    pub(crate) auth_required: bool,
     /// Failed authentications of a socket after which its connection is closed.
     pub(crate) auth_failure_limit: u32,
     /// Rooms and subscriptions of a socket, its own rooms not counted.
@@ -59,24 +64,6 @@ struct Session {
     inbox: inbox::Progress,
     /// What the handler that waits for the store has to answer. There is one at most: the next event waits for it.
     unanswered: Option<Ack>,
-}
-
-/// Why a socket is not where it asked to be. The text is for its ack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Denied {
-    #[error("{NOT_ALLOWED}")]
-    ByPolicy,
-    #[error("Too many rooms and subscriptions")]
-    TooMany,
-}
-
-impl From<JoinError> for Denied {
-    fn from(error: JoinError) -> Self {
-        match error {
-            JoinError::TooMany => Self::TooMany,
-            JoinError::Reserved | JoinError::Disconnected => Self::ByPolicy,
-        }
-    }
 }
 
 /// Calls `f` with the socket's session, which is made if there is none. The calls must not nest.
@@ -121,17 +108,27 @@ fn bearer(header: &HeaderValue) -> Option<&str> {
 }
 
 impl Sessions {
+    /// Who has this token, and what the rules in force want to know of it.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub(crate) fn verify(&self, token: &str) -> Result<Identity, AuthError> {
+        let mut identity = self.verifier.verify(token)?;
+        identity.claims = self.policy.get().claims().of_verified_token(token);
+        Ok(identity)
+    }
+
     /// Looks at the handshake's token, before the client is told that it is connected.
     ///
     /// # Errors
     /// If a token is required and there is no good one.
     pub(crate) fn admit(&self, socket: &Socket, auth: Option<&RawValue>) -> Result<(), ConnectError> {
-        let verified = self.handshake_token(socket, auth).and_then(|token| self.verifier.verify(&token));
+        let verified = self.handshake_token(socket, auth).and_then(|token| self.verify(&token));
         let outcome = verified.as_ref().map(|_| ()).map_err(|error| *error);
         if outcome != Err(AuthError::Required) {
             self.metrics.authenticated(socket.namespace(), outcome);
         }
-        if self.auth_required && outcome.is_err() {
+        if self.policy.get().auth_required() && outcome.is_err() {
             return Err(ConnectError::new("Unauthorized").with_data(&json!({"code": "UNAUTHORIZED"})));
         }
         match verified {
@@ -167,7 +164,7 @@ impl Sessions {
     /// # Errors
     /// Why the token was refused; the socket keeps the identity that it had.
     pub(crate) fn authenticate(&self, socket: &Socket, payload: Option<&RawValue>) -> Result<String, AuthError> {
-        let verified = token_of(payload).and_then(|token| self.verifier.verify(&token));
+        let verified = token_of(payload).and_then(|token| self.verify(&token));
         self.metrics.authenticated(socket.namespace(), verified.as_ref().map(|_| ()).map_err(|error| *error));
         match verified {
             Ok(identity) => {
@@ -235,98 +232,6 @@ impl Sessions {
         self.leave_what_is_denied(socket);
         enter(socket);
     }
-
-    fn leave_what_is_denied(&self, socket: &Socket) {
-        let (denied_rooms, denied_media) = with_session(socket, |session| {
-            let identity = session.identity.as_deref();
-            let mut denied_media = Vec::new();
-            session.subscriptions.retain(|media_id, owner| {
-                let may = self.policy.may_subscribe(identity, media_id, owner.as_deref());
-                if !may {
-                    denied_media.push(rooms::media_room(media_id));
-                }
-                may
-            });
-            let denied_rooms: Vec<String> = (socket.rooms().into_iter())
-                .filter(|room| is_custom(room) && !self.policy.may_join(identity, room))
-                .collect();
-            session.places = session.places.saturating_sub(denied_rooms.len() + denied_media.len());
-            (denied_rooms, denied_media)
-        });
-        for _ in &denied_media {
-            self.metrics.subscription_ended();
-        }
-        for room in denied_rooms.iter().chain(&denied_media) {
-            socket.leave(room);
-        }
-    }
-
-    /// Puts the socket into a custom room, if it may be there. Twice is fine.
-    pub(crate) fn join_custom(&self, socket: &Socket, room: &str) -> Result<(), Denied> {
-        if socket.in_room(room) {
-            return Ok(());
-        }
-        if !self.policy.may_join(identity(socket).as_deref(), room) {
-            return Err(Denied::ByPolicy);
-        }
-        self.take_place(socket, room)
-    }
-
-    /// Takes the socket out of a custom room, if it is there.
-    pub(crate) fn leave_custom(&self, socket: &Socket, room: &str) {
-        if socket.leave(room) {
-            with_session(socket, |session| session.places = session.places.saturating_sub(1));
-        }
-    }
-
-    /// Subscribes the socket to a media item with this owner, if it may. Twice is fine.
-    pub(crate) fn subscribe(&self, socket: &Socket, media_id: &str, owner: Option<Arc<str>>) -> Result<(), Denied> {
-        if !self.policy.may_subscribe(identity(socket).as_deref(), media_id, owner.as_deref()) {
-            return Err(Denied::ByPolicy);
-        }
-        let room = rooms::media_room(media_id);
-        if !socket.in_room(&room) {
-            self.take_place(socket, &room)?;
-        }
-        with_session(socket, |session| session.subscriptions.insert(media_id.into(), owner));
-        socket.session_changed();
-        Ok(())
-    }
-
-    /// Ends a subscription, if there is one.
-    pub(crate) fn unsubscribe(&self, socket: &Socket, media_id: &str) {
-        if socket.leave(&rooms::media_room(media_id)) {
-            with_session(socket, |session| {
-                session.subscriptions.remove(media_id);
-                session.places = session.places.saturating_sub(1);
-            });
-        }
-    }
-
-    /// Tells a subscriber who owns the item: it stays if it may, and leaves without a word if not.
-    pub(crate) fn owner_became_known(&self, socket: &Socket, media_id: &str, owner: &Arc<str>) {
-        if self.policy.may_subscribe(identity(socket).as_deref(), media_id, Some(owner)) {
-            with_session(socket, |session| {
-                if let Some(known) = session.subscriptions.get_mut(media_id) {
-                    *known = Some(Arc::clone(owner));
-                }
-            });
-            socket.session_changed();
-        } else {
-            self.unsubscribe(socket, media_id);
-            self.metrics.subscription_ended();
-        }
-    }
-
-    fn take_place(&self, socket: &Socket, room: &str) -> Result<(), Denied> {
-        if with_session(socket, |session| session.places) >= self.max_rooms {
-            return Err(Denied::TooMany);
-        }
-        if socket.join(room)? {
-            with_session(socket, |session| session.places += 1);
-        }
-        Ok(())
-    }
 }
 
 /// What is kept of a socket's session for when its client comes back.
@@ -383,12 +288,13 @@ impl Sessions {
         };
         // A token that is no good does no harm: the session may have a better one, sent later. A good one must be the
         // same user's, and may be newer.
-        let offered = self.handshake_token(socket, auth).and_then(|token| self.verifier.verify(&token)).ok();
+        let offered = self.handshake_token(socket, auth).and_then(|token| self.verify(&token)).ok();
         let identity = match (state.identity, offered) {
             (Some(saved), Some(offered)) if saved.user_id != offered.user_id => return false,
             // Who was logged out, or whose token had ended, is somebody again: that is a new session.
             (None, Some(_)) => return false,
-            (Some(saved), Some(offered)) => Some(if offered.expires_at > saved.expires_at { offered } else { saved }),
+            // Of two that end together it is the offered one, which was looked at by the rules in force now.
+            (Some(saved), Some(offered)) => Some(if offered.expires_at >= saved.expires_at { offered } else { saved }),
             (saved, None) => saved,
         };
         let (identity, expired_away) = match identity {
@@ -397,7 +303,7 @@ impl Sessions {
             }
             identity => (identity, false),
         };
-        if self.auth_required && identity.is_none() {
+        if self.policy.get().auth_required() && identity.is_none() {
             return false;
         }
         if expired_away {
@@ -486,11 +392,6 @@ pub(crate) fn keep_unanswered(socket: &Socket, ack: Option<Ack>) {
 /// The ack that was kept, if it was not answered since.
 pub(crate) fn take_unanswered(socket: &Socket) -> Option<Ack> {
     with_session(socket, |session| session.unanswered.take())
-}
-
-/// Whether the room is neither the server's nor a user's.
-fn is_custom(room: &str) -> bool {
-    !rooms::is_internal(room) && !room.starts_with(rooms::USER_PREFIX)
 }
 
 fn send_auth_error(socket: &Socket, error: AuthError) {

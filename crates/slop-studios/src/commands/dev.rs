@@ -35,7 +35,8 @@ pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {
     let key = settings.api_keys.first().cloned().context("API_KEYS is empty")?;
     // The shell that the commands are pasted into may stand anywhere and not have the binary on its path.
     let executable = std::env::current_exe().context("can't find the running executable")?;
-    start(settings, move |address| guide(address, &executable, &token, &key))
+    // Without SIGHUP's reload: it is what a terminal that is closed sends, and then this is to end.
+    start(settings, None, move |address| guide(address, &executable, &token, &key))
 }
 
 /// What to try next; every command works when pasted into another shell.

@@ -6,19 +6,26 @@ use std::net::SocketAddr;
 use crate::cli::Failure;
 use crate::config::{Effective, Profile, SettingFlags, Settings};
 use crate::logging;
+use crate::reload;
 
 pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {
     let settings = Effective::load(flags, Profile::Serve).settings()?;
-    start(settings, |_| String::new())
+    let flags = flags.clone();
+    let load = move || Effective::load(&flags, Profile::Serve);
+    start(settings, Some(Box::new(load)), |_| String::new())
 }
 
-/// Serves until told to stop. Once it listens, the line that tools wait for goes out first, then what `more` makes.
-pub(super) fn start(settings: Settings, more: impl FnOnce(SocketAddr) -> String) -> Result<(), Failure> {
+/// Serves until told to stop; `load` is what SIGHUP reads the settings with. Once it listens, the line that tools wait for goes out first, then what `more` makes.
+pub(super) fn start(
+    settings: Settings,
+    load: Option<reload::Load>,
+    more: impl FnOnce(SocketAddr) -> String,
+) -> Result<(), Failure> {
     logging::init(settings.log_level, settings.log_format);
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
     }
-    crate::serve::run(settings, |address| {
+    crate::serve::run(settings, load, |address| {
         let text = format!("listening on http://{address}\n{}", more(address));
         let mut output = std::io::stdout().lock();
         if let Err(error) = output.write_all(text.as_bytes()).and_then(|()| output.flush()) {

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::parse::{api_keys, elements, path, secret};
-use super::{DefaultValue, Kind, SETTINGS, SettingError, SettingErrors, SettingFlags, Settings};
+use super::tables::{self, TABLES, Tables};
+use super::{DefaultValue, Kind, SETTINGS, Setting, SettingError, SettingErrors, SettingFlags, Settings, nearest_name};
 
 /// Whose defaults apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,7 @@ pub struct Effective {
     values: BTreeMap<&'static str, (String, Source)>,
     errors: Vec<SettingError>,
     file: Option<PathBuf>,
+    tables: Tables,
 }
 
 impl fmt::Debug for Effective {
@@ -79,9 +81,9 @@ impl Effective {
 
     fn gather(flags: &SettingFlags, env: &dyn Fn(&str) -> Option<OsString>, profile: Profile) -> Self {
         let mut errors = Vec::new();
-        let mut file = match &flags.config {
+        let (mut file, tables) = match &flags.config {
             Some(path) => read_file(path, &mut errors),
-            None => BTreeMap::new(),
+            None => Default::default(),
         };
         let mut values = BTreeMap::new();
         for setting in SETTINGS {
@@ -113,7 +115,18 @@ impl Effective {
                 values.insert(setting.name, value);
             }
         }
-        Self { values, errors, file: flags.config.clone() }
+        Self { values, errors, file: flags.config.clone(), tables }
+    }
+
+    /// What only the file can hold.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The settings that have another value in `other`.
+    pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'static str> + 'a {
+        let names = SETTINGS.iter().map(|setting| setting.name);
+        names.filter(|name| self.text(name) != other.text(name))
     }
 
     /// The text of a setting, if it has one.
@@ -228,8 +241,8 @@ fn origin(name: &str, source: Source, file: Option<&Path>) -> String {
     }
 }
 
-/// Reads the settings of a TOML file as texts by name.
-fn read_file(path: &Path, errors: &mut Vec<SettingError>) -> BTreeMap<&'static str, String> {
+/// Reads the settings of a TOML file as texts by name, and its tables.
+fn read_file(path: &Path, errors: &mut Vec<SettingError>) -> (BTreeMap<&'static str, String>, Tables) {
     let mut found = BTreeMap::new();
     let mut unusable = |problem: String| {
         errors.push(SettingError::File { file: path.to_owned(), problem });
@@ -238,10 +251,10 @@ fn read_file(path: &Path, errors: &mut Vec<SettingError>) -> BTreeMap<&'static s
         Ok(text) => text,
         Err(error) => {
             unusable(error.to_string());
-            return found;
+            return (found, Tables::default());
         }
     };
-    let table: toml::Table = match text.parse::<toml::Table>() {
+    let mut table: toml::Table = match text.parse::<toml::Table>() {
         Ok(table) => table,
         Err(error) => {
             // The error's own text quotes the line, which may hold a secret.
@@ -252,12 +265,14 @@ fn read_file(path: &Path, errors: &mut Vec<SettingError>) -> BTreeMap<&'static s
                 .map(|before| format!("line {}: ", before.matches('\n').count() + 1))
                 .unwrap_or_default();
             unusable(format!("{place}{}", error.message()));
-            return found;
+            return (found, Tables::default());
         }
     };
+    let tables = tables::take(&mut table, path, errors);
     for (key, value) in table {
         let Some(setting) = SETTINGS.iter().find(|setting| setting.key() == key) else {
-            let nearest = nearest_key(&key);
+            let keys: Vec<String> = SETTINGS.iter().map(Setting::key).collect();
+            let nearest = nearest_name(&key, keys.iter().map(String::as_str).chain(TABLES));
             errors.push(SettingError::UnknownKey { file: path.to_owned(), key, nearest });
             continue;
         };
@@ -272,24 +287,7 @@ fn read_file(path: &Path, errors: &mut Vec<SettingError>) -> BTreeMap<&'static s
             }),
         }
     }
-    found
-}
-
-/// The most similar key, if any is similar at all.
-fn nearest_key(key: &str) -> Option<String> {
-    // Below this likeness the nearest of twenty names is a coincidence: `loglevel` and `log_level` have 0.98,
-    // `redis_url` and `api_keys` 0.55.
-    const LIKENESS: f64 = 0.75;
-    let written = key.to_ascii_lowercase().replace('-', "_");
-    SETTINGS
-        .iter()
-        .map(|setting| {
-            let known = setting.key();
-            (strsim::jaro_winkler(&written, &known), known)
-        })
-        .filter(|(likeness, _)| *likeness >= LIKENESS)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, known)| known)
+    (found, tables)
 }
 
 /// A TOML value as the text that the environment would hold.

@@ -82,6 +82,13 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(text))
 }
 
+pub(super) fn claim_name(text: &str) -> Result<Option<String>, String> {
+    if text.chars().any(char::is_control) {
+        return Err("has a control character, which no claim's name has".to_owned());
+    }
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
 pub(super) fn secret(text: &str) -> Result<SecretString, String> {
     if text.trim().is_empty() {
         return Err("is empty".to_owned());

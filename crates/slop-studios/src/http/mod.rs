@@ -19,6 +19,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::metrics::Metrics;
 use crate::publish::Executor;
+use crate::publishers::Publishers;
 use crate::store::Store;
 
 mod auth;
@@ -29,7 +30,6 @@ mod problem;
 mod publish;
 mod read;
 
-pub(crate) use auth::PublisherKeys;
 use problem::Problem;
 
 /// What the routes need.
@@ -37,7 +37,7 @@ use problem::Problem;
 pub(crate) struct App {
     pub(crate) executor: Executor,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) keys: PublisherKeys,
+    pub(crate) publishers: Arc<Publishers>,
     pub(crate) handle: Handle,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,

@@ -31,7 +31,7 @@ impl Modify for PublisherKey {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
-            .description(Some("A publisher key, one of the server's `API_KEYS`"))
+            .description(Some("A publisher key, or a token that allows to publish"))
             .build();
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("publisherKey", SecurityScheme::Http(scheme));
@@ -51,9 +51,9 @@ pub(crate) enum PublishResponses {
     /// No valid publisher key
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthorized(Problem),
-    /// The server has no publisher keys
+    /// The publisher's scopes do not cover it, or the server has no publisher keys
     #[response(status = 403, content_type = "application/problem+json")]
-    PublishingOff(Problem),
+    Forbidden(Problem),
     /// The body took too long to arrive
     #[response(status = 408, content_type = "application/problem+json")]
     Timeout(Problem),
@@ -93,9 +93,9 @@ pub(crate) enum CommonErrors {
     /// No valid publisher key
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthorized(Problem),
-    /// The server has no publisher keys
+    /// The publisher's scopes do not cover it, or the server has no publisher keys
     #[response(status = 403, content_type = "application/problem+json")]
-    PublishingOff(Problem),
+    Forbidden(Problem),
     /// The body took too long to arrive
     #[response(status = 408, content_type = "application/problem+json")]
     Timeout(Problem),
@@ -126,9 +126,9 @@ pub(crate) enum ReadErrors {
     /// No valid publisher key
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthorized(Problem),
-    /// The server has no publisher keys
+    /// The publisher's scopes do not cover it, or the server has no publisher keys
     #[response(status = 403, content_type = "application/problem+json")]
-    PublishingOff(Problem),
+    Forbidden(Problem),
     /// Parameters are wrong
     #[response(status = 422, content_type = "application/problem+json")]
     Invalid(Problem),

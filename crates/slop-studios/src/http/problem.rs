@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
+use crate::publish::scope::MissingScope;
 use crate::publish::{FieldError, ReadError, Refused};
 use crate::store::StoreError;
 
@@ -53,6 +54,8 @@ pub(crate) enum Code {
     Unauthorized,
     /// The server has no publisher keys, so nobody can publish.
     PublishingOff,
+    /// The publisher's scopes do not cover it.
+    NotInScope,
     /// There is no such path, or nothing is known of what it names.
     NotFound,
     /// The path does not take this method.
@@ -100,12 +103,12 @@ impl Problem {
     }
 
     /// RFC 6750 §3: `error` is named only if there was a key.
-    pub(crate) fn unauthorized(detail: &'static str, challenge: &'static str) -> Self {
+    pub(crate) fn unauthorized(detail: impl Into<Cow<'static, str>>, challenge: &'static str) -> Self {
         Self { challenge: Some(challenge), ..Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, detail) }
     }
 
     pub(crate) fn publishing_off() -> Self {
-        let detail = "the publish API is off: the server has no publisher keys (set API_KEYS)";
+        let detail = "the publish API is off: the server has no publisher keys (set API_KEYS or [[publisher_keys]])";
         Self::new(StatusCode::FORBIDDEN, Code::PublishingOff, detail)
     }
 
@@ -182,6 +185,14 @@ impl Problem {
     }
 }
 
+impl From<MissingScope> for Problem {
+    /// RFC 6750 §3.1.
+    fn from(missing: MissingScope) -> Self {
+        let problem = Self::new(StatusCode::FORBIDDEN, Code::NotInScope, missing.to_string());
+        Self { challenge: Some(r#"Bearer realm="slop-studios", error="insufficient_scope""#), ..problem }
+    }
+}
+
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match error {
@@ -195,6 +206,7 @@ impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Unreadable(error) => error.into(),
+            Refused::NotInScope(missing) => missing.into(),
             Refused::Conflict(refused) => Self::new(StatusCode::CONFLICT, Code::MediaConflict, refused.to_string()),
             Refused::KeyReused => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,

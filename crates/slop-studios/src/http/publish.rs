@@ -9,12 +9,12 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::auth::Publisher;
 use super::problem::Problem;
 use super::{App, body};
 use crate::limits::{MAX_BATCH_ITEMS, MAX_IDEMPOTENCY_KEY_BYTES};
 use crate::publish::body::{CompleteBody, ErrorBody, NotificationBody, ProgressBody, RoomEventBody};
 use crate::publish::{FieldError, Kind, Publish, Published, Receipt, fields, fingerprint};
+use crate::publishers::Publisher;
 use crate::store::IdempotencyKey;
 
 /// The request header that makes a repeat return the first receipt.
@@ -131,7 +131,7 @@ async fn publish(
         keyed(publisher, key, asked)
     });
     let publish = Publish::read(kind, target, fields::check_text(&bytes)?)?;
-    Ok(receipt(app.executor.publish(publish, key).await?))
+    Ok(receipt(app.executor.publish(&publisher.scopes, publish, key).await?))
 }
 
 fn receipt(published: Published) -> Response {
@@ -180,7 +180,7 @@ pub(crate) async fn batch(
     }
     let items = items.into_iter().map(|item| Publish::read_item(item.get())).collect();
     let mut all_accepted = true;
-    let answers: Vec<BatchAnswer> = (app.executor.publish_all(items, key).await?.into_iter())
+    let answers: Vec<BatchAnswer> = (app.executor.publish_all(&publisher.scopes, items, key).await?.into_iter())
         .map(|result| match result {
             Ok(published) => BatchAnswer::Receipt(published.receipt),
             Err(refused) => {
@@ -194,7 +194,7 @@ pub(crate) async fn batch(
 }
 
 fn keyed(publisher: &Publisher, key: String, fingerprint: [u8; 32]) -> IdempotencyKey {
-    IdempotencyKey { publisher: Arc::clone(&publisher.0), key: key.into(), item: None, fingerprint }
+    IdempotencyKey { publisher: Arc::clone(&publisher.name), key: key.into(), item: None, fingerprint }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -14,6 +14,8 @@ use crate::clock::Moment;
 use crate::limits::{MAX_NOTIFICATIONS_PAGE, NOTIFICATIONS_PAGE};
 use crate::publish::FieldError;
 use crate::publish::body::check_user_id;
+use crate::publish::scope::Operation;
+use crate::publishers::Publisher;
 use crate::rooms::check_name;
 use crate::store::{Status, StoreError};
 
@@ -54,8 +56,10 @@ pub(crate) struct MediaStateBody {
 )]
 pub(crate) async fn media(
     State(app): State<Arc<App>>,
+    Extension(publisher): Extension<Publisher>,
     Path(media_id): Path<String>,
 ) -> Result<Json<MediaStateBody>, Problem> {
+    publisher.scopes.require(Operation::MediaRead, &media_id)?;
     check_name(&media_id).map_err(|error| Problem::invalid(vec![FieldError::new("mediaId", error.to_string())]))?;
     let state = app.store.media_state(&media_id).await.map_err(unread)?;
     let state = state.ok_or_else(|| Problem::not_found("nothing is known of this media item"))?;
@@ -97,9 +101,11 @@ pub(crate) struct Notifications {
 )]
 pub(crate) async fn notifications(
     State(app): State<Arc<App>>,
+    Extension(publisher): Extension<Publisher>,
     Path(user_id): Path<String>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<Notifications>, Problem> {
+    publisher.scopes.require(Operation::UsersRead, &user_id)?;
     let page = PageQuery::read(query)?;
     check_user_id("userId", &user_id).map_err(|error| Problem::invalid(vec![error]))?;
     let page =

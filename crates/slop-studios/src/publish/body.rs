@@ -231,7 +231,7 @@ pub enum TargetNamespace {
 }
 
 impl TargetNamespace {
-    const ALL: [(&'static str, Self); 3] =
+    pub(crate) const ALL: [(&'static str, Self); 3] =
         [("/", Self::Default), ("/media", Self::Media), ("/notifications", Self::Notifications)];
 
     /// Its name.

@@ -19,11 +19,13 @@ use crate::store::{
 
 pub mod body;
 pub mod fields;
+pub mod scope;
 
 pub use body::{Kind, Publish};
 pub use fields::{FieldError, ReadError};
 
 use body::{DeliveryClass, NotificationBody};
+use scope::{MissingScope, Scopes};
 
 /// Items of a batch that are committed before other tasks of the shard get their turn: some hundred microseconds.
 const ITEMS_PER_TURN: usize = 64;
@@ -53,6 +55,8 @@ pub struct Published {
 pub enum Refused {
     /// It could not be read.
     Unreadable(ReadError),
+    /// The publisher may not do this.
+    NotInScope(MissingScope),
     /// It does not fit the media item's life.
     Conflict(media::Refused),
     /// Its idempotency key belongs to another request.
@@ -70,6 +74,12 @@ pub enum Refused {
 impl From<ReadError> for Refused {
     fn from(error: ReadError) -> Self {
         Self::Unreadable(error)
+    }
+}
+
+impl From<MissingScope> for Refused {
+    fn from(missing: MissingScope) -> Self {
+        Self::NotInScope(missing)
     }
 }
 
@@ -114,14 +124,19 @@ impl Executor {
         Self { store, metrics }
     }
 
-    /// Commits a publish. Success means committed and queued for everyone who is there to get it.
+    /// Commits a publish, if these scopes cover it. Success means committed and queued for everyone who is there to get it.
     ///
     /// # Errors
     /// Why it was not accepted; then nothing happened.
-    pub async fn publish(&self, publish: Publish, key: Option<IdempotencyKey>) -> Result<Published, Refused> {
+    pub async fn publish(
+        &self,
+        scopes: &Scopes,
+        publish: Publish,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Published, Refused> {
         let (kind, begun) = (publish.kind(), Instant::now());
         let result = async {
-            let committed = self.store.commit(self.change(publish, key)?).await?;
+            let committed = self.store.commit(self.change(scopes, publish, key)?).await?;
             Ok(published(committed).await)
         }
         .await;
@@ -136,6 +151,7 @@ impl Executor {
     /// If the key belongs to another request; then nothing happened.
     pub async fn publish_all(
         &self,
+        scopes: &Scopes,
         items: Vec<Result<Publish, ReadError>>,
         key: Option<IdempotencyKey>,
     ) -> Result<Vec<Result<Published, Refused>>, Refused> {
@@ -150,7 +166,7 @@ impl Executor {
             }
             let kind = item.as_ref().ok().map(Publish::kind);
             let key = key.as_ref().map(|key| IdempotencyKey { item: Some(index as u32), ..key.clone() });
-            let change = item.map_err(Refused::from).and_then(|publish| self.change(publish, key));
+            let change = item.map_err(Refused::from).and_then(|publish| self.change(scopes, publish, key));
             commits.push((kind, Instant::now(), change.map(|change| self.store.commit(change))));
         }
         let mut results = Vec::with_capacity(commits.len());
@@ -180,7 +196,9 @@ impl Executor {
         self.metrics.published(kind, outcome, begun.elapsed());
     }
 
-    fn change(&self, publish: Publish, key: Option<IdempotencyKey>) -> Result<Change, Refused> {
+    fn change(&self, scopes: &Scopes, publish: Publish, key: Option<IdempotencyKey>) -> Result<Change, Refused> {
+        let (operation, target) = publish.operation();
+        scopes.require(operation, target)?;
         let at = Moment::now();
         let mut id: Arc<str> = Uuid::now_v7().to_string().into();
         let what = match publish {
@@ -346,7 +364,7 @@ mod tests {
             json!({"kind": "roomEvent", "room": "r", "event": "e", "data": [1, null]}),
         ];
         for item in &items {
-            let published = run(executor.publish(read(item).expect("valid"), None)).expect("accepted");
+            let published = run(executor.publish(&Scopes::all(), read(item).expect("valid"), None)).expect("accepted");
             let stored = item["kind"] != "roomEvent";
             assert_eq!((published.receipt.stored, published.receipt.delivered), (stored, 3));
         }
@@ -369,7 +387,7 @@ mod tests {
     fn a_repeat_gets_the_first_receipt() {
         let (executor, recorder) = executor();
         let item = json!({"kind": "roomEvent", "room": "r", "event": "e"});
-        let publish = |asked: &[u8]| run(executor.publish(read(&item).expect("valid"), key(asked)));
+        let publish = |asked: &[u8]| run(executor.publish(&Scopes::all(), read(&item).expect("valid"), key(asked)));
         let (first, repeat) = (publish(b"a").expect("accepted"), publish(b"a").expect("accepted"));
         assert_eq!((first.repeated, repeat.repeated), (false, true));
         assert_eq!(first.receipt, repeat.receipt);
@@ -388,15 +406,15 @@ mod tests {
                 read(&json!({"kind": "roomEvent", "room": "r", "event": "e"})),
             ]
         };
-        let results = run(executor.publish_all(items(), key(b"a"))).expect("the key is new");
+        let results = run(executor.publish_all(&Scopes::all(), items(), key(b"a"))).expect("the key is new");
         assert!(matches!(results.as_slice(), [Ok(_), Err(Refused::Conflict(_)), Err(Refused::Unreadable(_)), Ok(_)]));
-        let again = run(executor.publish_all(items(), key(b"a"))).expect("the key is this request's");
+        let again = run(executor.publish_all(&Scopes::all(), items(), key(b"a"))).expect("the key is this request's");
         for (first, second) in results.iter().zip(&again) {
             let receipt = |result: &Result<Published, Refused>| result.clone().map(|published| published.receipt);
             assert_eq!(receipt(first), receipt(second));
         }
         assert_eq!(recorder.0.lock().expect("no test panicked").len(), 2);
-        assert_eq!(run(executor.publish_all(Vec::new(), key(b"b"))), Err(Refused::KeyReused));
+        assert_eq!(run(executor.publish_all(&Scopes::all(), Vec::new(), key(b"b"))), Err(Refused::KeyReused));
     }
 
     #[test]
@@ -404,7 +422,7 @@ mod tests {
         let (executor, _) = executor();
         for (delivery, stored) in [("recoverable", false), ("latest", false), ("durable", true)] {
             let item = json!({"kind": "roomEvent", "room": "r", "event": "e", "delivery": delivery});
-            let published = run(executor.publish(read(&item).expect("valid"), None)).expect("accepted");
+            let published = run(executor.publish(&Scopes::all(), read(&item).expect("valid"), None)).expect("accepted");
             assert_eq!(published.receipt.stored, stored, "{delivery}");
         }
     }

@@ -18,12 +18,15 @@ pub(crate) struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     namespace: &'static str,
     pub(crate) id: String,
+    /// Its session's secret, and how far it has got: what to come back for it with.
+    pub(crate) pid: Option<String>,
+    pub(crate) offset: Option<String>,
     next_ack: u64,
     early: VecDeque<(String, Value)>,
 }
 
 enum Incoming {
-    Connected(String),
+    Connected(String, Option<String>),
     Refused(Value),
     Event(String, Value),
     Ack(u64, Value),
@@ -60,12 +63,13 @@ impl Client {
             builder = builder.add_header(HeaderName::from_static("authorization"), value).expect("a header");
         }
         let (socket, _) = builder.connect().await.expect("a WebSocket");
-        let mut client = Self { socket, namespace, id: String::new(), next_ack: 0, early: VecDeque::new() };
+        let mut client =
+            Self { socket, namespace, id: String::new(), pid: None, offset: None, next_ack: 0, early: VecDeque::new() };
         let open = client.text().await.expect("the handshake");
         assert!(open.starts_with('0'), "{open}");
         client.write(format!("40{namespace},{auth}")).await;
         match client.incoming().await {
-            Incoming::Connected(id) => client.id = id,
+            Incoming::Connected(id, pid) => (client.id, client.pid) = (id, pid),
             Incoming::Refused(error) => return Err(error),
             _ => panic!("neither connected nor refused"),
         }
@@ -106,12 +110,15 @@ impl Client {
             };
             match packet.kind {
                 Kind::Connect { auth } => {
-                    return Incoming::Connected(value(auth)["sid"].as_str().expect("an id").to_owned());
+                    let text = |name: &str| value(auth)[name].as_str().map(str::to_owned);
+                    return Incoming::Connected(text("sid").expect("an id"), text("pid"));
                 }
                 Kind::ConnectError { data } => return Incoming::Refused(value(data)),
                 Kind::Disconnect => return Incoming::Disconnected,
                 Kind::Event { args, .. } => {
                     let name = args.event_name().expect("a name").into_owned();
+                    let last = args.get(args.len().saturating_sub(1));
+                    self.offset = value(last).as_str().map(str::to_owned).or(self.offset.take());
                     return Incoming::Event(name, value(args.get(1)));
                 }
                 Kind::Ack { id, args, .. } => return Incoming::Ack(id, value(args.get(0))),
@@ -168,6 +175,12 @@ impl Client {
     pub(crate) async fn nothing_else(&mut self) {
         self.call("getConnectionInfo", json!([])).await;
         assert_eq!(self.early, []);
+    }
+
+    /// What has come so far, besides answers.
+    pub(crate) async fn events(&mut self) -> Vec<(String, Value)> {
+        self.call("getConnectionInfo", json!([])).await;
+        self.early.drain(..).collect()
     }
 
     /// Forgets what has come.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use slop_studios::identity::{SigningAlgorithm, TokenSigner, epoch_seconds};
 use tempfile::TempDir;
 
-const SECRET: &str = "a secret of the tests, longer than thirty-two bytes";
+pub(crate) const SECRET: &str = "a secret of the tests, longer than thirty-two bytes";
 pub(crate) const KEY: &str = "a-publisher-key-of-the-tests-32-bytes";
 pub(crate) const OTHER_KEY: &str = "another-publisher-key-of-the-tests-32";
 
@@ -66,7 +66,8 @@ impl Server {
         Some((server, disk))
     }
 
-    fn spawn(mut command: Command) -> Self {
+    /// As the command says.
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
         let output = child.stdout.take().expect("its output is piped");
         let mut line = String::new();
@@ -141,9 +142,15 @@ pub(crate) fn token_until(user: &str, seconds: i64) -> String {
     signed(json!({"userId": user, "email": format!("{user}@example.com"), "exp": now + seconds}))
 }
 
-fn signed(claims: Value) -> String {
+/// A token with these claims.
+pub(crate) fn signed(claims: Value) -> String {
+    signed_with(SECRET, claims)
+}
+
+/// A token with these claims that is signed with this secret.
+pub(crate) fn signed_with(secret: &str, claims: Value) -> String {
     let Value::Object(claims) = claims else { panic!("claims are an object") };
-    let signer = TokenSigner::new(&SecretString::from(SECRET));
+    let signer = TokenSigner::new(&SecretString::from(secret));
     let token = signer.sign(SigningAlgorithm::Hs256, &claims).expect("HMAC signs");
     token.expose_secret().to_owned()
 }

@@ -1,0 +1,60 @@
+//! `key`: makes keys for publishers.
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+
+use crate::cli::Failure;
+use crate::publish::scope::Scope;
+use crate::publishers::{KeyHash, new_key};
+use crate::rooms::check_name;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a publisher key, and print it with the lines for the configuration file that let it in
+    ///
+    /// The key is shown this once: the file has its hash only.
+    New(NewArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewArgs {
+    /// Whose key it is. A new key with the name of an old one takes its place without losing what was begun
+    #[arg(long)]
+    name: String,
+    /// What it is for, as media, media.progress:render-* or rooms.emit:project-*; may be given several times
+    #[arg(long = "scope", value_name = "SCOPE", required = true, value_parser = scope)]
+    scopes: Vec<String>,
+    /// Print a JSON object instead
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(command: &KeyCommand) -> Result<(), Failure> {
+    let KeyCommand::New(args) = command;
+    check_name(&args.name).map_err(|error| Failure::Usage(format!("--name {error}")))?;
+    let key = new_key().map_err(anyhow::Error::from).context("can't make a key")?;
+    let (key, hash) = (key.expose_secret(), KeyHash::of(key.expose_secret()).to_string());
+    let text = if args.json {
+        json!({"key": key, "name": args.name, "hash": hash, "scopes": args.scopes}).to_string() + "\n"
+    } else {
+        // JSON's strings and lists of strings are TOML's too.
+        let (name, hash, scopes) = (json!(args.name), json!(hash), json!(args.scopes));
+        format!(
+            "# The key, for the publisher. It is shown this once:\n\
+             # {key}\n\
+             # For the file of --config; SIGHUP puts it in force:\n\
+             [[publisher_keys]]\nname = {name}\nhash = {hash}\nscopes = {scopes}\n"
+        )
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("can't write the key")?;
+    Ok(())
+}
+
+fn scope(text: &str) -> Result<String, String> {
+    Scope::parse(text).map(|scope| scope.to_string()).map_err(|error| error.to_string())
+}

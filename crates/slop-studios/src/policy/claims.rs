@@ -1,0 +1,237 @@
+//! What of a token's claims is kept with an identity: those that a rule of the policy names, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use crate::identity::javascript_text;
+
+/// Parts the elements of a kept list. No element has one, since no name and no template has a control character.
+const SEPARATOR: char = '\n';
+
+/// Where in a token a claim stands: its name, or the names on the way to it where claims are nested, as in
+/// `realm_access` → `roles`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClaimPath(Box<[Box<str>]>);
+
+impl ClaimPath {
+    /// A path of these names; `None` if there is none, or one can't be a name.
+    #[must_use]
+    pub fn new(names: Vec<String>) -> Option<Self> {
+        let is_name = |name: &String| !name.is_empty() && !name.chars().any(char::is_control);
+        (!names.is_empty() && names.iter().all(is_name)).then(|| Self(names.into_iter().map(Into::into).collect()))
+    }
+
+    fn find<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c Value> {
+        let (last, way) = self.0.split_last()?;
+        let object = way.iter().try_fold(claims, |object, name| object.get(&**name)?.as_object());
+        object?.get(&**last)
+    }
+
+    /// What it is kept under. Distinct for distinct paths.
+    fn key(&self) -> String {
+        self.0.join(&SEPARATOR.to_string())
+    }
+}
+
+impl fmt::Display for ClaimPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(" → "))
+    }
+}
+
+/// The claims that the rules in force name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamedClaims(BTreeSet<ClaimPath>);
+
+impl FromIterator<ClaimPath> for NamedClaims {
+    fn from_iter<I: IntoIterator<Item = ClaimPath>>(paths: I) -> Self {
+        Self(paths.into_iter().collect())
+    }
+}
+
+impl NamedClaims {
+    /// What a token has of them. The token must have been verified: this looks at no signature.
+    #[must_use]
+    pub fn of_verified_token(&self, token: &str) -> KeptClaims {
+        if self.0.is_empty() {
+            return KeptClaims::default();
+        }
+        // It was read a moment ago, so it can be read.
+        jsonwebtoken::dangerous::insecure_decode_claims(token).map(|claims| self.of(&claims)).unwrap_or_default()
+    }
+
+    pub(super) fn of(&self, claims: &Map<String, Value>) -> KeptClaims {
+        let keep = |path: &ClaimPath| Some((path.key().into(), Kept::of(path.find(claims)?)?));
+        KeptClaims(self.0.iter().filter_map(keep).collect())
+    }
+}
+
+/// A token's claims as far as rules name them. Never longer than the token.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeptClaims(BTreeMap<Box<str>, Kept>);
+
+impl fmt::Debug for KeptClaims {
+    /// Without what they say, which is the user's own.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// A claim that can be compared with a name.
+#[derive(Clone, PartialEq, Eq)]
+enum Kept {
+    /// A string, or a number or boolean as JavaScript writes it.
+    One(Box<str>),
+    /// A list of these, as one text: a thousand short ones of their own would take forty times the bytes.
+    Many(Box<str>),
+}
+
+impl KeptClaims {
+    /// Whether nothing is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn get(&self, path: &ClaimPath) -> Option<&Kept> {
+        self.0.get(path.key().as_str())
+    }
+
+    /// Whether the claim is this text: a string, a number or a boolean, not a list.
+    pub(super) fn equals(&self, path: &ClaimPath, wanted: &str) -> bool {
+        matches!(self.get(path), Some(Kept::One(text)) if &**text == wanted)
+    }
+
+    /// Whether the claim is a list with this element, or a text with this word among others, as in OAuth's `scope`
+    /// (RFC 8693 §4.2).
+    pub(super) fn contains(&self, path: &ClaimPath, wanted: &str) -> bool {
+        match self.get(path) {
+            _ if wanted.is_empty() => false,
+            Some(Kept::One(text)) => text.split(' ').any(|word| word == wanted),
+            Some(Kept::Many(elements)) => elements.split(SEPARATOR).any(|element| element == wanted),
+            None => false,
+        }
+    }
+
+    /// What of it there is, in words: "is missing", "is a list of 3", "is \"a\"".
+    pub(super) fn describe(&self, path: &ClaimPath) -> String {
+        match self.get(path) {
+            None => "is missing".to_owned(),
+            Some(Kept::One(text)) => format!("is {text:?}"),
+            Some(Kept::Many(elements)) => match elements.split(SEPARATOR).filter(|one| !one.is_empty()).count() {
+                0 => "is an empty list".to_owned(),
+                count => format!("is a list of {count}"),
+            },
+        }
+    }
+}
+
+impl Kept {
+    fn of(claim: &Value) -> Option<Self> {
+        match claim {
+            Value::Array(elements) => {
+                let texts: Vec<String> = elements.iter().filter_map(text).collect();
+                Some(Self::Many(texts.join(&SEPARATOR.to_string()).into()))
+            }
+            one => Some(Self::One(text(one)?.into())),
+        }
+    }
+}
+
+/// What can be equal to a name, or to a part of one. Empty texts and those with control characters can't.
+fn text(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => javascript_text(number),
+        Value::Bool(truth) => truth.to_string(),
+        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+    };
+    (!text.is_empty() && !text.chars().any(char::is_control)).then_some(text)
+}
+
+impl Serialize for Kept {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::One(text) => serializer.serialize_str(text),
+            Self::Many(elements) => serializer.collect_seq(elements.split(SEPARATOR)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Kept {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Saved {
+            One(Box<str>),
+            Many(Vec<String>),
+        }
+        Ok(match Saved::deserialize(deserializer)? {
+            Saved::One(text) => Self::One(text),
+            Saved::Many(elements) => Self::Many(elements.join(&SEPARATOR.to_string()).into()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn path(names: &[&str]) -> ClaimPath {
+        ClaimPath::new(names.iter().map(|name| (*name).to_owned()).collect()).expect("a path")
+    }
+
+    fn kept(claims: &Value, names: &[&[&str]]) -> KeptClaims {
+        let named: NamedClaims = names.iter().map(|names| path(names)).collect();
+        named.of(claims.as_object().expect("an object"))
+    }
+
+    #[test]
+    fn only_what_rules_name_is_kept() {
+        let claims = json!({"projects": ["a", 7], "secret": "s", "realm_access": {"roles": ["r"]}, "team": "red"});
+        let kept = kept(&claims, &[&["projects"], &["realm_access", "roles"], &["missing"]]);
+        assert_eq!(
+            serde_json::to_value(&kept).expect("JSON"),
+            json!({"projects": ["a", "7"], "realm_access\nroles": ["r"]})
+        );
+        assert!(kept.contains(&path(&["realm_access", "roles"]), "r"));
+        assert!(!kept.contains(&path(&["team"]), "red"));
+        let back: KeptClaims = serde_json::from_value(serde_json::to_value(&kept).expect("JSON")).expect("kept");
+        assert_eq!(back, kept);
+        assert_eq!(format!("{kept:?}"), r#"{"projects", "realm_access\nroles"}"#);
+    }
+
+    #[test]
+    fn claims_are_compared_as_texts() {
+        let claims = json!({
+            "list": ["a", 12, 1.5, true, "b c", "", "x\ny", null, {"k": 1}, ["n"]], "words": "read write",
+            "number": 42.0, "truth": false, "empty": [], "object": {"a": 1}, "null": null,
+        });
+        let names = [["list"], ["words"], ["number"], ["truth"], ["empty"], ["object"], ["null"]];
+        let names: Vec<&[&str]> = names.iter().map(|name| name.as_slice()).collect();
+        let kept = kept(&claims, &names);
+        let contains = |name: &str, wanted: &str| kept.contains(&path(&[name]), wanted);
+        for element in ["a", "12", "1.5", "true", "b c"] {
+            assert!(contains("list", element), "{element}");
+        }
+        for other in ["", "x", "y", "x\ny", "null", "b", "n", "1"] {
+            assert!(!contains("list", other), "{other:?}");
+        }
+        assert!(contains("words", "read") && contains("words", "write") && !contains("words", "read write"));
+        assert!(kept.equals(&path(&["words"]), "read write") && !kept.equals(&path(&["list"]), "a"));
+        assert!(kept.equals(&path(&["number"]), "42") && kept.equals(&path(&["truth"]), "false"));
+        assert!(!contains("empty", "") && !contains("object", "a") && !contains("null", "null"));
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_not_kept() {
+        assert!(kept(&json!({"a": 1}), &[]).is_empty());
+        assert!(kept(&json!({"a": {"b": {}}}), &[&["a"], &["a", "b"], &["a", "b", "c"]]).is_empty());
+    }
+}

@@ -1,0 +1,264 @@
+//! Who may be in which room and follow which media item. Every such decision is made here, by the rules that the
+//! configuration has: the first rule whose pattern the name fits decides, and if there is none, the contract does.
+
+use std::fmt;
+
+use crate::identity::Identity;
+
+mod allow;
+mod claims;
+mod pattern;
+
+pub use allow::{Allow, Condition, Subject};
+pub use claims::{ClaimPath, KeptClaims, NamedClaims};
+pub use pattern::{Captures, Pattern, PatternError, Template};
+
+/// The rules of the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Those for rooms, in their order.
+    pub rooms: Vec<RoomRule>,
+    /// Those for media items, in their order.
+    pub media: Vec<MediaRule>,
+}
+
+/// Who may join the rooms whose name fits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomRule {
+    /// Which rooms.
+    pub name: Pattern,
+    /// Of which namespace; of each, if none is named.
+    pub namespace: Option<&'static str>,
+    /// Who may.
+    pub allow: Allow,
+}
+
+/// Who may subscribe to the media items whose id fits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MediaRule {
+    /// Which items.
+    pub name: Pattern,
+    /// Who may while the item has no owner.
+    pub allow: Allow,
+    /// Who may beside the owner once it has one.
+    pub allow_owned: Allow,
+}
+
+impl fmt::Display for RoomRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)?;
+        if let Some(namespace) = self.namespace {
+            write!(f, " on {namespace}")?;
+        }
+        write!(f, " for {}", self.allow)
+    }
+}
+
+impl fmt::Display for MediaRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {}; with an owner, for {} besides", self.name, self.allow, self.allow_owned)
+    }
+}
+
+/// The rules in force, with what holds before them.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    rules: Rules,
+    auth_required: bool,
+    claims: NamedClaims,
+}
+
+/// What was decided, and by what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision<'p> {
+    /// Whether it may be.
+    pub allowed: bool,
+    /// Why.
+    pub ground: Ground<'p>,
+}
+
+/// What a decision rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ground<'p> {
+    /// `AUTH_REQUIRED`: who has no valid token may be nowhere.
+    AuthRequired,
+    /// The item is the user's own.
+    Owner,
+    /// A rule of the configuration.
+    Rule {
+        /// Its table: `rooms` or `media`.
+        table: &'static str,
+        /// Its number there, from 1.
+        number: usize,
+        /// What it fits.
+        name: &'p Pattern,
+        /// Its key that decided.
+        key: &'static str,
+        /// The key's value.
+        allow: &'p Allow,
+    },
+    /// No rule fits, and the item has no owner or it is a room: the contract lets anyone in.
+    Default,
+    /// No rule fits, and the item is somebody else's.
+    OwnedByAnother,
+}
+
+impl Policy {
+    /// The policy of these rules.
+    #[must_use]
+    pub fn new(rules: Rules, auth_required: bool) -> Self {
+        let rooms = rules.rooms.iter().flat_map(|rule| rule.allow.claims());
+        let media = rules.media.iter().flat_map(|rule| rule.allow.claims().chain(rule.allow_owned.claims()));
+        let claims = rooms.chain(media).cloned().collect();
+        Self { rules, auth_required, claims }
+    }
+
+    /// Whether a connection needs a valid token.
+    #[must_use]
+    pub const fn auth_required(&self) -> bool {
+        self.auth_required
+    }
+
+    /// The claims that the rules look at.
+    #[must_use]
+    pub const fn claims(&self) -> &NamedClaims {
+        &self.claims
+    }
+
+    /// Whether this identity may be in the custom room of this namespace.
+    #[must_use]
+    pub fn join(&self, identity: Option<&Identity>, namespace: &str, room: &str) -> Decision<'_> {
+        if let Some(refused) = self.without_identity(identity) {
+            return refused;
+        }
+        for (number, rule) in (1..).zip(&self.rules.rooms) {
+            if rule.namespace.is_none_or(|of| of == namespace)
+                && let Some(captures) = rule.name.matches(room)
+            {
+                let allowed = rule.allow.lets_in(identity, &captures);
+                let (name, allow) = (&rule.name, &rule.allow);
+                return Decision {
+                    allowed,
+                    ground: Ground::Rule { table: "rooms", number, name, key: "allow", allow },
+                };
+            }
+        }
+        Decision { allowed: true, ground: Ground::Default }
+    }
+
+    /// Whether this identity may follow the media item that has this owner, if any.
+    #[must_use]
+    pub fn subscribe(&self, identity: Option<&Identity>, media_id: &str, owner: Option<&str>) -> Decision<'_> {
+        if let Some(refused) = self.without_identity(identity) {
+            return refused;
+        }
+        if owner.is_some() && owner == identity.map(|identity| identity.user_id.as_str()) {
+            return Decision { allowed: true, ground: Ground::Owner };
+        }
+        for (number, rule) in (1..).zip(&self.rules.media) {
+            if let Some(captures) = rule.name.matches(media_id) {
+                let (key, allow) = match owner {
+                    None => ("allow", &rule.allow),
+                    Some(_) => ("allow_owned", &rule.allow_owned),
+                };
+                let allowed = allow.lets_in(identity, &captures);
+                let ground = Ground::Rule { table: "media", number, name: &rule.name, key, allow };
+                return Decision { allowed, ground };
+            }
+        }
+        match owner {
+            None => Decision { allowed: true, ground: Ground::Default },
+            Some(_) => Decision { allowed: false, ground: Ground::OwnedByAnother },
+        }
+    }
+
+    fn without_identity(&self, identity: Option<&Identity>) -> Option<Decision<'_>> {
+        let refused = self.auth_required && identity.is_none();
+        refused.then_some(Decision { allowed: false, ground: Ground::AuthRequired })
+    }
+
+    /// What those without a token may do, in words; `None` if nothing.
+    #[must_use]
+    pub fn open_to_anonymous(&self) -> Option<String> {
+        if self.auth_required {
+            return None;
+        }
+        let rooms = open(self.rules.rooms.iter().map(|rule| (&rule.name, rule.namespace.is_none(), &rule.allow)));
+        let media = open(self.rules.media.iter().map(|rule| (&rule.name, true, &rule.allow)));
+        let owned = self.rules.media.iter().any(|rule| rule.allow_owned == Allow::Anyone);
+        let mut parts = Vec::new();
+        parts.extend(rooms.map(|which| format!("join {}", which.of("room"))));
+        parts.extend(media.map(|which| format!("follow {} without an owner", which.of("media item"))));
+        parts.extend(owned.then(|| "follow media items of others".to_owned()));
+        (!parts.is_empty()).then(|| parts.join(", and "))
+    }
+}
+
+/// Which names are open to anyone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Open {
+    Any,
+    NoRuleNames,
+    SomeRulesName,
+}
+
+impl Open {
+    fn of(self, thing: &str) -> String {
+        match self {
+            Self::Any => format!("any {thing}"),
+            Self::NoRuleNames => format!("any {thing} that no rule names"),
+            Self::SomeRulesName => format!("some {thing}s"),
+        }
+    }
+}
+
+/// What rules leave open: each is its pattern, whether it is for every namespace, and whom it lets in.
+fn open<'r>(rules: impl Iterator<Item = (&'r Pattern, bool, &'r Allow)>) -> Option<Open> {
+    let (mut some, mut rules_seen) = (false, false);
+    for (name, everywhere, allow) in rules {
+        let is_last = name.is_everything() && everywhere;
+        match (is_last, *allow == Allow::Anyone) {
+            (true, true) if !rules_seen => return Some(Open::Any),
+            (true, true) => return Some(Open::NoRuleNames),
+            (true, false) => return some.then_some(Open::SomeRulesName),
+            (false, is_open) => some |= is_open,
+        }
+        rules_seen = true;
+    }
+    Some(if rules_seen { Open::NoRuleNames } else { Open::Any })
+}
+
+impl Ground<'_> {
+    /// Why it is so for this identity, in a sentence each.
+    #[must_use]
+    pub fn reasons(&self, identity: Option<&Identity>, name: &str) -> Vec<String> {
+        match self {
+            Self::AuthRequired => vec!["AUTH_REQUIRED is true, and there is no valid token".to_owned()],
+            Self::Owner => vec!["the item is the user's own".to_owned()],
+            Self::Default => vec!["no rule fits the name, and then anyone may".to_owned()],
+            Self::OwnedByAnother => vec!["no rule fits the name, and the item has another owner".to_owned()],
+            Self::Rule { name: pattern, allow, .. } => {
+                let Some(captures) = pattern.matches(name) else { return Vec::new() };
+                let found = pattern.captured(&captures).map(|(name, text)| format!("{{{name}}} is {text:?}"));
+                found.chain(allow.reasons(identity, &captures)).collect()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Ground<'_> {
+    /// The rule, as an operator finds it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AuthRequired => f.write_str("AUTH_REQUIRED"),
+            Self::Owner => f.write_str("the owner"),
+            Self::Default | Self::OwnedByAnother => f.write_str("no rule"),
+            Self::Rule { table, number, name, key, allow } => {
+                write!(f, "[[{table}]] {number} ({:?}), {key}: {allow}", name.to_string())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,290 @@
+//! What a publisher may do, and to what.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::Publish;
+use crate::policy::{Pattern, PatternError};
+use crate::rooms;
+
+/// Something that a publisher may or may not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Say how far a media item is.
+    MediaProgress,
+    /// End a media item with a result.
+    MediaComplete,
+    /// End a media item without one.
+    MediaError,
+    /// Read where a media item stands.
+    MediaRead,
+    /// Give a user a notification.
+    UsersNotify,
+    /// Send an event to a user's room.
+    UsersEmit,
+    /// Read a user's notifications.
+    UsersRead,
+    /// Send an event to any other room.
+    RoomsEmit,
+}
+
+impl Operation {
+    const ALL: [Self; 8] = [
+        Self::MediaProgress,
+        Self::MediaComplete,
+        Self::MediaError,
+        Self::MediaRead,
+        Self::UsersNotify,
+        Self::UsersEmit,
+        Self::UsersRead,
+        Self::RoomsEmit,
+    ];
+
+    /// As scopes name it: what it is done to, a dot, and what is done.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MediaProgress => "media.progress",
+            Self::MediaComplete => "media.complete",
+            Self::MediaError => "media.error",
+            Self::MediaRead => "media.read",
+            Self::UsersNotify => "users.notify",
+            Self::UsersEmit => "users.emit",
+            Self::UsersRead => "users.read",
+            Self::RoomsEmit => "rooms.emit",
+        }
+    }
+
+    fn subject(self) -> &'static str {
+        self.as_str().split_once('.').map_or(self.as_str(), |(subject, _)| subject)
+    }
+
+    /// All names that a scope may begin with.
+    fn names() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().flat_map(|operation| [operation.subject(), operation.as_str()])
+    }
+}
+
+impl Publish {
+    /// What a publisher must be allowed to do for this, and to which item, user or room.
+    #[must_use]
+    pub fn operation(&self) -> (Operation, &str) {
+        match self {
+            Self::Progress { media_id, .. } => (Operation::MediaProgress, media_id),
+            Self::Complete { media_id, .. } => (Operation::MediaComplete, media_id),
+            Self::Error { media_id, .. } => (Operation::MediaError, media_id),
+            Self::Notification { user_id, .. } => (Operation::UsersNotify, user_id),
+            // A user's room is the user's, whatever way leads to it: `rooms:*` is no way into all of them.
+            Self::RoomEvent { room, .. } => match rooms::user_of(room) {
+                Some(user_id) => (Operation::UsersEmit, user_id),
+                None => (Operation::RoomsEmit, room),
+            },
+        }
+    }
+}
+
+/// One thing that a publisher may do: `*`, `media`, `media.progress` or `rooms.emit:project-*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    text: Box<str>,
+    /// The operation's name, or what it is done to; everything if `None`.
+    operation: Option<&'static str>,
+    /// Whom it may be done to; everybody if `None`.
+    target: Option<Pattern>,
+}
+
+/// Why a text is no scope. The text completes "`scopes` …".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ScopeError {
+    /// It begins with something else than an operation.
+    #[error("has {text:?}, which no operation begins with{}", nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default())]
+    Operation {
+        /// The scope.
+        text: String,
+        /// The most similar operation.
+        nearest: Option<&'static str>,
+    },
+    /// What follows the colon can't be a pattern.
+    #[error("has {text:?}, whose pattern {error}")]
+    Target {
+        /// The scope.
+        text: String,
+        /// Why not.
+        error: PatternError,
+    },
+}
+
+impl Scope {
+    /// Reads a scope.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn parse(text: &str) -> Result<Self, ScopeError> {
+        let (name, target) = match text.split_once(':') {
+            Some((name, target)) => (name, Some(target)),
+            None => (text, None),
+        };
+        let operation = match name {
+            "*" if target.is_none() => None,
+            name => {
+                let known = Operation::names().find(|known| *known == name);
+                Some(known.ok_or_else(|| ScopeError::Operation { text: text.to_owned(), nearest: nearest(name) })?)
+            }
+        };
+        let target = target.map(|target| Pattern::parse(target).and_then(Pattern::without_placeholders)).transpose();
+        let target = target.map_err(|error| ScopeError::Target { text: text.to_owned(), error })?;
+        Ok(Self { text: text.into(), operation, target })
+    }
+
+    fn covers(&self, operation: Operation, target: &str) -> bool {
+        let does = self.operation.is_none_or(|name| name == operation.as_str() || name == operation.subject());
+        does && self.target.as_ref().is_none_or(|pattern| pattern.matches(target).is_some())
+    }
+}
+
+/// The most similar name of an operation, if any is similar at all.
+fn nearest(name: &str) -> Option<&'static str> {
+    // As for the settings' names: below it, likeness is a coincidence.
+    const LIKENESS: f64 = 0.75;
+    let likeness = |known: &'static str| (strsim::jaro_winkler(name, known), known);
+    let nearest = Operation::names().map(likeness).max_by(|(a, _), (b, _)| a.total_cmp(b));
+    nearest.filter(|(likeness, _)| *likeness >= LIKENESS).map(|(_, known)| known)
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Everything that a publisher may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scopes(Vec<Scope>);
+
+/// What a publisher lacks. The text is for the publisher.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no scope of the publisher covers {}:{target}", operation.as_str())]
+pub struct MissingScope {
+    operation: Operation,
+    target: String,
+}
+
+impl Scopes {
+    /// May do everything.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(vec![Scope { text: "*".into(), operation: None, target: None }])
+    }
+
+    /// Those of a token's claim: a list of scopes, or a text with a space after each. What is no scope allows nothing.
+    #[must_use]
+    pub fn of_claim(claim: &Value) -> Self {
+        let parse = |text: &str| Scope::parse(text).ok();
+        Self(match claim {
+            Value::String(text) => text.split(' ').filter_map(parse).collect(),
+            Value::Array(scopes) => scopes.iter().filter_map(Value::as_str).filter_map(parse).collect(),
+            _ => Vec::new(),
+        })
+    }
+
+    /// That the publisher may do this to that.
+    ///
+    /// # Errors
+    /// What it would need.
+    pub fn require(&self, operation: Operation, target: &str) -> Result<(), MissingScope> {
+        if self.0.iter().any(|scope| scope.covers(operation, target)) {
+            Ok(())
+        } else {
+            Err(MissingScope { operation, target: target.to_owned() })
+        }
+    }
+}
+
+impl FromIterator<Scope> for Scopes {
+    fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
+        Self(scopes.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<&str> = self.0.iter().map(|scope| &*scope.text).collect();
+        f.write_str(&texts.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn scopes(texts: &[&str]) -> Scopes {
+        texts.iter().map(|text| Scope::parse(text).expect("a scope")).collect()
+    }
+
+    #[test]
+    fn scopes_cover_operations_and_targets() {
+        for (scope, covered, not_covered) in [
+            ("*", &["media.progress:m", "users.read:u", "rooms.emit:r"][..], &[][..]),
+            ("media", &["media.progress:m", "media.read:m"], &["users.notify:m", "rooms.emit:media"]),
+            ("media.complete", &["media.complete:m"], &["media.progress:m", "media.error:m"]),
+            ("media:render-*", &["media.error:render-1"], &["media.error:rendering", "users.emit:render-1"]),
+            ("rooms.emit:project-*", &["rooms.emit:project-1:2"], &["rooms.emit:lobby", "users.emit:project-1"]),
+            ("users:42", &["users.notify:42", "users.emit:42", "users.read:42"], &["users.notify:421"]),
+            ("rooms", &["rooms.emit:user-1"], &["users.emit:1"]),
+        ] {
+            let scopes = scopes(&[scope]);
+            let may = |text: &str| {
+                let (name, target) = text.split_once(':').expect("operation:target");
+                let operation = Operation::ALL.into_iter().find(|operation| operation.as_str() == name);
+                scopes.require(operation.expect("an operation"), target).is_ok()
+            };
+            assert!(covered.iter().all(|text| may(text)), "{scope} covers {covered:?}");
+            assert!(!not_covered.iter().any(|text| may(text)), "{scope} does not cover {not_covered:?}");
+        }
+        assert!(Scopes::default().require(Operation::MediaRead, "m").is_err());
+    }
+
+    #[test]
+    fn a_users_room_is_the_users() {
+        let publish = |room: &str| {
+            Publish::read_item(&json!({"kind": "roomEvent", "room": room, "event": "e"}).to_string()).expect("valid")
+        };
+        assert_eq!(publish("user:42").operation(), (Operation::UsersEmit, "42"));
+        assert_eq!(publish("users").operation(), (Operation::RoomsEmit, "users"));
+        let missing = scopes(&["rooms:*"]).require(Operation::UsersEmit, "42");
+        assert_eq!(
+            missing.map_err(|error| error.to_string()),
+            Err("no scope of the publisher covers users.emit:42".to_owned())
+        );
+    }
+
+    #[test]
+    fn what_is_no_scope_says_why() {
+        let error = |text: &str| Scope::parse(text).map(|_| ()).map_err(|error| error.to_string());
+        for (text, message) in [
+            ("medai:m", r#"has "medai:m", which no operation begins with; did you mean media?"#),
+            ("media.progres", r#"has "media.progres", which no operation begins with; did you mean media.progress?"#),
+            ("*:m", r#"has "*:m", which no operation begins with"#),
+            ("", r#"has "", which no operation begins with"#),
+            ("rooms:", r#"has "rooms:", whose pattern is empty"#),
+            (
+                "rooms:project-{id}",
+                r#"has "rooms:project-{id}", whose pattern has the placeholder {id}, but nothing is filled from a scope; use * instead"#,
+            ),
+        ] {
+            assert_eq!(error(text), Err(message.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_a_list_or_a_text() {
+        assert_eq!(Scopes::of_claim(&json!("media rooms:a")), scopes(&["media", "rooms:a"]));
+        assert_eq!(Scopes::of_claim(&json!(["media", "rooms:a b", 5, "nonsense"])), scopes(&["media", "rooms:a b"]));
+        for nothing in [json!(null), json!(true), json!({"*": "*"}), json!(""), json!(["**"])] {
+            assert_eq!(Scopes::of_claim(&nothing), Scopes::default(), "{nothing}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Where a socket is: the custom rooms and media items that its session has a place in, each asked of the policy.
+
+use std::sync::Arc;
+
+use socketio_server::{JoinError, Socket};
+
+use super::{NOT_ALLOWED, Session, Sessions, identity, with_session};
+use crate::policy::Decision;
+use crate::rooms;
+
+/// Why a socket is not where it asked to be. The text is for its ack.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Denied {
+    /// By this rule, which is for the log.
+    #[error("{NOT_ALLOWED}")]
+    ByPolicy(String),
+    /// It is another user's or another socket's own.
+    #[error("{NOT_ALLOWED}")]
+    Reserved,
+    #[error("Too many rooms and subscriptions")]
+    TooMany,
+}
+
+impl Denied {
+    /// What refused it, for the log.
+    pub(crate) fn rule(&self) -> &str {
+        match self {
+            Self::ByPolicy(rule) => rule,
+            Self::Reserved => "reserved",
+            Self::TooMany => "MAX_ROOMS_PER_SOCKET",
+        }
+    }
+}
+
+fn permitted(decision: Decision<'_>) -> Result<(), Denied> {
+    if decision.allowed { Ok(()) } else { Err(Denied::ByPolicy(decision.ground.to_string())) }
+}
+
+impl From<JoinError> for Denied {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::TooMany => Self::TooMany,
+            JoinError::Reserved | JoinError::Disconnected => Self::Reserved,
+        }
+    }
+}
+
+impl Sessions {
+    /// Takes the socket out of what it may not have by the rules in force now. To be called after other rules were put in
+    /// force; in between, a handler on the socket's shard may have gone by the old ones.
+    pub(crate) fn check_again(&self, socket: &Socket) {
+        // One without a session is nowhere, and is to get none by this.
+        if socket.with_data(|_: &mut Session| ()).is_some() {
+            self.leave_what_is_denied(socket);
+        }
+    }
+
+    /// Without a word: `roomLeft` is the answer to `leaveRoom`, and a client would take it for that.
+    pub(super) fn leave_what_is_denied(&self, socket: &Socket) {
+        let policy = self.policy.get();
+        let (denied_rooms, denied_media) = with_session(socket, |session| {
+            let identity = session.identity.as_deref();
+            let mut denied_media = Vec::new();
+            session.subscriptions.retain(|media_id, owner| {
+                let may = policy.subscribe(identity, media_id, owner.as_deref()).allowed;
+                if !may {
+                    denied_media.push(rooms::media_room(media_id));
+                }
+                may
+            });
+            let denied_rooms: Vec<String> = (socket.rooms().into_iter())
+                .filter(|room| is_custom(room) && !policy.join(identity, socket.namespace(), room).allowed)
+                .collect();
+            session.places = session.places.saturating_sub(denied_rooms.len() + denied_media.len());
+            (denied_rooms, denied_media)
+        });
+        for _ in &denied_media {
+            self.metrics.subscription_ended();
+        }
+        for _ in &denied_rooms {
+            self.metrics.room_membership_ended();
+        }
+        for room in denied_rooms.iter().chain(&denied_media) {
+            socket.leave(room);
+        }
+    }
+
+    /// Puts the socket into a custom room, if it may be there. Twice is fine.
+    pub(crate) fn join_custom(&self, socket: &Socket, room: &str) -> Result<(), Denied> {
+        if socket.in_room(room) {
+            return Ok(());
+        }
+        permitted(self.policy.get().join(identity(socket).as_deref(), socket.namespace(), room))?;
+        self.take_place(socket, room)
+    }
+
+    /// Takes the socket out of a custom room, if it is there.
+    pub(crate) fn leave_custom(&self, socket: &Socket, room: &str) {
+        if socket.leave(room) {
+            with_session(socket, |session| session.places = session.places.saturating_sub(1));
+        }
+    }
+
+    /// Subscribes the socket to a media item with this owner, if it may. Twice is fine.
+    pub(crate) fn subscribe(&self, socket: &Socket, media_id: &str, owner: Option<Arc<str>>) -> Result<(), Denied> {
+        permitted(self.policy.get().subscribe(identity(socket).as_deref(), media_id, owner.as_deref()))?;
+        let room = rooms::media_room(media_id);
+        if !socket.in_room(&room) {
+            self.take_place(socket, &room)?;
+        }
+        with_session(socket, |session| session.subscriptions.insert(media_id.into(), owner));
+        socket.session_changed();
+        Ok(())
+    }
+
+    /// Ends a subscription, if there is one.
+    pub(crate) fn unsubscribe(&self, socket: &Socket, media_id: &str) {
+        if socket.leave(&rooms::media_room(media_id)) {
+            with_session(socket, |session| {
+                session.subscriptions.remove(media_id);
+                session.places = session.places.saturating_sub(1);
+            });
+        }
+    }
+
+    /// Tells a subscriber who owns the item: it stays if it may, and leaves without a word if not.
+    pub(crate) fn owner_became_known(&self, socket: &Socket, media_id: &str, owner: &Arc<str>) {
+        if self.policy.get().subscribe(identity(socket).as_deref(), media_id, Some(owner)).allowed {
+            with_session(socket, |session| {
+                if let Some(known) = session.subscriptions.get_mut(media_id) {
+                    *known = Some(Arc::clone(owner));
+                }
+            });
+            socket.session_changed();
+        } else {
+            self.unsubscribe(socket, media_id);
+            self.metrics.subscription_ended();
+        }
+    }
+
+    fn take_place(&self, socket: &Socket, room: &str) -> Result<(), Denied> {
+        if with_session(socket, |session| session.places) >= self.max_rooms {
+            return Err(Denied::TooMany);
+        }
+        if socket.join(room)? {
+            with_session(socket, |session| session.places += 1);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the room is neither the server's nor a user's.
+pub(super) fn is_custom(room: &str) -> bool {
+    !rooms::is_internal(room) && !room.starts_with(rooms::USER_PREFIX)
+}

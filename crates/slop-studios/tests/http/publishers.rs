@@ -1,0 +1,158 @@
+//! Who may publish what: scopes of keys and tokens, and their rotation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+use slop_studios::publishers::KeyHash;
+
+use crate::api::{Answer, post_with, send};
+use crate::client::Client;
+use crate::reload::Configured;
+use crate::server::{Server, signed, token_until};
+
+/// The entry of a key.
+fn entry(name: &str, key: &str, scopes: &[&str]) -> String {
+    let hash = KeyHash::of(key);
+    format!("[[publisher_keys]]\nname = {name:?}\nhash = \"{hash}\"\nscopes = {scopes:?}\n")
+}
+
+async fn post_as(server: &Server, key: &str, path: &str, body: &Value) -> Answer {
+    post_with(server, path, &[("authorization", &format!("Bearer {key}"))], body).await
+}
+
+async fn get_as(server: &Server, key: &str, path: &str) -> Answer {
+    send(server, "GET", path, &[("authorization", &format!("Bearer {key}"))], b"").await
+}
+
+fn progress() -> Value {
+    json!({"progress": 1, "stage": "s"})
+}
+
+#[tokio::test]
+async fn a_key_does_what_its_scopes_say() {
+    let config = entry("renderer", "render-key", &["media:render-*", "rooms.emit:project-*"])
+        + &entry("mailer", "mail-key", &["users.notify"]);
+    let server = Configured::start_with(&config, &[("API_KEYS", "")]);
+    let notification = json!({"type": "info", "title": "t", "message": "m"});
+    let event = json!({"event": "e"});
+    for (key, path, body, missing) in [
+        ("render-key", "/v1/media/render-1/progress", progress(), None),
+        ("render-key", "/v1/media/other/progress", progress(), Some("media.progress:other")),
+        ("render-key", "/v1/rooms/project-1/events", event.clone(), None),
+        ("render-key", "/v1/rooms/lobby/events", event.clone(), Some("rooms.emit:lobby")),
+        ("render-key", "/v1/rooms/user:7/events", event.clone(), Some("users.emit:7")),
+        ("render-key", "/v1/users/7/notifications", notification.clone(), Some("users.notify:7")),
+        ("mail-key", "/v1/users/7/notifications", notification.clone(), None),
+        ("mail-key", "/v1/rooms/user:7/events", event.clone(), Some("users.emit:7")),
+    ] {
+        let answer = post_as(&server, key, path, &body).await;
+        match missing {
+            None => assert_eq!(answer.status, 200, "{path}: {}", answer.text),
+            Some(missing) => {
+                answer.problem(403, "not_in_scope");
+                assert_eq!(answer.json()["detail"], format!("no scope of the publisher covers {missing}"));
+                assert!(answer.header("www-authenticate").contains("insufficient_scope"));
+            }
+        }
+    }
+    assert_eq!(get_as(&server, "render-key", "/v1/media/render-1").await.status, 200);
+    get_as(&server, "render-key", "/v1/media/other").await.problem(403, "not_in_scope");
+    get_as(&server, "mail-key", "/v1/users/7/notifications").await.problem(403, "not_in_scope");
+    get_as(&server, "no-key", "/v1/media/render-1").await.problem(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn in_a_batch_the_item_is_refused() {
+    let server = Configured::start_with(&entry("renderer", "key", &["media:a"]), &[("API_KEYS", "")]);
+    let item = |id: &str| json!({"kind": "progress", "mediaId": id, "progress": 1, "stage": "s"});
+    let answer = post_as(&server, "key", "/v1/publish", &json!([item("a"), item("b"), item("a")])).await;
+    assert_eq!(answer.status, 207, "{}", answer.text);
+    let answers = answer.json();
+    let of = |index: usize| answers[index].get("code").cloned();
+    assert_eq!([of(0), of(1), of(2)], [None, Some(json!("not_in_scope")), None], "{answers}");
+    assert_eq!(server.metric("slop_publishes_total{kind=\"progress\",outcome=\"refused\"}").await, 1);
+}
+
+#[tokio::test]
+async fn a_token_publishes_what_its_claim_says() {
+    let server = Configured::start_with("publish_claim = \"publish\"\n", &[("API_KEYS", "")]);
+    let token = |publish: Value| signed(json!({"sub": "worker-1", "publish": publish}));
+    for scopes in [json!(["media:m"]), json!("users media:m")] {
+        let answer = post_as(&server, &token(scopes), "/v1/media/m/progress", &progress()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    for scopes in [json!(["rooms"]), json!(null), json!({"media": true}), json!(["media:n", "nonsense"])] {
+        let answer = post_as(&server, &token(scopes), "/v1/media/m/progress", &progress()).await;
+        answer.problem(403, "not_in_scope");
+    }
+    let user = token_until("alice", 60);
+    post_as(&server, &user, "/v1/media/m/progress", &progress()).await.problem(403, "not_in_scope");
+    let expired = post_as(&server, &token_until("alice", -1), "/v1/media/m/progress", &progress()).await;
+    expired.problem(401, "unauthorized");
+    assert!(expired.text.contains("Token has expired"), "{}", expired.text);
+
+    // Without the setting, no token is a publisher's.
+    let server = Configured::start("");
+    post_as(&server, &token(json!(["*"])), "/v1/media/m/progress", &progress()).await.problem(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn keys_are_rotated_without_a_dropped_connection() {
+    let (old, new) = (entry("worker", "old-key", &["rooms"]), entry("worker", "new-key", &["rooms"]));
+    let server = Arc::new(Configured::start_with(&old, &[("API_KEYS", "")]));
+    let mut client = Client::connect(&server, "/").await;
+    client.call("joinRoom", json!(["r"])).await;
+
+    // A publisher that has the old key until the new one is in force, and goes on all the while.
+    let (stop, changed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let published = Arc::new(AtomicU64::new(0));
+    let publisher = tokio::spawn({
+        let (server, stop, changed, published) = (server.clone(), stop.clone(), changed.clone(), published.clone());
+        async move {
+            while !stop.load(Ordering::Acquire) {
+                let key = if changed.load(Ordering::Acquire) { "new-key" } else { "old-key" };
+                let answer = post_as(&server, key, "/v1/rooms/r/events", &json!({"event": "e"})).await;
+                assert_eq!(answer.status, 200, "{}", answer.text);
+                published.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    });
+    let some_more = async || {
+        let goal = published.load(Ordering::Acquire) + 20;
+        while published.load(Ordering::Acquire) < goal && !publisher.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    };
+    some_more().await;
+    let first = [("authorization", "Bearer old-key"), ("idempotency-key", "k")];
+    let first = post_with(&server, "/v1/rooms/r/events", &first, &json!({"event": "once"})).await;
+    server.reload(&(old + &new)).await;
+    some_more().await;
+    changed.store(true, Ordering::Release);
+    some_more().await;
+    server.reload(&new).await;
+    some_more().await;
+    stop.store(true, Ordering::Release);
+    publisher.await.expect("every publish was accepted");
+
+    post_as(&server, "old-key", "/v1/rooms/r/events", &json!({"event": "e"})).await.problem(401, "unauthorized");
+    // The publisher is the same one, whichever key it has: what it repeats is known.
+    let again = [("authorization", "Bearer new-key"), ("idempotency-key", "k")];
+    let again = post_with(&server, "/v1/rooms/r/events", &again, &json!({"event": "once"})).await;
+    assert_eq!((again.header("idempotent-replayed"), again.json()), ("true", first.json()));
+    let events = client.events().await;
+    let count = |name: &str| events.iter().filter(|(event, _)| event == name).count() as u64;
+    assert_eq!((count("e"), count("once")), (published.load(Ordering::Acquire), 1), "the client has missed nothing");
+}
+
+#[tokio::test]
+async fn the_api_is_off_until_a_reload_brings_a_key() {
+    let server = Configured::start_with("", &[("API_KEYS", ""), ("LOG_LEVEL", "warn")]);
+    assert!(server.log().contains("nothing can be published"), "{}", server.log());
+    post_as(&server, "key", "/v1/media/m/progress", &progress()).await.problem(403, "publishing_off");
+    server.reload("api_keys = [\"key\"]\n").await;
+    assert_eq!(post_as(&server, "key", "/v1/media/m/progress", &progress()).await.status, 200);
+    server.reload("").await;
+    post_as(&server, "key", "/v1/media/m/progress", &progress()).await.problem(403, "publishing_off");
+}

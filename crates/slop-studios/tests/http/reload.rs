@@ -1,0 +1,141 @@
+//! SIGHUP: what it changes, and that a wrong configuration changes nothing.
+
+use std::fs::{self, File};
+use std::ops::Deref;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::api::{post, send};
+use crate::client::Client;
+use crate::server::{SECRET, Server, signed_with, token};
+
+/// A server with a configuration file, which can be written again.
+pub(crate) struct Configured {
+    server: Server,
+    folder: TempDir,
+}
+
+impl Deref for Configured {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl Configured {
+    pub(crate) fn start(toml: &str) -> Self {
+        Self::start_with(toml, &[])
+    }
+
+    /// With settings as in the environment; those that the file is to say are empty there.
+    pub(crate) fn start_with(toml: &str, settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join("slop.toml"), toml).expect("the folder can be written");
+        let log = File::create(folder.path().join("log")).expect("the folder can be written");
+        let mut command = Server::command(&folder.path().join("data"), settings);
+        command.arg("--config").arg(folder.path().join("slop.toml")).stderr(log);
+        Self { server: Server::spawn(command), folder }
+    }
+
+    /// Puts another configuration in force, which must be a good one.
+    pub(crate) async fn reload(&self, toml: &str) {
+        assert!(self.try_reload(toml).await, "{}", self.log());
+    }
+
+    /// Whether the server has put this configuration in force.
+    pub(crate) async fn try_reload(&self, toml: &str) -> bool {
+        fs::write(self.folder.path().join("slop.toml"), toml).expect("the folder can be written");
+        let before = [self.reloads("applied").await, self.reloads("refused").await];
+        self.signal("HUP");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let now = [self.reloads("applied").await, self.reloads("refused").await];
+            if now != before {
+                return now[0] > before[0];
+            }
+            assert!(Instant::now() < deadline, "it does not reload");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn reloads(&self, outcome: &str) -> u64 {
+        self.metric(&format!("slop_reloads_total{{outcome=\"{outcome}\"}}")).await
+    }
+
+    /// A number of `/metrics`; 0 if it is not there.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let metrics = send(self, "GET", "/metrics", &[], b"").await.text;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse().expect("a number"))
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).expect("the log is there")
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_changes_nothing_and_is_named() {
+    let server = Configured::start("[[rooms]]\nname = \"lobby\"\nallow = \"nobody\"\n");
+    let wrong = "[[rooms]]\nname = \"lobby\"\nalow = \"anyone\"\n[[publisher_keys]]\nname = \"x\"\nhash = \"secret\"\nscopes = [\"*\"]\n";
+    assert!(!server.try_reload(wrong).await);
+    let log = server.log();
+    for part in ["[[rooms]] 1 in ", "has the unknown key `alow`; did you mean `allow`?", "[[publisher_keys]] 1 in "] {
+        assert!(log.contains(part), "{part} is not in\n{log}");
+    }
+    assert!(!log.contains("secret"), "{log}");
+    // A setting that is wrong keeps good rules out too.
+    assert!(!server.try_reload("max_rooms_per_socket = 0\n[[rooms]]\nname = \"lobby\"\nallow = \"anyone\"\n").await);
+    let mut client = Client::connect(&server, "/").await;
+    assert_eq!(client.call("joinRoom", json!(["lobby"])).await["success"], false, "the first rules are in force");
+    server.reload("[[rooms]]\nname = \"lobby\"\nallow = \"anyone\"\n").await;
+    assert_eq!(client.call("joinRoom", json!(["lobby"])).await["success"], true);
+}
+
+#[tokio::test]
+async fn secrets_and_whether_a_token_is_required_change_at_run_time() {
+    let secret = |secret: &str, more: &str| format!("jwt_secret = {secret:?}\n{more}");
+    let server = Configured::start_with(&secret(SECRET, ""), &[("JWT_SECRET", "")]);
+    let mut old = Client::connect_as(&server, "/", &token("alice")).await;
+    let mut anonymous = Client::connect(&server, "/").await;
+    anonymous.call("joinRoom", json!(["lobby"])).await;
+    old.call("joinRoom", json!(["lobby"])).await;
+
+    let next = "another secret of the tests, longer than thirty-two";
+    server.reload(&secret(next, "auth_required = true\n")).await;
+    // Who was let in stays, and who comes needs a token of the new secret.
+    assert_eq!(old.call("getConnectionInfo", json!([])).await["authenticated"], true);
+    let new = signed_with(next, json!({"userId": "bob"}));
+    let _bob = Client::connect_as(&server, "/", &new).await;
+    for auth in [json!({}), json!({"token": token("alice")})] {
+        let refused = Client::try_connect(&server, "/", auth, None).await;
+        assert_eq!(refused.err().expect("it is refused")["message"], "Unauthorized");
+    }
+    let delivered = post(&server, "/v1/rooms/lobby/events", &json!({"event": "e"})).await.json()["delivered"].clone();
+    assert_eq!(delivered, 1, "who has no token has left the room");
+    assert_eq!(anonymous.call("joinRoom", json!(["lobby"])).await, json!({"success": false, "error": "Not allowed"}));
+}
+
+#[tokio::test]
+async fn the_log_can_be_turned_up() {
+    let rules = "[[rooms]]\nname = \"*\"\nallow = \"nobody\"\n";
+    let server = Configured::start_with(rules, &[("LOG_LEVEL", "")]);
+    let mut client = Client::connect(&server, "/").await;
+    client.call("joinRoom", json!(["first"])).await;
+    server.reload(&format!("log_level = \"debug\"\n{rules}")).await;
+    client.call("joinRoom", json!(["second"])).await;
+    let log = server.log();
+    assert!(!log.contains("first") && log.contains("second") && log.contains("[[rooms]] 1"), "{log}");
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_is_said() {
+    let server = Configured::start_with("max_rooms_per_socket = 5\n", &[("LOG_LEVEL", "warn")]);
+    server.reload("max_rooms_per_socket = 6\n").await;
+    let log = server.log();
+    assert!(log.contains("takes effect at the next start") && log.contains("MAX_ROOMS_PER_SOCKET"), "{log}");
+}
