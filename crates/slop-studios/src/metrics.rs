@@ -325,6 +325,7 @@ impl Collector for Snapshot {
         }
         let disconnects = Family::<DisconnectLabels, Counter>::default();
         for (reason, count) in &engine.disconnects {
+            ("revocations_kept", "Revocations of users and tokens that are kept", kept.revocations.rows),
             let labels = DisconnectLabels { reason: reason.as_str() };
             disconnects.get_or_create(&labels).inc_by(*count);
         }

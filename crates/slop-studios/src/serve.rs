@@ -4,9 +4,7 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use aws_lc_rs::digest::{SHA256, digest};
 use http::header::AUTHORIZATION;
-use secrecy::ExposeSecret as _;
 use socketio_server::{Config, Drained, Origins, Recovery, Server, SessionKeeper};
 use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
@@ -118,7 +116,7 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, 
         handle,
         metrics,
     };
-    let builder = builder.recovery(recovery(settings, &store)).fallback(crate::http::router(Arc::new(app)));
+    let builder = builder.recovery(recovery(settings, &embedded, &store)).fallback(crate::http::router(Arc::new(app)));
     let builder = crate::namespaces::all(&sessions, &inboxes, &store)
         .into_iter()
         .fold(builder, |builder, namespace| builder.namespace(namespace));
@@ -126,16 +124,12 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, 
 }
 
 /// Offsets are the store's numbers, whether anybody is recovered or not: the inbox rests on them too.
-fn recovery(settings: &Settings, store: &Arc<dyn Store>) -> Recovery {
+fn recovery(settings: &Settings, embedded: &SqliteStore, store: &Arc<dyn Store>) -> Recovery {
     let keeper = StoreKeeper::new(Arc::clone(store), settings.recovery);
-    // A key that the next process has as well, and nobody else.
-    let secret = [b"socket ids\0", settings.jwt_secret.expose_secret().as_bytes()].concat();
-    let mut id_key = [0; 16];
-    id_key.iter_mut().zip(digest(&SHA256, &secret).as_ref()).for_each(|(to, from)| *to = *from);
     Recovery {
         window: settings.recovery,
         after: Some(store.boot_seq().saturating_sub(1)),
-        id_key: Some(id_key),
+        id_key: Some(embedded.socket_id_key()),
         keeper: (!settings.recovery.is_zero()).then(|| Arc::new(keeper) as Arc<dyn SessionKeeper>),
         ..Recovery::default()
     }
@@ -159,6 +153,7 @@ fn store_options(settings: &Settings) -> Options {
             notifications_per_user: limits::MAX_NOTIFICATIONS_PER_USER,
             log: Bound { age: settings.log_retention, rows: u64::MAX, bytes: settings.log_max_bytes },
             sessions: Bound { age: limits::SESSION_AGE, rows: limits::MAX_SESSIONS, bytes: limits::MAX_SESSION_BYTES },
+            revocations: limits::MAX_REVOCATIONS,
             receipts: Bound {
                 age: limits::IDEMPOTENCY_KEY_AGE,
                 rows: settings.max_idempotency_keys as u64,
