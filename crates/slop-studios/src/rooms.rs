@@ -162,7 +162,7 @@ mod tests {
     }
 
     fn identity(user: &str) -> Identity {
-        Identity { user_id: user.to_owned(), email: None, expires_at: None }
+        Identity { user_id: user.to_owned(), ..Identity::default() }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::time::interval;
 use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
 use crate::http::{App, PublisherKeys};
-use crate::identity::TokenVerifier;
+use crate::identity::{Jwks, Pace, Revocations, TokenVerifier};
 use crate::inbox::Inboxes;
 use crate::limits;
 use crate::memory::{self, Crowd};
@@ -45,7 +45,7 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
     // Before anybody is told that the server listens, so that no signal ends it the hard way.
     let mut stop = StopSignals::new(&runtime).context("listen for signals")?;
     let listener = listen(&runtime, &settings.host, settings.port)?;
-    let (server, store) = start(&settings, listener)?;
+    let (server, store) = start(&settings, &runtime, listener)?;
     on_listening(server.local_addr());
 
     let name = runtime.block_on(async {
@@ -89,12 +89,15 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
     Ok(())
 }
 
-fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, Arc<SqliteStore>)> {
+fn start(settings: &Settings, runtime: &Runtime, listener: TcpListener) -> anyhow::Result<(Server, Arc<SqliteStore>)> {
     let builder = Server::builder(engine_config(settings));
     let handle = builder.handle();
     let metrics = Arc::new(Metrics::default());
+    let revocations = Arc::<Revocations>::default();
+    let verifier = verifier(settings, runtime, &metrics)?.with_revocations(Arc::clone(&revocations));
     let sessions = Arc::new(Sessions {
-        verifier: TokenVerifier::new(&settings.jwt_secret),
+        verifier,
+        expiry_notice: settings.token_expiring_notice,
         policy: RoomPolicy { anonymous: !settings.auth_required },
         metrics: Arc::clone(&metrics),
         auth_required: settings.auth_required,
@@ -121,6 +124,23 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, 
         .into_iter()
         .fold(builder, |builder, namespace| builder.namespace(namespace));
     Ok((builder.start(listener).context("start the server")?, embedded))
+}
+
+/// With the issuer's keys, if they can be had by now.
+fn verifier(settings: &Settings, runtime: &Runtime, metrics: &Arc<Metrics>) -> anyhow::Result<TokenVerifier> {
+    let keys = settings.token_keys()?;
+    let is_alone = keys.is_empty();
+    let verifier = TokenVerifier::new(keys, settings.claim_rules());
+    let Some(url) = &settings.jwks_url else { return Ok(verifier) };
+    let pace = Pace { cooldown: settings.jwks_cooldown, max_age: settings.jwks_max_age };
+    let jwks = Arc::new(Jwks::of(url, pace, Arc::clone(metrics))?);
+    let fetched = runtime.block_on(jwks.fetch());
+    if is_alone {
+        // Every token would be refused, and clients would take it that theirs are bad.
+        fetched.context("fetch the keys of JWKS_URL, without which no token can be verified")?;
+    }
+    runtime.spawn(Arc::clone(&jwks).keep_fresh());
+    Ok(verifier.with_jwks(jwks))
 }
 
 /// Offsets are the store's numbers, whether anybody is recovered or not: the inbox rests on them too.

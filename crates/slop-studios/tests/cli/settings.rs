@@ -46,6 +46,11 @@ fn the_defaults_are_those_that_the_design_names() {
         ("LOG_RETENTION_HOURS", "24"),
         ("MEDIA_RETENTION_DAYS", "30"),
         ("NOTIFICATION_RETENTION_DAYS", "90"),
+        ("JWT_LEEWAY_SECONDS", "0"),
+        ("JWT_MAX_LIFETIME_DAYS", "365"),
+        ("JWKS_COOLDOWN_MS", "30000"),
+        ("JWKS_MAX_AGE_MS", "600000"),
+        ("TOKEN_EXPIRING_NOTICE_MS", "0"),
     ] {
         assert_eq!(row(&ran, name), format!("{value} (default)"), "{name}");
     }
@@ -167,6 +172,9 @@ fn zero_is_refused_where_it_makes_no_sense() {
         "LOG_MAX_BYTES",
         "MEDIA_RETENTION_DAYS",
         "NOTIFICATION_RETENTION_DAYS",
+        "JWT_MAX_LIFETIME_DAYS",
+        "JWKS_COOLDOWN_MS",
+        "JWKS_MAX_AGE_MS",
     ] {
         let ran = Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), (name, "0")]).refused();
         assert!(ran.stderr.contains(&format!("error: {name} (from env) is \"0\"")), "{ran:#?}");
