@@ -35,6 +35,7 @@ mod namespaces;
 mod owners;
 pub mod publish;
 mod recovery;
+mod revoke;
 pub mod rooms;
 pub mod serve;
 mod session;

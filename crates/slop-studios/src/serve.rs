@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::owners::NewOwners;
 use crate::publish::Executor;
 use crate::recovery::StoreKeeper;
+use crate::revoke::Revoker;
 use crate::rooms::RoomPolicy;
 use crate::session::Sessions;
 use crate::store::Store;
@@ -110,7 +111,18 @@ fn start(settings: &Settings, runtime: &Runtime, listener: TcpListener) -> anyho
     let embedded = Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(&metrics))?);
     let store: Arc<dyn Store> = Arc::<SqliteStore>::clone(&embedded);
     inboxes.use_store(&store);
+    let kept = runtime.block_on(store.revocations()).context("read the revocations")?;
+    kept.iter().for_each(|revocation| revocations.add(revocation));
+    let revoker = Revoker::new(
+        Arc::clone(&store),
+        revocations,
+        Arc::clone(&sessions),
+        handle.clone(),
+        settings.jwt_max_lifetime,
+        settings.jwt_leeway,
+    );
     let app = App {
+        revoker,
         executor: Executor::new(Arc::clone(&store), Arc::clone(&metrics)),
         keys: PublisherKeys::new(&settings.api_keys),
         registry: metrics.registry(handle.clone(), Arc::clone(&store)),

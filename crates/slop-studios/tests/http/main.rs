@@ -7,5 +7,6 @@ mod lifecycle;
 mod media;
 mod problems;
 mod publishing;
+mod revocation;
 mod server;
 mod store;

@@ -112,7 +112,8 @@ pub(crate) fn token_until(user: &str, seconds: i64) -> String {
     signed(json!({"userId": user, "email": format!("{user}@example.com"), "exp": now + seconds}))
 }
 
-fn signed(claims: Value) -> String {
+/// A token with these claims.
+pub(crate) fn signed(claims: Value) -> String {
     let Value::Object(claims) = claims else { panic!("claims are an object") };
     let signer = TokenSigner::new(&SecretString::from(SECRET));
     let token = signer.sign(SigningAlgorithm::Hs256, &claims).expect("HMAC signs");
