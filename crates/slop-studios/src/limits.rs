@@ -112,6 +112,9 @@ pub const MAX_REVOCATIONS: u64 = 500_000;
 /// keys to connect is still there.
 pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How soon an issuer that failed is asked again without anybody waiting, if the cooldown is shorter still.
+pub const JWKS_RETRY: Duration = Duration::from_secs(1);
+
 /// Largest key set in bytes: 64 RSA keys of 4096 bits, with a certificate chain each.
 pub const MAX_JWKS_BYTES: usize = 512 * 1024;
 

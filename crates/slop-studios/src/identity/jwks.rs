@@ -24,7 +24,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Keys;
-use crate::limits::{JWKS_TIMEOUT, MAX_JWKS_BYTES};
+use crate::limits::{JWKS_RETRY, JWKS_TIMEOUT, MAX_JWKS_BYTES};
 use crate::metrics::Metrics;
 
 /// Why the keys could not be fetched.
@@ -169,7 +169,7 @@ impl Jwks {
     pub(crate) async fn keep_fresh(self: Arc<Self>) {
         loop {
             let State { began, failing, .. } = *self.state();
-            let pause = if failing { self.pace.cooldown } else { self.pace.max_age };
+            let pause = if failing { self.pace.cooldown.max(JWKS_RETRY) } else { self.pace.max_age };
             let due = began.map_or_else(Instant::now, |began| began + pause);
             tokio::select! {
                 () = self.asked.notified() => {}

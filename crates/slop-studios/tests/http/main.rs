@@ -3,6 +3,8 @@
 mod api;
 mod client;
 mod contract;
+mod identity;
+mod issuer;
 mod lifecycle;
 mod media;
 mod problems;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use slop_studios::identity::{SigningAlgorithm, TokenSigner, epoch_seconds};
 use tempfile::TempDir;
 
-const SECRET: &str = "a secret of the tests, longer than thirty-two bytes";
+pub(crate) const SECRET: &str = "a secret of the tests, longer than thirty-two bytes";
 pub(crate) const KEY: &str = "a-publisher-key-of-the-tests-32-bytes";
 pub(crate) const OTHER_KEY: &str = "another-publisher-key-of-the-tests-32";
 
