@@ -73,7 +73,7 @@ describe('revocation', () => {
     await revoke('users/away');
     // Not for the user any more.
     await server.complete('m-away', { url: 'https://example.org/secret' });
-    await server.toRoom('open', { event: 'said' });
+    await server.toRoom('open', { event: 'said', namespace: '/media' });
     await client.next('local:connect');
     await client.next('local:connect');
     assert.deepEqual([client.socket.recovered, client.id], [true, id]);

@@ -97,7 +97,7 @@ pub(super) fn previous_secrets(text: &str) -> Result<Vec<SecretString>, String> 
     let secrets: Vec<&str> = elements(text).collect();
     match secrets.iter().position(|secret| secret.len() < defaults::RECOMMENDED_SECRET_BYTES) {
         Some(position) => Err(format!(
-            "has a secret {} shorter than {} bytes, which may be guessed, or be part of one with a comma",
+            "has a secret at place {} that is shorter than {} bytes: it may be guessed, or be part of one with a comma",
             position + 1,
             defaults::RECOMMENDED_SECRET_BYTES
         )),
