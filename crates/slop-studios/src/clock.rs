@@ -30,6 +30,12 @@ impl Moment {
         self.0
     }
 
+    /// The moment so long after this one.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// The moment so long before this one.
     #[must_use]
     pub fn before(self, age: Duration) -> Self {

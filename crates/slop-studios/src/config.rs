@@ -8,13 +8,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::defaults;
+use crate::identity::{ClaimRules, Jwks, JwksError, KeyError, Keys, Pace, PublicKeyFile};
+use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::store::sqlite::StoreSync;
 
@@ -24,8 +28,8 @@ mod tables;
 
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
-    api_keys, boolean, buffer, claim_name, cors_origin, count, days, host, hours, log_format, log_level, milliseconds,
-    path, port, secret, size, store_sync, whole,
+    api_keys, boolean, buffer, claim_name, cors_origin, count, days, host, hours, jwks_url, log_format, log_level,
+    milliseconds, path, port, previous_secrets, public_key_files, secret, size, store_sync, texts, whole,
 };
 pub use tables::Tables;
 
@@ -73,11 +77,42 @@ settings! {
 
     /// Secret that the users' JSON Web Tokens are signed with (HS256, HS384 or HS512).
     /// As a flag it shows in the process list: prefer the environment or the file
-    jwt_secret: SecretString = "JWT_SECRET" Secret DefaultValue::Required(
-        "it is the secret that users' tokens are signed with. Use that of the service which issues them, or make one:\n\
-         \x20   export JWT_SECRET=\"$(openssl rand -hex 32)\"\n\
-         For trying things out, `slop-studios dev` makes one by itself"
-    ), secret;
+    jwt_secret: Option<SecretString> = "JWT_SECRET" Secret DefaultValue::Fixed(""), secret;
+
+    /// Secrets that were JWT_SECRET before, comma-separated: tokens signed with them are accepted still
+    jwt_previous_secrets: Vec<SecretString> = "JWT_PREVIOUS_SECRETS" SecretList DefaultValue::Fixed(""), previous_secrets;
+
+    /// PEM files with public keys that tokens are signed with, comma-separated (RS256, ES256, ES384 or EdDSA, as the key is);
+    /// with another algorithm before it, as `PS256:/etc/slop/key.pem`
+    jwt_public_keys: Vec<PublicKeyFile> = "JWT_PUBLIC_KEYS" List DefaultValue::Fixed(""), public_key_files;
+
+    /// URL of the issuer's JSON Web Key set, fetched at the start and when a token names a key that is not in it
+    jwks_url: Option<Uri> = "JWKS_URL" Text DefaultValue::Fixed(""), jwks_url;
+
+    /// Least time between two fetches of JWKS_URL
+    jwks_cooldown: Duration = "JWKS_COOLDOWN_MS" Number DefaultValue::Fixed(defaults::JWKS_COOLDOWN_MS), milliseconds;
+
+    /// Age of the key set at which JWKS_URL is fetched anew
+    jwks_max_age: Duration = "JWKS_MAX_AGE_MS" Number DefaultValue::Fixed(defaults::JWKS_MAX_AGE_MS), milliseconds;
+
+    /// Issuers whose tokens are accepted (claim `iss`), comma-separated; without any, all whose signature is good
+    jwt_issuers: Vec<String> = "JWT_ISSUER" List DefaultValue::Fixed(""), texts;
+
+    /// Audiences of which a token must name one (claim `aud`), comma-separated; without any, it need not
+    jwt_audiences: Vec<String> = "JWT_AUDIENCE" List DefaultValue::Fixed(""), texts;
+
+    /// Seconds that the issuers' clocks may be off by; a token is accepted for so long after its end
+    jwt_leeway: Duration = "JWT_LEEWAY_SECONDS" Number DefaultValue::Fixed(defaults::JWT_LEEWAY_SECONDS),
+        |text| whole(text, 0, defaults::MAX_LEEWAY_SECONDS).map(Duration::from_secs);
+
+    /// Longest life of a token after the moment that it names as its issue (claim `iat`), in days; revocations are kept for
+    /// as long
+    jwt_max_lifetime: Duration = "JWT_MAX_LIFETIME_DAYS" Number DefaultValue::Fixed(defaults::JWT_MAX_LIFETIME_DAYS), days;
+
+    /// How long before the end of its token a client is told by `tokenExpiring`; 0 for never
+    token_expiring_notice: Duration = "TOKEN_EXPIRING_NOTICE_MS" Number
+        DefaultValue::Fixed(defaults::TOKEN_EXPIRING_NOTICE_MS),
+        |text| whole(text, 0, defaults::MAX_TIMER_MS).map(Duration::from_millis);
 
     /// Keys that publishers may authenticate with, comma-separated; without any, nothing can be published
     api_keys: Vec<SecretString> = "API_KEYS" SecretList DefaultValue::Fixed(""), api_keys;
@@ -172,6 +207,14 @@ settings! {
     store_sync: StoreSync = "STORE_SYNC" Text DefaultValue::Fixed(defaults::STORE_SYNC), store_sync;
 }
 
+/// What tokens can be verified with: one of these has to be set.
+const TOKEN_KEYS: [&str; 4] = ["JWT_SECRET", "JWT_PREVIOUS_SECRETS", "JWT_PUBLIC_KEYS", "JWKS_URL"];
+
+const TOKEN_KEYS_HINT: &str = "it is the secret that users' tokens are signed with. Use that of the service which issues them, \
+     or set JWT_PUBLIC_KEYS or JWKS_URL if it signs with a key of its own, or make one:\n\
+     \x20   export JWT_SECRET=\"$(openssl rand -hex 32)\"\n\
+     For trying things out, `slop-studios dev` makes one by itself";
+
 /// One row of the table.
 #[derive(Debug)]
 pub struct Setting {
@@ -202,8 +245,6 @@ enum DefaultValue {
     },
     /// One for each core that the process may use.
     Cores,
-    /// There is none; the text says what the setting is and how to come by a value.
-    Required(&'static str),
 }
 
 /// The origins whose pages may connect.
@@ -414,7 +455,7 @@ impl Setting {
 
     fn argument(&self) -> Arg {
         let default = match &self.default {
-            DefaultValue::Required(_) | DefaultValue::Fixed("") => String::new(),
+            DefaultValue::Fixed("") => String::new(),
             DefaultValue::Cores => " [default: one per core]".to_owned(),
             DefaultValue::Fixed(text) => format!(" [default: {text}]"),
             DefaultValue::Profile { serve, dev } => {
@@ -441,17 +482,16 @@ impl Setting {
         }
     }
 
-    fn default_text(&self, profile: Profile) -> Option<String> {
+    fn default_text(&self, profile: Profile) -> String {
         match (&self.default, profile) {
             (DefaultValue::Fixed(text), _)
             | (DefaultValue::Profile { serve: text, .. }, Profile::Serve)
-            | (DefaultValue::Profile { dev: text, .. }, Profile::Dev) => Some((*text).to_owned()),
+            | (DefaultValue::Profile { dev: text, .. }, Profile::Dev) => (*text).to_owned(),
             (DefaultValue::Cores, _) => {
                 // A container's share of the cores counts, which this function knows about.
                 let cores = std::thread::available_parallelism().map_or(1, usize::from);
-                Some(cores.to_string())
+                cores.to_string()
             }
-            (DefaultValue::Required(_), _) => None,
         }
     }
 }
@@ -485,15 +525,54 @@ impl Settings {
         Policy::new(self.tables.rules.clone(), self.auth_required)
     }
 
+    /// The keys that tokens are verified with, without those of [`Settings::jwks_url`].
+    ///
+    /// # Errors
+    /// If a file of [`Settings::jwt_public_keys`] can't be used.
+    pub fn token_keys(&self) -> Result<Keys, KeyError> {
+        let secrets: Vec<SecretString> = self.jwt_secret.iter().chain(&self.jwt_previous_secrets).cloned().collect();
+        Keys::load(&secrets, &self.jwt_public_keys)
+    }
+
+    /// The keys of [`Settings::jwks_url`], if it is set; none is fetched yet.
+    ///
+    /// # Errors
+    /// If it is an `https` URL and this system trusts nobody.
+    pub(crate) fn jwks(&self, metrics: &Arc<Metrics>) -> Result<Option<Arc<Jwks>>, JwksError> {
+        let pace = Pace { cooldown: self.jwks_cooldown, max_age: self.jwks_max_age };
+        let jwks = |url: &Uri| Jwks::of(url, pace, Arc::clone(metrics)).map(Arc::new);
+        self.jwks_url.as_ref().map(jwks).transpose()
+    }
+
+    /// What the claims of tokens must be.
+    #[must_use]
+    pub fn claim_rules(&self) -> ClaimRules {
+        ClaimRules {
+            issuers: self.jwt_issuers.clone(),
+            audiences: self.jwt_audiences.clone(),
+            leeway: self.jwt_leeway,
+            max_lifetime: Some(self.jwt_max_lifetime),
+        }
+    }
+
     /// What is allowed but likely a mistake, to be logged at the start.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let secret_bytes = self.jwt_secret.expose_secret().len();
-        if secret_bytes < defaults::RECOMMENDED_SECRET_BYTES {
+        let is_short = |secret: &SecretString| secret.expose_secret().len() < defaults::RECOMMENDED_SECRET_BYTES;
+        if self.jwt_secret.as_ref().is_some_and(is_short) {
             warnings.push(format!(
                 "JWT_SECRET is shorter than {} bytes and may be guessed from any token",
                 defaults::RECOMMENDED_SECRET_BYTES
             ));
+        }
+        let is_this_machine = |host: &str| matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+        if let Some(url) = &self.jwks_url
+            && url.scheme_str() == Some("http")
+            && !url.host().is_some_and(is_this_machine)
+        {
+            warnings.push(
+                "JWKS_URL is not https: whoever is on the way to it can have tokens of their own accepted".to_owned(),
+            );
         }
         if self.api_keys.is_empty() && self.tables.publisher_keys.is_empty() && self.publish_claim.is_none() {
             warnings.push("API_KEYS is empty and there are no [[publisher_keys]]: nothing can be published".to_owned());

@@ -47,6 +47,16 @@ pub const SEND_BUFFER_BYTES: &str = "0";
 pub const MEDIA_STALL_MS: &str = "0";
 /// A busy editor has tens of projects open; at 48 bytes of name each, 1,000 rooms cost a socket under 100 KiB.
 pub const MAX_ROOMS_PER_SOCKET: &str = "1000";
+/// The clock of the issuer is as right as ours: a token ends when it says so. In seconds.
+pub const JWT_LEEWAY_SECONDS: &str = "0";
+/// A year: no session is meant to be longer, and no revocation is kept for longer. In days.
+pub const JWT_MAX_LIFETIME_DAYS: &str = "365";
+/// What the clients of issuers have settled on: forged key ids cost the issuer two requests a minute at most.
+pub const JWKS_COOLDOWN_MS: &str = "30000";
+/// 10 minutes: how long a key that the issuer has withdrawn is believed at most, while the issuer answers.
+pub const JWKS_MAX_AGE_MS: &str = "600000";
+/// The contract does not have the warning: who wants it says how early.
+pub const TOKEN_EXPIRING_NOTICE_MS: &str = "0";
 /// A person mistypes twice; a buggy client that retries in a loop is cut off, and so is a guesser.
 pub const AUTH_FAILURE_LIMIT: &str = "10";
 /// At some 300 bytes for a key and its receipt, 100,000 of them are 30 MB: an hour of 28 publishes a second.
@@ -75,6 +85,8 @@ pub const MAX_SEND_BUFFER_BYTES: u64 = 256 * 1024 * 1024;
 pub const MAX_SHARDS: u64 = 256;
 /// RFC 7518 §3.2 asks for an HMAC key no shorter than the hash; 32 bytes suit HS256. Shorter is warned about.
 pub const RECOMMENDED_SECRET_BYTES: usize = 32;
+/// The most that clocks may be off by, in seconds: an hour, as after a change of the time zone that was done wrong.
+pub const MAX_LEEWAY_SECONDS: u64 = 3_600;
 /// 128 bits of hexadecimal, out of reach of guessing. Shorter is warned about.
 pub const RECOMMENDED_KEY_BYTES: usize = 32;
 

@@ -23,11 +23,13 @@ pub mod server {
     pub const MEDIA_PROGRESS: &str = "mediaProgress";
     pub const MEDIA_COMPLETE: &str = "mediaComplete";
     pub const MEDIA_ERROR: &str = "mediaError";
+    /// An extension: only servers that were told to send it.
+    pub const TOKEN_EXPIRING: &str = "tokenExpiring";
     /// An extension: only clients that used one of the inbox's events get it.
     pub const UNREAD_COUNT: &str = "unreadCount";
 
     /// All of them: what a client receives under one of these names comes from the server itself.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         WELCOME,
         AUTHENTICATED,
         AUTH_ERROR,
@@ -40,6 +42,7 @@ pub mod server {
         MEDIA_PROGRESS,
         MEDIA_COMPLETE,
         MEDIA_ERROR,
+        TOKEN_EXPIRING,
         UNREAD_COUNT,
     ];
 }
@@ -95,6 +98,14 @@ pub struct Authenticated<'a> {
     pub email: Option<&'a str>,
     /// When the token was accepted.
     pub authenticated_at: Moment,
+}
+
+/// `tokenExpiring`
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenExpiring {
+    /// When the socket becomes anonymous.
+    pub expires_at: Moment,
 }
 
 /// `authError` and `loggedOut`

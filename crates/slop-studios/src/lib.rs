@@ -41,6 +41,7 @@ pub mod publish;
 pub mod publishers;
 mod recovery;
 mod reload;
+mod revoke;
 pub mod rooms;
 pub mod serve;
 mod session;

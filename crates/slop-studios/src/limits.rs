@@ -101,6 +101,29 @@ pub const INBOX_BATCH: usize = 100;
 /// Notifications that one `markNotificationsRead` may name: as many as a user can have.
 pub const MAX_IDS_PER_MARK: usize = MAX_NOTIFICATIONS_PER_USER;
 
+/// Longest `jti` by which a token can be revoked, in bytes: a UUID is 36, and issuers that hash take 88 at most.
+pub const MAX_TOKEN_ID_BYTES: usize = 256;
+
+/// Revocations kept. At some 120 bytes each in memory, 60 MB: every user of a studio of 100,000, and four logouts of
+/// each within the life of a token. There is no oldest to leave: it would be valid again, so one more is refused.
+pub const MAX_REVOCATIONS: u64 = 500_000;
+
+/// How long an issuer may take to answer for its keys, body and all. Below `CONNECT_TIMEOUT_MS`, so that who waits for the
+/// keys to connect is still there.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How soon an issuer that failed is asked again without anybody waiting, if the cooldown is shorter still.
+pub const JWKS_RETRY: Duration = Duration::from_secs(1);
+
+/// Largest key set in bytes: 64 RSA keys of 4096 bits, with a certificate chain each.
+pub const MAX_JWKS_BYTES: usize = 512 * 1024;
+
+/// Most keys of a set. Issuers have two or three, of each tenant perhaps; a token without a key id is tried with all.
+pub const MAX_JWKS_KEYS: usize = 64;
+
+/// Largest file of public keys in bytes: some hundred keys.
+pub const MAX_KEY_FILE_BYTES: u64 = 64 * 1024;
+
 /// An expiry further off than this is looked at again on the way: the timer runs on a clock that does not follow
 /// corrections of the system's time.
 pub const EXPIRY_RECHECK: Duration = Duration::from_secs(60 * 60);

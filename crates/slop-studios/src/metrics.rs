@@ -9,12 +9,12 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use socketio_server::Handle;
 
-use crate::identity::AuthError;
+use crate::identity::{AuthError, epoch_seconds};
 use crate::publish::Kind;
 use crate::store::Store;
 
@@ -29,6 +29,10 @@ const GROUP_REQUESTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 25.0, 75.0, 200.0, 500.0]
 pub struct Metrics {
     authentications: Family<AuthenticationLabels, Counter>,
     identities_expired: Counter,
+    identities_revoked: Counter,
+    jwks_fetches: Family<JwksLabels, Counter>,
+    jwks_fetched: Gauge,
+    jwks_keys: Gauge,
     joins_refused: Family<NamespaceLabels, Counter>,
     subscriptions_refused: Counter,
     subscriptions_ended: Counter,
@@ -54,6 +58,11 @@ struct AuthenticationLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JwksLabels {
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -108,6 +117,10 @@ impl Default for Metrics {
         Self {
             authentications: Family::default(),
             identities_expired: Counter::default(),
+            identities_revoked: Counter::default(),
+            jwks_fetches: Family::default(),
+            jwks_fetched: Gauge::default(),
+            jwks_keys: Gauge::default(),
             joins_refused: Family::default(),
             subscriptions_refused: Counter::default(),
             subscriptions_ended: Counter::default(),
@@ -136,6 +149,7 @@ impl Metrics {
             Err(AuthError::NotYetValid) => "not_yet_valid",
             Err(AuthError::Invalid) => "invalid",
             Err(AuthError::NoUserId) => "no_user_id",
+            Err(AuthError::Revoked) => "revoked",
         };
         self.authentications.get_or_create(&AuthenticationLabels { namespace, result }).inc();
     }
@@ -143,6 +157,21 @@ impl Metrics {
     /// Counts a socket whose token expired while it was connected.
     pub fn identity_expired(&self) {
         self.identities_expired.inc();
+    }
+
+    /// Counts a socket whose token was revoked while it was connected.
+    pub fn identity_revoked(&self) {
+        self.identities_revoked.inc();
+    }
+
+    /// Counts a fetch of the issuer's keys that brought so many.
+    pub fn jwks_fetched(&self, keys: Result<usize, ()>) {
+        let result = if keys.is_ok() { "ok" } else { "failed" };
+        self.jwks_fetches.get_or_create(&JwksLabels { result }).inc();
+        if let Ok(keys) = keys {
+            self.jwks_fetched.set(epoch_seconds() as i64);
+            self.jwks_keys.set(keys as i64);
+        }
     }
 
     /// Counts a join that reservation, policy or limit refused.
@@ -228,6 +257,19 @@ impl Metrics {
             "Sockets whose token expired while they were connected",
             self.identities_expired.clone(),
         );
+        registry.register(
+            "identities_revoked",
+            "Sockets whose token was revoked while they were connected",
+            self.identities_revoked.clone(),
+        );
+        registry.register("jwks_fetches", "Fetches of JWKS_URL, by what became of them", self.jwks_fetches.clone());
+        registry.register_with_unit(
+            "jwks_fetched_timestamp",
+            "When the keys of JWKS_URL were fetched last, since 1970; 0 for never",
+            Unit::Seconds,
+            self.jwks_fetched.clone(),
+        );
+        registry.register("jwks_keys", "Keys of JWKS_URL that tokens are verified with", self.jwks_keys.clone());
         registry.register(
             "joins_refused",
             "joinRoom calls refused by reservation, policy or limit",
@@ -325,6 +367,7 @@ impl Collector for Snapshot {
             ("log_bytes", "Bytes of durable events that are kept for replay", kept.log.bytes),
             ("sessions_kept", "Sessions that are kept for recovery", kept.sessions.rows),
             ("idempotency_keys", "Idempotency keys that are remembered", kept.receipts.rows),
+            ("revocations_kept", "Revocations of users and tokens that are kept", kept.revocations.rows),
             ("store_queue_length", "Requests that wait for the store", kept.queued),
             ("sessions_away", "Sessions whose clients are away and may come back", engine.sessions_away),
             ("history_entries", "Events that are remembered for clients that come back", engine.history_entries),

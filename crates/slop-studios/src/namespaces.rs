@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use socketio_server::{Event, Namespace, Socket};
+use socketio_server::{Event, Namespace, OwnedEvent, Socket};
 
 use crate::clock::Moment;
 use crate::events::{
@@ -60,6 +60,8 @@ fn common(
         });
 
     let s = Arc::clone(sessions);
+    let namespace = namespace.before_connect(move |auth, headers| s.before_connect(auth, headers));
+    let s = Arc::clone(sessions);
     let namespace = namespace.authorize(move |socket, auth| s.admit(socket, auth));
     let (s, arrived) = (Arc::clone(sessions), arrive.clone());
     let namespace = namespace.on_connect(move |socket| {
@@ -78,9 +80,12 @@ fn common(
         arrived(socket);
     });
     let s = Arc::clone(sessions);
-    let namespace = namespace.on(client::AUTHENTICATE, move |socket, event| {
-        authenticate(&s, socket, event);
-        arrive(socket);
+    let namespace = namespace.on_async(client::AUTHENTICATE, move |socket, event| {
+        let (sessions, arrive) = (Arc::clone(&s), arrive.clone());
+        async move {
+            authenticate(&sessions, &socket, event).await;
+            arrive(&socket);
+        }
     });
     let s = Arc::clone(sessions);
     let namespace = namespace.on(client::LOGOUT, move |socket, event| {
@@ -119,7 +124,13 @@ struct Heartbeat {
     timestamp: Option<serde_json::Value>,
 }
 
-fn authenticate(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
+async fn authenticate(sessions: &Sessions, socket: &Socket, event: OwnedEvent) {
+    if let Some(key) = sessions.before_authenticate(event.arg(0)) {
+        key.await;
+        if !socket.is_connected() {
+            return;
+        }
+    }
     match sessions.authenticate(socket, event.arg(0)) {
         Ok(user_id) => event.ack(&AuthenticateResponse { success: true, user_id: Some(&user_id), error: None }),
         Err(error) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
+use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
 
@@ -187,6 +188,15 @@ impl Publishers {
         self.in_force.get().are_none()
     }
 
+    /// If it may be a token that is signed with a key that is not known yet: what to wait for before it is looked at.
+    pub(crate) fn key_on_its_way(&self, credential: &str) -> Option<BoxFuture<'static, ()>> {
+        let credentials = self.in_force.get();
+        if credentials.claim.is_none() || !is_token(credential) || credentials.find(credential).is_some() {
+            return None;
+        }
+        self.sessions.verifier.key_on_its_way(|| Some(credential.to_owned()))
+    }
+
     /// Who has this key or token.
     pub(crate) fn authenticate(&self, credential: &str) -> Result<Publisher, NoPublisher> {
         let credentials = self.in_force.get();
@@ -197,8 +207,7 @@ impl Publishers {
             return Ok(publisher.clone());
         }
         let Some(claim) = credentials.claim.as_deref() else { return Err(NoPublisher::UnknownKey) };
-        // A compact JSON Web Token has three parts.
-        if credential.split('.').count() != 3 {
+        if !is_token(credential) {
             return Err(NoPublisher::UnknownKey);
         }
         let identity = self.sessions.verify(credential).map_err(NoPublisher::BadToken)?;
@@ -207,6 +216,11 @@ impl Publishers {
         let scopes = claims.get(claim).map(Scopes::of_claim).unwrap_or_default();
         Ok(Publisher { name: format!("token:{}", identity.user_id).into(), scopes: Arc::new(scopes) })
     }
+}
+
+/// Whether it has the three parts of a compact JSON Web Token.
+fn is_token(credential: &str) -> bool {
+    credential.split('.').count() == 3
 }
 
 #[cfg(test)]

@@ -19,7 +19,15 @@ pub(crate) type Apply = Box<dyn FnOnce()>;
 type Prepare = Box<dyn Fn(&Settings) -> anyhow::Result<Apply>>;
 
 /// The settings that a reload puts in force. The rest take effect when the server is started again.
-const RELOADED: &[&str] = &["JWT_SECRET", "API_KEYS", "PUBLISH_CLAIM", "AUTH_REQUIRED", "LOG_LEVEL"];
+const RELOADED: &[&str] = &[
+    "JWT_SECRET",
+    "JWT_PREVIOUS_SECRETS",
+    "JWT_PUBLIC_KEYS",
+    "API_KEYS",
+    "PUBLISH_CLAIM",
+    "AUTH_REQUIRED",
+    "LOG_LEVEL",
+];
 
 /// Everything that can be changed, and how.
 pub(crate) struct Reload {

@@ -7,9 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use aws_lc_rs::digest::{SHA256, digest};
 use http::header::AUTHORIZATION;
-use secrecy::ExposeSecret as _;
 use socketio_server::{Config, Drained, Origins, Recovery, Server, SessionKeeper};
 use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
@@ -20,7 +18,7 @@ use tokio::time::interval;
 use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
 use crate::http::App;
-use crate::identity::TokenVerifier;
+use crate::identity::{Revocations, TokenVerifier};
 use crate::in_force::InForce;
 use crate::inbox::Inboxes;
 use crate::limits;
@@ -33,6 +31,7 @@ use crate::publish::Executor;
 use crate::publishers::{Credentials, Publishers};
 use crate::recovery::StoreKeeper;
 use crate::reload::{self, Reload};
+use crate::revoke::Revoker;
 use crate::session::Sessions;
 use crate::store::Store;
 use crate::store::sqlite::{Bound, Bounds, Options, SqliteStore};
@@ -62,7 +61,7 @@ pub(crate) fn run(
     let mut hang_up = HangUp::new(&runtime, load.is_some()).context("listen for SIGHUP")?;
     let listener = listen(&runtime, &settings)?;
     let metrics = Arc::new(Metrics::default());
-    let Started { server, store, sessions, publishers } = start(&settings, listener, &metrics)?;
+    let Started { server, store, sessions, publishers } = start(&settings, &runtime, listener, &metrics)?;
     let reload = load.map(|load| reloadable(load, &server, &sessions, &publishers));
     on_listening(server.local_addr());
 
@@ -126,13 +125,21 @@ struct Started {
     publishers: Arc<Publishers>,
 }
 
-fn start(settings: &Settings, listener: TcpListener, metrics: &Arc<Metrics>) -> anyhow::Result<Started> {
+fn start(
+    settings: &Settings,
+    runtime: &Runtime,
+    listener: TcpListener,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Started> {
     let builder = Server::builder(engine_config(settings));
     let handle = builder.handle();
+    let revocations = Arc::<Revocations>::default();
+    let verifier = verifier(settings, runtime, metrics)?.with_revocations(Arc::clone(&revocations));
     let sessions = Arc::new(Sessions {
-        verifier: TokenVerifier::new(&settings.jwt_secret),
+        verifier,
         policy: InForce::new(settings.policy()),
         metrics: Arc::clone(metrics),
+        expiry_notice: settings.token_expiring_notice,
         auth_failure_limit: settings.auth_failure_limit,
         max_rooms: settings.max_rooms_per_socket,
         owners: NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout),
@@ -142,9 +149,20 @@ fn start(settings: &Settings, listener: TcpListener, metrics: &Arc<Metrics>) -> 
     let embedded = Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(metrics))?);
     let store: Arc<dyn Store> = Arc::<SqliteStore>::clone(&embedded);
     inboxes.use_store(&store);
+    let kept = runtime.block_on(store.revocations()).context("read the revocations")?;
+    kept.iter().for_each(|revocation| revocations.add(revocation));
+    let revoker = Revoker::new(
+        Arc::clone(&store),
+        revocations,
+        Arc::clone(&sessions),
+        handle.clone(),
+        settings.jwt_max_lifetime,
+        settings.jwt_leeway,
+    );
     let publishers = Arc::new(Publishers::new(credentials(settings), Arc::clone(&sessions)));
     let app = App {
         executor: Executor::new(Arc::clone(&store), Arc::clone(metrics)),
+        revoker,
         publishers: Arc::clone(&publishers),
         registry: metrics.registry(handle.clone(), Arc::clone(&store)),
         max_body: settings.max_payload_bytes,
@@ -152,7 +170,7 @@ fn start(settings: &Settings, listener: TcpListener, metrics: &Arc<Metrics>) -> 
         handle,
         metrics: Arc::clone(metrics),
     };
-    let builder = builder.recovery(recovery(settings, &store)).fallback(crate::http::router(Arc::new(app)));
+    let builder = builder.recovery(recovery(settings, &embedded, &store)).fallback(crate::http::router(Arc::new(app)));
     let builder = crate::namespaces::all(&sessions, &inboxes, &store)
         .into_iter()
         .fold(builder, |builder, namespace| builder.namespace(namespace));
@@ -178,10 +196,10 @@ fn reloadable(load: reload::Load, server: &Server, sessions: &Arc<Sessions>, pub
             Ok(Box::new(move || publishers.replace(credentials)))
         })
         .part(move |settings| {
-            let (secret, policy) = (settings.jwt_secret.clone(), settings.policy());
+            let (keys, policy) = (settings.token_keys()?, settings.policy());
             let (handle, sessions) = (handle.clone(), Arc::clone(&sessions));
             Ok(Box::new(move || {
-                sessions.verifier.replace(&secret);
+                sessions.verifier.replace(keys);
                 sessions.policy.replace(policy);
                 // In this order: a handler that still goes by the old policy has ended when its shard comes to this.
                 for namespace in [namespaces::DEFAULT, namespaces::MEDIA, namespaces::NOTIFICATIONS] {
@@ -192,17 +210,28 @@ fn reloadable(load: reload::Load, server: &Server, sessions: &Arc<Sessions>, pub
         })
 }
 
+/// With the issuer's keys, if they can be had by now.
+fn verifier(settings: &Settings, runtime: &Runtime, metrics: &Arc<Metrics>) -> anyhow::Result<TokenVerifier> {
+    let keys = settings.token_keys()?;
+    let is_alone = keys.is_empty();
+    let verifier = TokenVerifier::new(keys, settings.claim_rules());
+    let Some(jwks) = settings.jwks(metrics)? else { return Ok(verifier) };
+    let fetched = runtime.block_on(jwks.fetch());
+    if is_alone {
+        // Every token would be refused, and clients would take it that theirs are bad.
+        fetched.context("fetch the keys of JWKS_URL, without which no token can be verified")?;
+    }
+    runtime.spawn(Arc::clone(&jwks).keep_fresh());
+    Ok(verifier.with_jwks(jwks))
+}
+
 /// Offsets are the store's numbers, whether anybody is recovered or not: the inbox rests on them too.
-fn recovery(settings: &Settings, store: &Arc<dyn Store>) -> Recovery {
+fn recovery(settings: &Settings, embedded: &SqliteStore, store: &Arc<dyn Store>) -> Recovery {
     let keeper = StoreKeeper::new(Arc::clone(store), settings.recovery);
-    // A key that the next process has as well, and nobody else.
-    let secret = [b"socket ids\0", settings.jwt_secret.expose_secret().as_bytes()].concat();
-    let mut id_key = [0; 16];
-    id_key.iter_mut().zip(digest(&SHA256, &secret).as_ref()).for_each(|(to, from)| *to = *from);
     Recovery {
         window: settings.recovery,
         after: Some(store.boot_seq().saturating_sub(1)),
-        id_key: Some(id_key),
+        id_key: Some(embedded.socket_id_key()),
         keeper: (!settings.recovery.is_zero()).then(|| Arc::new(keeper) as Arc<dyn SessionKeeper>),
         ..Recovery::default()
     }
@@ -226,6 +255,7 @@ fn store_options(settings: &Settings) -> Options {
             notifications_per_user: limits::MAX_NOTIFICATIONS_PER_USER,
             log: Bound { age: settings.log_retention, rows: u64::MAX, bytes: settings.log_max_bytes },
             sessions: Bound { age: limits::SESSION_AGE, rows: limits::MAX_SESSIONS, bytes: limits::MAX_SESSION_BYTES },
+            revocations: limits::MAX_REVOCATIONS,
             receipts: Bound {
                 age: limits::IDEMPOTENCY_KEY_AGE,
                 rows: settings.max_idempotency_keys as u64,

@@ -2,12 +2,14 @@
 //! changes, every room and subscription that the new one may not have is left before anything else is sent.
 
 use std::collections::BTreeMap;
+use std::mem::replace;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use futures_util::future::BoxFuture;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -15,7 +17,7 @@ use socketio_server::{Ack, ConnectError, Socket};
 use tokio::time::Instant;
 
 use crate::clock::Moment;
-use crate::events::{Authenticated, Message, server};
+use crate::events::{Authenticated, Message, TokenExpiring, server};
 use crate::identity::{AuthError, Identity, TokenVerifier, epoch_seconds};
 use crate::in_force::InForce;
 use crate::inbox;
@@ -39,6 +41,8 @@ pub(crate) struct Sessions {
     pub(crate) verifier: TokenVerifier,
     pub(crate) policy: InForce<Policy>,
     pub(crate) metrics: Arc<Metrics>,
+    /// How long before its token ends a client is told; zero for never.
+    pub(crate) expiry_notice: Duration,
     /// Failed authentications of a socket after which its connection is closed.
     pub(crate) auth_failure_limit: u32,
     /// Rooms and subscriptions of a socket, its own rooms not counted.
@@ -54,8 +58,10 @@ struct Session {
     /// What became of the handshake's token, until the client has been told.
     handshake: Option<Result<(), AuthError>>,
     auth_failures: u32,
-    /// Its token ended while the client was away, and the client is not told yet.
-    expired_away: bool,
+    /// Why it lost its identity while the client was away, and the client is not told yet.
+    lost_away: Option<AuthError>,
+    /// The client was told that its token is about to end.
+    expiry_noticed: bool,
     /// Custom rooms and subscriptions that the socket is in.
     places: usize,
     /// Media items, and their owners as far as known to this shard.
@@ -118,12 +124,26 @@ impl Sessions {
         Ok(identity)
     }
 
+    /// If the handshake's token may be signed with a key that is not known yet: what to wait for before it is looked at.
+    pub(crate) fn before_connect(
+        &self,
+        auth: Option<&RawValue>,
+        headers: Option<&HeaderMap>,
+    ) -> Option<BoxFuture<'static, ()>> {
+        self.verifier.key_on_its_way(|| handshake_token(auth, || headers?.get(AUTHORIZATION)).ok())
+    }
+
+    /// The same for the token of `authenticate`.
+    pub(crate) fn before_authenticate(&self, payload: Option<&RawValue>) -> Option<BoxFuture<'static, ()>> {
+        self.verifier.key_on_its_way(|| token_of(payload).ok())
+    }
+
     /// Looks at the handshake's token, before the client is told that it is connected.
     ///
     /// # Errors
     /// If a token is required and there is no good one.
     pub(crate) fn admit(&self, socket: &Socket, auth: Option<&RawValue>) -> Result<(), ConnectError> {
-        let verified = self.handshake_token(socket, auth).and_then(|token| self.verify(&token));
+        let verified = offered_token(socket, auth).and_then(|token| self.verify(&token));
         let outcome = verified.as_ref().map(|_| ()).map_err(|error| *error);
         if outcome != Err(AuthError::Required) {
             self.metrics.authenticated(socket.namespace(), outcome);
@@ -153,7 +173,7 @@ impl Sessions {
             None => {}
             Some(Err(error)) => send_auth_error(socket, error),
             Some(Ok(())) => {
-                enter(socket);
+                self.enter(socket);
                 send_authenticated(socket);
             }
         }
@@ -202,16 +222,32 @@ impl Sessions {
         send(socket, server::LOGGED_OUT, &Message { message: "Logged out" });
     }
 
-    /// The socket's timer: its token has expired, or it is time to look again.
+    /// The socket's timer: its token has expired or is about to, or it is time to look again.
     pub(crate) fn check_expiry(&self, socket: &Socket) {
         let Some(expires_at) = identity(socket).and_then(|identity| identity.expires_at) else { return };
-        if epoch_seconds() < expires_at {
-            set_expiry_timer(socket, Some(expires_at));
+        let left = time_left(expires_at);
+        if left.is_zero() {
+            self.metrics.identity_expired();
+            self.become_user(socket, None);
+            send_auth_error(socket, AuthError::Expired);
             return;
         }
-        self.metrics.identity_expired();
-        self.become_user(socket, None);
-        send_auth_error(socket, AuthError::Expired);
+        if left <= self.expiry_notice && !with_session(socket, |session| replace(&mut session.expiry_noticed, true)) {
+            let expires_at = Moment::from_epoch_ms(expires_at.saturating_mul(1000));
+            send(socket, server::TOKEN_EXPIRING, &TokenExpiring { expires_at });
+        }
+        self.set_expiry_timer(socket, Some(expires_at));
+    }
+
+    /// Makes the socket anonymous if its token was revoked, and says whether it was.
+    pub(crate) fn check_revoked(&self, socket: &Socket) -> bool {
+        let is_revoked = identity(socket).is_some_and(|identity| self.verifier.is_revoked(&identity));
+        if is_revoked {
+            self.metrics.identity_revoked();
+            self.become_user(socket, None);
+            send_auth_error(socket, AuthError::Revoked);
+        }
+        is_revoked
     }
 
     /// Changes the identity, and with it where the socket is.
@@ -221,7 +257,10 @@ impl Sessions {
             return;
         }
         let next = next.map(Rc::new);
-        with_session(socket, |session| session.identity.clone_from(&next));
+        with_session(socket, |session| {
+            session.identity.clone_from(&next);
+            session.expiry_noticed = false;
+        });
         socket.session_changed();
         if let Some(before) = before
             && next.is_none_or(|next| next.user_id != before.user_id)
@@ -230,7 +269,7 @@ impl Sessions {
             with_session(socket, |session| session.inbox = inbox::Progress::default());
         }
         self.leave_what_is_denied(socket);
-        enter(socket);
+        self.enter(socket);
     }
 }
 
@@ -288,26 +327,28 @@ impl Sessions {
         };
         // A token that is no good does no harm: the session may have a better one, sent later. A good one must be the
         // same user's, and may be newer.
-        let offered = self.handshake_token(socket, auth).and_then(|token| self.verify(&token)).ok();
-        let identity = match (state.identity, offered) {
-            (Some(saved), Some(offered)) if saved.user_id != offered.user_id => return false,
+        let offered = offered_token(socket, auth).and_then(|token| self.verify(&token)).ok();
+        let saved = state.identity.map(|saved| self.still(saved));
+        let (identity, lost_away) = match (saved, offered) {
+            (Some(Ok(saved) | Err((saved, _))), Some(offered)) if saved.user_id != offered.user_id => return false,
             // Who was logged out, or whose token had ended, is somebody again: that is a new session.
             (None, Some(_)) => return false,
             // Of two that end together it is the offered one, which was looked at by the rules in force now.
-            (Some(saved), Some(offered)) => Some(if offered.expires_at >= saved.expires_at { offered } else { saved }),
-            (saved, None) => saved,
-        };
-        let (identity, expired_away) = match identity {
-            Some(identity) if identity.expires_at.is_some_and(|expires_at| epoch_seconds() >= expires_at) => {
-                (None, true)
+            (Some(Ok(saved)), Some(offered)) => {
+                (Some(if offered.expires_at >= saved.expires_at { offered } else { saved }), None)
             }
-            identity => (identity, false),
+            (Some(Err(_)), Some(offered)) => (Some(offered), None),
+            (Some(Ok(saved)), None) => (Some(saved), None),
+            (Some(Err((_, lost))), None) => (None, Some(lost)),
+            (None, None) => (None, None),
         };
         if self.policy.get().auth_required() && identity.is_none() {
             return false;
         }
-        if expired_away {
-            self.metrics.identity_expired();
+        match lost_away {
+            Some(AuthError::Revoked) => self.metrics.identity_revoked(),
+            Some(_) => self.metrics.identity_expired(),
+            None => {}
         }
         let identity = identity.map(Rc::new);
         let mut subscriptions = state.subscriptions;
@@ -319,7 +360,7 @@ impl Sessions {
         let custom = socket.rooms().into_iter().filter(|room| is_custom(room)).count();
         socket.set_data(Session {
             identity: identity.clone(),
-            expired_away,
+            lost_away,
             auth_failures: state.auth_failures,
             places: custom + subscriptions.len(),
             subscriptions,
@@ -338,34 +379,60 @@ impl Sessions {
 
     /// Goes on with a session that was restored.
     pub(crate) fn resume(&self, socket: &Socket) {
-        enter(socket);
-        if socket.with_data(|session: &mut Session| std::mem::take(&mut session.expired_away)) == Some(true) {
-            send_auth_error(socket, AuthError::Expired);
+        self.enter(socket);
+        if let Some(lost) = socket.with_data(|session: &mut Session| session.lost_away.take()).flatten() {
+            send_auth_error(socket, lost);
         }
     }
 
-    /// The token that a handshake offers.
-    fn handshake_token(&self, socket: &Socket, auth: Option<&RawValue>) -> Result<String, AuthError> {
-        match token_of(auth) {
-            Err(AuthError::Required) => {
-                let header = socket.header(&AUTHORIZATION).and_then(bearer);
-                header.map(str::to_owned).ok_or(AuthError::Required)
-            }
-            found => found,
+    /// An identity that was kept, or why it is no more.
+    fn still(&self, identity: Identity) -> Result<Identity, (Identity, AuthError)> {
+        if identity.expires_at.is_some_and(|expires_at| epoch_seconds() >= expires_at) {
+            Err((identity, AuthError::Expired))
+        } else if self.verifier.is_revoked(&identity) {
+            Err((identity, AuthError::Revoked))
+        } else {
+            Ok(identity)
         }
+    }
+
+    /// Joins the user's room and sets the timer for the token's end.
+    fn enter(&self, socket: &Socket) {
+        let identity = identity(socket);
+        if let Some(identity) = &identity
+            && let Err(error) = socket.join(&rooms::user_room(&identity.user_id))
+        {
+            // The engine's limit has a place for it, so only a socket on its way out gets here.
+            tracing::debug!(socket = socket.id(), %error, "join the user's room");
+        }
+        self.set_expiry_timer(socket, identity.and_then(|identity| identity.expires_at));
+    }
+
+    /// For the end, or for the notice of it if the client is to get one still.
+    fn set_expiry_timer(&self, socket: &Socket, expires_at: Option<u64>) {
+        let timer = expires_at.and_then(|expires_at| {
+            let left = time_left(expires_at);
+            let noticed = self.expiry_notice.is_zero() || with_session(socket, |session| session.expiry_noticed);
+            let left = if noticed { left } else { left.saturating_sub(self.expiry_notice) };
+            Instant::now().checked_add(left.min(EXPIRY_RECHECK))
+        });
+        socket.set_timer(timer);
     }
 }
 
-/// Joins the user's room and sets the timer for the token's end.
-fn enter(socket: &Socket) {
-    let identity = identity(socket);
-    if let Some(identity) = &identity
-        && let Err(error) = socket.join(&rooms::user_room(&identity.user_id))
-    {
-        // The engine's limit has a place for it, so only a socket on its way out gets here.
-        tracing::debug!(socket = socket.id(), %error, "join the user's room");
+/// The token that a socket's handshake offers.
+fn offered_token(socket: &Socket, auth: Option<&RawValue>) -> Result<String, AuthError> {
+    handshake_token(auth, || socket.header(&AUTHORIZATION))
+}
+
+fn handshake_token<'a>(
+    auth: Option<&RawValue>,
+    header: impl FnOnce() -> Option<&'a HeaderValue>,
+) -> Result<String, AuthError> {
+    match token_of(auth) {
+        Err(AuthError::Required) => header().and_then(bearer).map(str::to_owned).ok_or(AuthError::Required),
+        found => found,
     }
-    set_expiry_timer(socket, identity.and_then(|identity| identity.expires_at));
 }
 
 fn send_authenticated(socket: &Socket) {
@@ -399,17 +466,9 @@ fn send_auth_error(socket: &Socket, error: AuthError) {
     send(socket, server::AUTH_ERROR, &Message { message: &message });
 }
 
-fn set_expiry_timer(socket: &Socket, expires_at: Option<u64>) {
-    let timer = expires_at.and_then(|expires_at| {
-        let left = Duration::from_secs(expires_at).saturating_sub(since_epoch());
-        Instant::now().checked_add(left.min(EXPIRY_RECHECK))
-    });
-    socket.set_timer(timer);
-}
-
 /// With its fraction, so that the timer does not fire a second early or late.
-fn since_epoch() -> Duration {
-    Duration::from_millis(Moment::now().epoch_ms())
+fn time_left(expires_at: u64) -> Duration {
+    Duration::from_secs(expires_at).saturating_sub(Duration::from_millis(Moment::now().epoch_ms()))
 }
 
 #[cfg(test)]

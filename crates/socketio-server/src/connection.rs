@@ -91,8 +91,8 @@ pub(crate) struct Connection {
     timer_at: Cell<Option<Instant>>,
     /// The task that reads the WebSocket.
     reader: RefCell<Option<Waker>>,
-    /// Namespaces for which a session is on its way back.
-    resuming: RefCell<SmallVec<[u16; 4]>>,
+    /// Namespaces that the client is about to be connected to: a session, or what its admission needs, is on its way.
+    connecting: RefCell<SmallVec<[u16; 4]>>,
     /// What waits until the client has got what it was sent. Hardly any connection has something.
     arrivals: RefCell<Option<Box<Arrivals>>>,
 }
@@ -153,7 +153,7 @@ impl Connection {
             connect_by: Cell::new(connect_by),
             timer_at: Cell::new(None),
             reader: RefCell::default(),
-            resuming: RefCell::default(),
+            connecting: RefCell::default(),
             arrivals: RefCell::default(),
         });
         entry.insert(connection.clone());
@@ -455,7 +455,7 @@ impl Connection {
             // A second one for the same namespace would replace the first under the client's feet.
             return match self.socket(namespace) {
                 Some(_) => Err(DisconnectReason::ParseError),
-                None if self.resuming.borrow().contains(&namespace) => Err(DisconnectReason::ParseError),
+                None if self.connecting.borrow().contains(&namespace) => Err(DisconnectReason::ParseError),
                 None => {
                     self.connect(namespace, auth);
                     Ok(())
@@ -465,7 +465,7 @@ impl Connection {
         let Some(socket) = namespace.and_then(|namespace| self.socket(namespace)) else {
             // On its way when the socket was disconnected; before any was connected it makes no sense.
             self.shard.metrics.events_stray.increment();
-            let too_early = self.connect_by.get().is_some() && self.resuming.borrow().is_empty();
+            let too_early = self.connect_by.get().is_some() && self.connecting.borrow().is_empty();
             return if too_early { Err(DisconnectReason::ParseError) } else { Ok(()) };
         };
         match packet.kind {
@@ -484,18 +484,35 @@ impl Connection {
     }
 
     fn connect(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) {
+        let before = self.shard.space(namespace).handlers().before_connect.as_ref();
+        let headers = self.headers.as_deref();
+        let Some(ready) = before.and_then(|before| self.shard.guarded(|| before(auth, headers)).flatten()) else {
+            return self.connect_now(namespace, auth);
+        };
+        self.connecting.borrow_mut().push(namespace);
+        let (connection, auth) = (self.clone(), auth.map(ToOwned::to_owned));
+        tokio::task::spawn_local(async move {
+            ready.await;
+            connection.no_longer_connecting(namespace);
+            if !connection.is_closed() {
+                connection.turn(|| connection.connect_now(namespace, auth.as_deref()));
+            }
+        });
+    }
+
+    fn connect_now(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) {
         let off = Wish::Session { recoverable: false };
         match self.shard.handle.recovery().filter(|recovery| recovery.is_on()).map_or(off, |_| Wish::of(auth)) {
             Wish::Session { recoverable } => self.connect_anew(namespace, auth, recoverable),
             Wish::Recovery(claim) => {
-                self.resuming.borrow_mut().push(namespace);
+                self.connecting.borrow_mut().push(namespace);
                 tokio::task::spawn_local(resume(self.clone(), namespace, claim, auth.map(ToOwned::to_owned)));
             }
         }
     }
 
-    pub(crate) fn no_longer_resuming(&self, namespace: u16) {
-        self.resuming.borrow_mut().retain(|resuming| *resuming != namespace);
+    pub(crate) fn no_longer_connecting(&self, namespace: u16) {
+        self.connecting.borrow_mut().retain(|connecting| *connecting != namespace);
     }
 
     pub(crate) fn next_reference(&self, namespace: u16) -> SocketRef {

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fmt, future::Future, pin::Pin};
 
+use ::http::HeaderMap;
 use serde_json::value::RawValue;
 
 use crate::{DisconnectReason, Event, OwnedEvent, Socket};
@@ -27,6 +28,7 @@ impl ConnectError {
     }
 }
 
+type BeforeConnect = dyn Fn(Option<&RawValue>, Option<&HeaderMap>) -> Option<HandlerFuture> + Send + Sync;
 type Authorize = dyn Fn(&Socket, Option<&RawValue>) -> Result<(), ConnectError> + Send + Sync;
 type OnSocket = dyn Fn(&Socket) + Send + Sync;
 type OnEvent = dyn Fn(&Socket, Event<'_>) + Send + Sync;
@@ -49,6 +51,7 @@ pub(crate) enum Handler {
 pub struct Namespace {
     name: &'static str,
     handlers: HashMap<&'static str, Handler>,
+    pub(crate) before_connect: Option<Box<BeforeConnect>>,
     pub(crate) authorize: Option<Box<Authorize>>,
     pub(crate) on_connect: Option<Box<OnSocket>>,
     pub(crate) fallback: Option<Handler>,
@@ -75,6 +78,7 @@ impl Namespace {
         Self {
             name,
             handlers: HashMap::new(),
+            before_connect: None,
             authorize: None,
             on_connect: None,
             fallback: None,
@@ -84,6 +88,24 @@ impl Namespace {
             restore: None,
             on_recovered: None,
         }
+    }
+
+    /// Called first when a client wants to connect, with its `auth` object and the headers that
+    /// [`Config::kept_headers`](crate::Config::kept_headers) names. If it returns something, the client waits for that before
+    /// anything else is called: for what [`Namespace::authorize`] or [`Namespace::restore`] needs. It has to end by itself.
+    #[must_use]
+    pub fn before_connect<F>(
+        mut self,
+        f: impl Fn(Option<&RawValue>, Option<&HeaderMap>) -> Option<F> + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        self.before_connect = Some(Box::new(move |auth, headers| {
+            let future: HandlerFuture = Box::pin(f(auth, headers)?);
+            Some(future)
+        }));
+        self
     }
 
     /// Called before the connection is accepted, with the client's `auth` object: may refuse it.

@@ -10,6 +10,7 @@ use crate::config::{Effective, Profile, SettingFlags};
 pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {
     let effective = Effective::load(flags, Profile::Serve);
     let settings = effective.settings()?;
+    settings.token_keys().context("JWT_PUBLIC_KEYS")?;
     let mut text = String::new();
     for row in effective.rows() {
         let shown = if row.shown.is_empty() { "\"\"" } else { &row.shown };

@@ -29,9 +29,8 @@ pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {
 
     let now = epoch_seconds();
     let claims = user_claims(USER, None, now, now + TOKEN_SECONDS);
-    let token = TokenSigner::new(&settings.jwt_secret)
-        .sign(SigningAlgorithm::Hs256, &claims)
-        .context("can't make the token")?;
+    let secret = settings.jwt_secret.as_ref().context("JWT_SECRET is empty")?;
+    let token = TokenSigner::new(secret).sign(SigningAlgorithm::Hs256, &claims).context("can't make the token")?;
     let key = settings.api_keys.first().cloned().context("API_KEYS is empty")?;
     // The shell that the commands are pasted into may stand anywhere and not have the binary on its path.
     let executable = std::env::current_exe().context("can't find the running executable")?;

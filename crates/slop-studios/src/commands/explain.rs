@@ -1,17 +1,19 @@
 //! `explain`: which rule of the room policy answers a client, and why.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
+use tokio::runtime::Builder;
 
 use super::dev_files::DevFile;
 use super::terminal::printable;
 use crate::cli::Failure;
 use crate::config::{Effective, Profile, SettingFlags, Settings};
-use crate::identity::{Identity, TokenVerifier};
+use crate::identity::{AuthError, Identity, TokenVerifier};
 use crate::namespaces::{DEFAULT, MEDIA, NOTIFICATIONS};
 use crate::policy::{Decision, Policy};
 use crate::rooms::{self, Target, check_name};
@@ -70,7 +72,7 @@ struct Answer {
 
 pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let mut effective = Effective::load(&args.flags, Profile::Serve);
-    if effective.text("JWT_SECRET").is_none() {
+    if effective.lacks_token_keys() {
         // As `token` does: most who ask that way have `dev` running.
         let data_dir = effective.data_dir()?;
         if let Some(secret) = DevFile::JwtSecret.read(&data_dir)? {
@@ -89,14 +91,10 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
 
 fn answer(args: &ExplainArgs, settings: &Settings) -> Result<Answer, Failure> {
     let policy = settings.policy();
-    let verified = args.token.as_ref().map(|token| {
-        let mut identity = TokenVerifier::new(&settings.jwt_secret).verify(token.expose_secret())?;
-        identity.claims = policy.claims().of_verified_token(token.expose_secret());
-        Ok(identity)
-    });
+    let verified = args.token.as_ref().map(|token| verify(settings, &policy, token.expose_secret())).transpose()?;
     let (identity, token_error) = match verified.transpose() {
         Ok(identity) => (identity, None),
-        Err::<_, crate::identity::AuthError>(error) => (None, Some(error.to_string())),
+        Err(error) => (None, Some(error.to_string())),
     };
     let (action, name, namespace) = match (&args.question.join, &args.question.subscribe) {
         (Some(room), _) => ("join", room, args.namespace.as_str()),
@@ -119,6 +117,22 @@ fn answer(args: &ExplainArgs, settings: &Settings) -> Result<Answer, Failure> {
         rule,
         why,
     })
+}
+
+/// Who has the token, as the server that was just started would say. What was revoked is known to the running one alone.
+fn verify(settings: &Settings, policy: &Policy, token: &str) -> anyhow::Result<Result<Identity, AuthError>> {
+    let mut verifier = TokenVerifier::new(settings.token_keys()?, settings.claim_rules());
+    let mut verified = verifier.verify(token);
+    // The issuer is asked only if it has to be.
+    if verified == Err(AuthError::Invalid)
+        && let Some(jwks) = settings.jwks(&Arc::default())?
+    {
+        let runtime = Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+        runtime.block_on(jwks.fetch()).context("fetch the keys of JWKS_URL")?;
+        verifier = verifier.with_jwks(jwks);
+        verified = verifier.verify(token);
+    }
+    Ok(verified.map(|identity| Identity { claims: policy.claims().of_verified_token(token), ..identity }))
 }
 
 fn join(policy: &Policy, identity: Option<&Identity>, namespace: &str, room: &str) -> (bool, String, Vec<String>) {

@@ -94,9 +94,9 @@ pub(super) fn user_claims(user: &str, email: Option<&str>, issued_at: u64, expir
 
 /// The secret of the settings, else the one that `dev` keeps: a token is most often for the server of the next shell.
 fn signing_secret(effective: &Effective) -> Result<SecretString, Failure> {
-    let missing: SettingErrors = match effective.jwt_secret() {
+    let missing: SettingErrors = match effective.signing_secret() {
         Ok(secret) => return Ok(secret),
-        Err(errors) if effective.text("JWT_SECRET").is_some() => return Err(errors.into()),
+        Err(errors) if effective.text("JWT_SECRET").is_some_and(|text| !text.is_empty()) => return Err(errors.into()),
         Err(errors) => errors,
     };
     let data_dir = effective.data_dir()?;

@@ -9,7 +9,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::parse::{api_keys, elements, path, secret};
 use super::tables::{self, TABLES, Tables};
-use super::{DefaultValue, Kind, SETTINGS, Setting, SettingError, SettingErrors, SettingFlags, Settings, nearest_name};
+use super::{
+    Kind, SETTINGS, Setting, SettingError, SettingErrors, SettingFlags, Settings, TOKEN_KEYS, TOKEN_KEYS_HINT, nearest_name,
+};
 
 /// Whose defaults apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,13 +109,8 @@ impl Effective {
                     }
                 })
                 .or(from_file)
-                .or_else(|| {
-                    let text = setting.default_text(profile)?;
-                    Some((text, Source::Default))
-                });
-            if let Some(value) = value {
-                values.insert(setting.name, value);
-            }
+                .unwrap_or_else(|| (setting.default_text(profile), Source::Default));
+            values.insert(setting.name, value);
         }
         Self { values, errors, file: flags.config.clone(), tables }
     }
@@ -134,6 +131,11 @@ impl Effective {
         self.values.get(name).map(|(text, _)| text.as_str())
     }
 
+    /// Whether nothing is set that tokens can be verified with.
+    pub fn lacks_token_keys(&self) -> bool {
+        TOKEN_KEYS.iter().all(|name| self.text(name).is_none_or(|text| text.trim().is_empty()))
+    }
+
     /// Gives a setting that nobody set the value that the development files hold.
     pub fn set_from_dev_file(&mut self, name: &'static str, value: &SecretString) {
         self.values.insert(name, (value.expose_secret().to_owned(), Source::DevFile));
@@ -144,6 +146,7 @@ impl Effective {
         SETTINGS.iter().filter_map(|setting| {
             let (text, source) = self.values.get(setting.name)?;
             let shown = match setting.kind {
+                Kind::Secret if text.is_empty() => String::new(),
                 Kind::Secret => "********".to_owned(),
                 Kind::SecretList => vec!["********"; elements(text).count()].join(","),
                 _ => text.clone(),
@@ -159,20 +162,7 @@ impl Effective {
         parse: impl FnOnce(&str) -> Result<T, String>,
         errors: &mut Vec<SettingError>,
     ) -> Option<T> {
-        let Some((text, source)) = self.values.get(name) else {
-            // A file that can't be read may well have it.
-            let told = |error: &SettingError| {
-                matches!(error, SettingError::File { .. })
-                    || matches!(error, SettingError::Value { name: of, .. } if *of == name)
-            };
-            let setting = SETTINGS.iter().find(|setting| setting.name == name);
-            if let Some(DefaultValue::Required(hint)) = setting.map(|setting| &setting.default)
-                && !errors.iter().any(told)
-            {
-                errors.push(SettingError::Missing { name, hint });
-            }
-            return None;
-        };
+        let (text, source) = self.values.get(name)?;
         match parse(text) {
             Ok(value) => Some(value),
             Err(problem) => {
@@ -182,12 +172,13 @@ impl Effective {
         }
     }
 
-    /// The secret of tokens alone.
+    /// The secret that signs tokens alone.
     ///
     /// # Errors
     /// When the file can't be used, or `JWT_SECRET` is missing or can't be used.
-    pub fn jwt_secret(&self) -> Result<SecretString, SettingErrors> {
-        self.single("JWT_SECRET", secret)
+    pub fn signing_secret(&self) -> Result<SecretString, SettingErrors> {
+        let missing = || SettingErrors(vec![SettingError::Missing { name: "JWT_SECRET", hint: TOKEN_KEYS_HINT }]);
+        self.single("JWT_SECRET", secret)?.ok_or_else(missing)
     }
 
     /// The publishers' keys alone.
@@ -220,6 +211,7 @@ impl Effective {
     /// Every problem there is.
     pub fn settings(&self) -> Result<Settings, SettingErrors> {
         let mut errors = self.errors.clone();
+        self.check_token_keys(&mut errors);
         let settings = Settings::parse(self, &mut errors);
         if let Some(settings) = &settings {
             settings.contradictions(&mut errors);
@@ -227,6 +219,19 @@ impl Effective {
         match settings {
             Some(settings) if errors.is_empty() => Ok(settings),
             _ => Err(SettingErrors(errors)),
+        }
+    }
+
+    /// One of several settings is needed.
+    fn check_token_keys(&self, errors: &mut Vec<SettingError>) {
+        // A file that can't be read may well have it.
+        let told = |error: &SettingError| match error {
+            SettingError::File { .. } => true,
+            SettingError::Value { name, .. } => TOKEN_KEYS.contains(name),
+            _ => false,
+        };
+        if self.lacks_token_keys() && !errors.iter().any(told) {
+            errors.push(SettingError::Missing { name: "JWT_SECRET", hint: TOKEN_KEYS_HINT });
         }
     }
 }

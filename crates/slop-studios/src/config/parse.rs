@@ -2,12 +2,16 @@
 //! Those of secrets never show the text.
 
 use std::path::PathBuf;
+use std::str::FromStr as _;
 use std::time::Duration;
 
+use http::Uri;
+use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use secrecy::SecretString;
 
 use super::{CorsOrigin, LogFormat, LogLevel};
 use crate::defaults;
+use crate::identity::PublicKeyFile;
 use crate::store::sqlite::StoreSync;
 
 /// The non-empty elements of a comma-separated list.
@@ -89,15 +93,66 @@ pub(super) fn claim_name(text: &str) -> Result<Option<String>, String> {
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-pub(super) fn secret(text: &str) -> Result<SecretString, String> {
+pub(super) fn secret(text: &str) -> Result<Option<SecretString>, String> {
     if text.trim().is_empty() {
-        return Err("is empty".to_owned());
+        return Ok(None);
     }
     // A file's last line break is part of `$(cat file)` in no shell but of many a secret store's value.
     if text.trim() != text {
         return Err("begins or ends with white space, which is likely not part of it".to_owned());
     }
-    Ok(SecretString::from(text))
+    Ok(Some(SecretString::from(text)))
+}
+
+/// Half of a secret with a comma in it must not become one that can be guessed.
+pub(super) fn previous_secrets(text: &str) -> Result<Vec<SecretString>, String> {
+    let secrets: Vec<&str> = elements(text).collect();
+    match secrets.iter().position(|secret| secret.len() < defaults::RECOMMENDED_SECRET_BYTES) {
+        Some(position) => Err(format!(
+            "has a secret at place {} that is shorter than {} bytes: it may be guessed, or be part of one with a comma",
+            position + 1,
+            defaults::RECOMMENDED_SECRET_BYTES
+        )),
+        None => Ok(secrets.into_iter().map(SecretString::from).collect()),
+    }
+}
+
+/// The first part of `PS256:/etc/slop/key.pem` is an algorithm only if it is the name of one.
+pub(super) fn public_key_files(text: &str) -> Result<Vec<PublicKeyFile>, String> {
+    let file = |element: &str| {
+        let named = element.split_once(':').and_then(|(name, path)| Some((Algorithm::from_str(name).ok()?, path)));
+        let (algorithm, path) = named.map_or((None, element), |(algorithm, path)| (Some(algorithm), path));
+        if path.is_empty() {
+            return Err(format!("has {element:?}, which names no file"));
+        }
+        if algorithm.is_some_and(|algorithm| algorithm.family() == AlgorithmFamily::Hmac) {
+            return Err(format!("has {element:?}: a public key is no secret"));
+        }
+        Ok(PublicKeyFile { path: PathBuf::from(path), algorithm })
+    };
+    elements(text).map(file).collect()
+}
+
+pub(super) fn jwks_url(text: &str) -> Result<Option<Uri>, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let url = text.parse::<Uri>().ok().filter(|url| {
+        let has_user = url.authority().is_some_and(|authority| authority.as_str().contains('@'));
+        matches!(url.scheme_str(), Some("https" | "http"))
+            && url.host().is_some_and(|host| !host.is_empty())
+            && !has_user
+    });
+    url.map(Some).ok_or_else(|| {
+        format!(
+            "is {text:?}, not a URL of the form https://id.example.com/.well-known/jwks.json (without a user's name)"
+        )
+    })
+}
+
+pub(super) fn texts(text: &str) -> Result<Vec<String>, String> {
+    Ok(elements(text).map(str::to_owned).collect())
 }
 
 pub(super) fn api_keys(text: &str) -> Result<Vec<SecretString>, String> {

@@ -16,7 +16,8 @@ const CHALLENGE_BAD: &str = r#"Bearer realm="slop-studios", error="invalid_token
 
 /// Lets publishers in, and tells handlers who it is.
 pub(crate) async fn require_publisher(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    match authenticate(&app.publishers, &request) {
+    let credential = credential(&request).map(str::to_owned);
+    match authenticate(&app.publishers, credential.as_deref()).await {
         Ok(publisher) => {
             request.extensions_mut().insert(publisher);
             next.run(request).await
@@ -25,11 +26,12 @@ pub(crate) async fn require_publisher(State(app): State<Arc<App>>, mut request: 
     }
 }
 
-fn authenticate(publishers: &Publishers, request: &Request) -> Result<Publisher, Problem> {
-    let header = request.headers().get(AUTHORIZATION).and_then(|header| header.to_str().ok());
-    let credential = (header.and_then(|header| header.split_once(' ')))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, credential)| credential.trim());
+fn credential(request: &Request) -> Option<&str> {
+    let (scheme, credential) = request.headers().get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
+}
+
+async fn authenticate(publishers: &Publishers, credential: Option<&str>) -> Result<Publisher, Problem> {
     let Some(credential) = credential else {
         // Who offers nothing is told first whether anything would do.
         return Err(match publishers.are_none() {
@@ -37,6 +39,9 @@ fn authenticate(publishers: &Publishers, request: &Request) -> Result<Publisher,
             false => Problem::unauthorized("a publisher key is needed (Authorization: Bearer)", CHALLENGE),
         });
     };
+    if let Some(key) = publishers.key_on_its_way(credential) {
+        key.await;
+    }
     publishers.authenticate(credential).map_err(|refused| match refused {
         NoPublisher::Off => Problem::publishing_off(),
         NoPublisher::UnknownKey => Problem::unauthorized("the publisher key is not valid", CHALLENGE_BAD),

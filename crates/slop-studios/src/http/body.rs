@@ -11,10 +11,15 @@ use super::problem::Problem;
 use crate::limits::BODY_TIMEOUT;
 
 pub(crate) async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
-    let (parts, body) = request.into_parts();
-    if !is_json(&parts.headers) {
+    if !is_json(request.headers()) {
         return Err(Problem::unsupported_media_type());
     }
+    read_any(request, limit).await
+}
+
+/// Reads a body without a look at its type.
+pub(crate) async fn read_any(request: Request, limit: usize) -> Result<Bytes, Problem> {
+    let (parts, body) = request.into_parts();
     let declared = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|declared| declared > limit as u64) {
         return Err(Problem::too_large(limit));

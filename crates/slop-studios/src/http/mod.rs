@@ -20,6 +20,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::metrics::Metrics;
 use crate::publish::Executor;
 use crate::publishers::Publishers;
+use crate::revoke::Revoker;
 use crate::store::Store;
 
 mod auth;
@@ -29,6 +30,7 @@ mod operate;
 mod problem;
 mod publish;
 mod read;
+mod revoke;
 
 use problem::Problem;
 
@@ -36,6 +38,7 @@ use problem::Problem;
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) executor: Executor,
+    pub(crate) revoker: Revoker,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) publishers: Arc<Publishers>,
     pub(crate) handle: Handle,
@@ -78,6 +81,8 @@ fn for_publishers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(publish::notification, read::notifications))
         .routes(routes!(publish::room_event))
         .routes(routes!(publish::batch))
+        .routes(routes!(revoke::user))
+        .routes(routes!(revoke::token))
 }
 
 fn for_operators() -> OpenApiRouter<Arc<App>> {

@@ -17,6 +17,7 @@ use crate::publish::Receipt;
     servers((url = "/", description = "this server")),
     tags(
         (name = "publish", description = "What back-end services and workers say"),
+        (name = "revoke", description = "Who is let in no more"),
         (name = "read", description = "What the server remembers"),
         (name = "operate", description = "What operators look at"),
     ),
@@ -112,6 +113,39 @@ pub(crate) enum CommonErrors {
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
     /// The store is overloaded or can't be used now; nothing happened, and the header `Retry-After` says when to try again
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(Problem),
+}
+
+/// How a revocation that did not happen is answered.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+pub(crate) enum RevokeErrors {
+    /// The body is not JSON, or the path is not UTF-8
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(Problem),
+    /// No valid publisher key
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(Problem),
+    /// The publisher's scopes do not cover it, or the server has no publisher keys
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(Problem),
+    /// The body took too long to arrive
+    #[response(status = 408, content_type = "application/problem+json")]
+    Timeout(Problem),
+    /// The body is too large
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(Problem),
+    /// There is a body, and it is not declared as JSON
+    #[response(status = 415, content_type = "application/problem+json")]
+    UnsupportedMediaType(Problem),
+    /// Fields are wrong, or the id is too long
+    #[response(status = 422, content_type = "application/problem+json")]
+    Invalid(Problem),
+    /// The server failed
+    #[response(status = 500, content_type = "application/problem+json")]
+    Internal(Problem),
+    /// The store is overloaded, can't be used now, or keeps as many revocations as it may; nothing happened
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }

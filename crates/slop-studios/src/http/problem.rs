@@ -82,6 +82,8 @@ pub(crate) enum Code {
     StoreUnavailable,
     /// More is published than the store can take.
     Overloaded,
+    /// As many revocations are kept as may be.
+    TooManyRevocations,
 }
 
 impl Problem {
@@ -162,6 +164,13 @@ impl Problem {
         let detail = "too much waits for the store, and nothing happened; try again";
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded, detail);
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
+    }
+
+    /// Nobody is let in again to make room for others.
+    pub(crate) fn too_many_revocations() -> Self {
+        let detail = "too many revocations are kept, and nothing happened; a shorter JWT_MAX_LIFETIME_DAYS, or expiresAt, \
+                      lets them end sooner";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::TooManyRevocations, detail)
     }
 
     /// What a bare status of the HTTP library stands for.

@@ -14,7 +14,7 @@ fn policy(text: &str, auth_required: bool) -> Policy {
 /// Who has a token with these claims, of which the policy keeps what it needs.
 fn identity(policy: &Policy, user: &str, claims: &serde_json::Value) -> Identity {
     let claims = policy.claims().of(claims.as_object().expect("an object"));
-    Identity { user_id: user.to_owned(), email: None, expires_at: None, claims }
+    Identity { user_id: user.to_owned(), claims, ..Identity::default() }
 }
 
 const RULES: &str = r#"

@@ -91,7 +91,7 @@ impl From<StoreError> for Refused {
             StoreError::NotificationIdReused => Self::NotificationIdReused,
             StoreError::Overloaded => Self::Overloaded,
             StoreError::Unavailable(_) => Self::Unavailable,
-            StoreError::UnknownNotification => Self::Internal,
+            StoreError::UnknownNotification | StoreError::TooManyRevocations => Self::Internal,
         }
     }
 }

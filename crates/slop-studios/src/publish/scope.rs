@@ -27,10 +27,14 @@ pub enum Operation {
     UsersRead,
     /// Send an event to any other room.
     RoomsEmit,
+    /// Revoke all tokens of a user.
+    RevokeUser,
+    /// Revoke a token by its id.
+    RevokeToken,
 }
 
 impl Operation {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::MediaProgress,
         Self::MediaComplete,
         Self::MediaError,
@@ -39,6 +43,8 @@ impl Operation {
         Self::UsersEmit,
         Self::UsersRead,
         Self::RoomsEmit,
+        Self::RevokeUser,
+        Self::RevokeToken,
     ];
 
     /// As scopes name it: what it is done to, a dot, and what is done.
@@ -53,6 +59,9 @@ impl Operation {
             Self::UsersEmit => "users.emit",
             Self::UsersRead => "users.read",
             Self::RoomsEmit => "rooms.emit",
+            // A group of their own: who may tell users something may not throw them out for that.
+            Self::RevokeUser => "revoke.user",
+            Self::RevokeToken => "revoke.token",
         }
     }
 
@@ -227,12 +236,14 @@ mod tests {
     #[test]
     fn scopes_cover_operations_and_targets() {
         for (scope, covered, not_covered) in [
-            ("*", &["media.progress:m", "users.read:u", "rooms.emit:r"][..], &[][..]),
+            ("*", &["media.progress:m", "users.read:u", "rooms.emit:r", "revoke.user:u", "revoke.token:t"][..], &[][..]),
             ("media", &["media.progress:m", "media.read:m"], &["users.notify:m", "rooms.emit:media"]),
             ("media.complete", &["media.complete:m"], &["media.progress:m", "media.error:m"]),
             ("media:render-*", &["media.error:render-1"], &["media.error:rendering", "users.emit:render-1"]),
             ("rooms.emit:project-*", &["rooms.emit:project-1:2"], &["rooms.emit:lobby", "users.emit:project-1"]),
-            ("users:42", &["users.notify:42", "users.emit:42", "users.read:42"], &["users.notify:421"]),
+            ("users:42", &["users.notify:42", "users.emit:42", "users.read:42"], &["users.notify:421", "revoke.user:42"]),
+            ("revoke", &["revoke.user:42", "revoke.token:t"], &["users.read:42"]),
+            ("revoke.user:4*", &["revoke.user:42"], &["revoke.user:24", "revoke.token:42"]),
             ("rooms", &["rooms.emit:user-1"], &["users.emit:1"]),
         ] {
             let scopes = scopes(&[scope]);

@@ -101,6 +101,13 @@ pub trait Store: Debug + Send + Sync {
     /// A session that was kept. It stays.
     fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>>;
 
+    /// Keeps a revocation, together with an older one of the same subject. What [`Store::revocations`] returns in this and
+    /// the next process has it, until it is over.
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// All revocations that are kept and not over.
+    fn revocations(&self) -> BoxFuture<'_, Result<Vec<Revocation>, StoreError>>;
+
     /// Whether it still takes changes; it does until it is closed or has broken down for good.
     fn is_open(&self) -> bool;
 
@@ -403,6 +410,26 @@ pub struct SessionRecord {
     pub updated_at: Moment,
 }
 
+/// Tokens that are good no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocation {
+    /// Which tokens.
+    pub subject: Revoked,
+    /// When they were revoked: of a user's tokens, it is those that were issued before.
+    pub at: Moment,
+    /// When they will all have ended.
+    pub until: Moment,
+}
+
+/// Which tokens are revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Revoked {
+    /// All that a user had.
+    User(Arc<str>),
+    /// The one with this `jti`.
+    Token(Arc<str>),
+}
+
 /// How much a store keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -416,6 +443,8 @@ pub struct Usage {
     pub sessions: Amount,
     /// Idempotency keys.
     pub receipts: Amount,
+    /// Revocations.
+    pub revocations: Amount,
     /// Requests that wait for their turn.
     pub queued: u64,
 }
@@ -444,6 +473,9 @@ pub enum StoreError {
     /// The user has no notification with the id.
     #[error("no such notification is kept")]
     UnknownNotification,
+    /// As many revocations are kept as may be.
+    #[error("too many revocations are kept")]
+    TooManyRevocations,
     /// Too much waits for the store. Nothing happened.
     #[error("too much waits for the store")]
     Overloaded,

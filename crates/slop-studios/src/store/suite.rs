@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::{
     Change, Class, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, IdempotencyKey, Inbox, MediaChange,
-    NotificationChange, ReadMark, Replay, RoomEvent, SessionRecord, Step, Store, StoreError, What,
+    NotificationChange, ReadMark, Replay, Revocation, Revoked, RoomEvent, SessionRecord, Step, Store, StoreError, What,
 };
 use crate::clock::Moment;
 use crate::rooms::{media_room, user_room};
@@ -34,6 +34,7 @@ pub(super) fn run(make: Make) {
     an_inbox_has_its_place_in_the_order(make);
     reading_changes_what_is_unread(make);
     a_session_is_kept_until_it_is_forgotten(make);
+    a_revocation_is_kept_until_it_is_over(make);
 }
 
 /// Waits on this thread; the stores under test answer without a runtime, or from threads of their own.
@@ -576,4 +577,32 @@ fn a_session_is_kept_until_it_is_forgotten(make: Make) {
     assert_eq!((found(1), found(2).is_some()), (Some(second), true));
     store.forget_session([1; 32]);
     assert_eq!((found(1), found(2).is_some()), (None, true));
+}
+
+pub(super) fn revocation(subject: Revoked, at: u64, until: u64) -> Revocation {
+    Revocation { subject, at: Moment::from_epoch_ms(at), until: Moment::from_epoch_ms(until) }
+}
+
+/// In the year 2096.
+pub(super) const FAR: u64 = 4_000_000_000_000;
+
+fn a_revocation_is_kept_until_it_is_over(make: Make) {
+    let (store, recorder) = made(make);
+    let (user, token) = (Revoked::User("x".into()), Revoked::Token("x".into()));
+    let kept = || {
+        let mut kept = wait(store.revocations()).expect("readable");
+        kept.sort_by_key(|revocation| revocation.at);
+        kept
+    };
+    assert_eq!(kept(), []);
+    wait(store.revoke(revocation(user.clone(), 5, FAR))).expect("kept");
+    wait(store.revoke(revocation(token.clone(), 7, FAR + 1))).expect("kept");
+    wait(store.revoke(revocation(Revoked::User("over".into()), 1, 2))).expect("kept");
+    let both = [revocation(user.clone(), 5, FAR), revocation(token.clone(), 7, FAR + 1)];
+    assert_eq!(kept(), both, "a user and a token of the same name are two");
+    // Of one subject, the moments that cover more.
+    wait(store.revoke(revocation(user.clone(), 6, FAR - 1))).expect("kept");
+    wait(store.revoke(revocation(token.clone(), 3, FAR + 2))).expect("kept");
+    assert_eq!(kept(), [revocation(user, 6, FAR), revocation(token, 7, FAR + 2)]);
+    assert_eq!(recorder.lines(), [] as [&str; 0], "nobody is told");
 }

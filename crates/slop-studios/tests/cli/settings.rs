@@ -46,6 +46,11 @@ fn the_defaults_are_those_that_the_design_names() {
         ("LOG_RETENTION_HOURS", "24"),
         ("MEDIA_RETENTION_DAYS", "30"),
         ("NOTIFICATION_RETENTION_DAYS", "90"),
+        ("JWT_LEEWAY_SECONDS", "0"),
+        ("JWT_MAX_LIFETIME_DAYS", "365"),
+        ("JWKS_COOLDOWN_MS", "30000"),
+        ("JWKS_MAX_AGE_MS", "600000"),
+        ("TOKEN_EXPIRING_NOTICE_MS", "0"),
     ] {
         assert_eq!(row(&ran, name), format!("{value} (default)"), "{name}");
     }
@@ -167,6 +172,9 @@ fn zero_is_refused_where_it_makes_no_sense() {
         "LOG_MAX_BYTES",
         "MEDIA_RETENTION_DAYS",
         "NOTIFICATION_RETENTION_DAYS",
+        "JWT_MAX_LIFETIME_DAYS",
+        "JWKS_COOLDOWN_MS",
+        "JWKS_MAX_AGE_MS",
     ] {
         let ran = Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), (name, "0")]).refused();
         assert!(ran.stderr.contains(&format!("error: {name} (from env) is \"0\"")), "{ran:#?}");
@@ -243,4 +251,55 @@ fn serve_without_a_secret_refuses_and_says_how_to_make_one() {
 fn an_unknown_flag_is_a_usage_error() {
     let ran = Place::new().run(&["serve", "--prot", "1"]).refused();
     assert!(ran.stderr.contains("--port"), "{ran:#?}");
+}
+
+#[test]
+fn tokens_can_be_verified_without_a_secret() {
+    let place = Place::new();
+    let ran = place.run(&["check-config", "--jwks-url", "https://id.example.com/keys"]).ok();
+    assert_eq!(row(&ran, "JWT_SECRET"), "\"\" (default)");
+    assert!(!ran.stderr.contains("JWKS_URL"), "{ran:#?}");
+    let ran = place.run(&["check-config", "--jwks-url", "http://id.example.com/keys"]).ok();
+    assert!(ran.stderr.contains("warning: JWKS_URL is not https"), "{ran:#?}");
+    let ran = place.run(&["check-config", "--jwks-url", "http://127.0.0.1:8080/keys"]).ok();
+    assert!(!ran.stderr.contains("JWKS_URL"), "{ran:#?}");
+    for wrong in ["ftp://id.example.com", "id.example.com/keys", "https://", "https://me:secret@id.example.com/keys"] {
+        let ran = place.run(&["check-config", "--jwks-url", wrong]).refused();
+        assert!(ran.stderr.contains("JWKS_URL (from --jwks-url)"), "{ran:#?}");
+    }
+}
+
+#[test]
+fn a_secret_may_have_commas_and_earlier_ones_are_long() {
+    let place = Place::new();
+    let earlier = ["first-of-the-earlier-secrets-0123456789", "second-of-the-earlier-secrets-0123456789"];
+    let env = [("JWT_SECRET", "a secret, with commas, of the owner"), ("JWT_PREVIOUS_SECRETS", &earlier.join(", "))];
+    let ran = place.run_with(&["check-config"], &env).ok();
+    assert_eq!(row(&ran, "JWT_SECRET"), "******** (env)");
+    assert_eq!(row(&ran, "JWT_PREVIOUS_SECRETS"), "********,******** (env)");
+    // The half of one could be guessed.
+    let env = [("JWT_SECRET", SECRET), ("JWT_PREVIOUS_SECRETS", "hidden-secret-with-a-comma-0123456789,here")];
+    let ran = place.run_with(&["check-config"], &env).refused();
+    assert!(ran.stderr.contains("JWT_PREVIOUS_SECRETS (from env) has a secret at place 2"), "{ran:#?}");
+    assert!(!ran.stderr.contains("hidden"), "{ran:#?}");
+}
+
+#[test]
+fn files_of_public_keys_are_checked() {
+    let place = Place::new();
+    // RFC 8410, section 10.1.
+    let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+    place.write("key.pem", key);
+    place.write("private.pem", &key.replace("PUBLIC", "PRIVATE"));
+    place.run(&["check-config", "--jwt-public-keys", "key.pem, EdDSA:key.pem"]).ok();
+    for (files, part) in [
+        ("missing.pem", "can't read missing.pem"),
+        ("key.pem,private.pem", "private.pem holds a private key"),
+        ("RS256:key.pem", "can't be used for RS256"),
+    ] {
+        let ran = place.run(&["check-config", "--jwt-public-keys", files]).failed();
+        assert!(ran.stderr.contains(part), "{ran:#?}");
+    }
+    let ran = place.run(&["check-config", "--jwt-public-keys", "HS256:key.pem"]).refused();
+    assert!(ran.stderr.contains("a public key is no secret"), "{ran:#?}");
 }

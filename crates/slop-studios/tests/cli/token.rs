@@ -1,13 +1,13 @@
 //! `token`: what it mints, and with which secret.
 
 use secrecy::SecretString;
-use slop_studios::identity::{AuthError, Identity, TokenVerifier};
+use slop_studios::identity::{AuthError, ClaimRules, Identity, Keys, TokenVerifier};
 
 use crate::{Place, SECRET};
 
 fn verify(output: &str, secret: &str) -> Result<Identity, AuthError> {
     let token = output.strip_suffix('\n').expect("one line");
-    TokenVerifier::new(&SecretString::from(secret)).verify(token)
+    TokenVerifier::new(Keys::of_secrets(&[SecretString::from(secret)]), ClaimRules::default()).verify(token)
 }
 
 fn mint(args: &[&str]) -> String {

@@ -3,6 +3,8 @@
 mod api;
 mod client;
 mod contract;
+mod identity;
+mod issuer;
 mod lifecycle;
 mod media;
 mod policy;
@@ -11,5 +13,6 @@ mod problems;
 mod publishers;
 mod publishing;
 mod reload;
+mod revocation;
 mod server;
 mod store;

@@ -8,8 +8,9 @@ use slop_studios::publishers::KeyHash;
 
 use crate::api::{Answer, post_with, send};
 use crate::client::Client;
+use crate::issuer::{Issuer, Key, Says};
 use crate::reload::Configured;
-use crate::server::{Server, signed, token_until};
+use crate::server::{KEY, Server, signed, token_until};
 
 /// The entry of a key.
 fn entry(name: &str, key: &str, scopes: &[&str]) -> String {
@@ -95,6 +96,63 @@ async fn a_token_publishes_what_its_claim_says() {
     // Without the setting, no token is a publisher's.
     let server = Configured::start("");
     post_as(&server, &token(json!(["*"])), "/v1/media/m/progress", &progress()).await.problem(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn a_publishers_token_is_good_with_a_key_that_is_new_to_us() {
+    let [known, new] = ["a", "b"].map(Key::new);
+    let issuer = Issuer::new(Says::keys(&[&known]));
+    let url = issuer.url();
+    let settings = [("JWKS_URL", url.as_str()), ("JWKS_COOLDOWN_MS", "1"), ("PUBLISH_CLAIM", "publish")];
+    let server = Server::start_with(&settings);
+    issuer.says(Says::keys(&[&known, &new]));
+    let token = new.signed(&json!({"sub": "worker-1", "publish": "media"}));
+    let answer = post_as(&server, &token, "/v1/media/m/progress", &progress()).await;
+    assert_eq!((answer.status, issuer.fetches()), (200, 2), "{}", answer.text);
+    // Who has a key of the server's own makes nobody ask.
+    get_as(&server, "no.such.key", "/v1/media/m").await.problem(401, "unauthorized");
+    assert_eq!((get_as(&server, KEY, "/v1/media/m").await.status, issuer.fetches()), (200, 2));
+}
+
+#[tokio::test]
+async fn a_revoked_token_publishes_no_more() {
+    let server = Server::start_with(&[("PUBLISH_CLAIM", "publish")]);
+    let token = signed(json!({"sub": "worker-1", "jti": "t1", "publish": "media"}));
+    let publish = || post_as(&server, &token, "/v1/media/m/progress", &json!({"progress": 1, "stage": "s"}));
+    assert_eq!(publish().await.status, 200);
+    assert_eq!(post_as(&server, KEY, "/v1/tokens/t1/revoke", &json!({})).await.status, 200);
+    let refused = publish().await;
+    refused.problem(401, "unauthorized");
+    assert!(refused.text.contains("Token has been revoked"), "{}", refused.text);
+}
+
+#[tokio::test]
+async fn to_revoke_takes_a_scope_of_its_own() {
+    let config = entry("mailer", "mail-key", &["users", "media", "rooms"])
+        + &entry("accounts", "accounts-key", &["revoke.user"])
+        + &entry("security", "security-key", &["revoke:4*"]);
+    let server = Configured::start(&config);
+    let mut client = Client::connect_as(&server, "/", &token_until("42", 60)).await;
+    for (key, path, missing) in [
+        ("mail-key", "/v1/users/42/revoke", Some("revoke.user:42")),
+        ("mail-key", "/v1/tokens/42/revoke", Some("revoke.token:42")),
+        ("accounts-key", "/v1/tokens/42/revoke", Some("revoke.token:42")),
+        ("security-key", "/v1/users/7/revoke", Some("revoke.user:7")),
+        ("security-key", "/v1/tokens/4f-1/revoke", None),
+    ] {
+        let answer = post_as(&server, key, path, &json!({})).await;
+        match missing {
+            None => assert_eq!(answer.status, 200, "{path}: {}", answer.text),
+            Some(missing) => {
+                answer.problem(403, "not_in_scope");
+                assert_eq!(answer.json()["detail"], format!("no scope of the publisher covers {missing}"));
+            }
+        }
+    }
+    assert_eq!(client.call("getConnectionInfo", json!([])).await["authenticated"], true, "nothing was revoked of it");
+    let revoked = post_as(&server, "accounts-key", "/v1/users/42/revoke", &json!({})).await;
+    assert_eq!((revoked.status, &revoked.json()["sockets"]), (200, &json!(1)), "{}", revoked.text);
+    assert_eq!(client.call("getConnectionInfo", json!([])).await["authenticated"], false);
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -9,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::api::{post, send};
 use crate::client::Client;
+use crate::issuer::Key;
 use crate::server::{SECRET, Server, signed_with, token};
 
 /// A server with a configuration file, which can be written again.
@@ -118,6 +121,80 @@ async fn secrets_and_whether_a_token_is_required_change_at_run_time() {
     let delivered = post(&server, "/v1/rooms/lobby/events", &json!({"event": "e"})).await.json()["delivered"].clone();
     assert_eq!(delivered, 1, "who has no token has left the room");
     assert_eq!(anonymous.call("joinRoom", json!(["lobby"])).await, json!({"success": false, "error": "Not allowed"}));
+}
+
+/// One token after another comes while secrets change, and public keys with them.
+#[tokio::test]
+async fn secrets_and_keys_are_rotated_under_load_without_a_dropped_connection() {
+    let [old_key, new_key] = ["a", "b"].map(Key::new);
+    let files = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str, text: &str| {
+        let path = files.path().join(name);
+        fs::write(&path, text).expect("the folder can be written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let (old_file, new_file) = (file("old.pem", &old_key.pem()), file("new.pem", &new_key.pem()));
+    let config = |secret: &str, previous: &[&str], files: &[&str]| {
+        format!("jwt_secret = {secret:?}\njwt_previous_secrets = {previous:?}\njwt_public_keys = {files:?}\n")
+    };
+    let next = "another secret of the tests, longer than thirty-two";
+    let server = Arc::new(Configured::start_with(&config(SECRET, &[], &[&old_file]), &[("JWT_SECRET", "")]));
+    let (by_old, by_new) = (token("alice"), signed_with(next, json!({"userId": "alice"})));
+    let mut first = Client::connect_as(&server, "/", &by_old).await;
+    first.call("joinRoom", json!(["r"])).await;
+
+    // Clients whose tokens are of what is in force before and after each change come all the while.
+    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let load = tokio::spawn({
+        let (server, stop, served) = (Arc::clone(&server), Arc::clone(&stop), Arc::clone(&served));
+        let by_old = by_old.clone();
+        async move {
+            let mut clients = Vec::new();
+            while !stop.load(Ordering::Acquire) && clients.len() < 500 {
+                let mut client = Client::connect_as(&server, "/", &by_old).await;
+                assert_eq!(client.call("joinRoom", json!(["r"])).await["success"], true);
+                assert_eq!(post(&server, "/v1/rooms/r/events", &json!({"event": "e"})).await.status, 200);
+                clients.push(client);
+                served.fetch_add(1, Ordering::AcqRel);
+            }
+            clients
+        }
+    });
+    let some_more = async || {
+        let goal = served.load(Ordering::Acquire) + 10;
+        while served.load(Ordering::Acquire) < goal && !load.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    };
+    some_more().await;
+    let both = config(next, &[SECRET], &[&old_file, &new_file]);
+    server.reload(&both).await;
+    some_more().await;
+    for token in [&by_new, &old_key.token("alice"), &new_key.token("alice")] {
+        Client::connect_as(&server, "/", token).await;
+    }
+    // A private key, put there by mistake, changes nothing.
+    file("new.pem", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+    assert!(!server.try_reload(&config(next, &[], &[&new_file])).await);
+    file("new.pem", &new_key.pem());
+    some_more().await;
+    stop.store(true, Ordering::Release);
+    let mut clients = load.await.expect("everybody was served");
+    server.reload(&config(next, &[], &[&new_file])).await;
+
+    // What was withdrawn lets nobody in, and nobody who is in was sent away.
+    for token in [&by_old, &old_key.token("alice")] {
+        let refused = Client::try_connect(&server, "/", json!({"token": token}), None).await;
+        let mut refused = refused.expect("it is connected without an identity");
+        refused.expect("welcome").await;
+        assert_eq!(refused.expect("authError").await, json!({"message": "Token is invalid"}));
+    }
+    clients.push(first);
+    let delivered = post(&server, "/v1/rooms/r/events", &json!({"event": "last"})).await.json()["delivered"].clone();
+    assert_eq!(delivered, clients.len());
+    for client in &mut clients {
+        assert_eq!(client.call("getConnectionInfo", json!([])).await["authenticated"], true);
+    }
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ struct Found {
 pub(crate) async fn resume(connection: Rc<Connection>, namespace: u16, claim: Claim, auth: Option<Box<RawValue>>) {
     let shard = connection.shard.clone();
     let found = find(&connection, &claim).await;
-    connection.no_longer_resuming(namespace);
+    connection.no_longer_connecting(namespace);
     connection.turn(|| {
         let resumed = found.and_then(|found| connection.take_up(namespace, &claim, found, auth.as_deref()));
         match resumed {

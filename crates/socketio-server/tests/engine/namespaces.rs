@@ -1,10 +1,12 @@
 //! Connecting to namespaces, leaving them, and being sent away.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use socketio_server::{Config, ConnectError, DisconnectReason, Namespace};
+use tokio::sync::Semaphore;
 
 use crate::{
     client::{Client, Polling, Via, Ws, socket_id, text_frames},
@@ -18,6 +20,7 @@ on_one_and_three_shards!(
     one_namespace_is_left_and_the_other_stays,
     events_for_a_namespace_that_was_left_are_ignored,
     refusals_carry_message_and_data,
+    a_client_waits_for_what_its_admission_needs,
     a_handler_disconnects_one_namespace,
     a_handler_closes_the_connection,
     each_socket_has_one_end,
@@ -162,6 +165,55 @@ async fn refusals_carry_message_and_data(shards: usize) {
         assert_eq!(seen.next().await, "/private");
     }
     assert_eq!(server.metrics().sockets_connected, 2);
+}
+
+async fn a_client_waits_for_what_its_admission_needs(shards: usize) {
+    let (recorder, mut seen) = recorder();
+    let key = Arc::new(Semaphore::new(0));
+    let (on_its_way, there) = (key.clone(), key.clone());
+    let server = TestServer::start(Config { shards, ..Config::default() }, |server| {
+        let asked = recorder.clone();
+        let slow = Namespace::new("/slow")
+            .before_connect(move |auth, headers| {
+                assert!(headers.is_none_or(HeaderMap::is_empty), "none is kept");
+                auth?;
+                asked.note("asked");
+                let key = on_its_way.clone();
+                Some(async move { key.acquire().await.expect("it is not closed").forget() })
+            })
+            .authorize(move |_, _| match there.try_acquire() {
+                Ok(_) => Ok(()),
+                Err(_) => Err(ConnectError::new("no key")),
+            });
+        server.namespace(slow).namespace(echo("/"))
+    });
+    for via in Via::BOTH {
+        let mut client = Client::open(server.addr, via).await;
+        // Without anything to wait for, the answer comes at once.
+        client.send("40/slow,").await;
+        assert_eq!(client.text().await, r#"44/slow,{"message":"no key"}"#);
+        client.send(r#"40/slow,{"token":1}"#).await;
+        assert_eq!(seen.next().await, "asked");
+        // Nobody else waits, on the same connection either.
+        client.send("40").await;
+        socket_id(&client.text().await, "40");
+        assert_eq!(client.text().await, r#"42["auth",{}]"#);
+        key.add_permits(2);
+        socket_id(&client.text().await, "40/slow,");
+        key.try_acquire().expect("one was left").forget();
+    }
+    // A client that is gone when the time has come is not connected, and one that asks twice ends its connection.
+    let mut client = Ws::open(server.addr).await;
+    client.send(r#"40/slow,{"token":1}"#).await;
+    assert_eq!(seen.next().await, "asked");
+    client.send(r#"40/slow,{"token":1}"#).await;
+    client.closed().await;
+    let before = server.metrics().sockets_connected;
+    key.add_permits(2);
+    let mut other = Ws::open(server.addr).await;
+    other.send("40").await;
+    socket_id(&other.text().await, "40");
+    assert_eq!(server.metrics().sockets_connected, before + 1);
 }
 
 /// Notes events and ends; `bye` leaves the namespace, `close` ends the connection.

@@ -6,14 +6,15 @@ use rusqlite::Connection;
 
 use super::super::media::{self as life, MediaChange};
 use super::super::{
-    Change, Class, IdempotencyKey, Inbox, MediaState, NotificationChange, ReadMark, RoomEvent, StoreError, Usage, What,
+    Change, Class, IdempotencyKey, Inbox, MediaState, NotificationChange, ReadMark, Revocation, RoomEvent, StoreError,
+    Usage, What,
 };
 use super::log::{self, Entry};
 use super::queue::{Lazy, Request};
 use super::receipts::{self, Receipt, Remembered};
 use super::retention::Bounds;
 use super::sequence::Sequence;
-use super::{Failed, media, notifications, sessions};
+use super::{Failed, media, notifications, revocations, sessions};
 use crate::clock::Moment;
 use crate::events::server;
 use crate::namespaces::{MEDIA, NOTIFICATIONS};
@@ -34,6 +35,8 @@ pub(super) enum Applied {
     Claimed,
     /// So many are unread; if that is new, an event with this number is to go out.
     Unread { unread: u64, changed: Option<u64> },
+    /// The tokens are revoked.
+    Revoked,
     /// What was known at this place in the order.
     Snapshot(Option<MediaState>),
     /// What waited at this place in the order.
@@ -151,6 +154,7 @@ impl Ledger {
             Request::Commit { change, .. } => self.change(change),
             Request::Claim { key, .. } => self.claim(key),
             Request::MarkRead { user_id, mark, .. } => self.mark_read(user_id, mark),
+            Request::Revoke { revocation, .. } => self.revoke(revocation),
             Request::Snapshot { media_id, .. } => {
                 media::find(&self.connection, media_id).map(Applied::Snapshot).map_err(Failed::from)
             }
@@ -309,6 +313,18 @@ impl Ledger {
         let changed = notifications::mark_read(&self.connection, user_id, mark)? > 0;
         let unread = notifications::unread(&self.connection, user_id)?;
         Ok(Applied::Unread { unread, changed: changed.then(|| self.sequence.next()) })
+    }
+
+    fn revoke(&mut self, revocation: &Revocation) -> Result<Applied, Failed> {
+        let bound = self.bounds.revocations;
+        if self.usage.revocations.rows >= bound && !revocations::is_kept(&self.connection, &revocation.subject)? {
+            return Err(StoreError::TooManyRevocations.into());
+        }
+        self.write()?;
+        if revocations::put(&self.connection, revocation)? {
+            self.usage.revocations.add(0);
+        }
+        Ok(Applied::Revoked)
     }
 
     /// Writes what nobody waits for.

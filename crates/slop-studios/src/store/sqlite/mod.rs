@@ -16,8 +16,9 @@ use tokio::sync::oneshot;
 
 use super::{
     Change, Committed, Dispatch, IdempotencyKey, InboxThen, MediaState, MediaUnderWay, NotificationsPage, ReadMark,
-    Replay, SessionKey, SessionRecord, SnapshotThen, Store, StoreError, Usage,
+    Replay, Revocation, SessionKey, SessionRecord, SnapshotThen, Store, StoreError, Usage,
 };
+use crate::clock::Moment;
 use crate::metrics::Metrics;
 
 mod ledger;
@@ -28,6 +29,7 @@ mod open;
 mod queue;
 mod receipts;
 mod retention;
+mod revocations;
 mod schema;
 mod sequence;
 mod sessions;
@@ -45,6 +47,7 @@ use writer::Writer;
 pub struct SqliteStore {
     queue: Arc<Queue>,
     boot_seq: u64,
+    socket_id_key: [u8; 16],
     /// As of the last commit.
     usage: Arc<Mutex<Usage>>,
     metrics: Arc<Metrics>,
@@ -84,6 +87,7 @@ impl SqliteStore {
     /// Why it can't be used, in a line.
     pub fn open(options: &Options, dispatch: Arc<dyn Dispatch>, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
         let connection = open::open(options)?;
+        let socket_id_key = open::secret(&connection, "socket ids", options)?;
         let ledger = Ledger::new(connection, options.bounds).map_err(|error| OpenError::of(&error, &options.folder))?;
         let boot_seq = ledger.next_seq();
         let queue = Arc::<Queue>::default();
@@ -91,7 +95,13 @@ impl SqliteStore {
         let writer = Writer::new(Arc::clone(&queue), ledger, dispatch, Arc::clone(&metrics), Arc::clone(&usage));
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(|error| OpenError::File { file: options.folder.clone(), error })?;
-        Ok(Self { queue, boot_seq, usage, metrics, writer: Mutex::new(Some(thread)) })
+        Ok(Self { queue, boot_seq, socket_id_key, usage, metrics, writer: Mutex::new(Some(thread)) })
+    }
+
+    /// The key that tells socket ids from other names, for this process and those after it.
+    #[must_use]
+    pub fn socket_id_key(&self) -> [u8; 16] {
+        self.socket_id_key
     }
 
     /// Carries out what waits, and closes the file. Whatever is asked afterwards is [`StoreError::Unavailable`].
@@ -219,6 +229,14 @@ impl Store for SqliteStore {
             Some(session) => Box::pin(ready(Ok(session))),
             None => self.read(move |connection| Ok(sessions::find(connection, &key)?)),
         }
+    }
+
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(|reply| Request::Revoke { revocation, reply })
+    }
+
+    fn revocations(&self) -> BoxFuture<'_, Result<Vec<Revocation>, StoreError>> {
+        self.read(|connection| Ok(revocations::all(connection, Moment::now())?))
     }
 
     fn is_open(&self) -> bool {

@@ -162,3 +162,16 @@ fn settle(connection: &Connection, options: &Options) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_size_limit", 8 * 1024 * 1024, |_| Ok(()))?;
     Ok(())
 }
+
+/// A secret that is made once and kept in the file.
+pub(super) fn secret(connection: &Connection, name: &str, options: &Options) -> Result<[u8; 16], OpenError> {
+    let mut fresh = [0; 16];
+    getrandom::fill(&mut fresh).map_err(|error| OpenError::Failed {
+        file: options.folder.join(FILE),
+        problem: format!("the system has no random numbers: {error}"),
+    })?;
+    let kept = connection
+        .execute("INSERT OR IGNORE INTO secrets (name, value) VALUES (?1, ?2)", (name, fresh))
+        .and_then(|_| connection.query_row("SELECT value FROM secrets WHERE name = ?1", [name], |row| row.get(0)));
+    kept.map_err(|error| OpenError::of(&error, &options.folder))
+}

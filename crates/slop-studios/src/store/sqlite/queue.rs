@@ -10,7 +10,8 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::super::{
-    Change, Committed, IdempotencyKey, InboxThen, ReadMark, SessionKey, SessionRecord, SnapshotThen, StoreError, What,
+    Change, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, SessionKey, SessionRecord, SnapshotThen,
+    StoreError, What,
 };
 use crate::limits::{
     GROUP_BYTES, GROUP_REQUESTS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER, STORE_QUEUE_BYTES,
@@ -25,6 +26,7 @@ pub(super) enum Request {
     Commit { change: Change, reply: Reply<Committed> },
     Claim { key: IdempotencyKey, reply: Reply<()> },
     MarkRead { user_id: Arc<str>, mark: ReadMark, reply: Reply<u64> },
+    Revoke { revocation: Revocation, reply: Reply<()> },
     Snapshot { media_id: Arc<str>, then: Option<SnapshotThen>, reply: Reply<()> },
     Inbox { user_id: Arc<str>, limit: usize, then: Option<InboxThen>, reply: Reply<()> },
     Read(Box<dyn FnOnce(&Connection) + Send>),

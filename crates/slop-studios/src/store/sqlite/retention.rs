@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Row};
 
 use super::super::{Amount, Usage};
-use super::log;
+use super::{log, revocations};
 use crate::clock::Moment;
 use crate::limits::ROW_OVERHEAD_BYTES;
 
@@ -35,6 +35,8 @@ pub struct Bounds {
     pub sessions: Bound,
     /// Idempotency keys.
     pub receipts: Bound,
+    /// Revocations. None leaves before it is over: one more is refused.
+    pub revocations: u64,
 }
 
 /// A table of which the oldest rows leave.
@@ -118,6 +120,7 @@ impl Bounds {
             let total = |row: &Row<'_>| Ok(Amount { rows: row.get(0)?, bytes: row.get(1)? });
             *(shelf.amount)(&mut usage) = connection.query_row(shelf.total, [], total)?;
         }
+        usage.revocations.rows = revocations::count(connection)?;
         Ok(usage)
     }
 
@@ -134,7 +137,9 @@ impl Bounds {
         now: Moment,
         most: usize,
     ) -> rusqlite::Result<bool> {
-        let mut more = false;
+        let over = revocations::remove_over(connection, now, most)?;
+        usage.revocations.rows = usage.revocations.rows.saturating_sub(over as u64);
+        let mut more = over == most;
         for shelf in SHELVES {
             more |= shelf.remove_oldest(connection, &(shelf.bound)(self), (shelf.amount)(usage), now, most)? == most;
         }

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use rusqlite_migration::{M, Migrations};
 
 /// Never change one that was released: add another.
-const MIGRATIONS: &[M<'static>] = &[M::up(TABLES)];
+const MIGRATIONS: &[M<'static>] = &[M::up(TABLES), M::up(REVOCATIONS)];
 
 /// How many migrations this version knows.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -92,6 +92,25 @@ CREATE TABLE receipts (
     delivered INTEGER NOT NULL DEFAULT 0,
     created_at INTEGER NOT NULL
 ) STRICT;
+";
+
+/// What this version added.
+const REVOCATIONS: &str = "
+-- kind: 0 a user, 1 a token. at: when it was revoked; until: when it is over. In ms since 1970.
+CREATE TABLE revocations (
+    kind INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX revocations_by_end ON revocations (until);
+
+-- What the server made up for itself once, such as the key that tells socket ids from other names.
+CREATE TABLE secrets (
+    name TEXT PRIMARY KEY NOT NULL,
+    value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// How many migrations the file has had.

@@ -5,8 +5,10 @@ use futures_util::FutureExt as _;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::super::suite::{Recorder, change, durable, key, keyed, media, notification, room, run, session, wait};
-use super::super::{Amount, CommittedEvent, Delivery, Dispatched, MediaChange, Step, What};
+use super::super::suite::{
+    FAR, Recorder, change, durable, key, keyed, media, notification, revocation, room, run, session, wait,
+};
+use super::super::{Amount, CommittedEvent, Delivery, Dispatched, MediaChange, Revoked, Step, What};
 use super::*;
 use crate::clock::Moment;
 use crate::limits::STORE_QUEUE_REQUESTS;
@@ -23,6 +25,7 @@ fn options(folder: &Path) -> Options {
         log: UNBOUNDED,
         sessions: UNBOUNDED,
         receipts: UNBOUNDED,
+        revocations: u64::MAX,
     };
     Options { folder: folder.to_owned(), sync: StoreSync::Normal, bounds }
 }
@@ -536,4 +539,31 @@ fn what_is_kept_is_for_its_owner_only() {
     for file in std::fs::read_dir(&place.options.folder).expect("a folder").flatten() {
         assert_eq!(mode(&file.path()), 0o600, "{file:?}");
     }
+}
+
+#[test]
+fn a_revocation_survives_a_kill() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let revoked = revocation(Revoked::User("u".into()), 5, FAR);
+    wait(store.revoke(revoked.clone())).expect("committed");
+    let (again, _) = place.killed().open();
+    assert_eq!(wait(again.revocations()).expect("readable"), [revoked]);
+    assert_eq!((again.usage().revocations.rows, again.socket_id_key()), (1, store.socket_id_key()));
+}
+
+#[test]
+fn revocations_that_are_over_leave_and_others_are_never_pushed_out() {
+    let place = Place::bounded(|bounds| bounds.revocations = 2);
+    let (store, _) = place.open();
+    let revoke = |name: &str, until| wait(store.revoke(revocation(Revoked::Token(name.into()), 5, until)));
+    assert_eq!((revoke("a", FAR), revoke("over", 1)), (Ok(()), Ok(())));
+    // It leaves when the store looks for what is over, which is when it is opened too.
+    store.close();
+    let (store, _) = place.open();
+    until(|| store.usage().revocations.rows == 1);
+    let revoke = |name: &str, until| wait(store.revoke(revocation(Revoked::Token(name.into()), 5, until)));
+    assert_eq!(revoke("b", FAR), Ok(()));
+    assert_eq!(revoke("one more", FAR), Err(StoreError::TooManyRevocations));
+    assert_eq!(revoke("a", FAR + 1), Ok(()), "it is no more than before");
 }

@@ -165,7 +165,8 @@ impl Writer {
                 (Request::Commit { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
                 (Request::Claim { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
                 (Request::MarkRead { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
-                (Request::Claim { reply, .. }, _) => drop(reply.send(Ok(()))),
+                (Request::Revoke { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
+                (Request::Claim { reply, .. } | Request::Revoke { reply, .. }, _) => drop(reply.send(Ok(()))),
                 (Request::Snapshot { reply, .. } | Request::Inbox { reply, .. }, _) => drop(reply.send(Ok(()))),
                 (Request::MarkRead { reply, .. }, Applied::Unread { unread, .. }) => drop(reply.send(Ok(unread))),
                 (Request::Read(read), _) => read(self.ledger.connection()),
@@ -215,6 +216,7 @@ impl Writer {
                 Request::Commit { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::Claim { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::MarkRead { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Request::Revoke { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::Snapshot { media_id, then, reply } => {
                     let state = media::find(self.ledger.connection(), &media_id).map_err(failed);
                     let done = state.map(|state| {

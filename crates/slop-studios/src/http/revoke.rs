@@ -1,0 +1,156 @@
+//! The routes that revoke tokens.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Extension, Path, Request, State};
+use http::header::CONTENT_TYPE;
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::problem::Problem;
+use super::{App, body};
+use crate::clock::Moment;
+use crate::identity::is_token_id;
+use crate::limits::MAX_TOKEN_ID_BYTES;
+use crate::publish::body::check_user_id;
+use crate::publish::fields::Fields;
+use crate::publish::scope::Operation;
+use crate::publish::{FieldError, fields};
+use crate::publishers::Publisher;
+use crate::revoke::Enforced;
+use crate::store::StoreError;
+
+/// Which tokens of a user are revoked, and for how long.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = UserRevocation)]
+pub(crate) struct UserRevocationBody {
+    /// Whose they are.
+    user_id: String,
+    /// Those whose `iat` is earlier, and those without one.
+    #[schema(value_type = String, format = DateTime)]
+    issued_before: Moment,
+    /// When the revocation is forgotten, since they have all ended.
+    #[schema(value_type = String, format = DateTime)]
+    kept_until: Moment,
+    /// Sockets of this server that lost their identity.
+    sockets: u64,
+}
+
+/// Revokes all tokens that a user has
+#[utoipa::path(
+    post, path = "/v1/users/{userId}/revoke", tag = "revoke", operation_id = "revokeUser",
+    params(("userId" = String, Path, min_length = 1, max_length = 128, description = "The user: at most 128 bytes, no control characters")),
+    responses(
+        (status = 200, description = "They are good no more", body = UserRevocationBody),
+        super::openapi::RevokeErrors,
+    ),
+)]
+pub(crate) async fn user(
+    State(app): State<Arc<App>>,
+    Extension(publisher): Extension<Publisher>,
+    Path(user_id): Path<String>,
+    request: Request,
+) -> Result<Json<UserRevocationBody>, Problem> {
+    publisher.scopes.require(Operation::RevokeUser, &user_id)?;
+    optional_fields(&app, request, |_| ()).await?;
+    check_user_id("userId", &user_id).map_err(|error| Problem::invalid(vec![error]))?;
+    let Enforced { at, until, sockets } = app.revoker.user(&user_id).await.map_err(problem)?;
+    Ok(Json(UserRevocationBody { user_id, issued_before: at, kept_until: until, sockets }))
+}
+
+/// What is known of the token.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = TokenToRevoke)]
+pub(crate) struct TokenBody {
+    /// When it ends by itself (its `exp`), and need not be remembered any longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Moment>,
+}
+
+/// Which token is revoked, and for how long.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = TokenRevocation)]
+pub(crate) struct TokenRevocationBody {
+    /// The token's `jti`.
+    jti: String,
+    /// When the revocation is forgotten, since the token has ended.
+    #[schema(value_type = String, format = DateTime)]
+    kept_until: Moment,
+    /// Sockets of this server that lost their identity.
+    sockets: u64,
+}
+
+/// Revokes one token by its id
+#[utoipa::path(
+    post, path = "/v1/tokens/{jti}/revoke", tag = "revoke", operation_id = "revokeToken",
+    params(("jti" = String, Path, min_length = 1, max_length = 256, description = "The token's claim `jti`")),
+    request_body(content = Option<TokenBody>, description = "May be left out"),
+    responses(
+        (status = 200, description = "It is good no more", body = TokenRevocationBody),
+        super::openapi::RevokeErrors,
+    ),
+)]
+pub(crate) async fn token(
+    State(app): State<Arc<App>>,
+    Extension(publisher): Extension<Publisher>,
+    Path(jti): Path<String>,
+    request: Request,
+) -> Result<Json<TokenRevocationBody>, Problem> {
+    publisher.scopes.require(Operation::RevokeToken, &jti)?;
+    let expires_at = optional_fields(&app, request, expires_at).await?.flatten();
+    if !is_token_id(&jti) {
+        let message = format!("must be 1 to {MAX_TOKEN_ID_BYTES} bytes");
+        return Err(Problem::invalid(vec![FieldError::new("jti", message)]));
+    }
+    let Enforced { until, sockets, .. } = app.revoker.token(&jti, expires_at).await.map_err(problem)?;
+    Ok(Json(TokenRevocationBody { jti, kept_until: until, sockets }))
+}
+
+/// Reads a body that may be left out, and its type with it.
+async fn optional_fields<T>(
+    app: &App,
+    request: Request,
+    read: impl FnOnce(&mut Fields<'_>) -> T,
+) -> Result<Option<T>, Problem> {
+    let is_typed = request.headers().contains_key(CONTENT_TYPE);
+    let bytes = match is_typed {
+        true => body::read(request, app.max_body).await?,
+        false => body::read_any(request, app.max_body).await?,
+    };
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    if !is_typed {
+        return Err(Problem::unsupported_media_type());
+    }
+    let mut fields = Fields::parse(fields::check_text(&bytes)?)?;
+    let value = read(&mut fields);
+    Ok(Some(fields.finish(Some(value))?))
+}
+
+fn expires_at(fields: &mut Fields<'_>) -> Option<Moment> {
+    let text = fields.string("expiresAt")?;
+    let moment = text.parse::<Timestamp>().ok().and_then(|time| u64::try_from(time.as_millisecond()).ok());
+    if moment.is_none() {
+        fields.refuse("expiresAt", "must be a time, as 2026-11-24T08:31:54Z");
+    }
+    moment.map(Moment::from_epoch_ms)
+}
+
+fn problem(error: StoreError) -> Problem {
+    match error {
+        StoreError::TooManyRevocations => Problem::too_many_revocations(),
+        StoreError::Overloaded => Problem::overloaded(),
+        StoreError::Unavailable(_) => Problem::store_unavailable(),
+        error => {
+            tracing::error!(%error, "revoke");
+            Problem::internal()
+        }
+    }
+}

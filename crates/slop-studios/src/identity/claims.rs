@@ -1,0 +1,181 @@
+//! What a token says, and by which rules it is believed. The errors' texts are the contract's and go to clients as they
+//! stand.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Number, Value};
+
+use crate::defaults::{CLOCK_SKEW_SECONDS, MAX_EMAIL_BYTES, MAX_EXPIRY_SECONDS, MAX_USER_ID_BYTES};
+use crate::limits::MAX_TOKEN_ID_BYTES;
+use crate::policy::KeptClaims;
+
+/// What a verified token says about its bearer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// The claim `userId`, else `id`, else `sub`: 1 to 128 bytes without control characters.
+    pub user_id: String,
+    /// The claim `email`, if it is a string of at most 320 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// Epoch seconds at which the identity ends: at `exp` and the leeway, or at the longest lifetime after `iat`. `None` if
+    /// it has neither. At most the end of the year 9999.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<u64>,
+    /// The claim `iat` in epoch milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_at_ms: Option<u64>,
+    /// The claim `jti`, if it is a string of 1 to 256 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<Box<str>>,
+    /// The claims that rules of the room policy name.
+    #[serde(default, skip_serializing_if = "KeptClaims::is_empty")]
+    pub claims: KeptClaims,
+}
+
+/// Why a token was refused. The text is the contract's, word for word, for `authError` and acks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum AuthError {
+    /// There was none, or an empty one.
+    #[error("Token is required")]
+    Required,
+    /// `exp` has come, or it is older than any token may be.
+    #[error("Token has expired")]
+    Expired,
+    /// `nbf` or `iat` lies in the future by more than the clock skew.
+    #[error("Token is not yet valid")]
+    NotYetValid,
+    /// Malformed, too long, signed with no key or algorithm of ours, by or for somebody else, or with a time that is no
+    /// number.
+    #[error("Token is invalid")]
+    Invalid,
+    /// None of the claims `userId`, `id` and `sub` names a user.
+    #[error("Token has no user id")]
+    NoUserId,
+    /// It was, or all of its user's were: an extension of the contract.
+    #[error("Token has been revoked")]
+    Revoked,
+}
+
+/// What a token's claims must be, beside well signed.
+#[derive(Debug, Clone, Default)]
+pub struct ClaimRules {
+    /// `iss` must be one of these, if there are any.
+    pub issuers: Vec<String>,
+    /// `aud` must have one of these, if there are any.
+    pub audiences: Vec<String>,
+    /// How far the clocks of issuers may be off.
+    pub leeway: Duration,
+    /// How long after `iat` a token ends at the latest.
+    pub max_lifetime: Option<Duration>,
+}
+
+/// The claims that matter here; others pass unseen.
+#[derive(Deserialize)]
+pub(super) struct Claims {
+    #[serde(rename = "userId")]
+    user_id: Option<Value>,
+    id: Option<Value>,
+    sub: Option<Value>,
+    email: Option<Value>,
+    exp: Option<Value>,
+    nbf: Option<Value>,
+    iat: Option<Value>,
+    iss: Option<Value>,
+    aud: Option<Value>,
+    jti: Option<Value>,
+}
+
+impl ClaimRules {
+    /// Who the claims are of, as of `now` in epoch seconds.
+    pub(super) fn check(&self, claims: Claims, now: u64) -> Result<Identity, AuthError> {
+        if !self.issuers.is_empty() && !claims.iss.is_some_and(|issuer| is_any(&issuer, &self.issuers)) {
+            tracing::debug!("refuse a token of another issuer");
+            return Err(AuthError::Invalid);
+        }
+        let is_for_us = |audience: Value| match audience {
+            Value::Array(audiences) => audiences.iter().any(|audience| is_any(audience, &self.audiences)),
+            audience => is_any(&audience, &self.audiences),
+        };
+        if !self.audiences.is_empty() && !claims.aud.is_some_and(is_for_us) {
+            tracing::debug!("refuse a token for another audience");
+            return Err(AuthError::Invalid);
+        }
+
+        let expires_at = claims.exp.as_ref().map(numeric_date).transpose()?;
+        let not_before = claims.nbf.as_ref().map(numeric_date).transpose()?;
+        let issued_at = claims.iat.as_ref().map(numeric_date).transpose()?;
+        let expires_at = self.end(expires_at, issued_at);
+        if expires_at.is_some_and(|end| now >= end) {
+            return Err(AuthError::Expired);
+        }
+        let latest = now.saturating_add(CLOCK_SKEW_SECONDS.max(self.leeway.as_secs()));
+        if not_before.is_some_and(|nbf| nbf > latest) || issued_at.is_some_and(|iat| iat > latest) {
+            return Err(AuthError::NotYetValid);
+        }
+
+        let user_id = claims.user_id.or(claims.id).or(claims.sub).and_then(user_id_text).ok_or(AuthError::NoUserId)?;
+        let email = match claims.email {
+            Some(Value::String(email)) if !email.is_empty() && email.len() <= MAX_EMAIL_BYTES => Some(email),
+            _ => None,
+        };
+        let token_id = match claims.jti {
+            Some(Value::String(id)) if is_token_id(&id) => Some(id.into()),
+            _ => None,
+        };
+        let issued_at_ms = claims.iat.as_ref().and_then(Value::as_f64).map(|seconds| (seconds * 1000.0) as u64);
+        Ok(Identity { user_id, email, expires_at, issued_at_ms, token_id, claims: KeptClaims::default() })
+    }
+
+    /// When a token with this `exp` and `iat` ends.
+    fn end(&self, expires_at: Option<u64>, issued_at: Option<u64>) -> Option<u64> {
+        let after = |time: u64, more: Duration| time.saturating_add(more.as_secs()).min(MAX_EXPIRY_SECONDS);
+        let expires_at = expires_at.map(|exp| after(exp, self.leeway));
+        let longest = issued_at.zip(self.max_lifetime).map(|(iat, lifetime)| after(iat, lifetime));
+        [expires_at, longest].into_iter().flatten().min()
+    }
+}
+
+fn is_any(claim: &Value, texts: &[String]) -> bool {
+    claim.as_str().is_some_and(|claim| texts.iter().any(|text| text == claim))
+}
+
+/// Whether `text` can be a user's id: 1 to 128 bytes without control characters.
+pub fn is_user_id(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_USER_ID_BYTES && !text.chars().any(char::is_control)
+}
+
+/// Whether a token with this `jti` can be revoked by it: 1 to 256 bytes.
+pub(crate) fn is_token_id(text: &str) -> bool {
+    (1..=MAX_TOKEN_ID_BYTES).contains(&text.len())
+}
+
+fn user_id_text(claim: Value) -> Option<String> {
+    let text = match claim {
+        Value::String(text) => text,
+        Value::Number(number) => javascript_text(&number),
+        _ => return None,
+    };
+    is_user_id(&text).then_some(text)
+}
+
+/// A number as JavaScript would write it: `42.0` is `42`, so that a token's number and a publisher's string agree.
+pub(crate) fn javascript_text(number: &Number) -> String {
+    match number.as_f64() {
+        Some(float) if number.is_f64() => float.to_string(),
+        _ => number.to_string(),
+    }
+}
+
+/// RFC 7519 §2: seconds, perhaps with a fraction, which is dropped. Before 1970 counts as 1970.
+fn numeric_date(claim: &Value) -> Result<u64, AuthError> {
+    let seconds = claim.as_f64().ok_or(AuthError::Invalid)?;
+    // `as` saturates: a negative number becomes 0 and a huge one the maximum.
+    Ok((seconds as u64).min(MAX_EXPIRY_SECONDS))
+}
+
+/// Seconds since 1970; 0 when the clock stands before it.
+pub fn epoch_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}

@@ -1,0 +1,211 @@
+//! Revoked tokens: who is connected loses its identity, and nobody gets in with one.
+
+use serde_json::{Value, json};
+use slop_studios::identity::epoch_seconds;
+
+use crate::api::{accepted, get, post, send};
+use crate::client::Client;
+use crate::server::{KEY, Server, signed};
+
+const NAMESPACES: [&str; 3] = ["/", "/media", "/notifications"];
+const REVOKED: &str = "Token has been revoked";
+
+/// A token that was issued a minute ago.
+fn token(user: &str, jti: &str) -> String {
+    issued(user, jti, epoch_seconds() - 60)
+}
+
+fn issued(user: &str, jti: &str, at: u64) -> String {
+    signed(json!({"userId": user, "jti": jti, "iat": at, "exp": epoch_seconds() + 3600}))
+}
+
+async fn revoke(server: &Server, path: &str) -> Value {
+    let authorization = format!("Bearer {KEY}");
+    let answer = send(server, "POST", path, &[("authorization", &authorization)], b"").await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer.json()
+}
+
+async fn is_anonymous(client: &mut Client) -> bool {
+    let info = client.call("getConnectionInfo", json!([])).await;
+    info["authenticated"] == json!(false)
+}
+
+/// Checks that the client was told, once.
+async fn was_told(client: &mut Client) {
+    assert_eq!(client.expect("authError").await, json!({"message": REVOKED}));
+    assert!(is_anonymous(client).await);
+    client.nothing_else().await;
+}
+
+/// Checks that nobody gets in with the token, whichever way.
+async fn is_refused(server: &Server, namespace: &'static str, token: &str) {
+    let connected = Client::try_connect(server, namespace, json!({"token": token}), None).await;
+    let mut client = connected.expect("it is connected without an identity");
+    client.expect("welcome").await;
+    was_told(&mut client).await;
+    let answer = client.call("authenticate", json!([{"token": token}])).await;
+    assert_eq!(answer, json!({"success": false, "error": REVOKED}));
+    assert_eq!(client.expect("authError").await, json!({"message": REVOKED}));
+}
+
+#[tokio::test]
+async fn a_user_is_revoked_on_every_namespace() {
+    let server = Server::start();
+    let (theirs, others) = (token("u", "t1"), token("v", "t2"));
+    let mut clients = Vec::new();
+    let mut bystanders = Vec::new();
+    for namespace in NAMESPACES {
+        clients.push(Client::connect_as(&server, namespace, &theirs).await);
+        bystanders.push(Client::connect_as(&server, namespace, &others).await);
+    }
+    // One that logged in by event, and is in a room that needs no identity.
+    let mut late = Client::connect(&server, "/").await;
+    late.expect("welcome").await;
+    assert_eq!(late.call("authenticate", json!([{"token": theirs}])).await["success"], json!(true));
+    late.expect("authenticated").await;
+    late.call("joinRoom", json!(["open"])).await;
+    late.expect("roomJoined").await;
+    clients.push(late);
+
+    let answer = revoke(&server, "/v1/users/u/revoke").await;
+    assert_eq!((&answer["userId"], &answer["sockets"]), (&json!("u"), &json!(4)), "{answer}");
+    for client in &mut clients {
+        was_told(client).await;
+    }
+    for namespace in NAMESPACES {
+        is_refused(&server, namespace, &theirs).await;
+    }
+    for client in &mut bystanders {
+        client.nothing_else().await;
+        assert!(!is_anonymous(client).await);
+    }
+    // What is the user's reaches nobody, what is everybody's still does.
+    let event = json!({"event": "e"});
+    assert_eq!(accepted(&post(&server, "/v1/rooms/user:u/events", &event).await), 0);
+    assert_eq!(accepted(&post(&server, "/v1/rooms/open/events", &event).await), 1);
+}
+
+#[tokio::test]
+async fn a_user_gets_in_with_a_token_that_was_issued_later() {
+    let server = Server::start();
+    let mut client = Client::connect_as(&server, "/", &token("u", "t1")).await;
+    revoke(&server, "/v1/users/u/revoke").await;
+    was_told(&mut client).await;
+    // Times in tokens are cut to whole seconds: the next one is later for sure.
+    let later = issued("u", "t2", epoch_seconds() + 1);
+    assert_eq!(client.call("authenticate", json!([{"token": later}])).await["success"], json!(true));
+    client.expect("authenticated").await;
+    let undated = signed(json!({"userId": "u", "exp": epoch_seconds() + 3600}));
+    is_refused(&server, "/media", &undated).await;
+}
+
+#[tokio::test]
+async fn a_token_is_revoked_on_every_namespace() {
+    let server = Server::start();
+    let (revoked, kept) = (token("u", "t/1"), token("u", "t2"));
+    let (mut clients, mut others) = (Vec::new(), Vec::new());
+    for namespace in NAMESPACES {
+        clients.push(Client::connect_as(&server, namespace, &revoked).await);
+        others.push(Client::connect_as(&server, namespace, &kept).await);
+    }
+    let answer = revoke(&server, "/v1/tokens/t%2F1/revoke").await;
+    assert_eq!((&answer["jti"], &answer["sockets"]), (&json!("t/1"), &json!(3)), "{answer}");
+    for client in &mut clients {
+        was_told(client).await;
+    }
+    for namespace in NAMESPACES {
+        is_refused(&server, namespace, &revoked).await;
+    }
+    for client in &mut others {
+        client.nothing_else().await;
+        assert!(!is_anonymous(client).await);
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_outlives_a_kill() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start_in(data.path(), &[]);
+    let (of_user, of_token) = (token("u", "t1"), token("v", "t2"));
+    revoke(&server, "/v1/users/u/revoke").await;
+    revoke(&server, "/v1/tokens/t2/revoke").await;
+    server.kill();
+    let server = Server::start_in(data.path(), &[]);
+    is_refused(&server, "/", &of_user).await;
+    is_refused(&server, "/notifications", &of_token).await;
+    let metrics = get(&server, "/metrics").await.text;
+    assert!(metrics.contains("slop_revocations_kept 2"), "{metrics}");
+}
+
+#[tokio::test]
+async fn who_must_authenticate_is_refused() {
+    let server = Server::start_with(&[("AUTH_REQUIRED", "true")]);
+    let token = token("u", "t1");
+    let mut client = Client::connect_as(&server, "/", &token).await;
+    client.call("joinRoom", json!(["open"])).await;
+    client.expect("roomJoined").await;
+    revoke(&server, "/v1/users/u/revoke").await;
+    was_told(&mut client).await;
+    assert_eq!(accepted(&post(&server, "/v1/rooms/open/events", &json!({"event": "e"})).await), 0);
+    let refused = Client::try_connect(&server, "/", json!({"token": token}), None).await.err();
+    assert_eq!(refused, Some(json!({"message": "Unauthorized", "data": {"code": "UNAUTHORIZED"}})));
+}
+
+/// Whoever is connecting while the revocation is carried out either is told, or did not get in.
+#[tokio::test]
+async fn nobody_slips_through_while_it_is_carried_out() {
+    let server = Server::start();
+    let token = token("u", "t1");
+    let connecting = (0..30).map(|_| async {
+        let connected = Client::try_connect(&server, "/", json!({"token": token}), None).await;
+        let mut client = connected.expect("it is connected");
+        client.expect("welcome").await;
+        client
+    });
+    let (clients, _) =
+        futures_util::future::join(futures_util::future::join_all(connecting), revoke(&server, "/v1/users/u/revoke"))
+            .await;
+    for mut client in clients {
+        assert!(is_anonymous(&mut client).await, "after the answer none has the identity");
+    }
+}
+
+#[tokio::test]
+async fn the_body_says_when_the_token_ends_by_itself() {
+    let server = Server::start();
+    let end = "2096-10-02T07:06:40.000Z";
+    let kept_until = |answer: Value| answer["keptUntil"].as_str().expect("a time").to_owned();
+    let year = kept_until(post(&server, "/v1/tokens/t1/revoke", &json!({})).await.json());
+    let capped = kept_until(post(&server, "/v1/tokens/t2/revoke", &json!({"expiresAt": end})).await.json());
+    assert!(capped.as_str() < end && capped >= year, "no token lives for longer than a year: {capped}");
+    let soon = "2020-01-01T01:00:00+01:00";
+    let over = post(&server, "/v1/tokens/t3/revoke", &json!({"expiresAt": soon})).await.json();
+    assert_eq!(kept_until(over), "2020-01-01T00:00:00.000Z");
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused() {
+    let server = Server::start();
+    let authorization = format!("Bearer {KEY}");
+    let key = ("authorization", authorization.as_str());
+    let json = ("content-type", "application/json");
+    let path = "/v1/tokens/t/revoke";
+    for (headers, body, status, code) in [
+        (&[key, json][..], &b"{"[..], 400, "malformed"),
+        (&[key, json], b"[]", 422, "invalid"),
+        (&[key, json], br#"{"expiresAt": 5}"#, 422, "invalid"),
+        (&[key, json], br#"{"expiresAt": "soon"}"#, 422, "invalid"),
+        (&[key, json], br#"{"until": "2030-01-01T00:00:00Z"}"#, 422, "invalid"),
+        (&[key], b"{}", 415, "unsupported_media_type"),
+        (&[json], b"{}", 401, "unauthorized"),
+        (&[("authorization", "Bearer wrong"), json], b"{}", 401, "unauthorized"),
+    ] {
+        send(&server, "POST", path, headers, body).await.problem(status, code);
+    }
+    let long = format!("/v1/tokens/{}/revoke", "x".repeat(257));
+    assert_eq!(post(&server, &long, &json!({})).await.problem(422, "invalid"), ["jti"]);
+    assert_eq!(post(&server, "/v1/users/a%0Ab/revoke", &json!({})).await.problem(422, "invalid"), ["userId"]);
+    assert_eq!(post(&server, "/v1/users/u/revoke", &json!({"x": 1})).await.problem(422, "invalid"), ["x"]);
+    send(&server, "GET", path, &[key], b"").await.problem(405, "method_not_allowed");
+}
