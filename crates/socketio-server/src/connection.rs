@@ -14,18 +14,20 @@ use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use socketio_protocol::{
     engine_io,
-    packet::{self, Args, Kind, Limits, Packet},
+    packet::{self, Args, DecodeError, Kind, Limits, Packet},
     websocket::CloseCode,
 };
 use tokio::time::Instant;
 
 use crate::{
-    AckReply, ConnectError, DisconnectReason, Event, OwnedEvent, RawMessage, RawSocket, Socket, SocketRef,
+    AckReply, ConnectError, DisconnectReason, Event, Limit, OwnedEvent, RawMessage, RawSocket, Socket, SocketRef,
+    admission::ConnectionPlace,
     config::SLOW_POLL_BYTES,
     frame::Frame,
     identifier::Id,
     namespace::{Handler, HandlerFuture, Namespace},
     outbox::Outbox,
+    rate::Pace,
     recovery::{Away, SocketRecovery, Wish, resume},
     shard::Shard,
     timers::Timer,
@@ -49,7 +51,8 @@ pub(crate) enum Protocol {
 
 /// What is kept of the handshake request.
 pub(crate) struct Origin {
-    pub(crate) peer: IpAddr,
+    pub(crate) client: IpAddr,
+    pub(crate) place: ConnectionPlace,
     pub(crate) headers: Option<Box<HeaderMap>>,
     pub(crate) protocol: Protocol,
 }
@@ -63,6 +66,8 @@ pub(crate) struct Connection {
     /// Its own packets are being handled: what they cause is flushed when they are done.
     in_turn: Cell<bool>,
     paused: Cell<bool>,
+    /// More came than is allowed each second: events are refused.
+    is_over_rate: Cell<bool>,
     /// The end that is due when no handler runs.
     close_due: Cell<Option<DisconnectReason>>,
     pub(crate) shard: Rc<Shard>,
@@ -75,11 +80,17 @@ pub(crate) struct Connection {
     pub(crate) key: ConnectionKey,
     /// The id that requests name it by; a connection that began as a WebSocket needs none.
     sid: Option<Id>,
-    pub(crate) peer: IpAddr,
+    pub(crate) client: IpAddr,
+    /// Given back when it is closed, however long its memory lives.
+    place: Cell<Option<ConnectionPlace>>,
     pub(crate) headers: Option<Box<HeaderMap>>,
     protocol: Protocol,
     sockets: RefCell<SmallVec<[Socket; 1]>>,
     assembling: RefCell<Option<Box<Assembling>>>,
+    /// When what came is paid for, in the shard's time.
+    paid_at: Cell<u64>,
+    /// Bytes of an unfinished message, as the shard knows.
+    unfinished: Cell<usize>,
     heartbeat: Cell<Heartbeat>,
     /// When a first namespace must be connected to; none once one is.
     connect_by: Cell<Option<Instant>>,
@@ -130,7 +141,8 @@ impl Connection {
             key,
             shard: shard.clone(),
             sid: transport.sid(),
-            peer: origin.peer,
+            client: origin.client,
+            place: Cell::new(Some(origin.place)),
             headers: origin.headers,
             protocol: origin.protocol,
             transport: RefCell::new(transport),
@@ -144,6 +156,9 @@ impl Connection {
             waiting: Cell::new(0),
             blocked_since: Cell::new(None),
             paused: Cell::new(false),
+            is_over_rate: Cell::new(false),
+            paid_at: Cell::new(0),
+            unfinished: Cell::new(0),
             heartbeat: Cell::new(Heartbeat::PingAt(now + Self::ping_delay(shard))),
             connect_by: Cell::new(connect_by),
             timer_at: Cell::new(None),
@@ -155,8 +170,20 @@ impl Connection {
         drop(connections);
         shard.metrics.connections.increment();
         shard.metrics.connections_opened.increment();
+        if connect_by.is_none() {
+            connection.is_settled();
+        }
         connection.set_timer();
         connection
+    }
+
+    /// It has what it came for, so that the limits no longer count its handshake.
+    fn is_settled(&self) {
+        let place = self.place.take();
+        if let Some(place) = &place {
+            place.is_settled();
+        }
+        self.place.set(place);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -322,6 +349,28 @@ impl Connection {
 
     // --- in ---
 
+    /// Counts what the client sends, whatever it is.
+    pub(crate) fn pay(&self) -> Result<(), Violation> {
+        let (paid_at, pace) = self.shard.event_rate.take(self.paid_at.get(), self.shard.now());
+        self.paid_at.set(paid_at);
+        self.is_over_rate.set(pace != Pace::Within);
+        if pace == Pace::FarOver {
+            self.shard.metrics.limit_met(Limit::EventRate);
+            return Err(DisconnectReason::TooManyEvents);
+        }
+        Ok(())
+    }
+
+    /// Counts the bytes of the client's unfinished message: those of the transport, and of a packet that lacks attachments.
+    pub(crate) fn hold(&self, in_transport: usize) -> Result<(), Violation> {
+        let bytes = in_transport + self.assembling.borrow().as_ref().map_or(0, |assembling| assembling.bytes);
+        if self.shard.hold(self.unfinished.replace(bytes), bytes) {
+            Ok(())
+        } else {
+            Err(DisconnectReason::UnfinishedBytes)
+        }
+    }
+
     /// An Engine.IO packet in text form.
     pub(crate) fn on_text(self: &Rc<Self>, packet: engine_io::Packet<'_>) -> Result<(), Violation> {
         match packet {
@@ -373,8 +422,14 @@ impl Connection {
     }
 
     fn decode<'a>(&self, text: &'a str) -> Result<Packet<'a>, Violation> {
-        let limits = Limits { max_attachments: self.shard.config.max_attachments };
+        let config = &self.shard.config;
+        let limits = Limits { max_attachments: config.max_attachments, max_depth: config.max_json_depth };
         Packet::decode_with(text, limits).map_err(|error| {
+            match error {
+                DecodeError::TooManyAttachments => self.shard.metrics.limit_met(Limit::Attachments),
+                DecodeError::TooDeep => self.shard.metrics.limit_met(Limit::JsonDepth),
+                _ => {}
+            }
             tracing::debug!(%error, "bad packet");
             DisconnectReason::ParseError
         })
@@ -500,7 +555,9 @@ impl Connection {
 
     /// The socket is one of the connection's from now on.
     pub(crate) fn welcome(self: &Rc<Self>, socket: &Socket, pid: Option<Id>) {
-        self.connect_by.set(None);
+        if self.connect_by.take().is_some() {
+            self.is_settled();
+        }
         self.sockets.borrow_mut().push(socket.clone());
         self.shard.metrics.sockets.increment();
         self.shard.metrics.sockets_connected.increment();
@@ -522,6 +579,9 @@ impl Connection {
     fn on_event<'a>(self: &Rc<Self>, socket: &Socket, args: Args<'a>, attachments: &'a [Bytes], ack: Option<u64>) {
         self.shard.metrics.events_received.increment();
         let Some(event) = Event::new(socket, args, attachments, ack) else { return };
+        if self.refuses(socket) {
+            return self.refuse_event(socket, event);
+        }
         if let Some(backlog) = socket.inner().backlog.borrow_mut().as_mut() {
             backlog.0.push_back(event.into_owned());
             if backlog.0.len() >= self.shard.config.handler_backlog {
@@ -538,6 +598,26 @@ impl Connection {
             None => Some(()),
         };
         if done.is_none() {
+            self.close_later(DisconnectReason::HandlerPanic);
+        }
+    }
+
+    fn refuses(&self, socket: &Socket) -> bool {
+        let handlers = self.shard.space(socket.reference().namespace).handlers();
+        if self.is_over_rate.get() {
+            self.shard.metrics.limit_met(Limit::EventRate);
+            return true;
+        }
+        handlers.admit.as_ref().is_some_and(|admit| self.shard.guarded(|| admit(socket)) == Some(false))
+    }
+
+    /// At once, even if others wait for a handler: waiting is what there is too much of.
+    fn refuse_event(self: &Rc<Self>, socket: &Socket, event: Event<'_>) {
+        self.shard.metrics.events_refused.increment();
+        let handlers = self.shard.space(socket.reference().namespace).handlers();
+        if let Some(on_refused) = &handlers.on_refused
+            && self.shard.guarded(|| on_refused(socket, event)).is_none()
+        {
             self.close_later(DisconnectReason::HandlerPanic);
         }
     }
@@ -755,6 +835,8 @@ impl Connection {
         self.outbox.borrow_mut().clear();
         self.count_waiting();
         self.assembling.borrow_mut().take();
+        self.shard.hold(self.unfinished.take(), 0);
+        self.place.take();
         self.arrivals.borrow_mut().take();
         self.shard.metrics.connections.decrement();
         let mut connections = self.shard.connections.borrow_mut();

@@ -197,6 +197,7 @@ impl Reader {
                 self.carry.drain(..used);
             }
         }
+        connection.hold(self.carry.capacity() + self.decoder.held())?;
         Ok(())
     }
 }
@@ -219,6 +220,7 @@ fn handle_frames(
             End { reason, code: Some(error.close_code()), hung_up: false }
         })?;
         let Some((consumed, message)) = next else { break };
+        connection.pay()?;
         match message {
             Message::Text(text) => {
                 let packet = engine_io::Packet::decode(text).map_err(|_| DisconnectReason::ParseError)?;
@@ -282,6 +284,7 @@ pub(crate) fn close(
         DisconnectReason::ServerShutdown => CloseCode::GOING_AWAY,
         DisconnectReason::ParseError => CloseCode::PROTOCOL,
         DisconnectReason::PayloadTooLarge => CloseCode::TOO_BIG,
+        DisconnectReason::TooManyEvents => CloseCode::POLICY,
         DisconnectReason::HandlerPanic => CloseCode::INTERNAL,
         _ => CloseCode::NORMAL,
     });
