@@ -16,12 +16,13 @@ use tokio::time::interval;
 
 use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
-use crate::http::{App, PublisherKeys};
+use crate::http::{App, BodyLimits, PublishRate, PublisherKeys};
 use crate::identity::TokenVerifier;
 use crate::inbox::Inboxes;
 use crate::limits;
 use crate::memory::{self, Crowd};
 use crate::metrics::Metrics;
+use crate::open_files;
 use crate::owners::NewOwners;
 use crate::publish::Executor;
 use crate::recovery::StoreKeeper;
@@ -29,6 +30,7 @@ use crate::rooms::RoomPolicy;
 use crate::session::Sessions;
 use crate::store::Store;
 use crate::store::sqlite::{Bound, Bounds, Options, SqliteStore};
+use crate::user_rate::UserRates;
 
 /// Connections that the kernel holds until they are accepted: what Linux allows by default (`net.core.somaxconn`), so
 /// that a fleet that reconnects at once is not turned away.
@@ -102,6 +104,7 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, 
         auth_required: settings.auth_required,
         auth_failure_limit: settings.auth_failure_limit,
         max_rooms: settings.max_rooms_per_socket,
+        user_rates: UserRates::new(settings.event_rate_per_user),
         owners: NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout),
     });
     let inboxes = Arc::<Inboxes>::default();
@@ -113,7 +116,8 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, 
         executor: Executor::new(Arc::clone(&store), Arc::clone(&metrics)),
         keys: PublisherKeys::new(&settings.api_keys),
         registry: metrics.registry(handle.clone(), Arc::clone(&store)),
-        max_body: settings.max_payload_bytes,
+        body: BodyLimits { bytes: settings.max_payload_bytes, time: settings.body_timeout },
+        publish_rate: PublishRate::new(settings.publish_rate_per_key, Arc::clone(&metrics)),
         store: Arc::clone(&store),
         handle,
         metrics,
@@ -186,8 +190,35 @@ fn engine_config(settings: &Settings) -> Config {
         write_stall_timeout: settings.write_stall,
         // One more for the user's room, which a socket gets however many others it is in.
         max_rooms_per_socket: settings.max_rooms_per_socket.saturating_add(1),
+        header_timeout: settings.header_timeout,
+        body_timeout: settings.body_timeout,
+        max_connections: max_connections(settings.max_connections),
+        max_connections_per_address: settings.max_connections_per_address,
+        connection_rate_per_address: settings.connection_rate_per_address,
+        max_handshakes: settings.max_handshakes,
+        max_handshakes_per_address: settings.max_handshakes_per_address,
+        trusted_proxies: settings.trusted_proxies.clone(),
+        request_rate_per_session: settings.request_rate_per_session,
+        event_rate_per_socket: settings.event_rate_per_socket,
+        max_attachments: settings.max_attachments,
+        max_json_depth: settings.max_json_depth,
+        max_pending_acks: settings.max_pending_acks,
+        max_unfinished_bytes: settings.max_unfinished_bytes,
         ..Config::default()
     }
+}
+
+/// As many as wanted, if the system lets so many files be open.
+fn max_connections(wanted: usize) -> usize {
+    let files = open_files::raise_limit();
+    let fit = open_files::connections_that_fit(wanted, files);
+    if fit < wanted {
+        tracing::warn!(
+            open_files = files,
+            "MAX_CONNECTIONS is {wanted}, but the system's limit of open files leaves room for {fit}"
+        );
+    }
+    fit
 }
 
 /// Listens on the first address of the host that can be.

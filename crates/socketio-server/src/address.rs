@@ -120,7 +120,7 @@ mod tests {
             assert_eq!(client("10.0.0.1", &[&format!("198.51.100.1,{broken},10.1.1.1")]), "10.1.1.1", "{broken}");
         }
         assert_eq!(client("10.0.0.1", &[&"1".repeat(1 << 20)]), "10.0.0.1");
-        assert_eq!(client("10.0.0.1", &["198.51.100.1", &"10.1.1.1,".repeat(100).trim_end_matches(',')]), "10.1.1.1");
+        assert_eq!(client("10.0.0.1", &["198.51.100.1", "10.1.1.1,".repeat(100).trim_end_matches(',')]), "10.1.1.1");
     }
 
     #[test]
