@@ -306,7 +306,7 @@ pub(crate) struct ConnectionPlace {
 
 impl ConnectionPlace {
     /// It is connected to a namespace, or needs none.
-    pub(crate) fn is_settled(&self) {
+    pub(crate) fn settle(&self) {
         if self.handshaking.replace(false) {
             self.admission.end_handshake(self.address);
         }
@@ -315,7 +315,7 @@ impl ConnectionPlace {
 
 impl Drop for ConnectionPlace {
     fn drop(&mut self) {
-        self.is_settled();
+        self.settle();
         self.admission.connections.fetch_sub(1, Relaxed);
         self.admission.change(self.address, |counts| counts.connections = counts.connections.saturating_sub(1));
     }

@@ -163,9 +163,10 @@ pub(crate) const BURST_SECONDS: u32 = 10;
 /// An unfinished message up to this size is let be, however much others hold: as much as one read may bring.
 pub(crate) const SMALL_UNFINISHED: usize = READ_BUFFER;
 
-/// How long bytes that were sent may stay without the other side's acknowledgement, or without room for them, before the
-/// kernel ends the connection: for what the write stall does not see, such as an answer over plain HTTP.
-pub(crate) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
+/// After so many times of [`Config::write_stall_timeout`] without the other side taking anything the kernel ends a TCP
+/// connection (`TCP_USER_TIMEOUT`): for what the engine does not see, such as an answer over plain HTTP. Twice, so that
+/// a WebSocket ends by its own timer, which says why.
+pub(crate) const USER_TIMEOUT_STALLS: u32 = 2;
 
 /// Shards are named by one byte of a session's id.
 pub(crate) const MAX_SHARDS: usize = 256;

@@ -1,6 +1,8 @@
 //! An Engine.IO connection: its packets in and out, its heartbeat, and how it ends. How bytes travel is the
 //! [`transport`](crate::transport)'s.
 
+mod allowance;
+
 use std::{
     cell::{Cell, RefCell},
     net::IpAddr,
@@ -27,7 +29,6 @@ use crate::{
     identifier::Id,
     namespace::{Handler, HandlerFuture, Namespace},
     outbox::Outbox,
-    rate::Pace,
     recovery::{Away, SocketRecovery, Wish, resume},
     shard::Shard,
     timers::Timer,
@@ -171,19 +172,10 @@ impl Connection {
         shard.metrics.connections.increment();
         shard.metrics.connections_opened.increment();
         if connect_by.is_none() {
-            connection.is_settled();
+            connection.settle();
         }
         connection.set_timer();
         connection
-    }
-
-    /// It has what it came for, so that the limits no longer count its handshake.
-    fn is_settled(&self) {
-        let place = self.place.take();
-        if let Some(place) = &place {
-            place.is_settled();
-        }
-        self.place.set(place);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -348,28 +340,6 @@ impl Connection {
     }
 
     // --- in ---
-
-    /// Counts what the client sends, whatever it is.
-    pub(crate) fn pay(&self) -> Result<(), Violation> {
-        let (paid_at, pace) = self.shard.event_rate.take(self.paid_at.get(), self.shard.now());
-        self.paid_at.set(paid_at);
-        self.is_over_rate.set(pace != Pace::Within);
-        if pace == Pace::FarOver {
-            self.shard.metrics.limit_met(Limit::EventRate);
-            return Err(DisconnectReason::TooManyEvents);
-        }
-        Ok(())
-    }
-
-    /// Counts the bytes of the client's unfinished message: those of the transport, and of a packet that lacks attachments.
-    pub(crate) fn hold(&self, in_transport: usize) -> Result<(), Violation> {
-        let bytes = in_transport + self.assembling.borrow().as_ref().map_or(0, |assembling| assembling.bytes);
-        if self.shard.hold(self.unfinished.replace(bytes), bytes) {
-            Ok(())
-        } else {
-            Err(DisconnectReason::UnfinishedBytes)
-        }
-    }
 
     /// An Engine.IO packet in text form.
     pub(crate) fn on_text(self: &Rc<Self>, packet: engine_io::Packet<'_>) -> Result<(), Violation> {
@@ -556,7 +526,7 @@ impl Connection {
     /// The socket is one of the connection's from now on.
     pub(crate) fn welcome(self: &Rc<Self>, socket: &Socket, pid: Option<Id>) {
         if self.connect_by.take().is_some() {
-            self.is_settled();
+            self.settle();
         }
         self.sockets.borrow_mut().push(socket.clone());
         self.shard.metrics.sockets.increment();
@@ -598,26 +568,6 @@ impl Connection {
             None => Some(()),
         };
         if done.is_none() {
-            self.close_later(DisconnectReason::HandlerPanic);
-        }
-    }
-
-    fn refuses(&self, socket: &Socket) -> bool {
-        let handlers = self.shard.space(socket.reference().namespace).handlers();
-        if self.is_over_rate.get() {
-            self.shard.metrics.limit_met(Limit::EventRate);
-            return true;
-        }
-        handlers.admit.as_ref().is_some_and(|admit| self.shard.guarded(|| admit(socket)) == Some(false))
-    }
-
-    /// At once, even if others wait for a handler: waiting is what there is too much of.
-    fn refuse_event(self: &Rc<Self>, socket: &Socket, event: Event<'_>) {
-        self.shard.metrics.events_refused.increment();
-        let handlers = self.shard.space(socket.reference().namespace).handlers();
-        if let Some(on_refused) = &handlers.on_refused
-            && self.shard.guarded(|| on_refused(socket, event)).is_none()
-        {
             self.close_later(DisconnectReason::HandlerPanic);
         }
     }

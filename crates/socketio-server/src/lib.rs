@@ -49,7 +49,7 @@
 //! | `shard` | one thread's state: connections, mailbox, flush pass, timers |
 //! | `http` | routes requests to the transports or the fallback; CORS and origin checks |
 //! | `transport` | long-polling, WebSocket, and the change from one to the other |
-//! | `connection` | the Engine.IO session: heartbeat, packets in and out, closing |
+//! | `connection` | the Engine.IO session: heartbeat, packets in and out, closing; what it may take |
 //! | `outbox`, `frame` | what waits to be written, and how it is encoded once |
 //! | `namespace`, `socket`, `event` | what an application sees |
 //! | `rooms`, `broadcast`, `fanout` | who gets what |

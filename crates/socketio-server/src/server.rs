@@ -23,7 +23,7 @@ use crate::{
     Config, Handle, Limit, Namespace, RawEndpoint, Recovery,
     admission::{Admission, TIDY_INTERVAL},
     broadcast::Node,
-    config::{MAX_SHARDS, TCP_USER_TIMEOUT},
+    config::{MAX_SHARDS, USER_TIMEOUT_STALLS},
     http::Fallback,
     identifier::SocketIds,
     metrics::ShardMetrics,
@@ -250,6 +250,8 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
     let mailboxes = &shard.handle.0.mailboxes;
     let admission = &shard.handle.0.admission;
     let mut tidying = tokio::time::interval(TIDY_INTERVAL);
+    let user_timeout = shard.config.write_stall_timeout.saturating_mul(USER_TIMEOUT_STALLS);
+    let user_timeout = u32::try_from(user_timeout.as_millis()).unwrap_or(0);
     let mut turn = 0;
     while !shard.is_draining() {
         let accepted = tokio::select! {
@@ -274,13 +276,14 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
             Err(limit) => {
                 shard.metrics.limit_met(limit);
                 tracing::debug!(%peer, limit = limit.as_str(), "turn a connection away");
-                let _ = stream.try_write(turned_away(limit));
+                // The runtime does not know yet that there is room.
+                let _ = rustix::io::write(&stream, turned_away(limit));
                 continue;
             }
         };
         // Without it small packets may wait for the acknowledgement of the one before.
         let _ = stream.set_nodelay(true);
-        let _ = set_tcp_user_timeout(&stream, TCP_USER_TIMEOUT.as_millis() as u32);
+        let _ = set_tcp_user_timeout(&stream, user_timeout);
         if turn == usize::from(shard.id) {
             shard.accept(stream, peer, place);
         } else if let (Some(mailbox), Ok(stream)) = (mailboxes.get(turn), stream.into_std()) {
