@@ -3,7 +3,9 @@
 mod api;
 mod client;
 mod contract;
+mod hostile;
 mod lifecycle;
+mod limits;
 mod media;
 mod problems;
 mod publishing;
