@@ -326,6 +326,7 @@ impl Collector for Snapshot {
             ("notification_bytes", "Bytes of notifications that are kept", kept.notifications.bytes),
             ("log_entries", "Durable events that are kept for replay", kept.log.rows),
             ("log_bytes", "Bytes of durable events that are kept for replay", kept.log.bytes),
+            ("sessions_away", "Sessions whose clients are away and may come back", engine.sessions_away),
             ("sessions_kept", "Sessions that are kept for recovery", kept.sessions.rows),
             ("idempotency_keys", "Idempotency keys that are remembered", kept.receipts.rows),
             ("store_queue_length", "Requests that wait for the store", kept.queued),

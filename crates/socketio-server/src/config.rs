@@ -74,7 +74,7 @@ pub struct Config {
     /// sends counts: events, acks, attachments, fragments, control frames. Default 1,000: at 7 µs each, a hundredth of a core.
     pub event_rate_per_socket: u32,
     /// Bytes of unfinished messages that each shard holds for its clients together. Past it, connections that hold more than
-    /// 64 KiB of one are closed. Default 64 MiB: sixty of the largest messages on their way at once.
+    /// 4 KiB of one are closed. Default 64 MiB: sixty of the largest messages on their way at once.
     pub max_unfinished_bytes: usize,
     /// Proxies whose `X-Forwarded-For` is believed; none of the limits by address is theirs. Default: none.
     pub trusted_proxies: TrustedProxies,
@@ -160,8 +160,9 @@ pub(crate) const CONNECTION_BURST_SECONDS: u32 = 10;
 /// was away.
 pub(crate) const BURST_SECONDS: u32 = 10;
 
-/// An unfinished message up to this size is let be, however much others hold: as much as one read may bring.
-pub(crate) const SMALL_UNFINISHED: usize = READ_BUFFER;
+/// An unfinished message up to this size is let be, however much others hold: ten usual events, and 20,000 of them are
+/// 80 MB.
+pub(crate) const SMALL_UNFINISHED: usize = 4 * 1024;
 
 /// After so many times of [`Config::write_stall_timeout`] without the other side taking anything the kernel ends a TCP
 /// connection (`TCP_USER_TIMEOUT`): for what the engine does not see, such as an answer over plain HTTP. Twice, so that

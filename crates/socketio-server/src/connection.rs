@@ -757,7 +757,7 @@ impl Connection {
         if let Some(keeper) = &memory.settings.keeper {
             keeper.save(recovery.pid.as_str(), session.clone());
         }
-        memory.sessions().keep(recovery.pid, Away::new(session, recovery.direct.take().pack()));
+        memory.keep(recovery.pid, Away::new(session, recovery.direct.take().pack()));
     }
 
     /// Ends the connection now. Not to be called while a handler of its own runs; that is `close_later`.

@@ -181,8 +181,8 @@ async fn answer(
         let body = format!("{{\"code\":{code},\"message\":\"{message}\"}}");
         let mut response = text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let EngineError::Limit(limit) = error {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(limit.retry_after()));
+        if let Some(seconds) = error.retry_after() {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     });
@@ -369,10 +369,10 @@ async fn polling_request(
         }
         Method::POST => {
             // Nobody's body is taken in who has no session, and of a session one at a time.
+            let abandoned = PostGuard { shard, sid, came: Cell::new(false) };
             let (begin, begun) = oneshot::channel();
             shard.route(EngineRequest::BeginPost { sid, reply: begin });
             begun.await.unwrap_or(Err(EngineError::UnknownSession))?;
-            let abandoned = PostGuard { shard, sid, came: Cell::new(false) };
             let encoding = request.headers().get(CONTENT_ENCODING);
             if encoding.is_some_and(|encoding| encoding != "identity") {
                 return Err(EngineError::UnsupportedEncoding);
@@ -439,7 +439,8 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Tells the session if a POST that began does not come.
+/// Tells the session if a POST does not come that has begun. One that may not begin ends its session, if it has one, so that
+/// this is never said of another.
 struct PostGuard<'a> {
     shard: &'a Rc<Shard>,
     sid: Id,

@@ -87,6 +87,19 @@ async fn a_compressed_body_is_refused() {
 }
 
 #[tokio::test]
+async fn as_many_files_may_be_open_as_the_system_lets() {
+    let server = Server::start_after("ulimit -S -n 64");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("it runs");
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a line");
+    let numbers: Vec<&str> = files.split_whitespace().collect();
+    assert_eq!(numbers[0], numbers[1], "{files}");
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(Client::connect(&server, "/").await);
+    }
+}
+
+#[tokio::test]
 async fn every_limit_has_its_row() {
     let server = Server::start();
     let metrics = get(&server, "/metrics").await.text;

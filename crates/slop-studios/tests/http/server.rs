@@ -38,7 +38,28 @@ impl Server {
 
     /// With this data folder, which outlives it.
     pub(crate) fn start_in(data: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut child = Self::command(data, settings).stdout(Stdio::piped()).spawn().expect("the binary starts");
+        Self::started(Self::command(data, settings))
+    }
+
+    /// From a shell that does something before.
+    pub(crate) fn start_after(script: &str) -> Self {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let direct = Self::command(data.path(), &[]);
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg(format!("{script}; exec \"$0\" \"$@\""))
+            .arg(direct.get_program())
+            .args(direct.get_args());
+        command.env_clear().stdin(Stdio::null());
+        command.envs(direct.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut server = Self::started(command);
+        server._data = Some(data);
+        server
+    }
+
+    fn started(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
         let output = child.stdout.take().expect("its output is piped");
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line).expect("it says where it listens");

@@ -53,6 +53,13 @@ impl<F> Direct<F> {
     }
 }
 
+impl<F> Direct<F> {
+    /// Bytes that it takes.
+    pub(crate) fn held(&self) -> usize {
+        self.bytes + self.events.len() * size_of::<Event<F>>()
+    }
+}
+
 impl Direct {
     /// The next event's number.
     pub(crate) fn next(&mut self) -> u32 {

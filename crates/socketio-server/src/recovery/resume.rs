@@ -125,7 +125,7 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
     if connection.is_closed() {
         let Found { session, direct, .. } = found;
         returning.goes_on();
-        recovery.sessions().keep(claim.pid, Away::new(session, direct.pack()));
+        recovery.keep(claim.pid, Away::new(session, direct.pack()));
         return Err(unknown);
     }
     returning.goes_on();

@@ -19,8 +19,10 @@ pub(crate) struct Sessions {
     /// an entry that counts no more.
     away: VecDeque<(Id, Instant)>,
     away_count: usize,
+    away_bytes: usize,
     window: Duration,
     max_sessions: usize,
+    max_bytes: usize,
 }
 
 /// Where a session is.
@@ -40,7 +42,11 @@ pub(crate) struct Away {
     pub(crate) session: SavedSession,
     pub(crate) direct: Direct<Frame>,
     since: Instant,
+    bytes: usize,
 }
+
+/// What a room takes besides its name, and a session besides its rooms.
+const OVERHEAD_BYTES: usize = 64;
 
 /// The client was away for too long.
 #[derive(Debug)]
@@ -48,7 +54,9 @@ pub(crate) struct TooLate;
 
 impl Away {
     pub(crate) fn new(session: SavedSession, direct: Direct<Frame>) -> Self {
-        Self { session, direct, since: Instant::now() }
+        let rooms: usize = session.rooms.iter().map(|(room, _)| room.len() + OVERHEAD_BYTES).sum();
+        let bytes = OVERHEAD_BYTES + rooms + session.data.len() + direct.held();
+        Self { session, direct, since: Instant::now(), bytes }
     }
 }
 
@@ -58,8 +66,10 @@ impl Sessions {
             known: HashMap::new(),
             away: VecDeque::new(),
             away_count: 0,
+            away_bytes: 0,
             window: settings.window,
             max_sessions: settings.max_sessions,
+            max_bytes: settings.max_session_bytes,
         }
     }
 
@@ -78,7 +88,7 @@ impl Sessions {
     pub(crate) fn take(&mut self, pid: Id) -> Result<Option<Box<Away>>, TooLate> {
         match self.known.insert(pid, Whereabouts::Returning) {
             Some(Whereabouts::Away(away)) => {
-                self.away_count -= 1;
+                self.left_no_more(&away);
                 if away.since.elapsed() > self.window { Err(TooLate) } else { Ok(Some(away)) }
             }
             _ => Ok(None),
@@ -89,23 +99,32 @@ impl Sessions {
     pub(crate) fn keep(&mut self, pid: Id, away: Away) {
         self.away.push_back((pid, away.since));
         self.away_count += 1;
+        self.away_bytes += away.bytes;
         self.known.insert(pid, Whereabouts::Away(Box::new(away)));
     }
 
     /// The session has ended.
     pub(crate) fn end(&mut self, pid: &Id) {
-        if let Some(Whereabouts::Away(_)) = self.known.remove(pid) {
-            self.away_count -= 1;
+        if let Some(Whereabouts::Away(away)) = self.known.remove(pid) {
+            self.left_no_more(&away);
         }
+    }
+
+    fn left_no_more(&mut self, away: &Away) {
+        self.away_count -= 1;
+        self.away_bytes -= away.bytes;
+    }
+
+    /// Whether the oldest have to be forgotten before their time.
+    pub(crate) fn are_too_many(&self) -> bool {
+        self.away_count > self.max_sessions || self.away_bytes > self.max_bytes
     }
 
     /// Forgets sessions whose clients were away for too long, and the oldest if there are too many. Returns their secrets.
     pub(crate) fn trim(&mut self, now: Instant) -> Vec<Id> {
         let mut ended = Vec::new();
         while let Some(&(pid, since)) = self.away.front()
-            && (self.away_count > self.max_sessions
-                || now.duration_since(since) > self.window
-                || !self.is_away(&pid, since))
+            && (self.are_too_many() || now.duration_since(since) > self.window || !self.is_away(&pid, since))
         {
             self.away.pop_front();
             if self.is_away(&pid, since) {
@@ -152,6 +171,29 @@ mod tests {
         assert_eq!(sessions.away(), 0);
         sessions.end(&pid);
         assert!(sessions.find(&pid).is_none());
+    }
+
+    #[test]
+    fn sessions_are_bounded_in_bytes() {
+        let mut entropy = Entropy::new();
+        let large = || {
+            let rooms = (0..10).map(|number| (number.to_string().repeat(100), 0)).collect();
+            let session = SavedSession { rooms, ..SavedSession::new("/", "k9QxAAAAAAAAAAAAAAAA", 0) };
+            Away::new(session, Direct::default())
+        };
+        let settings = Recovery { max_session_bytes: 2 * large().bytes, ..Recovery::default() };
+        assert!(large().bytes > 1000);
+        let mut sessions = Sessions::new(&settings);
+        let pids: Vec<Id> = (0..3).map(|_| entropy.session_id(0)).collect();
+        for pid in &pids {
+            sessions.keep(*pid, large());
+        }
+        assert!(sessions.are_too_many());
+        assert!(sessions.trim(Instant::now()) == [pids[0]]);
+        assert!(!sessions.are_too_many());
+        assert!(matches!(sessions.take(pids[1]), Ok(Some(_))));
+        sessions.end(&pids[2]);
+        assert_eq!((sessions.away_count, sessions.away_bytes), (0, 0));
     }
 
     #[test]

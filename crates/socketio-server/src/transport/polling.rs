@@ -62,6 +62,15 @@ impl EngineError {
         }
     }
 
+    /// Seconds after which the client may try again, if that is all that is wrong.
+    pub(crate) fn retry_after(self) -> Option<u32> {
+        match self {
+            Self::Limit(limit) => Some(limit.retry_after()),
+            Self::NoRoom => Some(Limit::UnfinishedBytes.retry_after()),
+            _ => None,
+        }
+    }
+
     /// The limit that was met, if it is not counted already.
     pub(crate) fn limit(self) -> Option<Limit> {
         match self {

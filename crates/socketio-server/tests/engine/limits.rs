@@ -184,7 +184,7 @@ async fn a_body_is_awaited_of_a_session_only_and_one_at_a_time(shards: usize) {
     assert_eq!(nobodys.response().await.expect("a response").parts(), (400, unknown));
 
     let session = Polling::open(server.addr).await;
-    let sid = session.target().rsplit_once("sid=").expect("a sid").1.to_owned();
+    let sid = session.sid.clone();
     let mut first = Http::connect(server.addr).await;
     first.send_raw(slow(&sid).as_bytes()).await;
     eventually("it is awaited", || server.metrics().unfinished_bytes > 0).await;
@@ -197,7 +197,7 @@ async fn a_body_is_awaited_of_a_session_only_and_one_at_a_time(shards: usize) {
 
     // One that is given up does not stand in the way of the next.
     let session = Polling::open(server.addr).await;
-    let sid = session.target().rsplit_once("sid=").expect("a sid").1.to_owned();
+    let sid = session.sid.clone();
     let mut first = Http::connect(server.addr).await;
     first.send_raw(slow(&sid).as_bytes()).await;
     eventually("it is awaited", || server.metrics().unfinished_bytes > 0).await;
@@ -205,6 +205,16 @@ async fn a_body_is_awaited_of_a_session_only_and_one_at_a_time(shards: usize) {
     eventually("nothing is held", || server.metrics().unfinished_bytes == 0).await;
     server.settle().await;
     session.send("40").await;
+    // Nor does one that is gone before it may begin.
+    for _ in 0..20 {
+        let mut hasty = Http::connect(server.addr).await;
+        hasty.send_raw(slow(&session.sid).as_bytes()).await;
+        drop(hasty);
+        server.settle().await;
+        eventually("it is gone", || server.metrics().streams == 0).await;
+    }
+    server.settle().await;
+    session.send("3").await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use socketio_protocol::websocket::OpCode;
 
 use super::peer::{Frame, Peer, masked};
-use super::siege::{Siege, limit_met};
+use super::siege::{Siege, limit_met, metric};
 
 fn texts(texts: impl IntoIterator<Item = String>) -> Vec<u8> {
     texts.into_iter().flat_map(|text| masked(OpCode::Text, text.as_bytes())).collect()
@@ -97,6 +97,24 @@ async fn room_floods() {
                 peers.push(peer);
             }
             "acks `Too many rooms and subscriptions` past `MAX_ROOMS_PER_SOCKET`".to_owned()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn session_floods() {
+    let siege = Siege::of("400 clients that join 1,000 rooms each and are gone, one after the other").memory(160);
+    siege
+        .run(async |server| {
+            let joins = texts((0..1_000).map(|number| format!(r#"42["joinRoom","{number:0>128}"]"#)));
+            for _ in 0..400 {
+                let mut peer = Peer::client(server).await;
+                peer.send(&joins).await;
+                peer.text(r#"421["getConnectionInfo"]"#).await;
+                peer.until(|text| text.starts_with("431[")).await;
+            }
+            assert!(metric(server, "sessions_away").await < 400);
+            "handled; kept for recovery are 64 MiB of sessions, the newest".to_owned()
         })
         .await;
 }
