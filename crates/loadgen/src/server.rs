@@ -19,6 +19,19 @@ use crate::publishing::Door;
 /// How long a server may take until it listens.
 const START: Duration = Duration::from_secs(20);
 
+/// The load comes from one address and as fast as it can: what the limits would refuse is what is to be measured. They are
+/// on, and wide.
+const WIDE_LIMITS: [(&str, &str); 8] = [
+    ("MAX_CONNECTIONS_PER_ADDRESS", "1000000"),
+    ("CONNECTION_RATE_PER_ADDRESS", "1000000"),
+    ("MAX_HANDSHAKES", "1000000"),
+    ("MAX_HANDSHAKES_PER_ADDRESS", "1000000"),
+    ("REQUEST_RATE_PER_SESSION", "1000000"),
+    ("EVENT_RATE_PER_SOCKET", "1000000"),
+    ("EVENT_RATE_PER_USER", "1000000"),
+    ("PUBLISH_RATE_PER_KEY", "1000000"),
+];
+
 /// A server that can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -186,6 +199,7 @@ impl Server {
         command
             .envs([("HOST", "127.0.0.1"), ("PORT", "0"), ("LOG_LEVEL", "warn"), ("NODE_ENV", "production")])
             .envs([("API_KEYS", API_KEY), ("JWT_SECRET", "bench-bench-bench-bench-bench-bench")])
+            .envs(WIDE_LIMITS)
             .env("SHARDS", shards.to_string())
             .env("DATA_DIR", data.path())
             .envs(settings.iter().copied())

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
+use socketio_server::TrustedProxies;
 
 use crate::defaults;
 use crate::identity::{ClaimRules, Jwks, JwksError, KeyError, Keys, Pace, PublicKeyFile};
@@ -29,7 +31,8 @@ mod tables;
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
     api_keys, boolean, buffer, claim_name, cors_origin, count, days, host, hours, jwks_url, log_format, log_level,
-    milliseconds, path, port, previous_secrets, public_key_files, secret, size, store_sync, texts, whole,
+    milliseconds, path, port, previous_secrets, public_key_files, rate, secret, size, size_or_none, store_sync, texts,
+    trusted_proxies, whole,
 };
 pub use tables::Tables;
 
@@ -181,6 +184,69 @@ settings! {
     /// Rooms that one socket may be in
     max_rooms_per_socket: usize = "MAX_ROOMS_PER_SOCKET" Number DefaultValue::Fixed(defaults::MAX_ROOMS_PER_SOCKET),
         |text| size(text, u64::from(u32::MAX));
+
+    /// Connections of clients in all; publishers and health checks come in besides. Past it a client gets 503
+    max_connections: usize = "MAX_CONNECTIONS" Number DefaultValue::Fixed(defaults::MAX_CONNECTIONS),
+        |text| size(text, u64::from(u32::MAX));
+
+    /// Connections of one client address (IPv6: of one /64), 0 for any number. Past it a client gets 429
+    max_connections_per_address: usize = "MAX_CONNECTIONS_PER_ADDRESS" Number
+        DefaultValue::Fixed(defaults::MAX_CONNECTIONS_PER_ADDRESS), size_or_none;
+
+    /// New connections of one client address each second, and ten times as many at once; 0 for any number. Past it a client
+    /// gets 429
+    connection_rate_per_address: u32 = "CONNECTION_RATE_PER_ADDRESS" Number
+        DefaultValue::Fixed(defaults::CONNECTION_RATE_PER_ADDRESS), rate;
+
+    /// Connections that have not sent a whole request, or are in no namespace, in all. Past it a client gets 503
+    max_handshakes: usize = "MAX_HANDSHAKES" Number DefaultValue::Fixed(defaults::MAX_HANDSHAKES),
+        |text| size(text, u64::from(u32::MAX));
+
+    /// The same of one client address, 0 for any number. Past it a client gets 429
+    max_handshakes_per_address: usize = "MAX_HANDSHAKES_PER_ADDRESS" Number
+        DefaultValue::Fixed(defaults::MAX_HANDSHAKES_PER_ADDRESS), size_or_none;
+
+    /// Networks of proxies whose X-Forwarded-For is believed, comma-separated, as `10.0.0.0/8`; behind a balancer, its
+    /// addresses, or all clients count as one
+    trusted_proxies: TrustedProxies = "TRUSTED_PROXIES" List DefaultValue::Fixed(""), trusted_proxies;
+
+    /// How long a client may take to send a request's headers
+    header_timeout: Duration = "HEADER_TIMEOUT_MS" Number DefaultValue::Fixed(defaults::HEADER_TIMEOUT_MS), milliseconds;
+
+    /// How long a client or publisher may take to send a request's body
+    body_timeout: Duration = "BODY_TIMEOUT_MS" Number DefaultValue::Fixed(defaults::BODY_TIMEOUT_MS), milliseconds;
+
+    /// Requests of one polling session each second, and ten times as many at once; 0 for any number. Past it the session ends
+    request_rate_per_session: u32 = "REQUEST_RATE_PER_SESSION" Number
+        DefaultValue::Fixed(defaults::REQUEST_RATE_PER_SESSION), rate;
+
+    /// Messages of one connection each second, and ten times as many at once; 0 for any number. Past it its events are
+    /// refused, far past it the connection is closed
+    event_rate_per_socket: u32 = "EVENT_RATE_PER_SOCKET" Number DefaultValue::Fixed(defaults::EVENT_RATE_PER_SOCKET), rate;
+
+    /// Events of one user each second, over all connections, and ten times as many at once; 0 for any number. Past it
+    /// they are refused
+    event_rate_per_user: u32 = "EVENT_RATE_PER_USER" Number DefaultValue::Fixed(defaults::EVENT_RATE_PER_USER), rate;
+
+    /// Binary attachments of one event
+    max_attachments: usize = "MAX_ATTACHMENTS" Number DefaultValue::Fixed(defaults::MAX_ATTACHMENTS),
+        |text| size(text, u64::from(u32::MAX));
+
+    /// Arrays and objects of an event that may stand within one another
+    max_json_depth: usize = "MAX_JSON_DEPTH" Number DefaultValue::Fixed(defaults::MAX_JSON_DEPTH),
+        |text| size(text, defaults::MAX_JSON_DEPTH_LIMIT);
+
+    /// Acknowledgements that one client may owe the server
+    max_pending_acks: usize = "MAX_PENDING_ACKS" Number DefaultValue::Fixed(defaults::MAX_PENDING_ACKS),
+        |text| size(text, u64::from(u32::MAX));
+
+    /// Bytes of messages that have not arrived in whole, for each shard; past it clients that hold large ones are closed
+    max_unfinished_bytes: usize = "MAX_UNFINISHED_BYTES" Number DefaultValue::Fixed(defaults::MAX_UNFINISHED_BYTES),
+        |text| size(text, u64::from(u32::MAX));
+
+    /// Publishes of one publisher key each second, and ten times as many at once; 0 for any number. Past it the publisher
+    /// gets 429
+    publish_rate_per_key: u32 = "PUBLISH_RATE_PER_KEY" Number DefaultValue::Fixed(defaults::PUBLISH_RATE_PER_KEY), rate;
 
     /// Failed authentications of one socket after which its connection is closed
     auth_failure_limit: u32 = "AUTH_FAILURE_LIMIT" Number DefaultValue::Fixed(defaults::AUTH_FAILURE_LIMIT), count;
@@ -507,6 +573,15 @@ impl Settings {
                 ),
             });
         }
+        if self.max_unfinished_bytes < self.max_payload_bytes {
+            errors.push(SettingError::Contradiction {
+                name: "MAX_UNFINISHED_BYTES",
+                problem: format!(
+                    "({}) is below MAX_PAYLOAD_BYTES ({}): such a message could not arrive",
+                    self.max_unfinished_bytes, self.max_payload_bytes
+                ),
+            });
+        }
         let silence = self.ping_interval + self.ping_timeout;
         if silence > Duration::from_millis(defaults::MAX_TIMER_MS) {
             errors.push(SettingError::Contradiction {
@@ -581,6 +656,10 @@ impl Settings {
             warnings.push(format!(
                 "clients without a token can {open}; set AUTH_REQUIRED=true or say in [[rooms]] and [[media]] who may"
             ));
+        }
+        let anybody = [IpAddr::V4(Ipv4Addr::from_bits(0x0808_0808)), IpAddr::V4(Ipv4Addr::from_bits(0xcb00_7101))];
+        if anybody.iter().all(|address| self.trusted_proxies.contains(*address)) {
+            warnings.push("TRUSTED_PROXIES has the whole internet: any client can claim any address".to_owned());
         }
         let short = |key: &SecretString| key.expose_secret().len() < defaults::RECOMMENDED_KEY_BYTES;
         if self.api_keys.iter().any(short) {

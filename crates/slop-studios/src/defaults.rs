@@ -57,6 +57,37 @@ pub const JWKS_COOLDOWN_MS: &str = "30000";
 pub const JWKS_MAX_AGE_MS: &str = "600000";
 /// The contract does not have the warning: who wants it says how early.
 pub const TOKEN_EXPIRING_NOTICE_MS: &str = "0";
+/// At 3 KiB for an idle connection, 300 MB. What the system's limit of open files does not allow is not used.
+pub const MAX_CONNECTIONS: &str = "100000";
+/// A fifth of all, so that one address can't take every place. What is honest and comes from one address is a company or a
+/// carrier's network, which is smaller; a balancer is to be named in `TRUSTED_PROXIES`.
+pub const MAX_CONNECTIONS_PER_ADDRESS: &str = "20000";
+/// At 60 µs of work each, 2,000 a second are 12 % of a core; the burst brings a full address back after a restart.
+pub const CONNECTION_RATE_PER_ADDRESS: &str = "2000";
+/// At some 10 KiB each, 100 MB; 100,000 clients that come back at once are through in ten rounds.
+pub const MAX_HANDSHAKES: &str = "10000";
+/// A handshake takes three round trips: at 100 ms each, 1,000 at a time let 3,000 clients of that address in each second.
+pub const MAX_HANDSHAKES_PER_ADDRESS: &str = "1000";
+/// A request's headers are one packet or two, which even a bad mobile network brings within some round trips.
+pub const HEADER_TIMEOUT_MS: &str = "10000";
+/// The largest body in 30 s is 35 KB/s.
+pub const BODY_TIMEOUT_MS: &str = "30000";
+/// A client that polls and posts in turn over a round trip of 20 ms makes 100 requests a second.
+pub const REQUEST_RATE_PER_SESSION: &str = "100";
+/// At 7 µs each, 1,000 a second are a hundredth of a core; a page that tracks a pointer sends 60.
+pub const EVENT_RATE_PER_SOCKET: &str = "1000";
+/// Five busy tabs.
+pub const EVENT_RATE_PER_USER: &str = "5000";
+/// No event of the contract has one; a page that sends a form with its pictures has tens.
+pub const MAX_ATTACHMENTS: &str = "64";
+/// As deep as the parsers of the handlers and of other clients go.
+pub const MAX_JSON_DEPTH: &str = "127";
+/// The contract's server asks for none; what a handler of ours may ask for at once is far less.
+pub const MAX_PENDING_ACKS: &str = "1000";
+/// 64 MiB for each shard: sixty of the largest messages on their way at once.
+pub const MAX_UNFINISHED_BYTES: &str = "67108864";
+/// About what the store commits in groups on one slow core; more would only wait there. One item of a batch is one publish.
+pub const PUBLISH_RATE_PER_KEY: &str = "10000";
 /// A person mistypes twice; a buggy client that retries in a loop is cut off, and so is a guesser.
 pub const AUTH_FAILURE_LIMIT: &str = "10";
 /// At some 300 bytes for a key and its receipt, 100,000 of them are 30 MB: an hour of 28 publishes a second.
@@ -81,6 +112,10 @@ pub const MAX_TIMER_MS: u64 = 2_147_483_647;
 pub const MAX_PAYLOAD_LIMIT_BYTES: u64 = 1 << 30;
 /// What a 10 Gbit/s path of 200 ms has under way. The system may give less (`net.core.wmem_max`).
 pub const MAX_SEND_BUFFER_BYTES: u64 = 256 * 1024 * 1024;
+/// The engine can't go deeper.
+pub const MAX_JSON_DEPTH_LIMIT: u64 = 127;
+/// The largest rate, so that ten seconds' worth is still a number: a million a second is more than a machine can do.
+pub const MAX_RATE: u64 = 1_000_000;
 /// The engine names a session's shard by one byte.
 pub const MAX_SHARDS: u64 = 256;
 /// RFC 7518 §3.2 asks for an HMAC key no shorter than the hash; 32 bytes suit HS256. Shorter is warned about.

@@ -25,8 +25,13 @@ pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// How long an idempotency key is remembered. Publishers retry for minutes; a day covers a broken night.
 pub const IDEMPOTENCY_KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long a request's body may take. The engine bounds the headers; 1 MB in 30 s is 35 KiB/s.
-pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Seconds of a user's events, and of a publisher's publishes, that may come at once: what piled up while the network
+/// was away, or one batch after another.
+pub const BURST_SECONDS: u32 = 10;
+
+/// File descriptors that are left to the store, the log, and who connects besides the clients: publishers, health checks, and the
+/// requests of polling clients, of which the engine takes 1,024.
+pub const SPARE_FILES: u64 = 1_280;
 
 /// Media items kept, the longest without news leaving first. A studio of 1,000 users with 10 items a day has 300,000 in
 /// the 30 days after which they leave anyway.

@@ -47,6 +47,36 @@ pub struct Metrics {
     store_group_size: Histogram,
     pub(crate) store_commits_failed: Counter,
     store_writes_dropped: Counter,
+    limits: Family<LimitLabels, Counter>,
+}
+
+/// A limit of the product that a client or publisher met; the engine has more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// `EVENT_RATE_PER_USER`.
+    UserRate,
+    /// `PUBLISH_RATE_PER_KEY`.
+    PublishRate,
+    /// `MAX_ROOMS_PER_SOCKET`.
+    Rooms,
+    /// `AUTH_FAILURE_LIMIT`.
+    AuthFailures,
+}
+
+impl Limit {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::UserRate => "event rate per user",
+            Self::PublishRate => "publish rate per key",
+            Self::Rooms => "rooms and subscriptions",
+            Self::AuthFailures => "failed authentications",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -135,6 +165,7 @@ impl Default for Metrics {
             store_group_size: Histogram::new(GROUP_REQUESTS),
             store_commits_failed: Counter::default(),
             store_writes_dropped: Counter::default(),
+            limits: Family::default(),
         }
     }
 }
@@ -242,6 +273,11 @@ impl Metrics {
         self.store_commits_failed.inc();
     }
 
+    /// Counts that a limit was met.
+    pub fn limit_met(&self, limit: Limit) {
+        self.limits.get_or_create(&LimitLabels { limit: limit.as_str() }).inc();
+    }
+
     /// Counts a session or the like that was not written because too many waited.
     pub fn store_write_dropped(&self) {
         self.store_writes_dropped.inc();
@@ -334,7 +370,7 @@ impl Metrics {
             "Sessions and inbox positions not written because too many waited",
             self.store_writes_dropped.clone(),
         );
-        registry.register_collector(Box::new(Snapshot { handle, store }));
+        registry.register_collector(Box::new(Snapshot { handle, store, limits: self.limits.clone() }));
         registry
     }
 }
@@ -343,6 +379,7 @@ impl Metrics {
 struct Snapshot {
     handle: Handle,
     store: Arc<dyn Store>,
+    limits: Family<LimitLabels, Counter>,
 }
 
 impl fmt::Debug for Snapshot {
@@ -358,6 +395,14 @@ impl Collector for Snapshot {
         let gauges = [
             ("connections", "Engine.IO connections that are open", engine.connections),
             ("connections_websocket", "Of those, the ones on WebSocket", engine.websockets),
+            ("streams", "TCP connections that are open, whatever they speak", engine.streams),
+            (
+                "handshakes",
+                "Connections that have not sent a whole request yet, or are in no namespace yet",
+                engine.handshakes,
+            ),
+            ("client_addresses", "Client addresses that something is connected from", engine.addresses),
+            ("unfinished_bytes", "Bytes of clients' messages that have not arrived in whole", engine.unfinished_bytes),
             ("sockets", "Namespace sockets that are connected", engine.sockets),
             ("media_items", "Media items whose state is kept", kept.media.rows),
             ("media_state_bytes", "Bytes of media states that are kept", kept.media.bytes),
@@ -385,6 +430,7 @@ impl Collector for Snapshot {
             ("upgrades_failed", "WebSocket probes that did not end in an upgrade", engine.upgrades_failed),
             ("bad_requests", "Socket.IO requests answered with an error", engine.bad_requests),
             ("events_received", "Events received from clients", engine.events_received),
+            ("events_refused", "Events of clients refused because too many came", engine.events_refused),
             ("events_stray", "Events received for a namespace that the connection had left", engine.events_stray),
             (
                 "packets_encoded",
@@ -433,7 +479,17 @@ impl Collector for Snapshot {
         for (name, help, family) in families {
             family.encode(encoder.encode_descriptor(name, help, None, family.metric_type())?)?;
         }
-        Ok(())
+        // The engine's limits and the product's in one.
+        let limits = Family::<LimitLabels, Counter>::default();
+        for (limit, count) in &engine.limits {
+            limits.get_or_create(&LimitLabels { limit: limit.as_str() }).inc_by(*count);
+        }
+        for limit in [Limit::UserRate, Limit::PublishRate, Limit::Rooms, Limit::AuthFailures] {
+            let labels = LimitLabels { limit: limit.as_str() };
+            limits.get_or_create(&labels).inc_by(self.limits.get_or_create(&labels).get());
+        }
+        let help = "Times that a peer met a limit, by limit.";
+        limits.encode(encoder.encode_descriptor("limits_met", help, None, limits.metric_type())?)
     }
 }
 

@@ -23,6 +23,9 @@ pub(crate) const MEDIA: &str = "/media";
 /// Notifications of users.
 pub(crate) const NOTIFICATIONS: &str = "/notifications";
 
+/// The ack of an event that is refused because too many came.
+const TOO_MANY_EVENTS: &str = "Too many events";
+
 /// The three namespaces.
 pub(crate) fn all(sessions: &Arc<Sessions>, inboxes: &Arc<Inboxes>, store: &Arc<dyn Store>) -> [Namespace; 3] {
     let inboxes = Arc::clone(inboxes);
@@ -98,6 +101,9 @@ fn common(
     let namespace = namespace.on(client::LEAVE_ROOM, move |socket, event| leave_room(&s, socket, event));
     let s = Arc::clone(sessions);
     let namespace = namespace.on_timer(move |socket| s.check_expiry(socket));
+    let s = Arc::clone(sessions);
+    let namespace = namespace.admit(move |socket| s.admits_event(socket));
+    let namespace = namespace.on_refused(|_, event| event.ack(&Failed::new(TOO_MANY_EVENTS)));
     let s = Arc::clone(sessions);
     namespace.fallback(move |_, event| {
         s.metrics.unknown_event(name);

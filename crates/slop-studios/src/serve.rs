@@ -17,7 +17,7 @@ use tokio::time::interval;
 
 use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
-use crate::http::App;
+use crate::http::{App, BodyLimits, PublishRate};
 use crate::identity::{Revocations, TokenVerifier};
 use crate::in_force::InForce;
 use crate::inbox::Inboxes;
@@ -26,6 +26,7 @@ use crate::logging;
 use crate::memory::{self, Crowd};
 use crate::metrics::Metrics;
 use crate::namespaces;
+use crate::open_files;
 use crate::owners::NewOwners;
 use crate::publish::Executor;
 use crate::publishers::{Credentials, Publishers};
@@ -35,6 +36,7 @@ use crate::revoke::Revoker;
 use crate::session::Sessions;
 use crate::store::Store;
 use crate::store::sqlite::{Bound, Bounds, Options, SqliteStore};
+use crate::user_rate::UserRates;
 use crate::watchdog::Watchdog;
 
 /// Connections that the kernel holds until they are accepted: what Linux allows by default (`net.core.somaxconn`), so
@@ -142,6 +144,7 @@ fn start(
         expiry_notice: settings.token_expiring_notice,
         auth_failure_limit: settings.auth_failure_limit,
         max_rooms: settings.max_rooms_per_socket,
+        user_rates: UserRates::new(settings.event_rate_per_user),
         owners: NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout),
     });
     let inboxes = Arc::<Inboxes>::default();
@@ -165,7 +168,8 @@ fn start(
         revoker,
         publishers: Arc::clone(&publishers),
         registry: metrics.registry(handle.clone(), Arc::clone(&store)),
-        max_body: settings.max_payload_bytes,
+        body: BodyLimits { bytes: settings.max_payload_bytes, time: settings.body_timeout },
+        publish_rate: PublishRate::new(settings.publish_rate_per_key, Arc::clone(metrics)),
         store: Arc::clone(&store),
         handle,
         metrics: Arc::clone(metrics),
@@ -283,8 +287,35 @@ fn engine_config(settings: &Settings) -> Config {
         write_stall_timeout: settings.write_stall,
         // One more for the user's room, which a socket gets however many others it is in.
         max_rooms_per_socket: settings.max_rooms_per_socket.saturating_add(1),
+        header_timeout: settings.header_timeout,
+        body_timeout: settings.body_timeout,
+        max_connections: max_connections(settings.max_connections),
+        max_connections_per_address: settings.max_connections_per_address,
+        connection_rate_per_address: settings.connection_rate_per_address,
+        max_handshakes: settings.max_handshakes,
+        max_handshakes_per_address: settings.max_handshakes_per_address,
+        trusted_proxies: settings.trusted_proxies.clone(),
+        request_rate_per_session: settings.request_rate_per_session,
+        event_rate_per_socket: settings.event_rate_per_socket,
+        max_attachments: settings.max_attachments,
+        max_json_depth: settings.max_json_depth,
+        max_pending_acks: settings.max_pending_acks,
+        max_unfinished_bytes: settings.max_unfinished_bytes,
         ..Config::default()
     }
+}
+
+/// As many as wanted, if the system lets so many files be open.
+fn max_connections(wanted: usize) -> usize {
+    let files = open_files::raise_limit();
+    let fit = open_files::connections_that_fit(wanted, files);
+    if fit < wanted {
+        tracing::warn!(
+            open_files = files,
+            "MAX_CONNECTIONS is {wanted}, but the system's limit of open files leaves room for {fit}"
+        );
+    }
+    fit
 }
 
 /// Listens on the first address of the host that can be.

@@ -22,10 +22,11 @@ use crate::identity::{AuthError, Identity, TokenVerifier, epoch_seconds};
 use crate::in_force::InForce;
 use crate::inbox;
 use crate::limits::EXPIRY_RECHECK;
-use crate::metrics::Metrics;
+use crate::metrics::{Limit, Metrics};
 use crate::owners::NewOwners;
 use crate::policy::Policy;
 use crate::rooms;
+use crate::user_rate::{UserRate, UserRates};
 
 mod places;
 
@@ -47,6 +48,7 @@ pub(crate) struct Sessions {
     pub(crate) auth_failure_limit: u32,
     /// Rooms and subscriptions of a socket, its own rooms not counted.
     pub(crate) max_rooms: usize,
+    pub(crate) user_rates: UserRates,
     /// Owners that became known while clients may have been away.
     pub(crate) owners: NewOwners,
 }
@@ -68,6 +70,8 @@ struct Session {
     subscriptions: BTreeMap<Box<str>, Option<Arc<str>>>,
     /// What it has of its user's notifications.
     inbox: inbox::Progress,
+    /// What its user has sent of late. Who sends nothing has none.
+    rate: Option<Arc<UserRate>>,
     /// What the handler that waits for the store has to answer. There is one at most: the next event waits for it.
     unanswered: Option<Ack>,
 }
@@ -202,10 +206,25 @@ impl Sessions {
         }
     }
 
+    /// Counts an event of the socket's user; false if it is one too many.
+    pub(crate) fn admits_event(&self, socket: &Socket) -> bool {
+        let rate = socket.with_data(|session: &mut Session| {
+            let identity = session.identity.as_deref()?;
+            session.rate = self.user_rates.of(&identity.user_id, session.rate.take());
+            session.rate.clone()
+        });
+        let admits = rate.flatten().is_none_or(|rate| rate.admits());
+        if !admits {
+            self.metrics.limit_met(Limit::UserRate);
+        }
+        admits
+    }
+
     /// Closes the connection of a client that has failed to authenticate too often.
     pub(crate) fn enforce_failure_limit(&self, socket: &Socket) {
         let failures = with_session(socket, |session| session.auth_failures);
         if failures >= self.auth_failure_limit {
+            self.metrics.limit_met(Limit::AuthFailures);
             tracing::debug!(
                 namespace = socket.namespace(),
                 socket = socket.id(),

@@ -26,20 +26,21 @@ pub(crate) fn trim_start(text: &str) -> &str {
     text.trim_start_matches(WHITE_SPACE)
 }
 
-/// Checks that `text` is one JSON value.
-pub(crate) fn parse(text: &str) -> Result<&RawValue, Fault> {
-    if nests_too_deep(text) {
+/// Checks that `text` is one JSON value, nested no deeper than `max_depth` or [`MAX_DEPTH`].
+pub(crate) fn parse(text: &str, max_depth: usize) -> Result<&RawValue, Fault> {
+    if nests_too_deep(text, max_depth) {
         return Err(Fault::TooDeep);
     }
     serde_json::from_str(text).map_err(|_| Fault::Syntax)
 }
 
-/// Tells whether `text`, if it is JSON, nests deeper than [`MAX_DEPTH`].
+/// Tells whether `text`, if it is JSON, nests deeper than `max_depth` or [`MAX_DEPTH`].
 ///
 /// `serde_json` checks raw values without recursion and so without a limit of its own.
-pub(crate) fn nests_too_deep(text: &str) -> bool {
+pub(crate) fn nests_too_deep(text: &str, max_depth: usize) -> bool {
+    let max_depth = max_depth.min(MAX_DEPTH);
     // Nearly every payload has so few opening brackets that where they stand doesn't matter; counting vectorises.
-    text.len() > MAX_DEPTH && opening_brackets(text) > MAX_DEPTH && depth_exceeds_limit(text)
+    text.len() > max_depth && opening_brackets(text) > max_depth && depth_exceeds(text, max_depth)
 }
 
 fn opening_brackets(text: &str) -> usize {
@@ -54,14 +55,14 @@ fn opening_brackets(text: &str) -> usize {
         .sum()
 }
 
-fn depth_exceeds_limit(text: &str) -> bool {
+fn depth_exceeds(text: &str, max_depth: usize) -> bool {
     let mut depth = 0usize;
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
             b'[' | b'{' => {
                 depth += 1;
-                if depth > MAX_DEPTH {
+                if depth > max_depth {
                     return true;
                 }
             }
@@ -155,20 +156,26 @@ mod tests {
     #[test]
     fn the_deepest_value_let_in_can_be_deserialised() {
         let deepest = nested(MAX_DEPTH);
-        assert!(parse(&deepest).is_ok());
+        assert!(parse(&deepest, MAX_DEPTH).is_ok());
         assert!(serde_json::from_str::<serde_json::Value>(&deepest).is_ok());
 
         let deeper = nested(MAX_DEPTH + 1);
-        assert_eq!(parse(&deeper).unwrap_err(), Fault::TooDeep);
+        assert_eq!(parse(&deeper, usize::MAX).unwrap_err(), Fault::TooDeep);
         assert!(serde_json::from_str::<serde_json::Value>(&deeper).is_err());
+    }
+
+    #[test]
+    fn the_limit_may_be_lower() {
+        assert!(parse(&nested(3), 3).is_ok());
+        assert_eq!(parse(&nested(4), 3).unwrap_err(), Fault::TooDeep);
     }
 
     #[test]
     fn brackets_side_by_side_or_in_strings_are_no_nesting() {
         let flat = format!("[{}[]]", "[],".repeat(1000));
-        assert!(parse(&flat).is_ok());
+        assert!(parse(&flat, 2).is_ok());
         let quoted = format!(r#"["\"{}"]"#, "[{".repeat(1000));
-        assert!(parse(&quoted).is_ok());
+        assert!(parse(&quoted, 1).is_ok());
     }
 
     proptest! {

@@ -47,11 +47,13 @@ pub const MAX_DEPTH: usize = json::MAX_DEPTH;
 pub struct Limits {
     /// The most binary attachments a packet may announce; they are kept until the last one is there.
     pub max_attachments: usize,
+    /// How many arrays and objects may stand within one another, the outermost included; no more than [`MAX_DEPTH`].
+    pub max_depth: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_attachments: MAX_ATTACHMENTS }
+        Self { max_attachments: MAX_ATTACHMENTS, max_depth: MAX_DEPTH }
     }
 }
 
@@ -132,13 +134,13 @@ impl<'a> Packet<'a> {
         let (namespace, rest) = take_namespace(rest);
 
         let kind = match kind {
-            b'0' => Kind::Connect { auth: take_value(rest, b"{")? },
+            b'0' => Kind::Connect { auth: take_value(rest, b"{", limits)? },
             b'1' if rest.is_empty() => Kind::Disconnect,
             b'1' => return Err(DecodeError::UnexpectedPayload),
-            b'4' => Kind::ConnectError { data: take_value(rest, b"{\"")? },
+            b'4' => Kind::ConnectError { data: take_value(rest, b"{\"", limits)? },
             event_or_ack => {
                 let (id, rest) = take_id(rest)?;
-                let args = Args::parse(rest)?;
+                let args = Args::parse_with(rest, limits)?;
                 if attachments > 0 {
                     placeholders::check(args.as_json(), attachments)?;
                 }
@@ -193,11 +195,11 @@ fn take_id(text: &str) -> Result<(Option<u64>, &str), DecodeError> {
 }
 
 /// Takes the rest of a packet as a JSON value, if there is one, that begins with one of the bytes `first`.
-fn take_value<'a>(text: &'a str, first: &[u8]) -> Result<Option<&'a RawValue>, DecodeError> {
+fn take_value<'a>(text: &'a str, first: &[u8], limits: Limits) -> Result<Option<&'a RawValue>, DecodeError> {
     let text = json::trim(text);
     match text.as_bytes().first() {
         None => Ok(None),
-        Some(byte) if first.contains(byte) => Ok(Some(json::parse(text)?)),
+        Some(byte) if first.contains(byte) => Ok(Some(json::parse(text, limits.max_depth)?)),
         Some(_) => Err(DecodeError::PayloadType),
     }
 }
@@ -235,7 +237,7 @@ pub enum DecodeError {
     /// The payload isn't JSON.
     #[error("payload is not JSON")]
     Json,
-    /// The payload nests deeper than [`MAX_DEPTH`].
+    /// The payload nests deeper than [`Limits::max_depth`].
     #[error("payload nested too deep")]
     TooDeep,
     /// The payload has more elements than [`MAX_ARGS`].

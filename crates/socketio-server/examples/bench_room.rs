@@ -36,7 +36,17 @@ fn now_ms() -> u64 {
 
 fn main() -> std::io::Result<()> {
     let setting = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let config = Config { shards: setting("SHARDS", 1), ..Config::default() };
+    // Limits that are on, and wider than any load.
+    let wide = 1_000_000;
+    let config = Config {
+        shards: setting("SHARDS", 1),
+        max_connections_per_address: wide,
+        connection_rate_per_address: wide as u32,
+        max_handshakes: wide,
+        max_handshakes_per_address: wide,
+        event_rate_per_socket: wide as u32,
+        ..Config::default()
+    };
     let port = u16::try_from(setting("PORT", 0)).unwrap_or(0);
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     let server = Server::builder(config)

@@ -24,7 +24,12 @@ fn main() -> io::Result<()> {
             event.ack(&pong);
         },
     );
-    let config = Config { shards: 1, ping_interval: Duration::from_secs(600), ..Config::default() };
+    let config = Config {
+        shards: 1,
+        ping_interval: Duration::from_secs(600),
+        event_rate_per_socket: 1_000_000,
+        ..Config::default()
+    };
     let server = Server::builder(config).namespace(namespace).start(TcpListener::bind("127.0.0.1:0")?)?;
     let mut members = (0..MEMBERS).map(|_| Client::join(server.local_addr())).collect::<io::Result<Vec<_>>>()?;
 

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use crate::{
     EncodeError, EventArgs, MetricsSnapshot, Socket, SocketRef,
+    admission::Admission,
     event::check_name,
     frame::Frame,
     identifier::{Id, SocketIds},
@@ -39,6 +40,9 @@ pub(crate) struct Node {
     /// Numbers the keys of [`Broadcast::latest`].
     pub(crate) latest_keys: RandomState,
     pub(crate) recovery: OnceLock<Memory>,
+    pub(crate) admission: Arc<Admission>,
+    /// Somebody who is not a trusted proxy has sent the header of one.
+    pub(crate) untrusted_proxy: AtomicBool,
     /// Broadcasts encoded outside of the shards.
     pub(crate) packets_encoded: AtomicU64,
 }
@@ -110,12 +114,20 @@ impl Handle {
     pub fn metrics(&self) -> MetricsSnapshot {
         let mut snapshot = MetricsSnapshot::sum(self.0.metrics.iter().map(AsRef::as_ref));
         snapshot.packets_encoded += self.0.packets_encoded.load(Ordering::Relaxed);
+        let crowd = self.0.admission.crowd();
+        (snapshot.streams, snapshot.handshakes) = (crowd.streams as u64, crowd.handshakes as u64);
+        snapshot.addresses = crowd.addresses as u64;
         if let Some(recovery) = self.recovery() {
             let (entries, bytes) = recovery.history().size();
             (snapshot.history_entries, snapshot.history_bytes) = (entries as u64, bytes as u64);
             snapshot.sessions_away = recovery.sessions().away() as u64;
         }
         snapshot
+    }
+
+    /// Whether this is the first time that somebody who is not a trusted proxy sends the header of one.
+    pub(crate) fn is_first_untrusted_proxy(&self) -> bool {
+        !self.0.untrusted_proxy.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn recovery(&self) -> Option<&Memory> {

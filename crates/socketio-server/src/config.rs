@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use ::http::HeaderName;
+use socketio_protocol::packet::MAX_DEPTH;
 
-use crate::Recovery;
+use crate::{Recovery, TrustedProxies};
 
 /// Which web origins may use the server from a browser.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,13 +44,48 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// How long a WebSocket probe may take to finish its upgrade. Default 10 s.
     pub upgrade_timeout: Duration,
-    /// How long a client may take to send a request's headers, and then its body. Default 10 s.
-    pub request_timeout: Duration,
+    /// How long a client may take to send a request's headers, the first one's from when it is connected. Default 10 s: a
+    /// request is one packet or two, and even a bad mobile network brings those within some round trips.
+    pub header_timeout: Duration,
+    /// How long it may then take to send the body. Default 30 s: the largest, at 35 KB/s.
+    pub body_timeout: Duration,
+    /// Engine.IO connections in all; of TCP connections 1,024 more are taken, so that health checks and publishers come
+    /// in however many clients are there. Past it a client gets 503. Default 100,000, which at 3 KiB each are 300 MB.
+    pub max_connections: usize,
+    /// Engine.IO connections of one client address, and TCP connections that speak HTTP; 0 for no limit. Past it a client
+    /// gets 429. Default 20,000: one address can't take more than a fifth of the places, and a company or a carrier's
+    /// network behind one address is not that large.
+    pub max_connections_per_address: usize,
+    /// New Engine.IO connections of one client address each second, and ten times as many at once; 0 for no limit. Past
+    /// it a client gets 429. Default 2,000: at 60 µs of work each, 12 % of a core; a full address is back in one burst.
+    pub connection_rate_per_address: u32,
+    /// What the server waits for, in all: TCP connections that have not sent a whole request yet, requests whose body is
+    /// not there, and Engine.IO connections without a namespace. Past it a client gets 503. Default 10,000: at
+    /// 10 KiB each, 100 MB, and a fleet of 100,000 is through in ten rounds.
+    pub max_handshakes: usize,
+    /// The same of one client address, past which a client gets 429; 0 for no limit. Default 1,000: with a round trip of
+    /// 100 ms, 3,000 clients behind that address get in each second.
+    pub max_handshakes_per_address: usize,
+    /// Requests of one polling session each second, and ten times as many at once; 0 for no limit. Past it the session
+    /// ends. Default 100: a client that polls and posts in turn over a round trip of 20 ms.
+    pub request_rate_per_session: u32,
+    /// Messages of one connection each second, and ten times as many at once; 0 for no limit. Events past it are
+    /// [refused](crate::Namespace::on_refused), and at twice as many at once the connection is closed. All that its client
+    /// sends counts: events, acks, attachments, fragments, control frames. Default 1,000: at 7 µs each, a hundredth of a core.
+    pub event_rate_per_socket: u32,
+    /// Bytes of unfinished messages that each shard holds for its clients together. Past it, connections that hold more than
+    /// 4 KiB of one are closed. Default 64 MiB: sixty of the largest messages on their way at once.
+    pub max_unfinished_bytes: usize,
+    /// Proxies whose `X-Forwarded-For` is believed; none of the limits by address is theirs. Default: none.
+    pub trusted_proxies: TrustedProxies,
     /// Largest message of a client in bytes, on either transport: a polling body, a WebSocket message, and an event
     /// with all its attachments. Default 1,000,000, as Node's server.
     pub max_payload: usize,
     /// Most binary attachments of one event. Default 64.
     pub max_attachments: usize,
+    /// Arrays and objects of an event that may stand within one another. Default 127, which is also the most: what the
+    /// JSON parsers of handlers and of other clients take.
+    pub max_json_depth: usize,
     /// Origins that browsers may connect from. Default: any.
     pub origins: Origins,
     /// Headers of the handshake request that are kept for [`Socket::header`](crate::Socket::header). Default: none,
@@ -85,9 +121,20 @@ impl Default for Config {
             ping_timeout: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(10),
             upgrade_timeout: Duration::from_secs(10),
-            request_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            max_connections: 100_000,
+            max_connections_per_address: 20_000,
+            connection_rate_per_address: 2_000,
+            max_handshakes: 10_000,
+            max_handshakes_per_address: 1_000,
+            request_rate_per_session: 100,
+            event_rate_per_socket: 1_000,
+            max_unfinished_bytes: 64 * 1024 * 1024,
+            trusted_proxies: TrustedProxies::default(),
             max_payload: 1_000_000,
             max_attachments: 64,
+            max_json_depth: MAX_DEPTH,
             origins: Origins::Any,
             kept_headers: Vec::new(),
             outbox_soft_limit: 256 * 1024,
@@ -101,6 +148,26 @@ impl Default for Config {
         }
     }
 }
+
+/// TCP connections past [`Config::max_connections`] that are taken, for those who are not clients: publishers, health checks,
+/// scrapes of the metrics, and the requests of polling clients.
+pub(crate) const HTTP_PLACES: usize = 1024;
+
+/// Seconds of a client address's new connections that it may make at once: all its clients, after a restart.
+pub(crate) const CONNECTION_BURST_SECONDS: u32 = 10;
+
+/// Seconds of a session's requests, and of a connection's messages, that may come at once: what piled up while the network
+/// was away.
+pub(crate) const BURST_SECONDS: u32 = 10;
+
+/// An unfinished message up to this size is let be, however much others hold: ten usual events, and 20,000 of them are
+/// 80 MB.
+pub(crate) const SMALL_UNFINISHED: usize = 4 * 1024;
+
+/// After so many times of [`Config::write_stall_timeout`] without the other side taking anything the kernel ends a TCP
+/// connection (`TCP_USER_TIMEOUT`): for what the engine does not see, such as an answer over plain HTTP. Twice, so that
+/// a WebSocket ends by its own timer, which says why.
+pub(crate) const USER_TIMEOUT_STALLS: u32 = 2;
 
 /// Shards are named by one byte of a session's id.
 pub(crate) const MAX_SHARDS: usize = 256;

@@ -1,6 +1,8 @@
 //! An Engine.IO connection: its packets in and out, its heartbeat, and how it ends. How bytes travel is the
 //! [`transport`](crate::transport)'s.
 
+mod allowance;
+
 use std::{
     cell::{Cell, RefCell},
     hint::black_box,
@@ -15,13 +17,14 @@ use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use socketio_protocol::{
     engine_io,
-    packet::{self, Args, Kind, Limits, Packet},
+    packet::{self, Args, DecodeError, Kind, Limits, Packet},
     websocket::CloseCode,
 };
 use tokio::time::Instant;
 
 use crate::{
-    AckReply, ConnectError, DisconnectReason, Event, OwnedEvent, RawMessage, RawSocket, Socket, SocketRef,
+    AckReply, ConnectError, DisconnectReason, Event, Limit, OwnedEvent, RawMessage, RawSocket, Socket, SocketRef,
+    admission::ConnectionPlace,
     config::{FIRST_HEARTBEAT, SLOW_POLL_BYTES},
     frame::Frame,
     identifier::Id,
@@ -50,7 +53,8 @@ pub(crate) enum Protocol {
 
 /// What is kept of the handshake request.
 pub(crate) struct Origin {
-    pub(crate) peer: IpAddr,
+    pub(crate) client: IpAddr,
+    pub(crate) place: ConnectionPlace,
     pub(crate) headers: Option<Box<HeaderMap>>,
     pub(crate) protocol: Protocol,
 }
@@ -67,6 +71,8 @@ pub(crate) struct Connection {
     paused: Cell<bool>,
     /// The last flush left something in the outbox.
     is_behind: Cell<bool>,
+    /// More came than is allowed each second: events are refused.
+    is_over_rate: Cell<bool>,
     /// The end that is due when no handler runs.
     close_due: Cell<Option<DisconnectReason>>,
     pub(crate) shard: Rc<Shard>,
@@ -79,11 +85,17 @@ pub(crate) struct Connection {
     pub(crate) key: ConnectionKey,
     /// The id that requests name it by; a connection that began as a WebSocket needs none.
     sid: Option<Id>,
-    pub(crate) peer: IpAddr,
+    pub(crate) client: IpAddr,
+    /// Given back when it is closed, however long its memory lives.
+    place: Cell<Option<ConnectionPlace>>,
     pub(crate) headers: Option<Box<HeaderMap>>,
     protocol: Protocol,
     sockets: RefCell<SmallVec<[Socket; 1]>>,
     assembling: RefCell<Option<Box<Assembling>>>,
+    /// When what came is paid for, in the shard's time.
+    paid_at: Cell<u64>,
+    /// Bytes of an unfinished message, as the shard knows.
+    unfinished: Cell<usize>,
     heartbeat: Cell<Heartbeat>,
     /// When a first namespace must be connected to; none once one is.
     connect_by: Cell<Option<Instant>>,
@@ -134,7 +146,8 @@ impl Connection {
             key,
             shard: shard.clone(),
             sid: transport.sid(),
-            peer: origin.peer,
+            client: origin.client,
+            place: Cell::new(Some(origin.place)),
             headers: origin.headers,
             protocol: origin.protocol,
             transport: RefCell::new(transport),
@@ -149,6 +162,9 @@ impl Connection {
             blocked_since: Cell::new(None),
             paused: Cell::new(false),
             is_behind: Cell::new(false),
+            is_over_rate: Cell::new(false),
+            paid_at: Cell::new(0),
+            unfinished: Cell::new(0),
             heartbeat: Cell::new(Heartbeat::PingAt(now + Self::ping_delay(shard))),
             connect_by: Cell::new(connect_by),
             timer_at: Cell::new(None),
@@ -160,6 +176,9 @@ impl Connection {
         drop(connections);
         shard.metrics.connections.increment();
         shard.metrics.connections_opened.increment();
+        if connect_by.is_none() {
+            connection.settle();
+        }
         connection.set_timer();
         connection
     }
@@ -409,8 +428,14 @@ impl Connection {
     }
 
     fn decode<'a>(&self, text: &'a str) -> Result<Packet<'a>, Violation> {
-        let limits = Limits { max_attachments: self.shard.config.max_attachments };
+        let config = &self.shard.config;
+        let limits = Limits { max_attachments: config.max_attachments, max_depth: config.max_json_depth };
         Packet::decode_with(text, limits).map_err(|error| {
+            match error {
+                DecodeError::TooManyAttachments => self.shard.metrics.limit_met(Limit::Attachments),
+                DecodeError::TooDeep => self.shard.metrics.limit_met(Limit::JsonDepth),
+                _ => {}
+            }
             tracing::debug!(%error, "bad packet");
             DisconnectReason::ParseError
         })
@@ -553,7 +578,9 @@ impl Connection {
 
     /// The socket is one of the connection's from now on.
     pub(crate) fn welcome(self: &Rc<Self>, socket: &Socket, pid: Option<Id>) {
-        self.connect_by.set(None);
+        if self.connect_by.take().is_some() {
+            self.settle();
+        }
         self.sockets.borrow_mut().push(socket.clone());
         self.shard.metrics.sockets.increment();
         self.shard.metrics.sockets_connected.increment();
@@ -576,6 +603,9 @@ impl Connection {
     fn on_event<'a>(self: &Rc<Self>, socket: &Socket, args: Args<'a>, attachments: &'a [Bytes], ack: Option<u64>) {
         self.shard.metrics.events_received.increment();
         let Some(event) = Event::new(socket, args, attachments, ack) else { return };
+        if self.refuses(socket) {
+            return self.refuse_event(socket, event);
+        }
         if let Some(backlog) = socket.inner().backlog.borrow_mut().as_mut() {
             backlog.0.push_back(event.into_owned());
             if backlog.0.len() >= self.shard.config.handler_backlog {
@@ -797,7 +827,7 @@ impl Connection {
         }
         let (namespace, id) = (socket.reference().namespace, socket.inner().id);
         let direct = recovery.direct.take().pack();
-        memory.sessions().keep(recovery.pid, Away::new(namespace, id, session, direct));
+        memory.keep(recovery.pid, Away::new(namespace, id, session, direct));
     }
 
     /// Ends the connection now. Not to be called while a handler of its own runs; that is `close_later`.
@@ -825,6 +855,8 @@ impl Connection {
         self.outbox.borrow_mut().clear();
         self.count_waiting();
         self.assembling.borrow_mut().take();
+        self.shard.hold(self.unfinished.take(), 0);
+        self.place.take();
         self.arrivals.borrow_mut().take();
         self.shard.metrics.connections.decrement();
         let mut connections = self.shard.connections.borrow_mut();

@@ -6,18 +6,19 @@ use std::{
     convert::Infallible,
     error::Error,
     future::Future,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     rc::Rc,
     task::Poll,
 };
 
 use ::http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
     header::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
         ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONNECTION,
-        CONTENT_TYPE, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
+        CONTENT_ENCODING, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+        SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
     },
 };
 use bytes::Bytes;
@@ -32,7 +33,8 @@ use socketio_protocol::websocket;
 use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 
 use crate::{
-    Origins,
+    Limit, Origins,
+    admission::{ConnectionPlace, HttpPlace},
     connection::{Origin, Protocol},
     identifier::Id,
     shard::{Shard, StreamGuard},
@@ -73,10 +75,17 @@ enum Upgrade {
 }
 
 /// Serves one TCP connection until it ends or becomes a WebSocket.
-pub(crate) async fn serve_connection(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, served: StreamGuard) {
+pub(crate) async fn serve_connection(
+    shard: Rc<Shard>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    served: StreamGuard,
+    place: HttpPlace,
+) {
     let upgrade: Rc<Cell<Option<Upgrade>>> = Rc::default();
     // Boxed, so that the memory of the HTTP connection is gone when it is.
-    let Some((stream, leftover)) = Box::pin(serve_http(shard.clone(), stream, peer, upgrade.clone())).await else {
+    let Some((stream, leftover)) = Box::pin(serve_http(shard.clone(), stream, peer, place, upgrade.clone())).await
+    else {
         return;
     };
     match upgrade.take() {
@@ -93,18 +102,21 @@ async fn serve_http(
     shard: Rc<Shard>,
     stream: TcpStream,
     peer: SocketAddr,
+    place: HttpPlace,
     upgrade: Rc<Cell<Option<Upgrade>>>,
 ) -> Option<(TcpStream, Bytes)> {
+    let place = Rc::new(place);
     let service = {
-        let (shard, upgrade) = (shard.clone(), upgrade.clone());
+        let (shard, place, upgrade) = (shard.clone(), place.clone(), upgrade.clone());
         service_fn(move |request| {
-            let (shard, upgrade) = (shard.clone(), upgrade.clone());
-            Box::pin(async move { Ok::<_, Infallible>(answer(&shard, request, peer, &upgrade).await) })
+            place.request_came();
+            let (shard, place, upgrade) = (shard.clone(), place.clone(), upgrade.clone());
+            Box::pin(async move { Ok::<_, Infallible>(answer(&shard, request, peer, &place, &upgrade).await) })
         })
     };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(shard.config.request_timeout)
+        .header_read_timeout(shard.config.header_timeout)
         .serve_connection(TokioIo::new(stream), service);
     let mut drained = pin!(shard.drain_began.notified());
     let mut draining = false;
@@ -120,6 +132,10 @@ async fn serve_http(
     })
     .await;
     if let Err(error) = ended {
+        // A connection that had its answers and is idle ends in the same way.
+        if error.is_timeout() && place.is_handshaking() {
+            shard.metrics.limit_met(Limit::HeaderTime);
+        }
         tracing::debug!(%error, %peer, "http connection ended");
         return None;
     }
@@ -131,13 +147,15 @@ async fn answer(
     shard: &Rc<Shard>,
     mut request: Request<Incoming>,
     peer: SocketAddr,
+    place: &HttpPlace,
     upgrade: &Cell<Option<Upgrade>>,
 ) -> Response<ResponseBody> {
+    let client = client_of(shard, peer.ip(), request.headers());
     let Some(protocol) = protocol_of(shard, request.uri().path()) else {
         let Some(fallback) = &shard.application.fallback else {
             return text(StatusCode::NOT_FOUND, "not found");
         };
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(SocketAddr::new(client, peer.port()));
         return fallback.call(request).await;
     };
     let origin = request.headers().get(ORIGIN).cloned();
@@ -151,20 +169,42 @@ async fn answer(
     } else if request.method() == Method::OPTIONS {
         Ok(preflight(requested_headers))
     } else {
-        engine(shard, request, peer, protocol, upgrade).await
+        engine(shard, request, client, protocol, place, upgrade).await
     };
     let mut response = result.unwrap_or_else(|error| {
         shard.metrics.bad_requests.increment();
+        if let Some(limit) = error.limit() {
+            shard.metrics.limit_met(limit);
+            tracing::debug!(%client, limit = limit.as_str(), "refuse a request");
+        }
         let (status, code, message) = error.describe();
         let body = format!("{{\"code\":{code},\"message\":\"{message}\"}}");
         let mut response = text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = error.retry_after() {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     });
     if allowed && let Some(origin) = origin {
         allow_origin(&shard.config.origins, origin, response.headers_mut());
     }
     response
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The client's address, by what a trusted proxy says.
+fn client_of(shard: &Shard, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let trusted = &shard.config.trusted_proxies;
+    if !headers.contains_key(X_FORWARDED_FOR) {
+        return peer;
+    }
+    if !trusted.contains(peer.to_canonical()) && shard.handle.is_first_untrusted_proxy() {
+        tracing::warn!(%peer, "X-Forwarded-For is ignored: it came from an address that is not a trusted proxy's, so if it \
+            is a proxy, the limits take all its clients for one; this is said only once");
+    }
+    trusted.client(peer, headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes))
 }
 
 /// What is spoken at a path, if it is the engine's; a trailing slash makes no difference.
@@ -203,10 +243,12 @@ fn preflight(requested_headers: Option<HeaderValue>) -> Response<ResponseBody> {
 async fn engine(
     shard: &Rc<Shard>,
     request: Request<Incoming>,
-    peer: SocketAddr,
+    client: IpAddr,
     protocol: Protocol,
+    place: &HttpPlace,
     upgrade: &Cell<Option<Upgrade>>,
 ) -> Result<Response<ResponseBody>, EngineError> {
+    let admit = || shard.handle.0.admission.connection(client).map_err(EngineError::Limit);
     let query = Query::parse(request.uri().query().unwrap_or_default());
     if query.version.as_deref() != Some("4") {
         return Err(EngineError::UnsupportedVersion);
@@ -217,10 +259,10 @@ async fn engine(
     };
     match query.transport.as_deref() {
         Some("polling") => match sid {
-            Some(sid) => polling_request(shard, request, sid).await,
+            Some(sid) => polling_request(shard, request, place, sid).await,
             None if request.method() != Method::GET => Err(EngineError::BadHandshakeMethod),
             None if shard.is_draining() => Err(EngineError::Unavailable),
-            None => Ok(packets(open_polling(shard, origin_of(shard, &request, peer, protocol)))),
+            None => Ok(packets(open_polling(shard, origin_of(shard, &request, client, admit()?, protocol)))),
         },
         Some("websocket") => {
             let response = accept_websocket(&request)?;
@@ -233,7 +275,7 @@ async fn engine(
                     upgrade.set(Some(Upgrade::Session(sid)));
                 }
                 None if shard.is_draining() => return Err(EngineError::Unavailable),
-                None => upgrade.set(Some(Upgrade::Open(origin_of(shard, &request, peer, protocol)))),
+                None => upgrade.set(Some(Upgrade::Open(origin_of(shard, &request, client, admit()?, protocol)))),
             }
             Ok(response)
         }
@@ -266,14 +308,20 @@ impl<'a> Query<'a> {
     }
 }
 
-fn origin_of(shard: &Shard, request: &Request<Incoming>, peer: SocketAddr, protocol: Protocol) -> Origin {
+fn origin_of(
+    shard: &Shard,
+    request: &Request<Incoming>,
+    client: IpAddr,
+    place: ConnectionPlace,
+    protocol: Protocol,
+) -> Origin {
     let mut kept = HeaderMap::new();
     for name in &shard.config.kept_headers {
         if let Some(value) = request.headers().get(name) {
             kept.insert(name, value.clone());
         }
     }
-    Origin { peer: peer.ip(), headers: (!kept.is_empty()).then(|| Box::new(kept)), protocol }
+    Origin { client, place, headers: (!kept.is_empty()).then(|| Box::new(kept)), protocol }
 }
 
 fn accept_websocket(request: &Request<Incoming>) -> Result<Response<ResponseBody>, EngineError> {
@@ -307,6 +355,7 @@ fn accept_websocket(request: &Request<Incoming>) -> Result<Response<ResponseBody
 async fn polling_request(
     shard: &Rc<Shard>,
     request: Request<Incoming>,
+    place: &HttpPlace,
     sid: Id,
 ) -> Result<Response<ResponseBody>, EngineError> {
     let (reply, answer) = oneshot::channel();
@@ -319,6 +368,16 @@ async fn polling_request(
             answer.unwrap_or(Err(EngineError::UnknownSession)).map(packets)
         }
         Method::POST => {
+            // Nobody's body is taken in who has no session, and of a session one at a time.
+            let abandoned = PostGuard { shard, sid, came: Cell::new(false) };
+            let (begin, begun) = oneshot::channel();
+            shard.route(EngineRequest::BeginPost { sid, reply: begin });
+            begun.await.unwrap_or(Err(EngineError::UnknownSession))?;
+            let encoding = request.headers().get(CONTENT_ENCODING);
+            if encoding.is_some_and(|encoding| encoding != "identity") {
+                return Err(EngineError::UnsupportedEncoding);
+            }
+            let waiting = place.await_body().map_err(EngineError::Limit)?;
             let body = match read_body(shard, request.into_body()).await {
                 Err(EngineError::TooLarge) => {
                     let (done, closed) = oneshot::channel();
@@ -329,6 +388,8 @@ async fn polling_request(
                 }
                 body => body,
             }?;
+            drop(waiting);
+            abandoned.came.set(true);
             shard.route(EngineRequest::Post { sid, body, reply });
             answer.await.unwrap_or(Err(EngineError::UnknownSession)).map(packets)
         }
@@ -337,15 +398,60 @@ async fn polling_request(
 }
 
 async fn read_body(shard: &Shard, body: Incoming) -> Result<Bytes, EngineError> {
-    let limit = shard.config.max_payload;
-    if body.size_hint().lower() > limit as u64 {
+    if body.size_hint().lower() > shard.config.max_payload as u64 {
         return Err(EngineError::TooLarge);
     }
-    match timeout(shard.config.request_timeout, Limited::new(body, limit).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(EngineError::TooLarge),
-        Ok(Err(_)) => Err(EngineError::BadRequest),
-        Err(_) => Err(EngineError::Timeout),
+    timeout(shard.config.body_timeout, collect(shard, body)).await.unwrap_or(Err(EngineError::Timeout))
+}
+
+async fn collect(shard: &Shard, body: Incoming) -> Result<Bytes, EngineError> {
+    let mut body = pin!(Limited::new(body, shard.config.max_payload));
+    let mut held = Held { shard, bytes: Vec::new(), count: 0 };
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => held.add(&frame.into_data().unwrap_or_default())?,
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => return Err(EngineError::TooLarge),
+            Err(_) => return Err(EngineError::BadRequest),
+        }
+    }
+    Ok(std::mem::take(&mut held.bytes).into())
+}
+
+/// What has come of a body.
+struct Held<'a> {
+    shard: &'a Shard,
+    bytes: Vec<u8>,
+    /// As the shard knows it.
+    count: usize,
+}
+
+impl Held<'_> {
+    fn add(&mut self, data: &[u8]) -> Result<(), EngineError> {
+        self.bytes.extend_from_slice(data);
+        let before = std::mem::replace(&mut self.count, self.bytes.capacity());
+        if self.shard.hold(before, self.count) { Ok(()) } else { Err(EngineError::NoRoom) }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.shard.hold(self.count, 0);
+    }
+}
+
+/// Tells the session if a POST does not come that has begun. One that may not begin ends its session, if it has one, so that
+/// this is never said of another.
+struct PostGuard<'a> {
+    shard: &'a Rc<Shard>,
+    sid: Id,
+    came: Cell<bool>,
+}
+
+impl Drop for PostGuard<'_> {
+    fn drop(&mut self) {
+        if !self.came.get() {
+            self.shard.route(EngineRequest::PostAbandoned { sid: self.sid });
+        }
     }
 }
 

@@ -43,11 +43,13 @@
 //! | file | what it is |
 //! |---|---|
 //! | `config` | settings and limits, with the reason for each default |
+//! | `admission`, `address`, `rate` | who is let in, and how much of each client |
+//! | `limit` | the limits that a peer may meet, for answers, logs and metrics |
 //! | `server` | builder, acceptor, drain |
 //! | `shard` | one thread's state: connections, mailbox, flush pass, timers |
 //! | `http` | routes requests to the transports or the fallback; CORS and origin checks |
 //! | `transport` | long-polling, WebSocket, and the change from one to the other |
-//! | `connection` | the Engine.IO session: heartbeat, packets in and out, closing |
+//! | `connection` | the Engine.IO session: heartbeat, packets in and out, closing; what it may take |
 //! | `outbox`, `frame` | what waits to be written, and how it is encoded once |
 //! | `namespace`, `socket`, `event` | what an application sees |
 //! | `rooms`, `broadcast`, `fanout` | who gets what |
@@ -55,6 +57,8 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod address;
+mod admission;
 mod broadcast;
 mod config;
 mod connection;
@@ -63,9 +67,11 @@ mod fanout;
 mod frame;
 mod http;
 mod identifier;
+mod limit;
 mod metrics;
 mod namespace;
 mod outbox;
+mod rate;
 mod raw;
 mod reason;
 mod recovery;
@@ -76,9 +82,11 @@ mod socket;
 mod timers;
 mod transport;
 
+pub use address::TrustedProxies;
 pub use broadcast::{Broadcast, Delivery, Handle};
 pub use config::{Config, Origins};
 pub use event::{Ack, AckError, AckReply, EncodeError, Event, EventArgs, OwnedEvent};
+pub use limit::Limit;
 pub use metrics::MetricsSnapshot;
 pub use namespace::{ConnectError, Namespace};
 pub use raw::{RawEndpoint, RawMessage, RawSocket};

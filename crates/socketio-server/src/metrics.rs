@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::{DisconnectReason, RecoveryFailure};
+use crate::{DisconnectReason, Limit, RecoveryFailure};
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -13,12 +13,14 @@ macro_rules! metrics {
             $(pub(crate) $name: Metric,)*
             disconnects: [AtomicU64; DisconnectReason::ALL.len()],
             recovery_failures: [AtomicU64; RecoveryFailure::ALL.len()],
+            limits: [AtomicU64; Limit::ALL.len()],
         }
 
         impl Default for ShardMetrics {
             fn default() -> Self {
                 Self { $($name: Metric::default(),)* disconnects: [const { AtomicU64::new(0) }; DisconnectReason::ALL.len()],
                     recovery_failures: [const { AtomicU64::new(0) }; RecoveryFailure::ALL.len()],
+                    limits: [const { AtomicU64::new(0) }; Limit::ALL.len()],
                 }
             }
         }
@@ -32,6 +34,14 @@ macro_rules! metrics {
             pub disconnects: Vec<(DisconnectReason, u64)>,
             /// Clients that asked for their session and got a new one, by reason.
             pub recovery_failures: Vec<(RecoveryFailure, u64)>,
+            /// How often each limit was met.
+            pub limits: Vec<(Limit, u64)>,
+            /// Gauge: TCP connections, whatever they speak.
+            pub streams: u64,
+            /// Gauge: what the server waits for of [`Config::max_handshakes`](crate::Config::max_handshakes).
+            pub handshakes: u64,
+            /// Gauge: client addresses that something is here of.
+            pub addresses: u64,
             /// Gauge: broadcasts remembered for recovery.
             pub history_entries: u64,
             /// Gauge: their bytes.
@@ -58,7 +68,16 @@ macro_rules! metrics {
                         (*failure, shards.clone().map(of).sum())
                     })
                     .collect();
+                let limits = Limit::ALL
+                    .iter()
+                    .enumerate()
+                    .map(|(index, limit)| {
+                        let of = |shard: &ShardMetrics| shard.limits.get(index).map_or(0, |count| count.load(Relaxed));
+                        (*limit, shards.clone().map(of).sum())
+                    })
+                    .collect();
                 Self {
+                    limits,
                     $($name: shards.clone().map(|shard| shard.$name.get()).sum(),)*
                     disconnects,
                     recovery_failures,
@@ -88,6 +107,10 @@ metrics! {
     bad_requests,
     /// Events received so far.
     events_received,
+    /// Events refused because too many came.
+    events_refused,
+    /// Gauge: bytes of unfinished messages.
+    unfinished_bytes,
     /// Events received that no handler knows.
     events_unknown,
     /// Events received for a namespace that the connection had left.
@@ -136,6 +159,10 @@ impl Metric {
         self.0.store(self.0.load(Relaxed).saturating_sub(1), Relaxed);
     }
 
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
     fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -145,6 +172,13 @@ impl ShardMetrics {
     pub(crate) fn recovery_failed(&self, failure: RecoveryFailure) {
         let index = RecoveryFailure::ALL.iter().position(|known| *known == failure);
         if let Some(count) = index.and_then(|index| self.recovery_failures.get(index)) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn limit_met(&self, limit: Limit) {
+        let index = Limit::ALL.iter().position(|known| *known == limit);
+        if let Some(count) = index.and_then(|index| self.limits.get(index)) {
             count.fetch_add(1, Relaxed);
         }
     }

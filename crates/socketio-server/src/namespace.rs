@@ -31,6 +31,7 @@ impl ConnectError {
 type BeforeConnect = dyn Fn(Option<&RawValue>, Option<&HeaderMap>) -> Option<HandlerFuture> + Send + Sync;
 type Authorize = dyn Fn(&Socket, Option<&RawValue>) -> Result<(), ConnectError> + Send + Sync;
 type OnSocket = dyn Fn(&Socket) + Send + Sync;
+type Admit = dyn Fn(&Socket) -> bool + Send + Sync;
 type OnEvent = dyn Fn(&Socket, Event<'_>) + Send + Sync;
 type Save = dyn Fn(&Socket) -> String + Send + Sync;
 type Restore = dyn Fn(&Socket, &str, Option<&RawValue>) -> bool + Send + Sync;
@@ -55,6 +56,8 @@ pub struct Namespace {
     pub(crate) authorize: Option<Box<Authorize>>,
     pub(crate) on_connect: Option<Box<OnSocket>>,
     pub(crate) fallback: Option<Handler>,
+    pub(crate) admit: Option<Box<Admit>>,
+    pub(crate) on_refused: Option<Box<OnEvent>>,
     pub(crate) on_timer: Option<Box<OnSocket>>,
     pub(crate) on_disconnect: Option<Box<OnDisconnect>>,
     pub(crate) save: Option<Box<Save>>,
@@ -82,6 +85,8 @@ impl Namespace {
             authorize: None,
             on_connect: None,
             fallback: None,
+            admit: None,
+            on_refused: None,
             on_timer: None,
             on_disconnect: None,
             save: None,
@@ -150,6 +155,22 @@ impl Namespace {
     #[must_use]
     pub fn fallback(mut self, f: impl Fn(&Socket, Event<'_>) + Send + Sync + 'static) -> Self {
         self.fallback = Some(Handler::Sync(Box::new(f)));
+        self
+    }
+
+    /// Asked before each event is handled; if it returns false, [`Namespace::on_refused`] gets the event.
+    #[must_use]
+    pub fn admit(mut self, f: impl Fn(&Socket) -> bool + Send + Sync + 'static) -> Self {
+        self.admit = Some(Box::new(f));
+        self
+    }
+
+    /// Gets the events that are not handled, because [`Namespace::admit`] or
+    /// [`Config::event_rate_per_socket`](crate::Config::event_rate_per_socket) is against it, to tell the client. It may get
+    /// one while the future of an event before is still running.
+    #[must_use]
+    pub fn on_refused(mut self, f: impl Fn(&Socket, Event<'_>) + Send + Sync + 'static) -> Self {
+        self.on_refused = Some(Box::new(f));
         self
     }
 

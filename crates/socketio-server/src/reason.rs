@@ -39,6 +39,12 @@ reasons! {
     PayloadTooLarge => "payload too large",
     /// More was waiting for the client than allowed.
     OutboxFull => "outbox full",
+    /// The client sent more than allowed each second.
+    TooManyEvents => "too many events",
+    /// The client made more polling requests than allowed each second.
+    TooManyRequests => "too many requests",
+    /// The server held too many bytes of unfinished messages, and this client's was large.
+    UnfinishedBytes => "too many unfinished bytes",
     /// The client took nothing for too long.
     WriteStalled => "write stalled",
     /// The client has come back on another connection before the loss of this one was noticed.
@@ -66,6 +72,9 @@ impl DisconnectReason {
             | Self::ConnectTimeout
             | Self::ParseError
             | Self::PayloadTooLarge
+            | Self::TooManyEvents
+            | Self::TooManyRequests
+            | Self::UnfinishedBytes
             | Self::HandlerPanic => false,
         }
     }

@@ -13,15 +13,17 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
 };
 
 use crate::{
-    Config, Handle, Namespace, RawEndpoint, Recovery,
+    Config, Handle, Limit, Namespace, RawEndpoint, Recovery,
+    admission::{Admission, TIDY_INTERVAL},
     broadcast::Node,
-    config::MAX_SHARDS,
+    config::{MAX_SHARDS, USER_TIMEOUT_STALLS},
     http::Fallback,
     identifier::SocketIds,
     metrics::ShardMetrics,
@@ -71,6 +73,8 @@ impl Server {
             socket_ids: OnceLock::new(),
             latest_keys: RandomState::new(),
             recovery: OnceLock::new(),
+            admission: Arc::new(Admission::new(&config)),
+            untrusted_proxy: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
             packets_encoded: AtomicU64::new(0),
         };
@@ -244,11 +248,19 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// Hands connections out to the shards in turn.
 async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
     let mailboxes = &shard.handle.0.mailboxes;
+    let admission = &shard.handle.0.admission;
+    let mut tidying = tokio::time::interval(TIDY_INTERVAL);
+    let user_timeout = shard.config.write_stall_timeout.saturating_mul(USER_TIMEOUT_STALLS);
+    let user_timeout = u32::try_from(user_timeout.as_millis()).unwrap_or(0);
     let mut turn = 0;
     while !shard.is_draining() {
         let accepted = tokio::select! {
             biased;
             () = shard.drain_began.notified() => return,
+            _ = tidying.tick() => {
+                admission.tidy();
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         let (stream, peer) = match accepted {
@@ -259,13 +271,34 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
                 continue;
             }
         };
+        let place = match admission.stream(peer.ip()) {
+            Ok(place) => place,
+            Err(limit) => {
+                shard.metrics.limit_met(limit);
+                tracing::debug!(%peer, limit = limit.as_str(), "turn a connection away");
+                // The runtime does not know yet that there is room.
+                let _ = rustix::io::write(&stream, turned_away(limit));
+                continue;
+            }
+        };
         // Without it small packets may wait for the acknowledgement of the one before.
         let _ = stream.set_nodelay(true);
+        let _ = set_tcp_user_timeout(&stream, user_timeout);
         if turn == usize::from(shard.id) {
-            shard.accept(stream, peer);
+            shard.accept(stream, peer, place);
         } else if let (Some(mailbox), Ok(stream)) = (mailboxes.get(turn), stream.into_std()) {
-            let _ = mailbox.send(Command::Accept(stream, peer));
+            let _ = mailbox.send(Command::Accept(stream, peer, place));
         }
         turn = (turn + 1) % mailboxes.len();
+    }
+}
+
+/// What a client is told for which there is no place, before it said what it wants. It may not see it: what it has sent
+/// meanwhile, and nobody reads, has the kernel reset the connection.
+fn turned_away(limit: Limit) -> &'static [u8] {
+    if limit.is_shared() {
+        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    } else {
+        b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     }
 }

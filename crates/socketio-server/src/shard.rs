@@ -19,15 +19,17 @@ use tokio::{
 };
 
 use crate::{
-    Config, DisconnectReason, Handle, Namespace, RawEndpoint, Socket, SocketRef,
+    Config, DisconnectReason, Handle, Limit, Namespace, RawEndpoint, Socket, SocketRef,
+    admission::{HttpPlace, StreamPlace},
     broadcast::Job,
-    config::{FLUSH_TURN, FLUSHES_PER_LOOK},
+    config::{BURST_SECONDS, FLUSH_TURN, FLUSHES_PER_LOOK, SMALL_UNFINISHED},
     connection::{Connection, ConnectionKey},
     fanout::{Fanout, Pace},
     frame::Frame,
     http::{Fallback, serve_connection},
     identifier::{Entropy, Id, SocketIds},
     metrics::ShardMetrics,
+    rate::Rate,
     recovery::TIDY_INTERVAL,
     rooms::Rooms,
     timers::{Timer, Timers},
@@ -39,7 +41,7 @@ type EachJob = Arc<dyn Fn(&Socket) + Send + Sync>;
 
 /// What others ask of a shard; carried out in order.
 pub(crate) enum Command {
-    Accept(TcpStream, SocketAddr),
+    Accept(TcpStream, SocketAddr, (StreamPlace, HttpPlace)),
     Broadcast(Arc<Job>),
     WithSocket(SocketRef, SocketJob),
     EachInRoom {
@@ -97,6 +99,11 @@ pub(crate) struct Shard {
     pub(crate) farewells: RefCell<Farewells>,
     pub(crate) entropy: RefCell<Entropy>,
     pub(crate) scratch: Cell<Option<Box<[u8]>>>,
+    /// Bytes of unfinished messages.
+    unfinished: Cell<usize>,
+    began: Instant,
+    pub(crate) event_rate: Rate,
+    pub(crate) request_rate: Rate,
     pub(crate) ping: Rc<Frame>,
     timers: RefCell<Timers>,
     timers_changed: Notify,
@@ -140,6 +147,8 @@ impl Shard {
             })
             .collect();
         let start = handle.recovery().map_or(0, |recovery| recovery.history().start());
+        let rate = |per_second: u32| Rate::new(per_second, per_second.saturating_mul(BURST_SECONDS));
+        let (event_rate, request_rate) = (rate(config.event_rate_per_socket), rate(config.request_rate_per_session));
         Rc::new(Self {
             id,
             config,
@@ -152,6 +161,10 @@ impl Shard {
             farewells: RefCell::default(),
             entropy: RefCell::new(Entropy::new()),
             scratch: Cell::new(None),
+            unfinished: Cell::new(0),
+            began: Instant::now(),
+            event_rate,
+            request_rate,
             ping: Rc::new(Frame::text(|out| out.push(b'2'))),
             timers: RefCell::default(),
             timers_changed: Notify::new(),
@@ -231,8 +244,8 @@ impl Shard {
 
     fn carry_out(self: &Rc<Self>, command: Command) {
         match command {
-            Command::Accept(stream, peer) => match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => self.accept(stream, peer),
+            Command::Accept(stream, peer, place) => match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => self.accept(stream, peer, place),
                 Err(error) => tracing::warn!(%error, "failed to register a connection"),
             },
             Command::WithSocket(socket, f) => {
@@ -319,12 +332,41 @@ impl Shard {
 
     // --- TCP connections ---
 
-    pub(crate) fn accept(self: &Rc<Self>, stream: tokio::net::TcpStream, peer: SocketAddr) {
-        let served = StreamGuard::new(self);
+    pub(crate) fn accept(
+        self: &Rc<Self>,
+        stream: tokio::net::TcpStream,
+        peer: SocketAddr,
+        (stream_place, http_place): (StreamPlace, HttpPlace),
+    ) {
+        let served = StreamGuard::new(self, stream_place);
         let shard = self.clone();
         tokio::task::spawn_local(async move {
-            serve_connection(shard, stream, peer, served).await;
+            serve_connection(shard, stream, peer, served, http_place).await;
         });
+    }
+
+    // --- limits ---
+
+    /// Nanoseconds since the shard began.
+    pub(crate) fn now(&self) -> u64 {
+        // 2^64 ns are 584 years.
+        self.began.elapsed().as_nanos() as u64
+    }
+
+    /// Takes note that the unfinished message of a client, of which `before` bytes were held, now has `after`. False if it
+    /// is too many.
+    pub(crate) fn hold(&self, before: usize, after: usize) -> bool {
+        if before == after {
+            return true;
+        }
+        let held = self.unfinished.get().saturating_sub(before).saturating_add(after);
+        self.unfinished.set(held);
+        self.metrics.unfinished_bytes.set(held as u64);
+        let fits = held <= self.config.max_unfinished_bytes || after <= before.max(SMALL_UNFINISHED);
+        if !fits {
+            self.metrics.limit_met(Limit::UnfinishedBytes);
+        }
+        fits
     }
 
     // --- broadcasts and flushing ---
@@ -540,17 +582,17 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// Counts a TCP connection for as long as it is served.
-pub(crate) struct StreamGuard(Rc<Shard>);
+pub(crate) struct StreamGuard(Rc<Shard>, #[expect(dead_code, reason = "held for its drop")] StreamPlace);
 
 impl StreamGuard {
-    fn new(shard: &Rc<Shard>) -> Self {
+    fn new(shard: &Rc<Shard>, place: StreamPlace) -> Self {
         shard.streams.set(shard.streams.get() + 1);
-        Self(shard.clone())
+        Self(shard.clone(), place)
     }
 
     /// The guard of a connection that another shard handed over.
     pub(crate) fn adopted(shard: &Rc<Shard>) -> Self {
-        Self::new(shard)
+        Self::new(shard, StreamPlace::again(&shard.handle.0.admission))
     }
 }
 

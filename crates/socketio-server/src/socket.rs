@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    AckError, AckReply, Broadcast, EncodeError, EventArgs, Handle, JoinError, OwnedEvent,
+    AckError, AckReply, Broadcast, EncodeError, EventArgs, Handle, JoinError, Limit, OwnedEvent,
     connection::{Connection, ConnectionKey},
     event::check_name,
     frame::Frame,
@@ -155,10 +155,11 @@ impl Socket {
         self.0.connected.set(connected);
     }
 
-    /// The address that the connection came from.
+    /// The client's address: the one that the connection came from, or what a [trusted
+    /// proxy](crate::Config::trusted_proxies) said.
     #[must_use]
     pub fn remote_addr(&self) -> IpAddr {
-        self.0.connection.peer
+        self.0.connection.client
     }
 
     /// A header of the handshake request, if [`Config::kept_headers`](crate::Config::kept_headers) names it.
@@ -243,6 +244,7 @@ impl Socket {
             let mut acks = self.0.acks.borrow_mut();
             let acks = acks.get_or_insert_default();
             if acks.waiting.len() >= self.shard().config.max_pending_acks {
+                self.shard().metrics.limit_met(Limit::PendingAcks);
                 return Err(AckError::TooMany);
             }
             let id = acks.next;

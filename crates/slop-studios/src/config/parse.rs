@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Uri;
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use secrecy::SecretString;
+use socketio_server::TrustedProxies;
 
 use super::{CorsOrigin, LogFormat, LogLevel};
 use crate::defaults;
@@ -45,6 +46,26 @@ pub(super) fn size(text: &str, most: u64) -> Result<usize, String> {
 pub(super) fn buffer(text: &str) -> Result<u32, String> {
     let number = whole(text, 0, defaults::MAX_SEND_BUFFER_BYTES)?;
     u32::try_from(number).map_err(|error| error.to_string())
+}
+
+/// As `size`, and 0 for any number.
+pub(super) fn size_or_none(text: &str) -> Result<usize, String> {
+    let number = whole(text, 0, u64::from(u32::MAX))?;
+    usize::try_from(number).map_err(|error| error.to_string())
+}
+
+/// So many a second; 0 for any number.
+pub(super) fn rate(text: &str) -> Result<u32, String> {
+    let number = whole(text, 0, defaults::MAX_RATE)?;
+    u32::try_from(number).map_err(|error| error.to_string())
+}
+
+pub(super) fn trusted_proxies(text: &str) -> Result<TrustedProxies, String> {
+    let network = |text: &str| {
+        TrustedProxies::network(text)
+            .ok_or_else(|| format!("has {text:?}, not an address or a network as 10.0.0.0/8 or fd00::/8"))
+    };
+    Ok(TrustedProxies::new(elements(text).map(network).collect::<Result<Vec<_>, _>>()?))
 }
 
 pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {

@@ -1,30 +1,44 @@
 //! Reads a request's body: declared as JSON, bounded in size and time.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::Request;
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use super::problem::Problem;
-use crate::limits::BODY_TIMEOUT;
 
-pub(crate) async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
+/// What a body may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Its size in bytes.
+    pub(crate) bytes: usize,
+    /// How long it may take to arrive.
+    pub(crate) time: Duration,
+}
+
+pub(crate) async fn read(request: Request, limits: Limits) -> Result<Bytes, Problem> {
     if !is_json(request.headers()) {
         return Err(Problem::unsupported_media_type());
     }
-    read_any(request, limit).await
+    read_any(request, limits).await
 }
 
 /// Reads a body without a look at its type.
-pub(crate) async fn read_any(request: Request, limit: usize) -> Result<Bytes, Problem> {
+pub(crate) async fn read_any(request: Request, Limits { bytes: limit, time }: Limits) -> Result<Bytes, Problem> {
     let (parts, body) = request.into_parts();
+    // What is small on the wire may be anything when it is unpacked.
+    if parts.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(Problem::unsupported_encoding());
+    }
     let declared = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|declared| declared > limit as u64) {
         return Err(Problem::too_large(limit));
     }
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::<Body>::new(body, limit).collect());
+    let collected = tokio::time::timeout(time, Limited::<Body>::new(body, limit).collect());
     match collected.await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::too_large(limit)),

@@ -29,10 +29,13 @@ mod openapi;
 mod operate;
 mod problem;
 mod publish;
+mod rate;
 mod read;
 mod revoke;
 
+pub(crate) use body::Limits as BodyLimits;
 use problem::Problem;
+pub(crate) use rate::PublishRate;
 
 /// What the routes need.
 #[derive(Debug)]
@@ -44,8 +47,9 @@ pub(crate) struct App {
     pub(crate) handle: Handle,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
-    /// Largest body of a request in bytes.
-    pub(crate) max_body: usize,
+    /// What a request's body may be.
+    pub(crate) body: body::Limits,
+    pub(crate) publish_rate: PublishRate,
 }
 
 /// All routes.

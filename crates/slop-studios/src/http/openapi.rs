@@ -61,12 +61,15 @@ pub(crate) enum PublishResponses {
     /// The body is too large
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(Problem),
-    /// The body is not declared as JSON
+    /// The body is not declared as JSON, or is compressed
     #[response(status = 415, content_type = "application/problem+json")]
     UnsupportedMediaType(Problem),
     /// Fields are wrong, or the idempotency key or notification id was used for something else
     #[response(status = 422, content_type = "application/problem+json")]
     Invalid(Problem),
+    /// The publisher key publishes faster than it may; nothing happened, and the header `Retry-After` says when to try again
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooMany(Problem),
     /// The server failed
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
@@ -103,12 +106,15 @@ pub(crate) enum CommonErrors {
     /// The body is too large
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(Problem),
-    /// The body is not declared as JSON
+    /// The body is not declared as JSON, or is compressed
     #[response(status = 415, content_type = "application/problem+json")]
     UnsupportedMediaType(Problem),
     /// It is no array or too long, or the idempotency key was used for something else
     #[response(status = 422, content_type = "application/problem+json")]
     Invalid(Problem),
+    /// The publisher key publishes faster than it may; nothing happened, and the header `Retry-After` says when to try again
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooMany(Problem),
     /// The server failed
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
@@ -136,12 +142,15 @@ pub(crate) enum RevokeErrors {
     /// The body is too large
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(Problem),
-    /// There is a body, and it is not declared as JSON
+    /// There is a body, and it is not declared as JSON or is compressed
     #[response(status = 415, content_type = "application/problem+json")]
     UnsupportedMediaType(Problem),
     /// Fields are wrong, or the id is too long
     #[response(status = 422, content_type = "application/problem+json")]
     Invalid(Problem),
+    /// The publisher key is used faster than it may; nothing happened, and the header `Retry-After` says when to try again
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooMany(Problem),
     /// The server failed
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),

@@ -66,8 +66,10 @@ pub(crate) enum Code {
     MediaConflict,
     /// The body is larger than allowed.
     TooLarge,
-    /// The body is not declared to be JSON.
+    /// The body is not declared to be JSON, or is compressed.
     UnsupportedMediaType,
+    /// The publisher publishes faster than it may.
+    TooManyPublishes,
     /// Fields are wrong, missing or unknown: see `errors`.
     Invalid,
     /// The idempotency key was used for another request.
@@ -130,6 +132,17 @@ impl Problem {
     pub(crate) fn unsupported_media_type() -> Self {
         let detail = "the body must be declared as Content-Type: application/json";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::UnsupportedMediaType, detail)
+    }
+
+    pub(crate) fn unsupported_encoding() -> Self {
+        let detail = "the body must not have a Content-Encoding";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::UnsupportedMediaType, detail)
+    }
+
+    pub(crate) fn too_many_publishes(retry_after: u16) -> Self {
+        let detail = "this publisher key publishes faster than it may, and nothing happened; try again";
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyPublishes, detail);
+        Self { retry_after: Some(retry_after), ..problem }
     }
 
     pub(crate) fn invalid(errors: Vec<FieldError>) -> Self {

@@ -124,8 +124,9 @@ async fn publish(
     target: &str,
     request: Request,
 ) -> Result<Response, Problem> {
+    app.publish_rate.take(publisher, 1)?;
     let key = idempotency_key(request.headers())?;
-    let bytes = body::read(request, app.max_body).await?;
+    let bytes = body::read(request, app.body).await?;
     let key = key.map(|key| {
         let asked = fingerprint(&[kind.as_str().as_bytes(), target.as_bytes(), &bytes]);
         keyed(publisher, key, asked)
@@ -170,14 +171,17 @@ pub(crate) async fn batch(
     Extension(publisher): Extension<Publisher>,
     request: Request,
 ) -> Result<Response, Problem> {
+    app.publish_rate.take(&publisher, 1)?;
     let key = idempotency_key(request.headers())?;
-    let bytes = body::read(request, app.max_body).await?;
+    let bytes = body::read(request, app.body).await?;
     let key = key.map(|key| keyed(&publisher, key, fingerprint(&[b"batch", &bytes])));
     let items = fields::parse_array(fields::check_text(&bytes)?)?;
     if items.len() > MAX_BATCH_ITEMS {
         let message = format!("must not have more than {MAX_BATCH_ITEMS} items");
         return Err(Problem::invalid(vec![FieldError::new("", message)]));
     }
+    // The request was one of them.
+    app.publish_rate.take(&publisher, items.len().saturating_sub(1))?;
     let items = items.into_iter().map(|item| Publish::read_item(item.get())).collect();
     let mut all_accepted = true;
     let answers: Vec<BatchAnswer> = (app.executor.publish_all(&publisher.scopes, items, key).await?.into_iter())

@@ -54,6 +54,7 @@ pub(crate) async fn user(
     Path(user_id): Path<String>,
     request: Request,
 ) -> Result<Json<UserRevocationBody>, Problem> {
+    app.publish_rate.take(&publisher, 1)?;
     publisher.scopes.require(Operation::RevokeUser, &user_id)?;
     optional_fields(&app, request, |_| ()).await?;
     check_user_id("userId", &user_id).map_err(|error| Problem::invalid(vec![error]))?;
@@ -102,6 +103,7 @@ pub(crate) async fn token(
     Path(jti): Path<String>,
     request: Request,
 ) -> Result<Json<TokenRevocationBody>, Problem> {
+    app.publish_rate.take(&publisher, 1)?;
     publisher.scopes.require(Operation::RevokeToken, &jti)?;
     let expires_at = optional_fields(&app, request, expires_at).await?.flatten();
     if !is_token_id(&jti) {
@@ -120,8 +122,8 @@ async fn optional_fields<T>(
 ) -> Result<Option<T>, Problem> {
     let is_typed = request.headers().contains_key(CONTENT_TYPE);
     let bytes = match is_typed {
-        true => body::read(request, app.max_body).await?,
-        false => body::read_any(request, app.max_body).await?,
+        true => body::read(request, app.body).await?,
+        false => body::read_any(request, app.body).await?,
     };
     if bytes.is_empty() {
         return Ok(None);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use socketio_server::{JoinError, Socket};
 
 use super::{NOT_ALLOWED, Session, Sessions, identity, with_session};
+use crate::metrics::Limit;
 use crate::policy::Decision;
 use crate::rooms;
 
@@ -140,6 +141,7 @@ impl Sessions {
 
     fn take_place(&self, socket: &Socket, room: &str) -> Result<(), Denied> {
         if with_session(socket, |session| session.places) >= self.max_rooms {
+            self.metrics.limit_met(Limit::Rooms);
             return Err(Denied::TooMany);
         }
         if socket.join(room)? {

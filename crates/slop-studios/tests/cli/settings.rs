@@ -42,6 +42,21 @@ fn the_defaults_are_those_that_the_design_names() {
         ("CONNECT_TIMEOUT_MS", "10000"),
         ("MAX_PAYLOAD_BYTES", "1000000"),
         ("SHUTDOWN_GRACE_MS", "10000"),
+        ("MAX_CONNECTIONS", "100000"),
+        ("MAX_CONNECTIONS_PER_ADDRESS", "20000"),
+        ("CONNECTION_RATE_PER_ADDRESS", "2000"),
+        ("MAX_HANDSHAKES", "10000"),
+        ("MAX_HANDSHAKES_PER_ADDRESS", "1000"),
+        ("HEADER_TIMEOUT_MS", "10000"),
+        ("BODY_TIMEOUT_MS", "30000"),
+        ("REQUEST_RATE_PER_SESSION", "100"),
+        ("EVENT_RATE_PER_SOCKET", "1000"),
+        ("EVENT_RATE_PER_USER", "5000"),
+        ("MAX_ATTACHMENTS", "64"),
+        ("MAX_JSON_DEPTH", "127"),
+        ("MAX_PENDING_ACKS", "1000"),
+        ("MAX_UNFINISHED_BYTES", "67108864"),
+        ("PUBLISH_RATE_PER_KEY", "10000"),
         ("STORE_SYNC", "full"),
         ("LOG_RETENTION_HOURS", "24"),
         ("MEDIA_RETENTION_DAYS", "30"),
@@ -167,6 +182,14 @@ fn zero_is_refused_where_it_makes_no_sense() {
         "WRITE_STALL_MS",
         "MAX_ROOMS_PER_SOCKET",
         "AUTH_FAILURE_LIMIT",
+        "MAX_CONNECTIONS",
+        "MAX_HANDSHAKES",
+        "HEADER_TIMEOUT_MS",
+        "BODY_TIMEOUT_MS",
+        "MAX_ATTACHMENTS",
+        "MAX_JSON_DEPTH",
+        "MAX_PENDING_ACKS",
+        "MAX_UNFINISHED_BYTES",
         "MAX_IDEMPOTENCY_KEYS",
         "LOG_RETENTION_HOURS",
         "LOG_MAX_BYTES",
@@ -183,6 +206,37 @@ fn zero_is_refused_where_it_makes_no_sense() {
 }
 
 #[test]
+fn some_limits_may_be_none_at_all() {
+    for name in [
+        "MAX_CONNECTIONS_PER_ADDRESS",
+        "CONNECTION_RATE_PER_ADDRESS",
+        "MAX_HANDSHAKES_PER_ADDRESS",
+        "REQUEST_RATE_PER_SESSION",
+        "EVENT_RATE_PER_SOCKET",
+        "EVENT_RATE_PER_USER",
+        "PUBLISH_RATE_PER_KEY",
+    ] {
+        let ran = Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), (name, "0")]).ok();
+        assert_eq!(row(&ran, name), "0 (env)");
+        let ran = Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), (name, "-1")]).refused();
+        assert!(ran.stderr.contains(&format!("error: {name} (from env) is \"-1\"")), "{ran:#?}");
+    }
+}
+
+#[test]
+fn proxies_are_networks() {
+    let run = |value| Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), ("TRUSTED_PROXIES", value)]);
+    let ran = run("10.0.0.0/8, fd00::/8,192.0.2.1").ok();
+    assert!(!ran.stderr.contains("TRUSTED_PROXIES"), "{ran:#?}");
+    for wrong in ["balancer", "10.0.0.0/33", "10.0.0.0/8;192.0.2.1", "10.0.0"] {
+        let ran = run(wrong).refused();
+        assert!(ran.stderr.contains("error: TRUSTED_PROXIES (from env) has "), "{ran:#?}");
+    }
+    let ran = run("0.0.0.0/0").ok();
+    assert!(ran.stderr.contains("warning: TRUSTED_PROXIES has the whole internet"), "{ran:#?}");
+}
+
+#[test]
 fn settings_that_contradict_each_other_are_refused() {
     let place = Place::new();
     let secret = [("JWT_SECRET", SECRET)];
@@ -190,6 +244,10 @@ fn settings_that_contradict_each_other_are_refused() {
         place.run_with(&["check-config", "--outbox-soft-bytes=2000", "--outbox-hard-bytes=1000"], &secret).refused();
     assert!(ran.stderr.contains("OUTBOX_SOFT_BYTES"), "{ran:#?}");
     assert!(ran.stderr.contains("OUTBOX_HARD_BYTES"), "{ran:#?}");
+
+    let ran =
+        place.run_with(&["check-config", "--max-payload-bytes=2000", "--max-unfinished-bytes=1000"], &secret).refused();
+    assert!(ran.stderr.contains("MAX_UNFINISHED_BYTES"), "{ran:#?}");
 
     let ran = place.run_with(&["check-config", "--ping-interval-ms=2147483647"], &secret).refused();
     assert!(ran.stderr.contains("PING_TIMEOUT_MS"), "{ran:#?}");

@@ -3,9 +3,11 @@
 mod api;
 mod client;
 mod contract;
+mod hostile;
 mod identity;
 mod issuer;
 mod lifecycle;
+mod limits;
 mod media;
 mod policy;
 mod policy_model;

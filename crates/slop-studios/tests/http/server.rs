@@ -41,6 +41,23 @@ impl Server {
         Self::spawn(Self::command(data, settings))
     }
 
+    /// From a shell that does something before.
+    pub(crate) fn start_after(script: &str) -> Self {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let direct = Self::command(data.path(), &[]);
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg(format!("{script}; exec \"$0\" \"$@\""))
+            .arg(direct.get_program())
+            .args(direct.get_args());
+        command.env_clear().stdin(Stdio::null());
+        command.envs(direct.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut server = Self::spawn(command);
+        server._data = Some(data);
+        server
+    }
+
     /// With a disk of its own of so many KiB (a tmpfs that nobody else sees), and where to find it. `None` where the system
     /// does not let us make one.
     pub(crate) fn start_on_a_disk_of(kib: u32) -> Option<(Self, PathBuf)> {
@@ -114,6 +131,10 @@ impl Server {
         self.child.wait().expect("it ends");
         // What `drop` looks for is a crash.
         self.killed = true;
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, name: &str) {

@@ -5,7 +5,7 @@ use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-use super::{DecodeError, MAX_ARGS};
+use super::{DecodeError, Limits, MAX_ARGS};
 use crate::json;
 
 /// Most events have a name and one to three arguments: those cost no allocation.
@@ -26,11 +26,20 @@ impl<'a> Args<'a> {
     /// [`DecodeError::PayloadType`] when it isn't an array, [`DecodeError::Json`], [`DecodeError::TooDeep`] and
     /// [`DecodeError::TooManyArgs`].
     pub fn parse(json: &'a str) -> Result<Self, DecodeError> {
+        Self::parse_with(json, Limits::default())
+    }
+
+    /// The same with other [`Limits`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Args::parse`].
+    pub fn parse_with(json: &'a str, limits: Limits) -> Result<Self, DecodeError> {
         let json = json::trim(json);
         if !json.starts_with('[') {
             return Err(DecodeError::PayloadType);
         }
-        if json::nests_too_deep(json) {
+        if json::nests_too_deep(json, limits.max_depth) {
             return Err(DecodeError::TooDeep);
         }
         let mut too_many = false;

@@ -58,6 +58,12 @@ impl Decoder {
         Self { max_message, partial: None }
     }
 
+    /// Bytes that it holds of a message in fragments.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.payload.capacity())
+    }
+
     /// Takes the next message off the front of `input`, which holds whatever has arrived.
     ///
     /// Returns how many bytes it takes up; call it again with what comes after them. `None`: the frame isn't complete,

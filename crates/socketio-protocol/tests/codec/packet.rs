@@ -207,7 +207,7 @@ fn the_limit_of_attachments_can_be_set() {
         format!(r#"5{count}-["a"{placeholders}]"#)
     };
     assert!(Packet::decode(&packet(MAX_ATTACHMENTS)).is_ok());
-    let limits = |max_attachments| Limits { max_attachments };
+    let limits = |max_attachments| Limits { max_attachments, ..Limits::default() };
     assert!(Packet::decode_with(&packet(2), limits(2)).is_ok());
     assert_eq!(Packet::decode_with(&packet(3), limits(2)).unwrap_err(), DecodeError::TooManyAttachments);
     assert_eq!(Packet::decode_with(&packet(1), limits(0)).unwrap_err(), DecodeError::TooManyAttachments);

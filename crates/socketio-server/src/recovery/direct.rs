@@ -66,6 +66,12 @@ impl<F> Direct<F> {
         });
         Direct { last, asked, arrived, log }
     }
+
+    /// Bytes that it takes besides itself.
+    pub(crate) fn held(&self) -> usize {
+        let of = |log: &Log<F>| size_of::<Log<F>>() + log.bytes + log.events.len() * size_of::<Event<F>>();
+        self.log.as_deref().map_or(0, of)
+    }
 }
 
 impl Direct {

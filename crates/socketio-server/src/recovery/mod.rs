@@ -53,6 +53,9 @@ pub struct Recovery {
     pub max_direct_bytes: usize,
     /// Sessions that are kept for clients that are away. The oldest are forgotten first. Default 100,000.
     pub max_sessions: usize,
+    /// Bytes that those sessions take: their rooms, their data, and what was emitted to them alone. The oldest are forgotten
+    /// first. Default 64 MiB: 600 bytes each of as many as there may be.
+    pub max_session_bytes: usize,
     /// The first broadcast gets a higher offset than this. Offsets never go back: a server that takes over the sessions
     /// of an earlier one continues after it. Default: the microseconds since 1970.
     pub after: Option<u64>,
@@ -71,6 +74,7 @@ impl Default for Recovery {
             max_latest_bytes: 16 * 1024 * 1024,
             max_direct_bytes: 256 * 1024,
             max_sessions: 100_000,
+            max_session_bytes: 64 * 1024 * 1024,
             after: None,
             id_key: None,
             keeper: None,
@@ -151,7 +155,19 @@ impl Memory {
     pub(crate) fn tidy(&self) {
         let now = Instant::now();
         self.history().trim(now);
-        let ended = self.sessions().trim(now);
+        self.forget(&self.sessions().trim(now));
+    }
+
+    /// Keeps a session whose client may come back.
+    pub(crate) fn keep(&self, pid: Id, away: Away) {
+        let mut sessions = self.sessions();
+        sessions.keep(pid, away);
+        let ended = if sessions.are_too_many() { sessions.trim(Instant::now()) } else { Vec::new() };
+        drop(sessions);
+        self.forget(&ended);
+    }
+
+    fn forget(&self, ended: &[Id]) {
         if let Some(keeper) = &self.settings.keeper {
             ended.iter().for_each(|pid| keeper.forget(pid.as_str()));
         }

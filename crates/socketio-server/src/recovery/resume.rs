@@ -126,7 +126,7 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
         let Found { session, direct, .. } = found;
         if let (Some(namespace), Some(id)) = (shard.space_named(&session.namespace), Id::parse(&session.socket_id)) {
             returning.goes_on();
-            recovery.sessions().keep(claim.pid, Away::new(namespace, id, session, direct.pack()));
+            recovery.keep(claim.pid, Away::new(namespace, id, session, direct.pack()));
         }
         return Err(unknown);
     }

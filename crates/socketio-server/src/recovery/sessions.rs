@@ -22,8 +22,11 @@ pub(crate) struct Sessions {
     /// Those whose clients are away, in the order in which they left. A session that came back since, or left again, has
     /// an entry that counts no more.
     away: VecDeque<(Id, Instant)>,
+    /// What those who are away take.
+    away_bytes: usize,
     window: Duration,
     max_sessions: usize,
+    max_bytes: usize,
 }
 
 /// Where a session is.
@@ -47,6 +50,9 @@ pub(crate) struct Away {
     since: Instant,
 }
 
+/// What a room takes besides its name, and a session besides its rooms and its place among those that are kept.
+const OVERHEAD_BYTES: usize = 64;
+
 /// The client was away for too long.
 #[derive(Debug)]
 pub(crate) struct TooLate;
@@ -64,6 +70,12 @@ impl Away {
         }
     }
 
+    /// Bytes that it takes. They don't change while it is kept.
+    fn bytes(&self) -> usize {
+        let rooms: usize = self.rooms.iter().map(|(room, _)| room.len() + OVERHEAD_BYTES).sum();
+        size_of::<Self>() + OVERHEAD_BYTES + rooms + self.data.len() + self.direct.held()
+    }
+
     /// The session and what was emitted to it alone. `name` tells the namespaces' names.
     pub(crate) fn unpack(self, name: impl FnOnce(u16) -> &'static str) -> (SavedSession, Direct<Frame>) {
         let mut session = SavedSession::new(name(self.namespace), self.socket_id.as_str(), self.received);
@@ -79,8 +91,10 @@ impl Sessions {
             known: HashMap::new(),
             kept: Slab::new(),
             away: VecDeque::new(),
+            away_bytes: 0,
             window: settings.window,
             max_sessions: settings.max_sessions,
+            max_bytes: settings.max_session_bytes,
         }
     }
 
@@ -99,7 +113,7 @@ impl Sessions {
     pub(crate) fn take(&mut self, pid: Id) -> Result<Option<Away>, TooLate> {
         match self.known.insert(pid, Whereabouts::Returning) {
             Some(Whereabouts::Away(key)) => {
-                let Some(away) = self.kept.try_remove(key as usize) else { return Ok(None) };
+                let Some(away) = self.remove(key) else { return Ok(None) };
                 if away.since.elapsed() > self.window { Err(TooLate) } else { Ok(Some(away)) }
             }
             _ => Ok(None),
@@ -109,6 +123,7 @@ impl Sessions {
     /// The session's socket is gone, and its client may come back.
     pub(crate) fn keep(&mut self, pid: Id, away: Away) {
         self.away.push_back((pid, away.since));
+        self.away_bytes += away.bytes();
         // They are bounded far below 2^32.
         let key = self.kept.insert(away) as u32;
         self.known.insert(pid, Whereabouts::Away(key));
@@ -117,17 +132,26 @@ impl Sessions {
     /// The session has ended.
     pub(crate) fn end(&mut self, pid: &Id) {
         if let Some(Whereabouts::Away(key)) = self.known.remove(pid) {
-            self.kept.try_remove(key as usize);
+            self.remove(key);
         }
+    }
+
+    fn remove(&mut self, key: u32) -> Option<Away> {
+        let away = self.kept.try_remove(key as usize)?;
+        self.away_bytes -= away.bytes();
+        Some(away)
+    }
+
+    /// Whether the oldest have to be forgotten before their time.
+    pub(crate) fn are_too_many(&self) -> bool {
+        self.kept.len() > self.max_sessions || self.away_bytes > self.max_bytes
     }
 
     /// Forgets sessions whose clients were away for too long, and the oldest if there are too many. Returns their secrets.
     pub(crate) fn trim(&mut self, now: Instant) -> Vec<Id> {
         let mut ended = Vec::new();
         while let Some(&(pid, since)) = self.away.front()
-            && (self.kept.len() > self.max_sessions
-                || now.duration_since(since) > self.window
-                || !self.is_away(&pid, since))
+            && (self.are_too_many() || now.duration_since(since) > self.window || !self.is_away(&pid, since))
         {
             self.away.pop_front();
             if self.is_away(&pid, since) {
@@ -179,6 +203,30 @@ mod tests {
         assert_eq!(sessions.away(), 0);
         sessions.end(&pid);
         assert!(sessions.find(&pid).is_none());
+    }
+
+    #[test]
+    fn sessions_are_bounded_in_bytes() {
+        let mut entropy = Entropy::new();
+        let large = || {
+            let rooms = (0..10).map(|number| (number.to_string().repeat(100), 0)).collect();
+            let id = Entropy::new().session_id(0);
+            let session = SavedSession { rooms, ..SavedSession::new("/", id.as_str(), 0) };
+            Away::new(0, id, session, Direct::default())
+        };
+        let settings = Recovery { max_session_bytes: 2 * large().bytes(), ..Recovery::default() };
+        assert!(large().bytes() > 1000);
+        let mut sessions = Sessions::new(&settings);
+        let pids: Vec<Id> = (0..3).map(|_| entropy.session_id(0)).collect();
+        for pid in &pids {
+            sessions.keep(*pid, large());
+        }
+        assert!(sessions.are_too_many());
+        assert!(sessions.trim(Instant::now()) == [pids[0]]);
+        assert!(!sessions.are_too_many());
+        assert!(matches!(sessions.take(pids[1]), Ok(Some(_))));
+        sessions.end(&pids[2]);
+        assert_eq!((sessions.away(), sessions.away_bytes), (0, 0));
     }
 
     #[test]

@@ -12,11 +12,12 @@ use socketio_protocol::engine_io::{Open, PayloadPacket, PayloadWriter, decode_pa
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    DisconnectReason,
+    DisconnectReason, Limit,
     config::{MAX_FAREWELLS, POLL_RESPONSE_LIMIT, POLL_RESPONSE_PACKETS},
     connection::{Connection, Origin},
     identifier::Id,
     outbox::Outbox,
+    rate::Pace,
     shard::Shard,
     transport::{Flushed, Transport, upgrade},
 };
@@ -33,6 +34,11 @@ pub(crate) enum EngineError {
     TooLarge,
     Timeout,
     Unavailable,
+    UnsupportedEncoding,
+    /// Too many bytes of other bodies are on their way.
+    NoRoom,
+    /// Too many of something.
+    Limit(Limit),
 }
 
 impl EngineError {
@@ -47,7 +53,30 @@ impl EngineError {
             Self::UnsupportedVersion => (400, 5, "Unsupported protocol version"),
             Self::TooLarge => (413, 3, "Payload too large"),
             Self::Timeout => (408, 3, "Request timeout"),
-            Self::Unavailable => (503, 3, "Service unavailable"),
+            Self::UnsupportedEncoding => (415, 3, "Unsupported content encoding"),
+            Self::Limit(Limit::Connections | Limit::Handshakes) | Self::NoRoom | Self::Unavailable => {
+                (503, 3, "Service unavailable")
+            }
+            Self::Limit(Limit::RequestRate) => (429, 3, "Too many requests"),
+            Self::Limit(_) => (429, 3, "Too many connections"),
+        }
+    }
+
+    /// Seconds after which the client may try again, if that is all that is wrong.
+    pub(crate) fn retry_after(self) -> Option<u32> {
+        match self {
+            Self::Limit(limit) => Some(limit.retry_after()),
+            Self::NoRoom => Some(Limit::UnfinishedBytes.retry_after()),
+            _ => None,
+        }
+    }
+
+    /// The limit that was met, if it is not counted already.
+    pub(crate) fn limit(self) -> Option<Limit> {
+        match self {
+            Self::Limit(limit) => Some(limit),
+            Self::Timeout => Some(Limit::BodyTime),
+            _ => None,
         }
     }
 }
@@ -62,6 +91,15 @@ pub(crate) enum EngineRequest {
     },
     /// The client gave up its poll.
     PollDropped {
+        sid: Id,
+    },
+    /// Whether a POST may begin.
+    BeginPost {
+        sid: Id,
+        reply: oneshot::Sender<Result<(), EngineError>>,
+    },
+    /// It began, and does not come.
+    PostAbandoned {
         sid: Id,
     },
     Post {
@@ -93,6 +131,8 @@ impl EngineRequest {
         match self {
             Self::Poll { sid, .. }
             | Self::PollDropped { sid }
+            | Self::BeginPost { sid, .. }
+            | Self::PostAbandoned { sid }
             | Self::Post { sid, .. }
             | Self::Oversized { sid, .. }
             | Self::Find { sid, .. }
@@ -116,7 +156,7 @@ pub(super) fn open_packet(shard: &Shard, sid: &str, upgrades: &[&str], out: &mut
 /// Opens a session and returns the body that says so.
 pub(crate) fn open(shard: &Rc<Shard>, origin: Origin) -> Vec<u8> {
     let sid = shard.entropy.borrow_mut().session_id(shard.id);
-    let polling = Box::new(Polling { sid, poll: None, post: None, probing: false });
+    let polling = Box::new(Polling { sid, poll: None, receiving: false, post: None, probing: false, paid_at: 0 });
     let connection = Connection::open(shard, origin, Transport::Polling(polling));
     shard.sessions.borrow_mut().insert(sid, connection);
     let mut body = Vec::with_capacity(128);
@@ -129,10 +169,14 @@ pub(crate) struct Polling {
     sid: Id,
     /// The GET request that waits for packets.
     poll: Option<oneshot::Sender<Reply>>,
+    /// The body of a POST request is on its way.
+    receiving: bool,
     /// A POST request that is answered when the session is read again.
     post: Option<oneshot::Sender<Reply>>,
     /// A WebSocket has begun to take over.
     probing: bool,
+    /// When its requests are paid for, in the shard's time.
+    paid_at: u64,
 }
 
 impl Polling {
@@ -198,8 +242,6 @@ impl Polling {
             (Some(poll), reply) => drop(poll.send(reply)),
             // Whoever broke the protocol was told so by what it sent.
             (None, Ok(_)) if reason == DisconnectReason::ParseError => {}
-            // Its request was told already.
-            (None, Ok(_)) if reason == DisconnectReason::ParseError => {}
             // A poll may be on its way, which is to be answered as if it had been there.
             (None, Ok(body)) => shard.farewells.borrow_mut().add(self.sid, body, shard.config.ping_timeout),
             (None, Err(_)) => {}
@@ -261,6 +303,10 @@ impl Shard {
                     session.close(DisconnectReason::TransportError);
                 }
             }
+            EngineRequest::BeginPost { reply, .. } => drop(reply.send(begin_post(&session))),
+            EngineRequest::PostAbandoned { .. } => {
+                with_polling(&session, |polling| polling.receiving = false);
+            }
             EngineRequest::Post { body, reply, .. } => post(&session, &body, reply),
             EngineRequest::Oversized { done, .. } => {
                 session.close(DisconnectReason::PayloadTooLarge);
@@ -280,7 +326,42 @@ pub(super) fn with_polling<T>(session: &Connection, f: impl FnOnce(&mut Polling)
     }
 }
 
+/// Counts a request of the session. If there are too many, the session ends: a client that is told so by an error would
+/// end it itself.
+fn pay(session: &Rc<Connection>) -> Result<(), EngineError> {
+    let (now, rate) = (session.shard.now(), session.shard.request_rate);
+    let pace = with_polling(session, |polling| {
+        let (paid_at, pace) = rate.take(polling.paid_at, now);
+        polling.paid_at = paid_at;
+        pace
+    });
+    match pace {
+        None | Some(Pace::Within) => Ok(()),
+        Some(Pace::Over | Pace::FarOver) => {
+            session.close(DisconnectReason::TooManyRequests);
+            Err(EngineError::Limit(Limit::RequestRate))
+        }
+    }
+}
+
+fn begin_post(session: &Rc<Connection>) -> Result<(), EngineError> {
+    pay(session)?;
+    match with_polling(session, |polling| std::mem::replace(&mut polling.receiving, true) || polling.post.is_some()) {
+        Some(false) => Ok(()),
+        // The one before has not come or is not answered yet, so this client doesn't wait as it should.
+        Some(true) => {
+            session.close(DisconnectReason::ParseError);
+            Err(EngineError::BadRequest)
+        }
+        // It is a WebSocket now, and this must not get in between its messages.
+        None => Err(EngineError::BadRequest),
+    }
+}
+
 fn poll(session: &Rc<Connection>, reply: oneshot::Sender<Reply>) {
+    if let Err(error) = pay(session) {
+        return drop(reply.send(Err(error)));
+    }
     let mut reply = Some(reply);
     let second = with_polling(session, |polling| {
         if polling.poll.is_none() {
@@ -299,18 +380,12 @@ fn poll(session: &Rc<Connection>, reply: oneshot::Sender<Reply>) {
 }
 
 fn post(session: &Rc<Connection>, body: &[u8], reply: oneshot::Sender<Reply>) {
-    match with_polling(session, |polling| polling.post.is_some()) {
-        Some(false) => {}
-        // The one before is not answered yet, so this client doesn't wait as it should.
-        Some(true) => {
-            let _ = reply.send(Err(EngineError::BadRequest));
-            return session.close(DisconnectReason::ParseError);
-        }
-        // It is a WebSocket now, and this must not get in between its messages.
-        None => return drop(reply.send(Err(EngineError::BadRequest))),
+    // It may have become a WebSocket meanwhile, and this must not get in between its messages.
+    if with_polling(session, |polling| polling.receiving = false).is_none() {
+        return drop(reply.send(Err(EngineError::BadRequest)));
     }
     let outcome = session.turn(|| {
-        let outcome = handle_payload(session, body);
+        let outcome = handle_payload(session, body).and_then(|()| session.hold(0));
         // The POST is answered before the poll that brings what it caused: python-engineio's `disconnect` waits for a
         // POST that is still open, and would do so until the next heartbeat.
         match outcome {
@@ -332,6 +407,7 @@ fn post(session: &Rc<Connection>, body: &[u8], reply: oneshot::Sender<Reply>) {
 fn handle_payload(session: &Rc<Connection>, body: &[u8]) -> Result<(), DisconnectReason> {
     let body = std::str::from_utf8(body).map_err(|_| DisconnectReason::ParseError)?;
     for packet in decode_payload(body) {
+        session.pay()?;
         match packet.map_err(|_| DisconnectReason::ParseError)? {
             PayloadPacket::Text(packet) => session.on_text(packet)?,
             PayloadPacket::Binary(data) => session.on_binary(&data)?,

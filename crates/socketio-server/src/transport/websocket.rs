@@ -63,7 +63,9 @@ async fn run(connection: Rc<Connection>, mut reader: Reader, served: StreamGuard
     drop(guard);
     let shard = connection.shard.clone();
     drop(connection);
-    let Reader { read, .. } = reader;
+    // Nothing that was held for it waits for the rest.
+    let Reader { read, decoder, carry, .. } = reader;
+    drop((decoder, carry));
     if !end.hung_up {
         // Boxed, since it would make room for itself in every idle connection's task.
         let _ = Box::pin(timeout(CLOSE_LINGER, linger(&shard, &read))).await;
@@ -156,11 +158,11 @@ impl Reader {
             let mut scratch = take_scratch(&connection.shard);
             let result = self.read_and_handle(connection, cx, &mut scratch);
             connection.shard.scratch.set(Some(scratch));
-            if let Err(end) = ready!(result) {
-                return Poll::Ready(end);
-            }
-            if self.stopped {
-                break;
+            match ready!(result) {
+                // A client that fills whole buffers lets others have their turn after each.
+                Ok(was_full) if was_full || self.stopped => break,
+                Ok(_) => {}
+                Err(end) => return Poll::Ready(end),
             }
         }
         // More may be there; what this turn caused leaves first, and others get theirs.
@@ -168,12 +170,13 @@ impl Reader {
         Poll::Pending
     }
 
+    /// Reads once; true if as much came as could.
     fn read_and_handle(
         &mut self,
         connection: &Rc<Connection>,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-    ) -> Poll<Result<(), End>> {
+    ) -> Poll<Result<bool, End>> {
         let mut buffer = ReadBuf::new(scratch);
         if ready!(Pin::new(&mut self.read).poll_read(cx, &mut buffer)).is_err() {
             return Poll::Ready(Err(End { reason: DisconnectReason::TransportError, code: None, hung_up: true }));
@@ -183,7 +186,8 @@ impl Reader {
             return Poll::Ready(Err(End { reason: DisconnectReason::TransportClose, code: None, hung_up: true }));
         }
         connection.shard.metrics.bytes_read.add(input.len() as u64);
-        Poll::Ready(self.handle(connection, Some(input)))
+        let was_full = input.len() == READ_BUFFER;
+        Poll::Ready(self.handle(connection, Some(input)).map(|()| was_full))
     }
 
     /// Handles the frames that are whole and keeps the rest.
@@ -199,8 +203,12 @@ impl Reader {
                 self.carry = Vec::new();
             } else {
                 self.carry.drain(..used);
+                if self.carry.len() < self.carry.capacity() / 4 {
+                    self.carry.shrink_to_fit();
+                }
             }
         }
+        connection.hold(self.carry.capacity() + self.decoder.held())?;
         Ok(())
     }
 }
@@ -223,6 +231,7 @@ fn handle_frames(
             End { reason, code: Some(error.close_code()), hung_up: false }
         })?;
         let Some((consumed, message)) = next else { break };
+        connection.pay()?;
         match message {
             Message::Text(text) => {
                 let packet = engine_io::Packet::decode(text).map_err(|_| DisconnectReason::ParseError)?;
@@ -310,6 +319,7 @@ pub(crate) fn close(
         DisconnectReason::ServerShutdown => CloseCode::GOING_AWAY,
         DisconnectReason::ParseError => CloseCode::PROTOCOL,
         DisconnectReason::PayloadTooLarge => CloseCode::TOO_BIG,
+        DisconnectReason::TooManyEvents => CloseCode::POLICY,
         DisconnectReason::HandlerPanic => CloseCode::INTERNAL,
         _ => CloseCode::NORMAL,
     });

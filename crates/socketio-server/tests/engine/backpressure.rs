@@ -82,7 +82,13 @@ async fn a_client_that_does_not_read_is_not_read_from_and_loses_nothing() {
 
 #[tokio::test]
 async fn pings_count_towards_what_waits() {
-    let config = Config { shards: 1, outbox_soft_limit: 16 * 1024, outbox_hard_limit: 64 << 20, ..Config::default() };
+    let config = Config {
+        shards: 1,
+        outbox_soft_limit: 16 * 1024,
+        outbox_hard_limit: 64 << 20,
+        event_rate_per_socket: 0,
+        ..Config::default()
+    };
     let server = TestServer::start(config, |server| server.namespace(generous()));
     let (mut other, _) = Ws::connected(server.addr).await;
     let (ws, _) = Ws::connected_with_small_buffer(server.addr).await;

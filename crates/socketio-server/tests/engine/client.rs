@@ -59,7 +59,11 @@ pub(crate) struct Http {
 
 impl Http {
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(addr).await.expect("the server listens"), buffer: Vec::new() }
+        Self::over(TcpStream::connect(addr).await.expect("the server listens"))
+    }
+
+    pub(crate) fn over(stream: TcpStream) -> Self {
+        Self { stream, buffer: Vec::new() }
     }
 
     /// Writes a request.
@@ -330,6 +334,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) headers: Headers<'a>,
     /// The client's receive buffer, for one that soon takes no more.
     pub(crate) receive_buffer: Option<u32>,
+    /// The client's address, if not the usual one.
+    pub(crate) from: Option<&'a str>,
     /// Bytes sent together with the request.
     pub(crate) early: &'a [u8],
 }
@@ -340,6 +346,9 @@ impl Ws {
         let socket = TcpSocket::new_v4().expect("a socket");
         if let Some(size) = ask.receive_buffer {
             socket.set_recv_buffer_size(size).expect("a small buffer");
+        }
+        if let Some(from) = ask.from {
+            socket.bind(SocketAddr::new(from.parse().expect("an address"), 0)).expect("an address of this machine");
         }
         let stream = socket.connect(addr).await.expect("the server listens");
         stream.set_nodelay(true).expect("a TCP option");

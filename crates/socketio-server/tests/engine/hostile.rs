@@ -262,7 +262,7 @@ async fn bytes_that_are_not_http_are_refused() {
 
 #[tokio::test]
 async fn a_request_that_never_ends_is_given_up() {
-    let config = Config { shards: 1, request_timeout: Duration::from_millis(200), ..Config::default() };
+    let config = Config { shards: 1, header_timeout: Duration::from_millis(200), ..Config::default() };
     let server = TestServer::echo(config);
     let began = Instant::now();
     let mut silent = Http::connect(server.addr).await;

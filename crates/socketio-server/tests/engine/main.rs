@@ -13,6 +13,7 @@ mod events_and_acks;
 mod handshake;
 mod heartbeat;
 mod hostile;
+mod limits;
 mod namespaces;
 mod panics;
 mod polling;

@@ -299,7 +299,7 @@ async fn a_post_before_the_last_is_answered_ends_the_session(shards: usize) {
 }
 
 async fn a_slow_body_is_given_up(shards: usize) {
-    let config = Config { shards, request_timeout: Duration::from_millis(200), ..Config::default() };
+    let config = Config { shards, body_timeout: Duration::from_millis(200), ..Config::default() };
     let server = TestServer::echo(config);
     let mut session = Polling::open_at(server.addr, "/engine.io/").await;
     let mut http = Http::connect(server.addr).await;

@@ -1,0 +1,97 @@
+//! Polling with a session that is somebody else's, or too often with one's own.
+
+use super::peer::{HANDSHAKE, Peer, session};
+use super::siege::{Siege, limit_met};
+
+async fn ask(server: &crate::server::Server, method: &str, sid: &str, body: &[u8]) -> (u16, String) {
+    let mut peer = Peer::connect(server).await;
+    peer.request(method, &format!("{HANDSHAKE}&sid={sid}"), "Connection: close\r\n", body).await;
+    let answer = peer.answer().await.expect("an answer");
+    (answer.status, answer.body)
+}
+
+#[tokio::test]
+async fn guessed_sessions() {
+    let siege = Siege::of("1,000 guesses of a session's id, the ids of sockets among them");
+    siege
+        .run(async |server| {
+            // What others of a room may know of a client is its socket's id.
+            let mut peer = Peer::websocket(server).await.expect("a WebSocket");
+            peer.text("40").await;
+            let connected = peer.until(|text| text.starts_with("40{")).await;
+            let connected: serde_json::Value = serde_json::from_str(&connected[2..]).expect("a consent");
+            let socket_id = connected["sid"].as_str().expect("an id").to_owned();
+            let own = session(server).await;
+            let neighbour = format!("{}{}", if own.starts_with('A') { "B" } else { "A" }, &own[1..]);
+            let unknown = (400, r#"{"code":1,"message":"Session ID unknown"}"#.to_owned());
+            for guess in [socket_id.as_str(), &neighbour, "", "AAAAAAAAAAAAAAAAAAAA", "../../../../etc/pass", "%00"] {
+                assert_eq!(ask(server, "GET", guess, b"").await, unknown, "{guess}");
+                assert_eq!(ask(server, "POST", guess, b"42[\"ping\"]").await, unknown, "{guess}");
+            }
+            let mut peer = Peer::connect(server).await;
+            for number in 0..1_000 {
+                let guess = format!("{number:0>20}");
+                peer.request("GET", &format!("{HANDSHAKE}&sid={guess}"), "", b"").await;
+                assert_eq!(peer.answer().await.expect("an answer").status, 400);
+            }
+            // It is still there.
+            assert_eq!(ask(server, "POST", &own, b"1").await, (200, "ok".to_owned()));
+            "400 `Session ID unknown`; an id has 120 random bits, and a socket's id is another".to_owned()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn stolen_sessions() {
+    let siege = Siege::of("polls beside the client's own");
+    siege
+        .run(async |server| {
+            for _ in 0..50 {
+                let sid = session(server).await;
+                assert_eq!(ask(server, "POST", &sid, b"40").await.0, 200);
+                // The client's poll is answered with what has come; the next one waits.
+                let mut own = Peer::connect(server).await;
+                let target = format!("{HANDSHAKE}&sid={sid}");
+                own.request("GET", &target, "", b"").await;
+                assert_eq!(own.answer().await.expect("an answer").status, 200);
+                own.request("GET", &target, "", b"").await;
+                // The two may come in either order: whoever is second ends it for both.
+                let mut thief = Peer::connect(server).await;
+                thief.request("GET", &target, "", b"").await;
+                let statuses =
+                    [own.answer().await.expect("an answer").status, thief.answer().await.expect("an answer").status];
+                assert!(statuses.contains(&400), "{statuses:?}");
+                assert_eq!(ask(server, "GET", &sid, b"").await.0, 400);
+            }
+            "400, and the session ends: nobody polls along unnoticed".to_owned()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn request_floods() {
+    let siege = Siege::of("10 sessions that each post 5,000 times without a pause");
+    siege
+        .run(async |server| {
+            for _ in 0..10 {
+                let sid = session(server).await;
+                let target = format!("{HANDSHAKE}&sid={sid}");
+                let mut peer = Peer::connect(server).await;
+                let mut answer = None;
+                for number in 0..5_000 {
+                    peer.request("POST", &target, "", if number == 0 { b"40" } else { b"3" }).await;
+                    answer = peer.answer().await;
+                    if answer.as_ref().is_none_or(|answer| answer.status != 200) {
+                        break;
+                    }
+                }
+                let answer = answer.expect("an answer");
+                assert_eq!(answer.status, 429);
+                answer.says_when_to_retry();
+                assert_eq!(ask(server, "GET", &sid, b"").await.0, 400);
+            }
+            assert!(limit_met(server, "request rate per session").await > 0);
+            "429 past `REQUEST_RATE_PER_SESSION`, and the session ends".to_owned()
+        })
+        .await;
+}

@@ -1,0 +1,114 @@
+//! Limits of users and publishers, and those that only a process has.
+
+use serde_json::{Value, json};
+
+use crate::api::{get, post, send};
+use crate::client::Client;
+use crate::server::{KEY, OTHER_KEY, Server, token};
+
+fn progress(step: u64) -> Value {
+    json!({"progress": step, "stage": "render"})
+}
+
+#[tokio::test]
+async fn a_publisher_has_a_rate() {
+    // Ten at once.
+    let server = Server::start_with(&[("PUBLISH_RATE_PER_KEY", "1")]);
+    let item = |number: u64| json!({"kind": "progress", "mediaId": format!("m{number}"), "progress": 1, "stage": "s"});
+    let batch: Vec<Value> = (0..8).map(item).collect();
+    assert_eq!(post(&server, "/v1/publish", &json!(batch)).await.status, 200);
+    assert_eq!(post(&server, "/v1/media/n/progress", &progress(1)).await.status, 200);
+    // Nothing of a batch that is too large happens; what it takes to say so is counted.
+    let answer = post(&server, "/v1/publish", &json!(batch)).await;
+    answer.problem(429, "too_many_publishes");
+    assert!(answer.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0));
+    let answer = post(&server, "/v1/media/n/progress", &progress(2)).await;
+    answer.problem(429, "too_many_publishes");
+    assert_eq!(get(&server, "/v1/media/n").await.json()["payload"]["progress"], 1);
+
+    // Another key, and questions, are not concerned.
+    let other = format!("Bearer {OTHER_KEY}");
+    let headers = [("authorization", other.as_str()), ("content-type", "application/json")];
+    let answer = send(&server, "POST", "/v1/media/n/progress", &headers, progress(3).to_string().as_bytes()).await;
+    assert_eq!(answer.status, 200);
+    let metrics = get(&server, "/metrics").await.text;
+    assert!(metrics.contains("slop_limits_met_total{limit=\"publish rate per key\"} 2\n"), "{metrics}");
+    assert!(!metrics.contains(KEY));
+}
+
+#[tokio::test]
+async fn the_connections_of_a_user_share_a_rate() {
+    // Ten at once, the connects not among them.
+    let server = Server::start_with(&[("EVENT_RATE_PER_USER", "1")]);
+    let mut tabs = Vec::new();
+    for namespace in ["/", "/media", "/notifications"] {
+        tabs.push(Client::connect_as(&server, namespace, &token("ann")).await);
+    }
+    let mut refused = 0;
+    for round in 0..5 {
+        for tab in &mut tabs {
+            let ack = tab.call("ping", json!([])).await;
+            match ack["error"].as_str() {
+                Some(error) => {
+                    assert_eq!((error, &ack["success"]), ("Too many events", &json!(false)), "round {round}");
+                    refused += 1;
+                }
+                None => assert!(ack["timestamp"].is_u64(), "{ack}"),
+            }
+        }
+    }
+    // A second may have passed.
+    assert!((3..=5).contains(&refused), "{refused}");
+    // Neither another user nor nobody is concerned.
+    let mut bob = Client::connect_as(&server, "/", &token("bob")).await;
+    let mut nobody = Client::connect(&server, "/").await;
+    for client in [&mut bob, &mut nobody] {
+        assert!(client.call("ping", json!([])).await["timestamp"].is_u64());
+    }
+    let metrics = get(&server, "/metrics").await.text;
+    let line = format!("slop_limits_met_total{{limit=\"event rate per user\"}} {refused}\n");
+    assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_refused() {
+    let server = Server::start();
+    let key = format!("Bearer {KEY}");
+    let headers = |encoding| {
+        [("authorization", key.as_str()), ("content-type", "application/json"), ("content-encoding", encoding)]
+    };
+    let body = progress(1).to_string();
+    for encoding in ["gzip", "deflate", "br", "identity, gzip"] {
+        let answer = send(&server, "POST", "/v1/media/m/progress", &headers(encoding), body.as_bytes()).await;
+        answer.problem(415, "unsupported_media_type");
+    }
+    let answer = send(&server, "POST", "/v1/media/m/progress", &headers("identity"), body.as_bytes()).await;
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn as_many_files_may_be_open_as_the_system_lets() {
+    let server = Server::start_after("ulimit -S -n 64");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("it runs");
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a line");
+    let numbers: Vec<&str> = files.split_whitespace().collect();
+    assert_eq!(numbers[0], numbers[1], "{files}");
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(Client::connect(&server, "/").await);
+    }
+}
+
+#[tokio::test]
+async fn every_limit_has_its_row() {
+    let server = Server::start();
+    let metrics = get(&server, "/metrics").await.text;
+    let documented = include_str!("../../../../docs/security-limits.part.md");
+    let mut rows = 0;
+    for line in metrics.lines().filter_map(|line| line.strip_prefix("slop_limits_met_total{limit=\"")) {
+        let limit = line.split('"').next().expect("a name");
+        assert!(documented.contains(&format!("`{limit}`")), "{limit} is not in the documentation");
+        rows += 1;
+    }
+    assert!(rows > 10, "{metrics}");
+}
