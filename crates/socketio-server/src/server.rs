@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    Config, Handle, Namespace, RawEndpoint, Recovery,
+    Config, Handle, Namespace, RawEndpoint, Recovery, Tls,
     broadcast::Node,
     config::MAX_SHARDS,
     http::Fallback,
@@ -78,7 +78,7 @@ impl Server {
             config: Arc::new(config),
             handle: Handle(Arc::new(node)),
             mailboxes,
-            application: Application { namespaces: Vec::new(), raw_endpoints: Vec::new(), fallback: None },
+            application: Application { namespaces: Vec::new(), raw_endpoints: Vec::new(), fallback: None, tls: None },
         }
     }
 
@@ -162,6 +162,13 @@ impl ServerBuilder {
     {
         let fallback: Box<dyn Fallback> = Box::new(service);
         self.application.fallback = Some(fallback);
+        self
+    }
+
+    /// Serves over TLS, and over nothing else.
+    #[must_use]
+    pub fn tls(mut self, tls: Arc<Tls>) -> Self {
+        self.application.tls = Some(tls);
         self
     }
 

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    Config, DisconnectReason, Handle, Namespace, RawEndpoint, Socket, SocketRef,
+    Config, DisconnectReason, Handle, Namespace, RawEndpoint, Socket, SocketRef, Tls,
     broadcast::Job,
     config::{FLUSH_TURN, FLUSHES_PER_LOOK},
     connection::{Connection, ConnectionKey},
@@ -66,6 +66,7 @@ pub(crate) struct Application {
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) raw_endpoints: Vec<RawEndpoint>,
     pub(crate) fallback: Option<Box<dyn Fallback>>,
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 /// A namespace's sockets on one shard.

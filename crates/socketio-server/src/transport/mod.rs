@@ -1,25 +1,28 @@
 //! How the bytes of a connection travel.
 
 mod polling;
+mod stream;
+mod tls;
 mod upgrade;
 mod websocket;
 
 use std::rc::Rc;
 
 use socketio_protocol::websocket::CloseCode;
-use tokio::net::tcp::OwnedWriteHalf;
 
 pub(crate) use polling::{EngineError, EngineRequest, Farewells, Polling, open as open_polling};
+pub(crate) use stream::Stream;
 pub(crate) use websocket::open as open_websocket;
 
 use crate::{DisconnectReason, connection::Connection, identifier::Id, metrics::ShardMetrics, outbox::Outbox};
+use stream::WriteHalf;
 
 /// The way to the client.
 pub(crate) enum Transport {
     /// Requests come and go.
     Polling(Box<Polling>),
     /// The writing half; the reading half is its task's.
-    WebSocket(OwnedWriteHalf),
+    WebSocket(WriteHalf),
     Closed,
 }
 
@@ -39,9 +42,11 @@ pub(crate) enum Flushed {
 }
 
 impl Transport {
+    // As in `WriteHalf::flush`.
+    #[inline(always)]
     pub(crate) fn flush(&mut self, outbox: &mut Outbox, metrics: &ShardMetrics) -> Flushed {
         match self {
-            Self::WebSocket(stream) => websocket::flush(stream, outbox, metrics),
+            Self::WebSocket(stream) => stream.flush(outbox, metrics),
             Self::Polling(polling) => polling.flush(outbox),
             Self::Closed => Flushed::Broken,
         }
