@@ -16,14 +16,15 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::defaults;
 use crate::store::sqlite::StoreSync;
+use crate::tls::TlsFiles;
 
 mod layers;
 mod parse;
 
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
-    api_keys, boolean, cors_origin, count, days, host, hours, log_format, log_level, milliseconds, path, port, secret,
-    size, store_sync, whole,
+    api_keys, boolean, cors_origin, count, days, host, hours, log_format, log_level, milliseconds, optional_path, path,
+    port, secret, size, store_sync, whole,
 };
 
 /// Declares the settings: field, type, name, placeholder in the help, default, parser, and the help text as its docs.
@@ -76,6 +77,13 @@ settings! {
 
     /// Keys that publishers may authenticate with, comma-separated; without any, nothing can be published
     api_keys: Vec<SecretString> = "API_KEYS" SecretList DefaultValue::Fixed(""), api_keys;
+
+    /// File with the server's certificate and those of the authorities between it and a known one, in PEM form. With it the
+    /// server speaks TLS only
+    tls_cert_file: Option<PathBuf> = "TLS_CERT_FILE" Text DefaultValue::Fixed(""), optional_path;
+
+    /// File with the certificate's private key, in PEM form
+    tls_key_file: Option<PathBuf> = "TLS_KEY_FILE" Text DefaultValue::Fixed(""), optional_path;
 
     /// Folder for what the server keeps; each server needs one of its own
     data_dir: PathBuf = "DATA_DIR" Text DefaultValue::Fixed(defaults::DATA_DIR), path;
@@ -417,7 +425,27 @@ impl Setting {
 }
 
 impl Settings {
+    /// The files of the server's certificate, if it speaks TLS.
+    pub(crate) fn tls(&self) -> Option<TlsFiles> {
+        let (certificate, key) = (self.tls_cert_file.clone()?, self.tls_key_file.clone()?);
+        Some(TlsFiles { certificate, key })
+    }
+
+    /// How a URL of the server begins.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls_cert_file.is_some() { "https" } else { "http" }
+    }
+
     fn contradictions(&self, errors: &mut Vec<SettingError>) {
+        let mut alone = |name, other: &str| {
+            let problem = format!("is set and {other} is not: a certificate and its key go together");
+            errors.push(SettingError::Contradiction { name, problem });
+        };
+        match (&self.tls_cert_file, &self.tls_key_file) {
+            (Some(_), None) => alone("TLS_CERT_FILE", "TLS_KEY_FILE"),
+            (None, Some(_)) => alone("TLS_KEY_FILE", "TLS_CERT_FILE"),
+            _ => {}
+        }
         if self.outbox_soft_bytes > self.outbox_hard_bytes {
             errors.push(SettingError::Contradiction {
                 name: "OUTBOX_SOFT_BYTES",

@@ -39,3 +39,4 @@ pub mod rooms;
 pub mod serve;
 mod session;
 pub mod store;
+mod tls;

@@ -101,6 +101,14 @@ pub const INBOX_BATCH: usize = 100;
 /// Notifications that one `markNotificationsRead` may name: as many as a user can have.
 pub const MAX_IDS_PER_MARK: usize = MAX_NOTIFICATIONS_PER_USER;
 
+/// A certificate with less left than this is warned about: those that renew themselves do so with 30 days left, or at the
+/// latest with a third of a 45-day one's life.
+pub const CERTIFICATE_EXPIRES_SOON: Duration = Duration::from_secs(10 * 24 * 60 * 60);
+
+/// How long browsers shall remember to come over TLS only (`Strict-Transport-Security`): a year, which is what the lists of
+/// browsers ask for. Subdomains are left to those who run them.
+pub const HSTS: &str = "max-age=31536000";
+
 /// An expiry further off than this is looked at again on the way: the timer runs on a clock that does not follow
 /// corrections of the system's time.
 pub const EXPIRY_RECHECK: Duration = Duration::from_secs(60 * 60);

@@ -9,7 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use socketio_server::Handle;
@@ -40,6 +40,9 @@ pub struct Metrics {
     store_group_size: Histogram,
     pub(crate) store_commits_failed: Counter,
     store_writes_dropped: Counter,
+    /// In seconds since 1970; none without TLS.
+    pub(crate) certificate_expiry: Gauge,
+    certificate_reloads: Family<ReloadLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -78,6 +81,11 @@ pub enum PublishOutcome {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HttpLabels {
     route: String,
     method: &'static str,
@@ -111,6 +119,8 @@ impl Default for Metrics {
             store_group_size: Histogram::new(GROUP_REQUESTS),
             store_commits_failed: Counter::default(),
             store_writes_dropped: Counter::default(),
+            certificate_expiry: Gauge::default(),
+            certificate_reloads: Family::default(),
         }
     }
 }
@@ -191,6 +201,12 @@ impl Metrics {
         self.store_writes_dropped.inc();
     }
 
+    /// Counts a certificate that was to be replaced.
+    pub(crate) fn certificate_reloaded(&self, done: bool) {
+        let result = if done { "done" } else { "failed" };
+        self.certificate_reloads.get_or_create(&ReloadLabels { result }).inc();
+    }
+
     /// A registry of these, the engine's and the store's.
     #[must_use]
     pub fn registry(&self, handle: Handle, store: Arc<dyn Store>) -> Registry {
@@ -250,6 +266,19 @@ impl Metrics {
             "Sessions and inbox positions not written because too many waited",
             self.store_writes_dropped.clone(),
         );
+        if self.certificate_expiry.get() != 0 {
+            registry.register_with_unit(
+                "tls_certificate_expiry_timestamp",
+                "When the certificate in use expires, since 1970",
+                Unit::Seconds,
+                self.certificate_expiry.clone(),
+            );
+            registry.register(
+                "tls_certificate_reloads",
+                "Times that the certificate's files were read again; failed ones changed nothing",
+                self.certificate_reloads.clone(),
+            );
+        }
         registry.register_collector(Box::new(Snapshot { handle, store }));
         registry
     }
@@ -318,6 +347,8 @@ impl Collector for Snapshot {
                 engine.reads_paused,
             ),
             ("handler_panics", "Event handlers that panicked", engine.handler_panics),
+            ("tls_handshakes", "TLS handshakes made", engine.tls_handshakes),
+            ("tls_handshakes_failed", "TLS handshakes that failed or took too long", engine.tls_handshakes_failed),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);

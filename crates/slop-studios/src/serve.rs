@@ -29,6 +29,7 @@ use crate::rooms::RoomPolicy;
 use crate::session::Sessions;
 use crate::store::Store;
 use crate::store::sqlite::{Bound, Bounds, Options, SqliteStore};
+use crate::tls::{Certificate, reload_certificate};
 
 /// Connections that the kernel holds until they are accepted: what Linux allows by default (`net.core.somaxconn`), so
 /// that a fleet that reconnects at once is not turned away.
@@ -46,8 +47,14 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
     let runtime = Builder::new_current_thread().enable_all().build().context("start the main thread's runtime")?;
     // Before anybody is told that the server listens, so that no signal ends it the hard way.
     let mut stop = StopSignals::new(&runtime).context("listen for signals")?;
+    let metrics = Arc::new(Metrics::default());
+    let certificate = settings.tls().map(|files| Certificate::load(files, Arc::clone(&metrics))).transpose()?;
+    let mut hangup = {
+        let _inside = runtime.enter();
+        signal(SignalKind::hangup()).context("listen for signals")?
+    };
     let listener = listen(&runtime, &settings.host, settings.port)?;
-    let (server, store) = start(&settings, listener)?;
+    let (server, store) = start(&settings, listener, metrics, certificate.as_ref())?;
     on_listening(server.local_addr());
 
     let name = runtime.block_on(async {
@@ -57,6 +64,9 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
             tokio::select! {
                 biased;
                 name = stop.received() => break name,
+                Some(()) = hangup.recv() => if let Some(certificate) = &certificate {
+                    reload_certificate(certificate);
+                },
                 _ = ticks.tick() => crowd.observe(server.handle().metrics().connections),
             }
         }
@@ -91,10 +101,14 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
     Ok(())
 }
 
-fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, Arc<SqliteStore>)> {
+fn start(
+    settings: &Settings,
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    certificate: Option<&Certificate>,
+) -> anyhow::Result<(Server, Arc<SqliteStore>)> {
     let builder = Server::builder(engine_config(settings));
     let handle = builder.handle();
-    let metrics = Arc::new(Metrics::default());
     let sessions = Arc::new(Sessions {
         verifier: TokenVerifier::new(&settings.jwt_secret),
         policy: RoomPolicy { anonymous: !settings.auth_required },
@@ -114,6 +128,7 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, 
         keys: PublisherKeys::new(&settings.api_keys),
         registry: metrics.registry(handle.clone(), Arc::clone(&store)),
         max_body: settings.max_payload_bytes,
+        over_tls: certificate.is_some(),
         store: Arc::clone(&store),
         handle,
         metrics,
@@ -122,6 +137,10 @@ fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<(Server, 
     let builder = crate::namespaces::all(&sessions, &inboxes, &store)
         .into_iter()
         .fold(builder, |builder, namespace| builder.namespace(namespace));
+    let builder = match certificate {
+        Some(certificate) => builder.tls(certificate.tls()),
+        None => builder,
+    };
     Ok((builder.start(listener).context("start the server")?, embedded))
 }
 

@@ -77,6 +77,10 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(text))
 }
 
+pub(super) fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
 pub(super) fn secret(text: &str) -> Result<SecretString, String> {
     if text.trim().is_empty() {
         return Err("is empty".to_owned());

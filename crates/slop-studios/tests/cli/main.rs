@@ -2,6 +2,7 @@
 
 mod live;
 mod settings;
+mod tls;
 mod token;
 
 use std::ffi::OsStr;

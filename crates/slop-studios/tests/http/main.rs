@@ -7,5 +7,8 @@ mod lifecycle;
 mod media;
 mod problems;
 mod publishing;
+mod secrets;
+mod security_headers;
 mod server;
 mod store;
+mod tls;

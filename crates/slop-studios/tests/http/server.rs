@@ -1,6 +1,6 @@
 //! A server process, gone when the test ends.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use slop_studios::identity::{SigningAlgorithm, TokenSigner, epoch_seconds};
 use tempfile::TempDir;
 
-const SECRET: &str = "a secret of the tests, longer than thirty-two bytes";
+pub(crate) const SECRET: &str = "a secret of the tests, longer than thirty-two bytes";
 pub(crate) const KEY: &str = "a-publisher-key-of-the-tests-32-bytes";
 pub(crate) const OTHER_KEY: &str = "another-publisher-key-of-the-tests-32";
 
@@ -38,11 +38,18 @@ impl Server {
 
     /// With this data folder, which outlives it.
     pub(crate) fn start_in(data: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut child = Self::command(data, settings).stdout(Stdio::piped()).spawn().expect("the binary starts");
+        Self::start_in_with(data, settings, Stdio::inherit())
+    }
+
+    /// The same; its log goes to `log`.
+    pub(crate) fn start_in_with(data: &Path, settings: &[(&str, &str)], log: Stdio) -> Self {
+        let command = &mut Self::command(data, settings);
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the binary starts");
         let output = child.stdout.take().expect("its output is piped");
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line).expect("it says where it listens");
-        let address = line.trim().strip_prefix("listening on http://").map(str::parse);
+        let address = line.trim().strip_prefix("listening on ").and_then(|url| url.split_once("://"));
+        let address = address.map(|(_, address)| address.parse());
         let address = address.expect("the start-up line").expect("an address");
         Self { child, address, _data: None, killed: false }
     }
@@ -64,6 +71,13 @@ impl Server {
             .envs(settings.iter().copied())
             .stdin(Stdio::null());
         command
+    }
+
+    /// All that it logged, once it has stopped.
+    pub(crate) fn log(&mut self) -> String {
+        let mut log = String::new();
+        self.child.stderr.take().expect("its log is piped").read_to_string(&mut log).expect("UTF-8");
+        log
     }
 
     /// Waits until it has stopped.
