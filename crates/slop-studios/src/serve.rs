@@ -39,7 +39,8 @@ const LISTEN_BACKLOG: u32 = 4096;
 /// so that a balancer can turn clients away before they are refused.
 const READINESS_SHARE: u32 = 10;
 
-/// Serves until SIGTERM or SIGINT, then drains. `on_listening` is called once, when connections are taken.
+/// Serves until SIGTERM or SIGINT, then drains. `on_listening` is called once, when connections are taken. SIGHUP reads the
+/// certificate again; without one it ends the process as the system does.
 ///
 /// # Errors
 /// If the address can't be listened on, or the system gives no threads.
@@ -49,10 +50,7 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
     let mut stop = StopSignals::new(&runtime).context("listen for signals")?;
     let metrics = Arc::new(Metrics::default());
     let certificate = settings.tls().map(|files| Certificate::load(files, Arc::clone(&metrics))).transpose()?;
-    let mut hangup = {
-        let _inside = runtime.enter();
-        signal(SignalKind::hangup()).context("listen for signals")?
-    };
+    let mut hang_up = HangUp::new(&runtime, certificate.is_some()).context("listen for SIGHUP")?;
     let listener = listen(&runtime, &settings.host, settings.port)?;
     let (server, store) = start(&settings, listener, metrics, certificate.as_ref())?;
     on_listening(server.local_addr());
@@ -64,9 +62,7 @@ pub fn run(settings: Settings, on_listening: impl FnOnce(SocketAddr)) -> anyhow:
             tokio::select! {
                 biased;
                 name = stop.received() => break name,
-                Some(()) = hangup.recv() => if let Some(certificate) = &certificate {
-                    reload_certificate(certificate);
-                },
+                () = hang_up.received() => certificate.iter().for_each(reload_certificate),
                 _ = ticks.tick() => crowd.observe(server.handle().metrics().connections),
             }
         }
@@ -229,6 +225,25 @@ fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(LISTEN_BACKLOG)?.into_std()
+}
+
+/// SIGHUP, if it is listened to.
+struct HangUp(Option<Signal>);
+
+impl HangUp {
+    fn new(runtime: &Runtime, listens: bool) -> std::io::Result<Self> {
+        let _inside = runtime.enter();
+        Ok(Self(listens.then(|| signal(SignalKind::hangup())).transpose()?))
+    }
+
+    async fn received(&mut self) {
+        match &mut self.0 {
+            Some(signal) => {
+                signal.recv().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
 }
 
 struct StopSignals {

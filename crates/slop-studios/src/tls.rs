@@ -64,6 +64,15 @@ impl Certificate {
     pub(crate) fn tls(&self) -> Arc<Tls> {
         Arc::clone(&self.tls)
     }
+
+    /// Reads the files again. What it returns gives new connections what they hold, and can't fail.
+    pub(crate) fn prepare(&self) -> Result<impl FnOnce(), CertificateError> {
+        let loaded = Loaded::read(&self.files)?;
+        Ok(move || {
+            loaded.announce(&self.files, &self.metrics);
+            self.tls.replace(loaded.config);
+        })
+    }
 }
 
 /// Says whether the files can be used.
@@ -73,16 +82,11 @@ pub(crate) fn check(files: &TlsFiles) -> Result<(), CertificateError> {
 
 /// Reads the certificate's files again. New connections get what they hold; files that can't be used change nothing.
 pub(crate) fn reload_certificate(certificate: &Certificate) {
-    match Loaded::read(&certificate.files) {
-        Ok(loaded) => {
-            loaded.announce(&certificate.files, &certificate.metrics);
-            certificate.tls.replace(loaded.config);
-            certificate.metrics.certificate_reloaded(true);
-        }
-        Err(error) => {
-            tracing::error!(%error, "certificate not reloaded; the one before stays in use");
-            certificate.metrics.certificate_reloaded(false);
-        }
+    let prepared = certificate.prepare();
+    certificate.metrics.certificate_reloaded(prepared.is_ok());
+    match prepared {
+        Ok(apply) => apply(),
+        Err(error) => tracing::error!(%error, "certificate not reloaded; the one before stays in use"),
     }
 }
 

@@ -143,7 +143,7 @@ pub(crate) const TLS_PROTOCOL: &[u8] = b"http/1.1";
 pub(crate) const PROBE_NOOP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a closed WebSocket connection is still read, so that the kernel does not answer unread bytes with a reset
-/// that overtakes our last frames.
+/// that overtakes our last frames. As long may the last words of TLS take.
 pub(crate) const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
 /// Closed polling sessions whose last packets wait for one more poll, for each shard.

@@ -34,7 +34,6 @@ use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 
 use crate::{
     Origins,
-    config::CLOSE_LINGER,
     connection::{Origin, Protocol},
     identifier::Id,
     shard::{Shard, StreamGuard},
@@ -96,7 +95,11 @@ pub(crate) async fn serve_connection(shard: Rc<Shard>, stream: TcpStream, peer: 
             Ok(stream) => shard.route(EngineRequest::Upgrade { sid, stream, leftover, peer: peer.ip() }),
             Err(error) => tracing::debug!(%error, "failed to hand over a stream"),
         },
-        None => Box::pin(tls::shut_down(stream, CLOSE_LINGER)).await,
+        None => {
+            if let Stream::Tls(stream) = stream {
+                Box::pin(tls::shut_down(stream)).await;
+            }
+        }
     }
 }
 

@@ -3,14 +3,13 @@
 use std::{
     fmt,
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
 };
 
-use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
 use crate::{
-    config::{TLS_BUFFER, TLS_PROTOCOL},
+    config::{CLOSE_LINGER, TLS_BUFFER, TLS_PROTOCOL},
     shard::Shard,
     transport::Stream,
 };
@@ -73,9 +72,7 @@ pub(crate) async fn handshake(shard: &Shard, tls: &Tls, stream: TcpStream) -> Op
     None
 }
 
-/// Ends a TLS stream that HTTP is done with, so that its client can tell the end from a cut.
-pub(crate) async fn shut_down(stream: Stream, patience: Duration) {
-    if let Stream::Tls(mut stream) = stream {
-        let _ = timeout(patience, tokio::io::AsyncWriteExt::shutdown(&mut stream)).await;
-    }
+/// Ends a stream that HTTP is done with, so that its client can tell the end from a cut.
+pub(crate) async fn shut_down(mut stream: Box<TlsStream<TcpStream>>) {
+    let _ = timeout(CLOSE_LINGER, stream.shutdown()).await;
 }

@@ -33,7 +33,7 @@ const ALWAYS: [(HeaderName, HeaderValue); 4] = [
 
 /// Adds them. `over_tls` is about this server's own TLS: what a proxy in front of it promises is the proxy's to say.
 pub(super) async fn add(over_tls: bool, request: Request, next: Next) -> Response {
-    let is_docs = request.uri().path().starts_with(DOCS);
+    let is_docs = request.uri().path().strip_prefix(DOCS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.extend(ALWAYS);
