@@ -159,6 +159,7 @@ export function open(server, { nsp = '/', token, io = io4, ...options } = {}) {
     forceNew: true,
     reconnection: false,
     transports: ['websocket'],
+    ...(server.ca === undefined ? {} : { ca: server.ca }),
     ...(token === undefined ? {} : { auth: { token } }),
     ...options,
   });

@@ -7,6 +7,7 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import http from 'node:http';
+import https from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -38,12 +39,13 @@ export function token(claims = {}, { secret = SECRET, alg = 'HS256' } = {}) {
 export class Server {
   clients = new Set();
   stderr = '';
-  #agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+  #agent;
 
-  /** With the `dataDir` of a server that has ended, this one goes on where that stopped. */
-  static async start({ port = 0, env = {}, dataDir } = {}) {
+  /** With the `dataDir` of a server that has ended, this one goes on where that stopped. `ca`: what its clients trust. */
+  static async start({ port = 0, env = {}, dataDir, ca } = {}) {
     assert.ok(existsSync(binary), `${binary} is missing: build it, or set SLOP_STUDIOS_BIN`);
     const server = new Server();
+    server.ca = ca;
     server.dataDir = dataDir ?? (await mkdtemp(join(tmpdir(), 'slop-studios-e2e-')));
     // Nothing of the developer's own settings may leak in.
     const child = spawn(binary, ['serve'], {
@@ -83,18 +85,22 @@ export class Server {
       20_000,
       'the start-up line',
     );
-    const match = /^listening on http:\/\/127\.0\.0\.1:(\d+)$/.exec(line);
-    assert.ok(match, `unexpected start-up line: ${line}`);
-    server.port = Number(match[1]);
+    const scheme = env.TLS_CERT_FILE === undefined ? 'http' : 'https';
+    const match = /^listening on (https?):\/\/127\.0\.0\.1:(\d+)$/.exec(line);
+    assert.ok(match?.[1] === scheme, `unexpected start-up line: ${line}`);
+    server.port = Number(match[2]);
     assert.ok(port === 0 || server.port === port, 'listens on the port it was given');
-    server.url = `http://127.0.0.1:${server.port}`;
+    server.url = `${scheme}://127.0.0.1:${server.port}`;
+    const { Agent } = scheme === 'https' ? https : http;
+    server.#agent = new Agent({ keepAlive: true, maxSockets: 1, ca });
     return server;
   }
 
   /** One HTTP request on the server's one keep-alive connection. Never throws for a status. */
   async request(method, path, body, { key = API_KEY, headers = {} } = {}) {
     const text = body === undefined ? undefined : typeof body === 'string' ? body : JSON.stringify(body);
-    const request = http.request(`${this.url}${path}`, {
+    const { request: begin } = this.url.startsWith('https:') ? https : http;
+    const request = begin(`${this.url}${path}`, {
       method,
       agent: this.#agent,
       headers: {
@@ -150,7 +156,7 @@ export class Server {
   async kill() {
     this.child.kill('SIGKILL');
     await within(this.exited, 5_000, 'the exit after SIGKILL');
-    this.#agent.destroy();
+    this.#agent?.destroy();
     assert.doesNotMatch(this.stderr, /panicked at/, 'a panic in the log');
   }
 
@@ -159,7 +165,7 @@ export class Server {
     const start = performance.now();
     this.child.kill('SIGTERM');
     const exit = await within(this.exited, graceMs + 2_000, 'the exit after SIGTERM');
-    this.#agent.destroy();
+    this.#agent?.destroy();
     if (!keepData) await rm(this.dataDir, { recursive: true, force: true });
     assert.doesNotMatch(this.stderr, /panicked at/, 'a panic in the log');
     assert.deepEqual(exit, { code: 0, signal: null }, `the log said:\n${this.stderr}`);
@@ -174,7 +180,7 @@ export class Server {
   /** Closes the clients that were opened on this server, then stops it. */
   async close() {
     this.closeClients();
-    this.#agent.destroy();
+    this.#agent?.destroy();
     await this.terminate();
   }
 }

@@ -11,3 +11,4 @@ pub(crate) mod serve;
 mod server_url;
 pub(crate) mod terminal;
 pub(crate) mod token;
+mod trust;

@@ -7,32 +7,29 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use http::Uri;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use socketio_server::TrustedProxies;
 
 use crate::defaults;
-use crate::identity::{ClaimRules, Jwks, JwksError, KeyError, Keys, Pace, PublicKeyFile};
-use crate::metrics::Metrics;
-use crate::policy::Policy;
+use crate::identity::PublicKeyFile;
 use crate::store::sqlite::StoreSync;
 
 mod layers;
 mod parse;
 mod tables;
+mod together;
 
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
     api_keys, boolean, buffer, claim_name, cors_origin, count, days, host, hours, jwks_url, log_format, log_level,
-    milliseconds, path, port, previous_secrets, public_key_files, rate, secret, size, size_or_none, store_sync, texts,
-    trusted_proxies, whole,
+    milliseconds, optional_path, path, port, previous_secrets, public_key_files, rate, secret, size, size_or_none,
+    store_sync, texts, trusted_proxies, whole,
 };
 pub use tables::Tables;
 
@@ -122,6 +119,13 @@ settings! {
 
     /// Claim of a token that says, as a list of scopes, what its bearer may publish; empty: tokens can't publish
     publish_claim: Option<String> = "PUBLISH_CLAIM" Text DefaultValue::Fixed(""), claim_name;
+
+    /// File with the server's certificate and those of the authorities between it and a known one, in PEM form. With it the
+    /// server speaks TLS only
+    tls_cert_file: Option<PathBuf> = "TLS_CERT_FILE" Text DefaultValue::Fixed(""), optional_path;
+
+    /// File with the certificate's private key, in PEM form
+    tls_key_file: Option<PathBuf> = "TLS_KEY_FILE" Text DefaultValue::Fixed(""), optional_path;
 
     /// Folder for what the server keeps; each server needs one of its own
     data_dir: PathBuf = "DATA_DIR" Text DefaultValue::Fixed(defaults::DATA_DIR), path;
@@ -559,115 +563,5 @@ impl Setting {
                 cores.to_string()
             }
         }
-    }
-}
-
-impl Settings {
-    fn contradictions(&self, errors: &mut Vec<SettingError>) {
-        if self.outbox_soft_bytes > self.outbox_hard_bytes {
-            errors.push(SettingError::Contradiction {
-                name: "OUTBOX_SOFT_BYTES",
-                problem: format!(
-                    "({}) is above OUTBOX_HARD_BYTES ({}): a connection would be closed before it is slowed down",
-                    self.outbox_soft_bytes, self.outbox_hard_bytes
-                ),
-            });
-        }
-        if self.max_unfinished_bytes < self.max_payload_bytes {
-            errors.push(SettingError::Contradiction {
-                name: "MAX_UNFINISHED_BYTES",
-                problem: format!(
-                    "({}) is below MAX_PAYLOAD_BYTES ({}): such a message could not arrive",
-                    self.max_unfinished_bytes, self.max_payload_bytes
-                ),
-            });
-        }
-        let silence = self.ping_interval + self.ping_timeout;
-        if silence > Duration::from_millis(defaults::MAX_TIMER_MS) {
-            errors.push(SettingError::Contradiction {
-                name: "PING_INTERVAL_MS",
-                problem: format!(
-                    "and PING_TIMEOUT_MS add up to {} ms, but a browser's timer holds {} at most",
-                    silence.as_millis(),
-                    defaults::MAX_TIMER_MS
-                ),
-            });
-        }
-    }
-
-    /// Who may be where.
-    pub fn policy(&self) -> Policy {
-        Policy::new(self.tables.rules.clone(), self.auth_required)
-    }
-
-    /// The keys that tokens are verified with, without those of [`Settings::jwks_url`].
-    ///
-    /// # Errors
-    /// If a file of [`Settings::jwt_public_keys`] can't be used.
-    pub fn token_keys(&self) -> Result<Keys, KeyError> {
-        let secrets: Vec<SecretString> = self.jwt_secret.iter().chain(&self.jwt_previous_secrets).cloned().collect();
-        Keys::load(&secrets, &self.jwt_public_keys)
-    }
-
-    /// The keys of [`Settings::jwks_url`], if it is set; none is fetched yet.
-    ///
-    /// # Errors
-    /// If it is an `https` URL and this system trusts nobody.
-    pub(crate) fn jwks(&self, metrics: &Arc<Metrics>) -> Result<Option<Arc<Jwks>>, JwksError> {
-        let pace = Pace { cooldown: self.jwks_cooldown, max_age: self.jwks_max_age };
-        let jwks = |url: &Uri| Jwks::of(url, pace, Arc::clone(metrics)).map(Arc::new);
-        self.jwks_url.as_ref().map(jwks).transpose()
-    }
-
-    /// What the claims of tokens must be.
-    #[must_use]
-    pub fn claim_rules(&self) -> ClaimRules {
-        ClaimRules {
-            issuers: self.jwt_issuers.clone(),
-            audiences: self.jwt_audiences.clone(),
-            leeway: self.jwt_leeway,
-            max_lifetime: Some(self.jwt_max_lifetime),
-        }
-    }
-
-    /// What is allowed but likely a mistake, to be logged at the start.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let is_short = |secret: &SecretString| secret.expose_secret().len() < defaults::RECOMMENDED_SECRET_BYTES;
-        if self.jwt_secret.as_ref().is_some_and(is_short) {
-            warnings.push(format!(
-                "JWT_SECRET is shorter than {} bytes and may be guessed from any token",
-                defaults::RECOMMENDED_SECRET_BYTES
-            ));
-        }
-        let is_this_machine = |host: &str| matches!(host, "localhost" | "127.0.0.1" | "[::1]");
-        if let Some(url) = &self.jwks_url
-            && url.scheme_str() == Some("http")
-            && !url.host().is_some_and(is_this_machine)
-        {
-            warnings.push(
-                "JWKS_URL is not https: whoever is on the way to it can have tokens of their own accepted".to_owned(),
-            );
-        }
-        if self.api_keys.is_empty() && self.tables.publisher_keys.is_empty() && self.publish_claim.is_none() {
-            warnings.push("API_KEYS is empty and there are no [[publisher_keys]]: nothing can be published".to_owned());
-        }
-        if let Some(open) = self.policy().open_to_anonymous() {
-            warnings.push(format!(
-                "clients without a token can {open}; set AUTH_REQUIRED=true or say in [[rooms]] and [[media]] who may"
-            ));
-        }
-        let anybody = [IpAddr::V4(Ipv4Addr::from_bits(0x0808_0808)), IpAddr::V4(Ipv4Addr::from_bits(0xcb00_7101))];
-        if anybody.iter().all(|address| self.trusted_proxies.contains(*address)) {
-            warnings.push("TRUSTED_PROXIES has the whole internet: any client can claim any address".to_owned());
-        }
-        let short = |key: &SecretString| key.expose_secret().len() < defaults::RECOMMENDED_KEY_BYTES;
-        if self.api_keys.iter().any(short) {
-            warnings.push(format!(
-                "API_KEYS has a key shorter than {} bytes, which may be guessed",
-                defaults::RECOMMENDED_KEY_BYTES
-            ));
-        }
-        warnings
     }
 }

@@ -47,5 +47,6 @@ pub mod rooms;
 pub mod serve;
 mod session;
 pub mod store;
+mod tls;
 mod user_rate;
 mod watchdog;

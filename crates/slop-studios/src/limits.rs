@@ -129,6 +129,14 @@ pub const MAX_JWKS_KEYS: usize = 64;
 /// Largest file of public keys in bytes: some hundred keys.
 pub const MAX_KEY_FILE_BYTES: u64 = 64 * 1024;
 
+/// A certificate with less left than this is warned about: those that renew themselves do so with 30 days left, or at the
+/// latest with a third of a 45-day one's life.
+pub const CERTIFICATE_EXPIRES_SOON: Duration = Duration::from_secs(10 * 24 * 60 * 60);
+
+/// How long browsers shall remember to come over TLS only (`Strict-Transport-Security`): a year, which is what the lists of
+/// browsers ask for. Subdomains are left to those who run them.
+pub const HSTS: &str = "max-age=31536000";
+
 /// An expiry further off than this is looked at again on the way: the timer runs on a clock that does not follow
 /// corrections of the system's time.
 pub const EXPIRY_RECHECK: Duration = Duration::from_secs(60 * 60);

@@ -30,7 +30,7 @@ pub struct Metrics {
     authentications: Family<AuthenticationLabels, Counter>,
     identities_expired: Counter,
     identities_revoked: Counter,
-    jwks_fetches: Family<JwksLabels, Counter>,
+    jwks_fetches: Family<ResultLabels, Counter>,
     jwks_fetched: Gauge,
     jwks_keys: Gauge,
     joins_refused: Family<NamespaceLabels, Counter>,
@@ -48,6 +48,9 @@ pub struct Metrics {
     pub(crate) store_commits_failed: Counter,
     store_writes_dropped: Counter,
     limits: Family<LimitLabels, Counter>,
+    /// In seconds since 1970; none without TLS.
+    pub(crate) certificate_expiry: Gauge,
+    certificate_reloads: Family<ResultLabels, Counter>,
 }
 
 /// A limit of the product that a client or publisher met; the engine has more.
@@ -91,7 +94,7 @@ struct ReloadLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct JwksLabels {
+struct ResultLabels {
     result: &'static str,
 }
 
@@ -166,6 +169,8 @@ impl Default for Metrics {
             store_commits_failed: Counter::default(),
             store_writes_dropped: Counter::default(),
             limits: Family::default(),
+            certificate_expiry: Gauge::default(),
+            certificate_reloads: Family::default(),
         }
     }
 }
@@ -198,7 +203,7 @@ impl Metrics {
     /// Counts a fetch of the issuer's keys that brought so many.
     pub fn jwks_fetched(&self, keys: Result<usize, ()>) {
         let result = if keys.is_ok() { "ok" } else { "failed" };
-        self.jwks_fetches.get_or_create(&JwksLabels { result }).inc();
+        self.jwks_fetches.get_or_create(&ResultLabels { result }).inc();
         if let Ok(keys) = keys {
             self.jwks_fetched.set(epoch_seconds() as i64);
             self.jwks_keys.set(keys as i64);
@@ -281,6 +286,12 @@ impl Metrics {
     /// Counts a session or the like that was not written because too many waited.
     pub fn store_write_dropped(&self) {
         self.store_writes_dropped.inc();
+    }
+
+    /// Counts a certificate that was to be replaced.
+    pub(crate) fn certificate_reloaded(&self, done: bool) {
+        let result = if done { "done" } else { "failed" };
+        self.certificate_reloads.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// A registry of these, the engine's and the store's.
@@ -370,6 +381,19 @@ impl Metrics {
             "Sessions and inbox positions not written because too many waited",
             self.store_writes_dropped.clone(),
         );
+        if self.certificate_expiry.get() != 0 {
+            registry.register_with_unit(
+                "tls_certificate_expiry_timestamp",
+                "When the certificate in use expires, since 1970",
+                Unit::Seconds,
+                self.certificate_expiry.clone(),
+            );
+            registry.register(
+                "tls_certificate_reloads",
+                "Times that the certificate's files were read again; failed ones changed nothing",
+                self.certificate_reloads.clone(),
+            );
+        }
         registry.register_collector(Box::new(Snapshot { handle, store, limits: self.limits.clone() }));
         registry
     }
@@ -459,6 +483,8 @@ impl Collector for Snapshot {
                 "Events of the class latest replaced by newer ones while they waited for a slow client",
                 engine.latest_replaced,
             ),
+            ("tls_handshakes", "TLS handshakes made", engine.tls_handshakes),
+            ("tls_handshakes_failed", "TLS handshakes that failed or took too long", engine.tls_handshakes_failed),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);

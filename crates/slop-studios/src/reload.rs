@@ -18,21 +18,12 @@ pub(crate) type Apply = Box<dyn FnOnce()>;
 
 type Prepare = Box<dyn Fn(&Settings) -> anyhow::Result<Apply>>;
 
-/// The settings that a reload puts in force. The rest take effect when the server is started again.
-const RELOADED: &[&str] = &[
-    "JWT_SECRET",
-    "JWT_PREVIOUS_SECRETS",
-    "JWT_PUBLIC_KEYS",
-    "API_KEYS",
-    "PUBLISH_CLAIM",
-    "AUTH_REQUIRED",
-    "LOG_LEVEL",
-];
-
 /// Everything that can be changed, and how.
 pub(crate) struct Reload {
     load: Load,
     parts: Vec<Prepare>,
+    /// The settings that the parts put in force. The rest take effect when the server is started again.
+    reloaded: Vec<&'static str>,
     /// What the server was started with: a setting that needs a restart stays different until there is one.
     at_start: Effective,
     metrics: Arc<Metrics>,
@@ -48,13 +39,18 @@ impl Reload {
     /// Reloads nothing yet.
     pub(crate) fn new(load: Load, metrics: Arc<Metrics>) -> Self {
         let at_start = load();
-        Self { load, parts: Vec::new(), at_start, metrics }
+        Self { load, parts: Vec::new(), reloaded: Vec::new(), at_start, metrics }
     }
 
-    /// Adds something that can change. `prepare` checks and makes all that may fail, such as reading files, and changes
+    /// Adds something that can change with these settings. `prepare` checks and makes all that may fail, such as reading files, and changes
     /// nothing; what it returns puts it in force.
-    pub(crate) fn part(mut self, prepare: impl Fn(&Settings) -> anyhow::Result<Apply> + 'static) -> Self {
+    pub(crate) fn part(
+        mut self,
+        settings: &[&'static str],
+        prepare: impl Fn(&Settings) -> anyhow::Result<Apply> + 'static,
+    ) -> Self {
         self.parts.push(Box::new(prepare));
+        self.reloaded.extend_from_slice(settings);
         self
     }
 
@@ -82,9 +78,12 @@ impl Reload {
         for warning in settings.warnings() {
             tracing::warn!("{warning}");
         }
-        for setting in self.at_start.differing(&effective).filter(|name| !RELOADED.contains(name)) {
-            tracing::warn!(setting, "a setting has changed that takes effect at the next start");
-        }
+        self.at_start.differing(&effective).filter(|name| !self.reloaded.contains(name)).for_each(say_restart_needed);
         tracing::info!("the configuration was reloaded");
     }
+}
+
+/// Tells the operator that a setting was read and is not in force.
+pub(crate) fn say_restart_needed(setting: &'static str) {
+    tracing::warn!(setting, "a setting has changed that takes effect at the next start");
 }

@@ -36,6 +36,7 @@ use crate::revoke::Revoker;
 use crate::session::Sessions;
 use crate::store::Store;
 use crate::store::sqlite::{Bound, Bounds, Options, SqliteStore};
+use crate::tls::Certificate;
 use crate::user_rate::UserRates;
 use crate::watchdog::Watchdog;
 
@@ -48,7 +49,7 @@ const LISTEN_BACKLOG: u32 = 4096;
 const READINESS_SHARE: u32 = 10;
 
 /// Serves until SIGTERM or SIGINT, then drains. `on_listening` is called once, when connections are taken. With
-/// `load`, SIGHUP reads the settings again; without, it ends the process as the system does.
+/// `load`, SIGHUP reads the settings and the certificate again; without, it ends the process as the system does.
 ///
 /// # Errors
 /// If the address can't be listened on, or the system gives no threads.
@@ -61,10 +62,12 @@ pub(crate) fn run(
     // Before anybody is told that the server listens, so that no signal ends it the hard way.
     let mut stop = StopSignals::new(&runtime).context("listen for signals")?;
     let mut hang_up = HangUp::new(&runtime, load.is_some()).context("listen for SIGHUP")?;
-    let listener = listen(&runtime, &settings)?;
     let metrics = Arc::new(Metrics::default());
-    let Started { server, store, sessions, publishers } = start(&settings, &runtime, listener, &metrics)?;
-    let reload = load.map(|load| reloadable(load, &server, &sessions, &publishers));
+    let certificate = settings.tls().map(|files| Certificate::load(&files, Arc::clone(&metrics))).transpose()?;
+    let listener = listen(&runtime, &settings)?;
+    let started = start(&settings, &runtime, listener, &metrics, certificate.as_ref())?;
+    let reload = load.map(|load| reloadable(load, &started, certificate));
+    let Started { server, store, .. } = started;
     on_listening(server.local_addr());
 
     let name = runtime.block_on(async {
@@ -132,6 +135,7 @@ fn start(
     runtime: &Runtime,
     listener: TcpListener,
     metrics: &Arc<Metrics>,
+    certificate: Option<&Certificate>,
 ) -> anyhow::Result<Started> {
     let builder = Server::builder(engine_config(settings));
     let handle = builder.handle();
@@ -170,6 +174,7 @@ fn start(
         registry: metrics.registry(handle.clone(), Arc::clone(&store)),
         body: BodyLimits { bytes: settings.max_payload_bytes, time: settings.body_timeout },
         publish_rate: PublishRate::new(settings.publish_rate_per_key, Arc::clone(metrics)),
+        over_tls: certificate.is_some(),
         store: Arc::clone(&store),
         handle,
         metrics: Arc::clone(metrics),
@@ -178,6 +183,10 @@ fn start(
     let builder = crate::namespaces::all(&sessions, &inboxes, &store)
         .into_iter()
         .fold(builder, |builder, namespace| builder.namespace(namespace));
+    let builder = match certificate {
+        Some(certificate) => builder.tls(certificate.tls()),
+        None => builder,
+    };
     let server = builder.start(listener).context("start the server")?;
     Ok(Started { server, store: embedded, sessions, publishers })
 }
@@ -187,19 +196,20 @@ fn credentials(settings: &Settings) -> Credentials {
 }
 
 /// What SIGHUP can change.
-fn reloadable(load: reload::Load, server: &Server, sessions: &Arc<Sessions>, publishers: &Arc<Publishers>) -> Reload {
+fn reloadable(load: reload::Load, started: &Started, certificate: Option<Certificate>) -> Reload {
+    let Started { server, sessions, publishers, .. } = started;
     let (handle, sessions, publishers) = (server.handle(), Arc::clone(sessions), Arc::clone(publishers));
-    Reload::new(load, Arc::clone(&sessions.metrics))
-        .part(|settings| {
+    let reload = Reload::new(load, Arc::clone(&sessions.metrics))
+        .part(&["LOG_LEVEL"], |settings| {
             let level = settings.log_level;
             Ok(Box::new(move || logging::set_level(level)))
         })
-        .part(move |settings| {
+        .part(&["API_KEYS", "PUBLISH_CLAIM"], move |settings| {
             let credentials = credentials(settings);
             let publishers = Arc::clone(&publishers);
             Ok(Box::new(move || publishers.replace(credentials)))
         })
-        .part(move |settings| {
+        .part(&["JWT_SECRET", "JWT_PREVIOUS_SECRETS", "JWT_PUBLIC_KEYS", "AUTH_REQUIRED"], move |settings| {
             let (keys, policy) = (settings.token_keys()?, settings.policy());
             let (handle, sessions) = (handle.clone(), Arc::clone(&sessions));
             Ok(Box::new(move || {
@@ -211,7 +221,13 @@ fn reloadable(load: reload::Load, server: &Server, sessions: &Arc<Sessions>, pub
                     handle.for_each(namespace, move |socket| sessions.check_again(socket));
                 }
             }))
-        })
+        });
+    // That TLS is spoken at all is settled at the start.
+    let Some(certificate) = certificate else { return reload };
+    reload.part(&["TLS_CERT_FILE", "TLS_KEY_FILE"], move |settings| match settings.tls() {
+        Some(files) => Ok(certificate.prepare(&files)?),
+        None => Ok(Box::new(|| reload::say_restart_needed("TLS_CERT_FILE"))),
+    })
 }
 
 /// With the issuer's keys, if they can be had by now.

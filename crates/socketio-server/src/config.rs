@@ -202,12 +202,19 @@ pub(crate) const SLOW_POLL_BYTES: usize = 16 * 1024;
 /// Packets of one polling response: python-engineio takes a response with more for an attack, and gives up.
 pub(crate) const POLL_RESPONSE_PACKETS: usize = 16;
 
+/// Bytes of a TLS connection that may be encrypted and not yet taken by the kernel: one record, the most that is encrypted
+/// at a time. It comes on top of the outbox for no more than its few bytes of overhead, since it counts as waiting.
+pub(crate) const TLS_BUFFER: usize = 16 * 1024;
+
+/// What is offered by ALPN: there is nothing else that we speak.
+pub(crate) const TLS_PROTOCOL: &[u8] = b"http/1.1";
+
 /// While a WebSocket probe is under way, polls are answered at this pace, so that the client can pause polling
 /// (Node's server does the same).
 pub(crate) const PROBE_NOOP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a closed WebSocket connection is still read, so that the kernel does not answer unread bytes with a reset
-/// that overtakes our last frames.
+/// that overtakes our last frames. As long may the last words of TLS take.
 pub(crate) const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
 /// Closed polling sessions whose last packets wait for one more poll, for each shard.

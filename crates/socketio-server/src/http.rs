@@ -18,7 +18,7 @@ use ::http::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
         ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONNECTION,
         CONTENT_ENCODING, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-        SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
+        SEC_WEBSOCKET_VERSION, UPGRADE, VARY, X_CONTENT_TYPE_OPTIONS,
     },
 };
 use bytes::Bytes;
@@ -38,7 +38,8 @@ use crate::{
     connection::{Origin, Protocol},
     identifier::Id,
     shard::{Shard, StreamGuard},
-    transport::{EngineError, EngineRequest, open_polling, open_websocket},
+    tls,
+    transport::{EngineError, EngineRequest, Stream, open_polling, open_websocket},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -82,6 +83,14 @@ pub(crate) async fn serve_connection(
     served: StreamGuard,
     place: HttpPlace,
 ) {
+    let stream = match &shard.application.tls {
+        None => Stream::Plain(stream),
+        // Boxed, so that nothing of it is left in the connection's task.
+        Some(tls) => match Box::pin(tls::handshake(&shard, tls, stream)).await {
+            Some(stream) => stream,
+            None => return,
+        },
+    };
     let upgrade: Rc<Cell<Option<Upgrade>>> = Rc::default();
     // Boxed, so that the memory of the HTTP connection is gone when it is.
     let Some((stream, leftover)) = Box::pin(serve_http(shard.clone(), stream, peer, place, upgrade.clone())).await
@@ -90,21 +99,25 @@ pub(crate) async fn serve_connection(
     };
     match upgrade.take() {
         Some(Upgrade::Open(origin)) => open_websocket(&shard, origin, stream, &leftover, served),
-        Some(Upgrade::Session(sid)) => match stream.into_std() {
+        Some(Upgrade::Session(sid)) => match stream.detach() {
             Ok(stream) => shard.route(EngineRequest::Upgrade { sid, stream, leftover, peer: peer.ip() }),
             Err(error) => tracing::debug!(%error, "failed to hand over a stream"),
         },
-        None => {}
+        None => {
+            if let Stream::Tls(stream) = stream {
+                Box::pin(tls::shut_down(stream)).await;
+            }
+        }
     }
 }
 
 async fn serve_http(
     shard: Rc<Shard>,
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
     place: HttpPlace,
     upgrade: Rc<Cell<Option<Upgrade>>>,
-) -> Option<(TcpStream, Bytes)> {
+) -> Option<(Stream, Bytes)> {
     let place = Rc::new(place);
     let service = {
         let (shard, place, upgrade) = (shard.clone(), place.clone(), upgrade.clone());
@@ -480,5 +493,7 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // What other clients wrote must not be taken for a page.
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -48,7 +48,8 @@
 //! | `server` | builder, acceptor, drain |
 //! | `shard` | one thread's state: connections, mailbox, flush pass, timers |
 //! | `http` | routes requests to the transports or the fallback; CORS and origin checks |
-//! | `transport` | long-polling, WebSocket, and the change from one to the other |
+//! | `tls` | the certificate, which can be replaced, and the handshake |
+//! | `transport` | long-polling, WebSocket, and the change from one to the other, on plain TCP or TLS |
 //! | `connection` | the Engine.IO session: heartbeat, packets in and out, closing; what it may take |
 //! | `outbox`, `frame` | what waits to be written, and how it is encoded once |
 //! | `namespace`, `socket`, `event` | what an application sees |
@@ -80,6 +81,7 @@ mod server;
 mod shard;
 mod socket;
 mod timers;
+mod tls;
 mod transport;
 
 pub use address::TrustedProxies;
@@ -95,3 +97,6 @@ pub use recovery::{MissedEvent, Recall, RecalledSession, Recovery, RecoveryFailu
 pub use rooms::JoinError;
 pub use server::{Drained, Server, ServerBuilder};
 pub use socket::{Socket, SocketRef};
+pub use tls::Tls;
+/// The TLS library, whose `ServerConfig` [`Tls`] takes.
+pub use tokio_rustls::rustls;

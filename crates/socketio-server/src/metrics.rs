@@ -139,6 +139,10 @@ metrics! {
     recovered,
     /// Events replaced by newer ones while they waited for a slow client.
     latest_replaced,
+    /// TLS handshakes made so far.
+    tls_handshakes,
+    /// TLS handshakes that failed or took too long.
+    tls_handshakes_failed,
 }
 
 /// One number that a shard counts.

@@ -16,6 +16,8 @@ pub(crate) struct Outbox {
     written: usize,
     /// Bytes that still wait.
     bytes: usize,
+    /// Of those, the ones in the TLS record that is being written; at most a record's.
+    sealed: u32,
     /// Frames were dropped. Half of one may be out, and none may follow it.
     abandoned: bool,
 }
@@ -63,6 +65,21 @@ impl Outbox {
     /// Takes note that the first `count` bytes were written.
     pub(crate) fn advance(&mut self, count: usize) {
         self.bytes = self.bytes.saturating_sub(count);
+        self.pass(count);
+    }
+
+    /// Takes note that the first `count` bytes are in a TLS record. They still wait.
+    pub(crate) fn seal(&mut self, count: usize) {
+        self.sealed = self.sealed.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        self.pass(count);
+    }
+
+    /// Takes note that all records were written.
+    pub(crate) fn sealed_are_written(&mut self) {
+        self.bytes = self.bytes.saturating_sub(std::mem::take(&mut self.sealed) as usize);
+    }
+
+    fn pass(&mut self, count: usize) {
         self.written += count;
         let mut done = 0;
         while let Some(frame) = self.frames.get(done).filter(|frame| frame.len() <= self.written) {
@@ -133,6 +150,23 @@ mod tests {
             outbox.advance(taken);
         }
         assert_eq!(sent, b"\x81\x024a\x81\x034bc");
+        assert_eq!(outbox.bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_sealed_waits_until_its_record_is_written() {
+        let mut outbox = Outbox::default();
+        outbox.push(frame("4a"));
+        outbox.push(frame("4bc"));
+        outbox.seal(6);
+        assert_eq!(outbox.bytes(), 9);
+        let rest: Vec<u8> = outbox.gather().iter().flat_map(|slice| slice.iter().copied()).collect();
+        assert_eq!(rest, b"4bc");
+        outbox.sealed_are_written();
+        assert_eq!(outbox.bytes(), 3);
+        outbox.seal(3);
+        assert!(outbox.is_empty());
+        outbox.sealed_are_written();
         assert_eq!(outbox.bytes(), 0);
     }
 

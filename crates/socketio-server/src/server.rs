@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    Config, Handle, Limit, Namespace, RawEndpoint, Recovery,
+    Config, Handle, Limit, Namespace, RawEndpoint, Recovery, Tls,
     admission::{Admission, TIDY_INTERVAL},
     broadcast::Node,
     config::{MAX_SHARDS, USER_TIMEOUT_STALLS},
@@ -82,7 +82,7 @@ impl Server {
             config: Arc::new(config),
             handle: Handle(Arc::new(node)),
             mailboxes,
-            application: Application { namespaces: Vec::new(), raw_endpoints: Vec::new(), fallback: None },
+            application: Application { namespaces: Vec::new(), raw_endpoints: Vec::new(), fallback: None, tls: None },
         }
     }
 
@@ -166,6 +166,13 @@ impl ServerBuilder {
     {
         let fallback: Box<dyn Fallback> = Box::new(service);
         self.application.fallback = Some(fallback);
+        self
+    }
+
+    /// Serves over TLS, and over nothing else.
+    #[must_use]
+    pub fn tls(mut self, tls: Arc<Tls>) -> Self {
+        self.application.tls = Some(tls);
         self
     }
 
@@ -276,8 +283,11 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
             Err(limit) => {
                 shard.metrics.limit_met(limit);
                 tracing::debug!(%peer, limit = limit.as_str(), "turn a connection away");
-                // The runtime does not know yet that there is room.
-                let _ = rustix::io::write(&stream, turned_away(limit));
+                // In the clear, which a client that has begun a handshake could not read.
+                if shard.application.tls.is_none() {
+                    // The runtime does not know yet that there is room.
+                    let _ = rustix::io::write(&stream, turned_away(limit));
+                }
                 continue;
             }
         };

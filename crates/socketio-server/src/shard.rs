@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    Config, DisconnectReason, Handle, Limit, Namespace, RawEndpoint, Socket, SocketRef,
+    Config, DisconnectReason, Handle, Limit, Namespace, RawEndpoint, Socket, SocketRef, Tls,
     admission::{HttpPlace, StreamPlace},
     broadcast::Job,
     config::{BURST_SECONDS, FLUSH_TURN, FLUSHES_PER_LOOK, SMALL_UNFINISHED},
@@ -68,6 +68,7 @@ pub(crate) struct Application {
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) raw_endpoints: Vec<RawEndpoint>,
     pub(crate) fallback: Option<Box<dyn Fallback>>,
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 /// A namespace's sockets on one shard.

@@ -26,6 +26,9 @@ pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {
         text.push_str(&format!("[[publisher_keys]] {number} = {} for {} (file)\n", key.name, key.scopes));
     }
     std::io::stdout().write_all(text.as_bytes()).context("write the settings")?;
+    if let Some(files) = settings.tls() {
+        crate::tls::check(&files).map_err(anyhow::Error::from)?;
+    }
     for warning in settings.warnings() {
         eprintln!("warning: {warning}");
     }

@@ -34,13 +34,14 @@ pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {
     let key = settings.api_keys.first().cloned().context("API_KEYS is empty")?;
     // The shell that the commands are pasted into may stand anywhere and not have the binary on its path.
     let executable = std::env::current_exe().context("can't find the running executable")?;
+    let scheme = settings.scheme();
     // Without SIGHUP's reload: it is what a terminal that is closed sends, and then this is to end.
-    start(settings, None, move |address| guide(address, &executable, &token, &key))
+    start(settings, None, move |address| guide(scheme, address, &executable, &token, &key))
 }
 
 /// What to try next; every command works when pasted into another shell.
-fn guide(address: SocketAddr, executable: &Path, token: &SecretString, key: &SecretString) -> String {
-    let url = format!("http://{}", reachable(address));
+fn guide(scheme: &str, address: SocketAddr, executable: &Path, token: &SecretString, key: &SecretString) -> String {
+    let url = format!("{scheme}://{}", reachable(address));
     let program = shell_quoted(&executable.to_string_lossy());
     let token = token.expose_secret();
     let key = key.expose_secret();

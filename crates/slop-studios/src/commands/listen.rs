@@ -6,6 +6,7 @@ mod line;
 mod session;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -32,6 +33,9 @@ pub(crate) struct ListenArgs {
     /// The server
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:3000")]
     url: ServerUrl,
+    /// File with the certificates of the CAs to trust (PEM), instead of the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// A namespace, as /media; may be given several times.
     /// Without any, those that --room and --media need, else all three
     #[arg(long = "namespace", value_name = "NAME", value_parser = namespace)]
@@ -70,6 +74,7 @@ struct Room {
 #[derive(Debug)]
 struct Plan {
     url: ServerUrl,
+    ca: Option<PathBuf>,
     namespaces: Vec<String>,
     rooms: Vec<Room>,
     media: Vec<String>,
@@ -88,8 +93,14 @@ struct Output {
 pub(crate) fn run(args: ListenArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let timeout = args.timeout;
-    let plan =
-        Plan { namespaces: namespaces(&args), url: args.url, rooms: args.rooms, media: args.media, token: args.token };
+    let plan = Plan {
+        namespaces: namespaces(&args),
+        url: args.url,
+        ca: args.ca,
+        rooms: args.rooms,
+        media: args.media,
+        token: args.token,
+    };
     let mut output = Output { events: args.events, json: args.json, wanted: args.count, shown: 0 };
     runtime.block_on(listen_until(&plan, &mut output, timeout))?;
     Ok(())

@@ -32,6 +32,9 @@ pub(crate) struct PublishArgs {
     /// The server
     #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:3000")]
     url: ServerUrl,
+    /// File with the certificates of the CAs to trust (PEM), instead of the system's
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// A publisher key [env: API_KEY]; without one the first of API_KEYS, else that of `dev` in DATA_DIR
     #[arg(long, global = true)]
     key: Option<SecretString>,
@@ -268,7 +271,7 @@ async fn post(args: &PublishArgs, key: &SecretString, path: &str, body: Value) -
     }
     let request = request.body(Full::new(Bytes::from(body.to_string()))).context("make the request")?;
 
-    let stream = TokioIo::new(args.url.connect().await?);
+    let stream = TokioIo::new(args.url.connect(args.ca.as_deref()).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.context("begin HTTP")?;
     // It ends with the sender, or with the runtime if we give up.
     tokio::spawn(connection);

@@ -25,8 +25,9 @@ pub(super) fn start(
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
     }
+    let scheme = settings.scheme();
     crate::serve::run(settings, load, |address| {
-        let text = format!("listening on http://{address}\n{}", more(address));
+        let text = format!("listening on {scheme}://{address}\n{}", more(address));
         let mut output = std::io::stdout().lock();
         if let Err(error) = output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
             // Whoever closed our standard output may still want the server.

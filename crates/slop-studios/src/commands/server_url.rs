@@ -1,19 +1,25 @@
 //! The address of a running server, as the client commands take it.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use hyper::Uri;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_websockets::MaybeTlsStream;
+
+use super::trust;
 
 /// A server on the next machine answers in milliseconds; this covers a lost SYN or two.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `http://HOST[:PORT]`.
+/// `http://HOST[:PORT]` or `https://HOST[:PORT]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerUrl {
+    is_tls: bool,
     host: String,
     port: u16,
 }
@@ -24,13 +30,11 @@ impl FromStr for ServerUrl {
     fn from_str(text: &str) -> Result<Self, String> {
         let example = "it has the form http://localhost:3000";
         let uri: Uri = text.parse().map_err(|error| format!("not a URL ({error}); {example}"))?;
-        match uri.scheme_str() {
-            Some("http" | "ws") => {}
-            Some("https" | "wss") => {
-                return Err("TLS is not supported yet: use the server's http:// address".to_owned());
-            }
-            _ => return Err(format!("not an http:// URL; {example}")),
-        }
+        let (is_tls, port) = match uri.scheme_str() {
+            Some("http" | "ws") => (false, 80),
+            Some("https" | "wss") => (true, 443),
+            _ => return Err(format!("not an http:// or https:// URL; {example}")),
+        };
         let authority = uri.authority().ok_or(example)?;
         if authority.as_str().contains('@') {
             return Err("user and password are not supported; use --key or --token".to_owned());
@@ -38,13 +42,13 @@ impl FromStr for ServerUrl {
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(format!("only the server's address is wanted; {example}"));
         }
-        Ok(Self { host: authority.host().to_owned(), port: authority.port_u16().unwrap_or(80) })
+        Ok(Self { is_tls, host: authority.host().to_owned(), port: authority.port_u16().unwrap_or(port) })
     }
 }
 
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority())
+        write!(f, "http{}://{}", if self.is_tls { "s" } else { "" }, self.authority())
     }
 }
 
@@ -56,21 +60,29 @@ impl ServerUrl {
 
     /// The address of a path on the WebSocket scheme.
     pub(super) fn websocket(&self, path_and_query: &str) -> anyhow::Result<Uri> {
-        format!("ws://{}{path_and_query}", self.authority()).parse().context("make the WebSocket's URL")
+        let scheme = if self.is_tls { "wss" } else { "ws" };
+        format!("{scheme}://{}{path_and_query}", self.authority()).parse().context("make the WebSocket's URL")
     }
 
-    /// A TCP connection to the server.
-    pub(super) async fn connect(&self) -> anyhow::Result<TcpStream> {
+    /// A connection to the server. With TLS it must have a certificate that the CAs in `ca`, else the system's, vouch for.
+    pub(super) async fn connect(&self, ca: Option<&Path>) -> anyhow::Result<MaybeTlsStream<TcpStream>> {
         // An IPv6 address stands in brackets in a URL, and bare for the resolver.
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let connecting = TcpStream::connect((host, self.port));
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.port)))
             .await
             .map_err(anyhow::Error::from)
             .and_then(|outcome| outcome.map_err(anyhow::Error::from))
             .with_context(|| format!("can't connect to {self}"))?;
         stream.set_nodelay(true).context("set TCP_NODELAY")?;
-        Ok(stream)
+        match (self.is_tls, ca) {
+            (false, None) => Ok(MaybeTlsStream::Plain(stream)),
+            (false, Some(_)) => bail!("--ca is for servers with TLS, and {self} is none"),
+            (true, ca) => {
+                let connecting = timeout(CONNECT_TIMEOUT, trust::connect(stream, host, ca));
+                let stream = connecting.await.with_context(|| format!("{self} takes too long to begin TLS"))?;
+                stream.map(MaybeTlsStream::Rustls).with_context(|| format!("can't connect to {self}"))
+            }
+        }
     }
 }
 
@@ -87,12 +99,14 @@ mod tests {
         assert_eq!(shown("http://localhost:3000"), Ok("http://localhost:3000".into()));
         assert_eq!(shown("http://[::1]:3000/"), Ok("http://[::1]:3000".into()));
         assert_eq!(shown("ws://example.com"), Ok("http://example.com:80".into()));
+        assert_eq!(shown("https://example.com"), Ok("https://example.com:443".into()));
+        assert_eq!(shown("wss://[::1]:3000/"), Ok("https://[::1]:3000".into()));
     }
 
     #[test]
     fn what_is_no_address_says_why() {
         for (text, part) in [
-            ("https://example.com", "TLS is not supported"),
+            ("ftp://example.com", "https://"),
             ("localhost:3000", "http://"),
             ("http://localhost:3000/media", "only the server's address"),
             ("http://a:b@localhost", "--token"),

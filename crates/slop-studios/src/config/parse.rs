@@ -107,6 +107,10 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(text))
 }
 
+pub(super) fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
 pub(super) fn claim_name(text: &str) -> Result<Option<String>, String> {
     if text.chars().any(char::is_control) {
         return Err("has a control character, which no claim's name has".to_owned());

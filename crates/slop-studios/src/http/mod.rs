@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CONTENT_TYPE};
 use prometheus_client::registry::Registry;
 use socketio_server::Handle;
 use utoipa::OpenApi as _;
@@ -32,6 +32,7 @@ mod publish;
 mod rate;
 mod read;
 mod revoke;
+mod security_headers;
 
 pub(crate) use body::Limits as BodyLimits;
 use problem::Problem;
@@ -50,6 +51,8 @@ pub(crate) struct App {
     /// What a request's body may be.
     pub(crate) body: body::Limits,
     pub(crate) publish_rate: PublishRate,
+    /// Whether the server itself speaks TLS.
+    pub(crate) over_tls: bool,
 }
 
 /// All routes.
@@ -58,7 +61,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let publishers = publishers.route_layer(from_fn_with_state(Arc::clone(&app), auth::require_publisher));
     let operators = Router::from(for_operators());
     let description: Bytes = description().to_json().unwrap_or_default().into();
-    let docs = SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::new(["/openapi.json"]));
+    // Swagger UI's validator is another's site, which would be told of ours.
+    let docs = utoipa_swagger_ui::Config::new(["/openapi.json"]).validator_url("none");
+    let docs = SwaggerUi::new("/docs").config(docs);
+    let over_tls = app.over_tls;
 
     publishers
         .merge(operators)
@@ -67,6 +73,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], description) }))
         .fallback(async || Problem::of_status(StatusCode::NOT_FOUND))
         .layer(from_fn(problems_only))
+        .layer(from_fn(move |request, next| security_headers::add(over_tls, request, next)))
         .layer(from_fn_with_state(Arc::clone(&app), count))
         .with_state(app)
 }
@@ -101,7 +108,7 @@ async fn problems_only(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
     let is_problem = response.headers().get(CONTENT_TYPE).is_some_and(|content| content == problem::CONTENT);
-    let mut response = if is_problem || !(status.is_client_error() || status.is_server_error()) {
+    if is_problem || !(status.is_client_error() || status.is_server_error()) {
         response
     } else {
         let mut problem = Problem::of_status(status).into_response();
@@ -109,10 +116,7 @@ async fn problems_only(request: Request, next: Next) -> Response {
             problem.headers_mut().insert(ALLOW, allow.clone());
         }
         problem
-    };
-    let headers = response.headers_mut();
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
+    }
 }
 
 async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {

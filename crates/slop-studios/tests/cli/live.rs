@@ -306,8 +306,8 @@ fn without_a_server_or_a_key_it_says_so() {
     assert!(ran.stderr.contains("can't connect to http://127.0.0.1:1"), "{ran:#?}");
     let ran = place.run(&["publish", "error", "m", "x"]).refused();
     assert!(ran.stderr.contains("no publisher key"), "{ran:#?}");
-    let ran = place.run(&["publish", "--url", "https://127.0.0.1", "--key", "k", "error", "m", "x"]).refused();
-    assert!(ran.stderr.contains("TLS is not supported yet"), "{ran:#?}");
+    let ran = place.run(&["publish", "--url", "https://127.0.0.1:1", "--key", "k", "error", "m", "x"]).failed();
+    assert!(ran.stderr.contains("can't connect to https://127.0.0.1:1"), "{ran:#?}");
     let ran = place.run(&["listen", "--url", "http://127.0.0.1:1", "--count", "1", "--timeout", "0.3"]).failed();
     assert!(ran.stderr.contains("trying again in"), "{ran:#?}");
     assert!(ran.stderr.contains("timed out after 0 of 1 events"), "{ran:#?}");

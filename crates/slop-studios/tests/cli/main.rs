@@ -3,6 +3,7 @@
 mod live;
 mod policy;
 mod settings;
+mod tls;
 mod token;
 
 use std::ffi::OsStr;

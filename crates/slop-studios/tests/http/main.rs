@@ -16,5 +16,8 @@ mod publishers;
 mod publishing;
 mod reload;
 mod revocation;
+mod secrets;
+mod security_headers;
 mod server;
 mod store;
+mod tls;

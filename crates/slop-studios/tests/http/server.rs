@@ -1,6 +1,6 @@
 //! A server process, gone when the test ends.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -39,6 +39,13 @@ impl Server {
     /// With this data folder, which outlives it.
     pub(crate) fn start_in(data: &Path, settings: &[(&str, &str)]) -> Self {
         Self::spawn(Self::command(data, settings))
+    }
+
+    /// The same; its log goes to `log`.
+    pub(crate) fn start_in_with(data: &Path, settings: &[(&str, &str)], log: Stdio) -> Self {
+        let mut command = Self::command(data, settings);
+        command.stderr(log);
+        Self::spawn(command)
     }
 
     /// From a shell that does something before.
@@ -89,7 +96,8 @@ impl Server {
         let output = child.stdout.take().expect("its output is piped");
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line).expect("it says where it listens");
-        let address = line.trim().strip_prefix("listening on http://").map(str::parse);
+        let address = line.trim().strip_prefix("listening on ").and_then(|url| url.split_once("://"));
+        let address = address.map(|(_, address)| address.parse());
         let address = address.expect("the start-up line").expect("an address");
         Self { child, address, _data: None, killed: false }
     }
@@ -111,6 +119,13 @@ impl Server {
             .envs(settings.iter().copied())
             .stdin(Stdio::null());
         command
+    }
+
+    /// All that it logged, once it has stopped.
+    pub(crate) fn log(&mut self) -> String {
+        let mut log = String::new();
+        self.child.stderr.take().expect("its log is piped").read_to_string(&mut log).expect("UTF-8");
+        log
     }
 
     /// Waits until it has stopped.

@@ -1,30 +1,30 @@
 //! How the bytes of a connection travel.
 
 mod polling;
+mod stream;
+mod tls;
 mod upgrade;
 mod websocket;
 
-use std::{
-    os::fd::{AsRawFd as _, RawFd},
-    rc::Rc,
-};
+use std::{os::fd::RawFd, rc::Rc};
 
 use socketio_protocol::websocket::CloseCode;
-use tokio::net::tcp::OwnedWriteHalf;
 
 pub(crate) use polling::{EngineError, EngineRequest, Farewells, Polling, open as open_polling};
+pub(crate) use stream::Stream;
 pub(crate) use websocket::open as open_websocket;
 
 use crate::{
     DisconnectReason, connection::Connection, frame::Frame, identifier::Id, metrics::ShardMetrics, outbox::Outbox,
 };
+use stream::WriteHalf;
 
 /// The way to the client.
 pub(crate) enum Transport {
     /// Requests come and go.
     Polling(Box<Polling>),
     /// The writing half; the reading half is its task's.
-    WebSocket(OwnedWriteHalf),
+    WebSocket(WriteHalf),
     Closed,
 }
 
@@ -44,9 +44,11 @@ pub(crate) enum Flushed {
 }
 
 impl Transport {
+    // As in `WriteHalf::flush`.
+    #[inline(always)]
     pub(crate) fn flush(&mut self, outbox: &mut Outbox, metrics: &ShardMetrics) -> Flushed {
         match self {
-            Self::WebSocket(stream) => websocket::flush(stream, outbox, metrics),
+            Self::WebSocket(stream) => stream.flush(outbox, metrics),
             Self::Polling(polling) => polling.flush(outbox),
             Self::Closed => Flushed::Broken,
         }
@@ -55,7 +57,7 @@ impl Transport {
     /// Touches what a write needs.
     pub(crate) fn prefetch(&self) -> RawFd {
         match self {
-            Self::WebSocket(stream) => stream.as_ref().as_raw_fd(),
+            Self::WebSocket(stream) => stream.prefetch(),
             Self::Polling(_) | Self::Closed => -1,
         }
     }
@@ -63,7 +65,7 @@ impl Transport {
     /// Writes frames ahead of any outbox, if that is possible now. Returns how many bytes went out.
     pub(crate) fn write(&self, frames: &[Rc<Frame>], metrics: &ShardMetrics) -> usize {
         match self {
-            Self::WebSocket(stream) => websocket::write_frames(stream, frames, metrics),
+            Self::WebSocket(stream) => stream.write(frames, metrics),
             Self::Polling(_) | Self::Closed => 0,
         }
     }

@@ -1,11 +1,6 @@
 //! HTTP long-polling: packets come in the bodies of POST requests and leave in the answers to GET requests.
 
-use std::{
-    collections::VecDeque,
-    net::{IpAddr, TcpStream},
-    rc::Rc,
-    time::Duration,
-};
+use std::{collections::VecDeque, net::IpAddr, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use socketio_protocol::engine_io::{Open, PayloadPacket, PayloadWriter, decode_payload};
@@ -19,7 +14,7 @@ use crate::{
     outbox::Outbox,
     rate::Pace,
     shard::Shard,
-    transport::{Flushed, Transport, upgrade},
+    transport::{Flushed, Transport, stream::Detached, upgrade},
 };
 
 /// Why a request on the engine's path fails; codes and messages are Engine.IO's.
@@ -120,7 +115,7 @@ pub(crate) enum EngineRequest {
     /// A WebSocket that wants to take over, and what came with its request.
     Upgrade {
         sid: Id,
-        stream: TcpStream,
+        stream: Detached,
         leftover: Bytes,
         peer: IpAddr,
     },

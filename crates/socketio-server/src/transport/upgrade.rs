@@ -6,27 +6,33 @@ use std::{net::IpAddr, rc::Rc};
 use bytes::Bytes;
 use socketio_protocol::{
     engine_io::Packet,
-    websocket::{Decoder, Message, OpCode, encode_header},
+    websocket::{Decoder, Message},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::AsyncReadExt,
     time::{interval, timeout},
 };
 
 use crate::{
     config::PROBE_NOOP_INTERVAL,
     connection::Connection,
+    frame::Frame,
+    outbox::Outbox,
     shard::StreamGuard,
-    transport::{Transport, polling::with_polling, websocket},
+    transport::{
+        Flushed, Transport,
+        polling::with_polling,
+        stream::{Detached, ReadHalf, WriteHalf},
+        websocket,
+    },
 };
 
 /// A probe is two short packets; whatever else is as long is not one.
 const MAX_PROBE_MESSAGE: usize = 1024;
 
 /// Takes over a stream that asks to upgrade a session of this shard.
-pub(super) fn adopt(session: &Rc<Connection>, stream: std::net::TcpStream, leftover: Bytes, peer: IpAddr) {
-    let Ok(stream) = TcpStream::from_std(stream) else { return };
+pub(super) fn adopt(session: &Rc<Connection>, stream: Detached, leftover: Bytes, peer: IpAddr) {
+    let Ok((read, write)) = stream.attach() else { return };
     let free = with_polling(session, |polling| !std::mem::replace(polling.probing_mut(), true));
     if free != Some(true) {
         return;
@@ -37,10 +43,10 @@ pub(super) fn adopt(session: &Rc<Connection>, stream: std::net::TcpStream, lefto
     tokio::task::spawn_local(async move {
         let shard = session.shard.clone();
         let guard = ProbeGuard(&session);
-        match timeout(shard.config.upgrade_timeout, probe(&session, stream, leftover)).await {
-            Ok(Some((stream, rest))) => {
+        match timeout(shard.config.upgrade_timeout, probe(&session, read, &write, leftover)).await {
+            Ok(Some((read, rest))) => {
                 drop(guard);
-                change_over(session, stream, &rest, served);
+                change_over(session, read, write, &rest, served);
                 shard.metrics.upgrades.increment();
             }
             Ok(None) | Err(_) => shard.metrics.upgrades_failed.increment(),
@@ -57,7 +63,12 @@ impl Drop for ProbeGuard<'_> {
 }
 
 /// Answers the probe and keeps ending polls until the client changes over. Returns what came after that.
-async fn probe(session: &Connection, mut stream: TcpStream, leftover: Bytes) -> Option<(TcpStream, Vec<u8>)> {
+async fn probe(
+    session: &Connection,
+    mut read: ReadHalf,
+    write: &WriteHalf,
+    leftover: Bytes,
+) -> Option<(ReadHalf, Vec<u8>)> {
     let mut decoder = Decoder::new(MAX_PROBE_MESSAGE);
     let mut input = leftover.to_vec();
     let mut probed = false;
@@ -68,22 +79,19 @@ async fn probe(session: &Connection, mut stream: TcpStream, leftover: Bytes) -> 
             match Packet::decode(text).ok()? {
                 Packet::Ping("probe") if !probed => {
                     probed = true;
-                    let (header, length) = encode_header(OpCode::Text, b"3probe".len());
-                    let mut answer = header.get(..length)?.to_vec();
-                    answer.extend_from_slice(b"3probe");
-                    stream.write_all(&answer).await.ok()?;
+                    send(session, &read, write, Frame::text(|out| out.extend_from_slice(b"3probe"))).await?;
                     noops.reset_immediately();
                 }
                 Packet::Upgrade if probed => {
                     input.drain(..used);
-                    return (!session.is_closed()).then_some((stream, input));
+                    return (!session.is_closed()).then_some((read, input));
                 }
                 _ => return None,
             }
             input.drain(..used);
         }
         tokio::select! {
-            read = stream.read_buf(&mut input) => if read.ok()? == 0 { return None },
+            count = read.read_buf(&mut input) => if count.ok()? == 0 { return None },
             _ = noops.tick() => {
                 if session.is_closed() {
                     return None;
@@ -96,8 +104,20 @@ async fn probe(session: &Connection, mut stream: TcpStream, leftover: Bytes) -> 
     }
 }
 
-fn change_over(session: Rc<Connection>, stream: TcpStream, rest: &[u8], served: StreamGuard) {
-    let (read, write) = stream.into_split();
+/// Writes a frame that is not the session's.
+async fn send(session: &Connection, read: &ReadHalf, write: &WriteHalf, frame: Frame) -> Option<()> {
+    let mut outbox = Outbox::default();
+    outbox.push(Rc::new(frame));
+    loop {
+        match write.flush(&mut outbox, &session.shard.metrics) {
+            Flushed::All => return Some(()),
+            Flushed::Some | Flushed::Nothing => read.tcp().as_ref().writable().await.ok()?,
+            Flushed::Waiting | Flushed::Broken => return None,
+        }
+    }
+}
+
+fn change_over(session: Rc<Connection>, read: ReadHalf, write: WriteHalf, rest: &[u8], served: StreamGuard) {
     let before = std::mem::replace(&mut *session.transport.borrow_mut(), Transport::WebSocket(write));
     if let Transport::Polling(polling) = before {
         polling.end();

@@ -19,10 +19,7 @@ use socketio_protocol::{
 };
 use tokio::{
     io::{AsyncRead, Interest, ReadBuf},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
     time::timeout,
 };
 
@@ -34,11 +31,15 @@ use crate::{
     metrics::ShardMetrics,
     outbox::Outbox,
     shard::{Shard, StreamGuard},
-    transport::{Flushed, Transport, polling::open_packet},
+    transport::{
+        Flushed, Transport,
+        polling::open_packet,
+        stream::{ReadHalf, Stream, WriteHalf},
+    },
 };
 
 /// Opens a session that begins as a WebSocket. `leftover` is what came with the request.
-pub(crate) fn open(shard: &Rc<Shard>, origin: Origin, stream: TcpStream, leftover: &Bytes, served: StreamGuard) {
+pub(crate) fn open(shard: &Rc<Shard>, origin: Origin, stream: Stream, leftover: &Bytes, served: StreamGuard) {
     let (read, write) = stream.into_split();
     let connection = Connection::open(shard, origin, Transport::WebSocket(write));
     let sid = shard.entropy.borrow_mut().session_id(shard.id);
@@ -49,7 +50,7 @@ pub(crate) fn open(shard: &Rc<Shard>, origin: Origin, stream: TcpStream, leftove
 }
 
 /// Starts to read a connection.
-pub(crate) fn start(connection: Rc<Connection>, read: OwnedReadHalf, leftover: &[u8], served: StreamGuard) {
+pub(crate) fn start(connection: Rc<Connection>, read: ReadHalf, leftover: &[u8], served: StreamGuard) {
     connection.shard.metrics.websockets.increment();
     let decoder = Decoder::new(connection.shard.config.max_payload);
     let reader = Reader { read, decoder, carry: leftover.to_vec(), stopped: !leftover.is_empty() };
@@ -68,13 +69,13 @@ async fn run(connection: Rc<Connection>, mut reader: Reader, served: StreamGuard
     drop((decoder, carry));
     if !end.hung_up {
         // Boxed, since it would make room for itself in every idle connection's task.
-        let _ = Box::pin(timeout(CLOSE_LINGER, linger(&shard, &read))).await;
+        let _ = Box::pin(timeout(CLOSE_LINGER, linger(&shard, read.into_tcp()))).await;
     }
     drop(served);
 }
 
 /// Reads what still comes, so that the kernel does not answer it with a reset that overtakes our last frames.
-async fn linger(shard: &Shard, read: &OwnedReadHalf) {
+async fn linger(shard: &Shard, read: OwnedReadHalf) {
     while read.readable().await.is_ok() {
         let mut scratch = take_scratch(shard);
         let result = read.try_read(&mut scratch);
@@ -116,7 +117,7 @@ impl From<DisconnectReason> for End {
 }
 
 struct Reader {
-    read: OwnedReadHalf,
+    read: ReadHalf,
     decoder: Decoder,
     /// Bytes that are read but not handled: the beginning of a frame, or what came while the connection was paused.
     carry: Vec<u8>,
@@ -129,7 +130,7 @@ impl Reader {
         connection.set_reader(cx.waker());
         // Writing first: what a client does not take must not grow by what it sends.
         while connection.is_blocked() && !connection.is_closed() {
-            match self.read.as_ref().poll_write_ready(cx) {
+            match self.read.tcp().as_ref().poll_write_ready(cx) {
                 Poll::Ready(Ok(())) => connection.flush(),
                 Poll::Ready(Err(_)) => return Poll::Ready(DisconnectReason::TransportError.into()),
                 Poll::Pending => break,
@@ -309,7 +310,7 @@ fn send_all(stream: &OwnedWriteHalf, slices: &[IoSlice<'_>], metrics: &ShardMetr
 
 /// Says goodbye if that can be done at once, and ends our side of the stream.
 pub(crate) fn close(
-    stream: &OwnedWriteHalf,
+    stream: &WriteHalf,
     connection: &Rc<Connection>,
     reason: DisconnectReason,
     code: Option<CloseCode>,
@@ -324,8 +325,8 @@ pub(crate) fn close(
         _ => CloseCode::NORMAL,
     });
     // What was queued before may still leave; behind half a frame no other may begin.
-    if flush(stream, outbox, &connection.shard.metrics) == Flushed::All {
-        let _ = stream.try_write(&encode_close(code, reason.as_str()));
+    if stream.flush(outbox, &connection.shard.metrics) == Flushed::All {
+        stream.write_last(&encode_close(code, reason.as_str()));
     }
     // The caller drops the writing half, which ends our side of the stream after what is written.
 }

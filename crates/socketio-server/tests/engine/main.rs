@@ -19,5 +19,6 @@ mod panics;
 mod polling;
 mod recovery;
 mod rooms_and_broadcasts;
+mod tls;
 mod upgrade;
 mod websocket;

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use socketio_protocol::{engine_io, packet};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_websockets::{ClientBuilder, Message, WebSocketStream};
+use tokio_websockets::{ClientBuilder, MaybeTlsStream, Message, WebSocketStream};
 
 use super::line::Line;
 use super::{MEDIA, Output, Plan};
@@ -28,7 +28,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Session<'a> {
     plan: &'a Plan,
-    websocket: WebSocketStream<TcpStream>,
+    websocket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// How long the server may be silent.
     silence: Duration,
     /// Namespaces that we are in, or may yet get in.
@@ -67,7 +67,7 @@ impl<'a> Session<'a> {
     /// Opens the WebSocket and asks for the namespaces.
     pub(super) async fn open(plan: &'a Plan) -> anyhow::Result<Self> {
         let opening = async {
-            let stream = plan.url.connect().await?;
+            let stream = plan.url.connect(plan.ca.as_deref()).await?;
             let (mut websocket, _response) = ClientBuilder::from_uri(plan.url.websocket(PATH)?)
                 .connect_on(stream)
                 .await
@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
     }
 }
 
-async fn next_message(websocket: &mut WebSocketStream<TcpStream>) -> anyhow::Result<Message> {
+async fn next_message(websocket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>) -> anyhow::Result<Message> {
     match websocket.next().await {
         Some(Ok(message)) => match message.as_close() {
             Some((code, reason)) => {
