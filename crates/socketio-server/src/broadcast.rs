@@ -83,6 +83,7 @@ impl Handle {
         let Some(namespace) = self.namespace(namespace) else { return };
         let room: Arc<str> = room.into();
         let f: Arc<dyn Fn(&Socket) + Send + Sync> = Arc::new(f);
+        let _order = self.recovery().map(Memory::history);
         for mailbox in &self.0.mailboxes {
             let _ = mailbox.send(Command::EachInRoom { namespace, room: room.clone(), f: f.clone() });
         }
@@ -92,6 +93,7 @@ impl Handle {
     pub fn for_each(&self, namespace: &str, f: impl Fn(&Socket) + Send + Sync + 'static) {
         let Some(namespace) = self.namespace(namespace) else { return };
         let f: Arc<dyn Fn(&Socket) + Send + Sync> = Arc::new(f);
+        let _order = self.recovery().map(Memory::history);
         for mailbox in &self.0.mailboxes {
             let _ = mailbox.send(Command::Each { namespace, f: f.clone() });
         }

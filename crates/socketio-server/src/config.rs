@@ -190,6 +190,10 @@ pub(crate) const FLUSH_TURN: Duration = Duration::from_millis(1);
 /// Connections that a flush turn writes to between two looks at the clock.
 pub(crate) const FLUSHES_PER_LOOK: usize = 8;
 
+/// Members of a room, on one shard, from which on a walk looks first whether more broadcasts are coming: the look takes a
+/// microsecond or two, a write to this many 100 times as long.
+pub(crate) const LARGE_ROOM: usize = 64;
+
 /// Frames that one vectored write takes. Linux allows 1,024; past 64 the call itself is no longer what costs.
 pub(crate) const FRAMES_PER_WRITE: usize = 64;
 

@@ -13,8 +13,13 @@
 //! is simply not read from.
 //!
 //! **Out:** an event is encoded once into a *frame*, whatever the number of its receivers. A broadcast is one message
-//! to each shard; there the members' outboxes take a reference each, and a flush pass turns everything that came
-//! together for a connection into one vectored write.
+//! to each shard; there it is written straight to the members of its room, together with those that came meanwhile.
+//! Where something waits already, the connection's outbox takes a reference, and a flush pass turns everything that
+//! came together for a connection into one vectored write.
+//!
+//! **Back:** with [recovery](Config::recovery), broadcasts are numbered and remembered, and so is what was emitted to one
+//! socket until it is known to have arrived. A client that lost its connection comes back with the number of its last
+//! event, gets its session, and what it missed.
 //!
 //! # Example
 //!

@@ -221,7 +221,16 @@ impl Shard {
                         self.clone().drain(grace);
                     }
                     Command::Broadcast(job) => {
-                        *self.fanout.borrow_mut() = Some(Fanout::of(job, &self));
+                        let fanout = Fanout::of(job, &self);
+                        let is_large = fanout.is_large();
+                        *self.fanout.borrow_mut() = Some(fanout);
+                        // Where others are on their way right now, all should share the first write too.
+                        while is_large && {
+                            let known = commands.len();
+                            yield_now().await;
+                            take_waiting(&mut mailbox, &mut commands);
+                            commands.len() > known
+                        } {}
                         while !self.fan_out_for_a_while(&mut commands) {
                             yield_now().await;
                             take_waiting(&mut mailbox, &mut commands);

@@ -36,6 +36,14 @@ impl Fanout {
         }
     }
 
+    /// Whether a moment's wait for more broadcasts is nothing beside the writes that it may save.
+    pub(crate) fn is_large(&self) -> bool {
+        match self {
+            Self::Room(walk) => walk.is_large(),
+            Self::Crowd(_) => false,
+        }
+    }
+
     /// Takes the next broadcast along, if it has the same receivers.
     pub(crate) fn take(&mut self, next: &Arc<Job>, shard: &Shard) -> bool {
         match self {

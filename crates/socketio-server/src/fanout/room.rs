@@ -13,7 +13,7 @@ use super::Pace;
 use crate::{
     Socket,
     broadcast::Job,
-    config::{FLUSH_TURN, FLUSHES_PER_LOOK, FRAMES_PER_WRITE},
+    config::{FLUSH_TURN, FLUSHES_PER_LOOK, FRAMES_PER_WRITE, LARGE_ROOM},
     frame::Frame,
     rooms::Member,
     shard::Shard,
@@ -52,6 +52,10 @@ impl RoomWalk {
             Self { jobs: Vec::new(), frames: Vec::new(), plain_frames: None, left: 0, in_round: 1, past: None };
         walk.left = walk.begin(job, shard);
         walk
+    }
+
+    pub(super) fn is_large(&self) -> bool {
+        self.left >= LARGE_ROOM
     }
 
     /// Lets a broadcast join, if it is for the same room and one write can still take all. Nobody has to be met before its

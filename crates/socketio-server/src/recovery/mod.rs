@@ -142,7 +142,8 @@ impl Memory {
         !self.settings.window.is_zero()
     }
 
-    /// The broadcasts. Whoever takes a number posts to the shards before letting go, so that all see one order.
+    /// The broadcasts. Whoever takes a number, or has something done on every shard, posts to the shards before letting go,
+    /// so that all see one order.
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }

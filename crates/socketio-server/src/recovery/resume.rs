@@ -118,9 +118,13 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
         }
         (None, None) => return Err(unknown),
     };
-    // What the client has seen on another shard must have been seen here.
+    // What the client has seen on another shard must have been seen here. Whatever goes to all shards is posted under the
+    // history's lock, so it stands before the mark on every shard or behind it on every shard.
     let (mark, reached) = oneshot::channel();
-    shard.post(Command::Mark(mark));
+    {
+        let _order = recovery.history();
+        shard.post(Command::Mark(mark));
+    }
     let _ = reached.await;
     if connection.is_closed() {
         let Found { session, direct, .. } = found;
