@@ -38,7 +38,7 @@ use problem::Problem;
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) executor: Executor,
-    pub(crate) revoker: Revoker,
+    pub(crate) revoker: Arc<Revoker>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) keys: PublisherKeys,
     pub(crate) handle: Handle,
