@@ -53,7 +53,7 @@ impl Revoker {
     ///
     /// # Errors
     /// If it could not be committed. Nothing happened.
-    pub(crate) async fn user(&self, user_id: &str) -> Result<Enforced, StoreError> {
+    pub(crate) async fn user(self: &Arc<Self>, user_id: &str) -> Result<Enforced, StoreError> {
         let at = Moment::now();
         let until = at.after(self.max_lifetime);
         self.revoke(Revocation { subject: Revoked::User(user_id.into()), at, until }).await
@@ -63,14 +63,25 @@ impl Revoker {
     ///
     /// # Errors
     /// If it could not be committed. Nothing happened.
-    pub(crate) async fn token(&self, token_id: &str, expires_at: Option<Moment>) -> Result<Enforced, StoreError> {
+    pub(crate) async fn token(
+        self: &Arc<Self>,
+        token_id: &str,
+        expires_at: Option<Moment>,
+    ) -> Result<Enforced, StoreError> {
         let at = Moment::now();
         let longest = at.after(self.max_lifetime);
         let until = expires_at.map_or(longest, |end| end.after(self.leeway).min(longest));
         self.revoke(Revocation { subject: Revoked::Token(token_id.into()), at, until }).await
     }
 
-    async fn revoke(&self, revocation: Revocation) -> Result<Enforced, StoreError> {
+    /// In a task of its own: if whoever asked hangs up, what was committed has to come into force all the same.
+    async fn revoke(self: &Arc<Self>, revocation: Revocation) -> Result<Enforced, StoreError> {
+        let revoker = Arc::clone(self);
+        let done = tokio::spawn(async move { revoker.carry_out(revocation).await });
+        done.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string().into())))
+    }
+
+    async fn carry_out(&self, revocation: Revocation) -> Result<Enforced, StoreError> {
         self.store.revoke(revocation.clone()).await?;
         // From here on nobody gets in; who was in before is found below, since a shard checks a token and makes the socket
         // in one go.

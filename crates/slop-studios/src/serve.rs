@@ -158,14 +158,14 @@ fn start(
     inboxes.use_store(&store);
     let kept = runtime.block_on(store.revocations()).context("read the revocations")?;
     kept.iter().for_each(|revocation| revocations.add(revocation));
-    let revoker = Revoker::new(
+    let revoker = Arc::new(Revoker::new(
         Arc::clone(&store),
         revocations,
         Arc::clone(&sessions),
         handle.clone(),
         settings.jwt_max_lifetime,
         settings.jwt_leeway,
-    );
+    ));
     let publishers = Arc::new(Publishers::new(credentials(settings), Arc::clone(&sessions)));
     let app = App {
         executor: Executor::new(Arc::clone(&store), Arc::clone(metrics)),

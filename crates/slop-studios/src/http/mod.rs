@@ -42,7 +42,7 @@ pub(crate) use rate::PublishRate;
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) executor: Executor,
-    pub(crate) revoker: Revoker,
+    pub(crate) revoker: Arc<Revoker>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) publishers: Arc<Publishers>,
     pub(crate) handle: Handle,

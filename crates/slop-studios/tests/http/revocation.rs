@@ -1,7 +1,11 @@
 //! Revoked tokens: who is connected loses its identity, and nobody gets in with one.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use slop_studios::identity::epoch_seconds;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::api::{accepted, get, post, send};
 use crate::client::Client;
@@ -136,6 +140,35 @@ async fn a_revocation_outlives_a_kill() {
     is_refused(&server, "/notifications", &of_token).await;
     let metrics = get(&server, "/metrics").await.text;
     assert!(metrics.contains("slop_revocations_kept 2"), "{metrics}");
+}
+
+/// What is committed comes into force, also if nobody is there any more to hear of it.
+#[tokio::test]
+async fn a_publisher_that_hangs_up_has_revoked_all_the_same() {
+    let server = Server::start();
+    let ids: Vec<String> = (0..20).map(|number| format!("t{number}")).collect();
+    for id in &ids {
+        let mut stream = TcpStream::connect(server.address).await.expect("the server takes connections");
+        let head = format!("POST /v1/tokens/{id}/revoke HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {KEY}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("it is sent");
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut refused = 0;
+        for id in &ids {
+            let connected = Client::try_connect(&server, "/", json!({"token": token("u", id)}), None).await;
+            let mut client = connected.expect("it is connected, with an identity or without");
+            client.expect("welcome").await;
+            refused += u64::from(client.next().await.0 == "authError");
+        }
+        let metrics = get(&server, "/metrics").await.text;
+        let kept = metrics.lines().find_map(|line| line.strip_prefix("slop_revocations_kept "));
+        let kept: u64 = kept.expect("the metric").parse().expect("a number");
+        if kept > 0 && refused == kept {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{kept} are kept, and {refused} are in force");
+    }
 }
 
 #[tokio::test]
