@@ -103,7 +103,7 @@ async fn as_many_files_may_be_open_as_the_system_lets() {
 async fn every_limit_has_its_row() {
     let server = Server::start();
     let metrics = get(&server, "/metrics").await.text;
-    let documented = include_str!("../../../../docs/security-limits.part.md");
+    let documented = include_str!("../../../../docs/security.md");
     let mut rows = 0;
     for line in metrics.lines().filter_map(|line| line.strip_prefix("slop_limits_met_total{limit=\"")) {
         let limit = line.split('"').next().expect("a name");
