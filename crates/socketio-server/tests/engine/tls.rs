@@ -13,7 +13,7 @@ use std::{
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use socketio_protocol::websocket::OpCode;
 use socketio_server::{
-    Config, DisconnectReason, Namespace, RawEndpoint, Recovery, ServerBuilder, Tls,
+    Config, DisconnectReason, Limit, Namespace, RawEndpoint, Recovery, ServerBuilder, Tls,
     rustls::{
         ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
         crypto::aws_lc_rs::default_provider,
@@ -311,6 +311,10 @@ async fn the_end_is_said_in_both_languages() {
     }
 }
 
+fn met(server: &TestServer, limit: Limit) -> u64 {
+    server.metrics().limits.iter().find(|(known, _)| *known == limit).map_or(0, |(_, count)| *count)
+}
+
 /// Reads until the server ends the connection; returns how long that took.
 async fn until_closed(mut stream: TcpStream, began: Instant) -> Duration {
     let mut rest = Vec::new();
@@ -342,11 +346,34 @@ async fn handshakes_that_are_not_finished_are_given_up() {
         assert!(took >= patience / 2, "they had some time: {took:?}");
     }
     eventually("all are counted", || server.metrics().tls_handshakes_failed == 200).await;
+    assert_eq!(met(&server, Limit::HeaderTime), 200);
     bystander.send("4y").await;
     assert_eq!(bystander.text().await, "4y");
     // None is left: the bystander's is the only one that a drain has to wait for.
     drop(bystander);
     eventually("the bystander is gone", || server.metrics().connections == 0).await;
+}
+
+#[tokio::test]
+async fn a_handshake_has_its_place_from_the_first_byte_on() {
+    let config = Config { shards: 1, max_handshakes_per_address: 2, ..Config::default() };
+    let (server, _, relay) = start(config, echoing);
+    let mut bystander = Ws::open_at(relay.addr, "/engine.io/").await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(TcpStream::connect(server.addr).await.expect("the server listens"));
+    }
+    eventually("both have a place", || server.metrics().handshakes == 2).await;
+    // One more is turned away without a word, since none in the clear would be understood.
+    let mut third = TcpStream::connect(server.addr).await.expect("the server listens");
+    let mut rest = Vec::new();
+    within("it is closed", third.read_to_end(&mut rest)).await.expect("an orderly end");
+    assert_eq!((rest.as_slice(), met(&server, Limit::HandshakesPerAddress)), (&[][..], 1));
+    bystander.send("4x").await;
+    assert_eq!(bystander.text().await, "4x");
+    drop(held);
+    eventually("their places are free", || server.metrics().handshakes == 0).await;
+    Ws::open_at(relay.addr, "/engine.io/").await;
 }
 
 #[tokio::test]
