@@ -15,9 +15,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 pub(crate) use polling::{EngineError, EngineRequest, Farewells, Polling, open as open_polling};
 pub(crate) use websocket::open as open_websocket;
 
-use crate::{
-    DisconnectReason, connection::Connection, frame::Frame, identifier::Id, metrics::ShardMetrics, outbox::Outbox,
-};
+use crate::{DisconnectReason, connection::Connection, identifier::Id, metrics::ShardMetrics, outbox::Outbox};
 
 /// The way to the client.
 pub(crate) enum Transport {
@@ -60,10 +58,11 @@ impl Transport {
         }
     }
 
-    /// Writes frames ahead of any outbox, if that is possible now. Returns how many bytes went out.
-    pub(crate) fn write(&self, frames: &[Rc<Frame>], metrics: &ShardMetrics) -> usize {
+    /// Writes WebSocket frames ahead of any outbox, if that is possible now. Returns how many bytes went out.
+    pub(crate) fn write(&self, frames: &[u8], metrics: &ShardMetrics) -> usize {
         match self {
-            Self::WebSocket(stream) => websocket::write_frames(stream, frames, metrics),
+            // Whatever is wrong with the stream, the flush that follows is told too.
+            Self::WebSocket(stream) => websocket::send_one(stream, frames, metrics).unwrap_or_default(),
             Self::Polling(_) | Self::Closed => 0,
         }
     }
