@@ -103,6 +103,10 @@ pub struct Config {
     /// Sockets of a shard that a broadcast is queued for before the shard's other tasks get their turn. Default 2,048,
     /// which takes about 0.3 ms.
     pub fanout_per_turn: usize,
+    /// Members of a room, on one shard, from which on broadcasts are written straight to them. Smaller rooms are many, and what
+    /// comes for one of them is rarely followed by something for the same: there the outboxes gather more for a write.
+    /// Default 64.
+    pub large_room: usize,
     /// Connection state recovery: clients that come back get their session, and what they missed. Default: off, because
     /// every event gets an argument more, a string at its end, that handlers see too.
     pub recovery: Option<Recovery>,
@@ -142,6 +146,7 @@ impl Default for Config {
             write_stall_timeout: Duration::from_secs(15),
             handler_backlog: 64,
             fanout_per_turn: 2_048,
+            large_room: 64,
             recovery: None,
             max_rooms_per_socket: 1_000,
             max_pending_acks: 1_000,
@@ -190,9 +195,8 @@ pub(crate) const FLUSH_TURN: Duration = Duration::from_millis(1);
 /// Connections that a flush turn writes to between two looks at the clock.
 pub(crate) const FLUSHES_PER_LOOK: usize = 8;
 
-/// Members of a room, on one shard, from which on a walk looks first whether more broadcasts are coming: the look takes a
-/// microsecond or two, a write to this many 100 times as long.
-pub(crate) const LARGE_ROOM: usize = 64;
+/// Bytes of several frames that are put together for one write. More is told to the kernel in pieces.
+pub(crate) const SMALL_WRITE: usize = 512;
 
 /// Frames that one vectored write takes. Linux allows 1,024; past 64 the call itself is no longer what costs.
 pub(crate) const FRAMES_PER_WRITE: usize = 64;

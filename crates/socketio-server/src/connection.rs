@@ -221,23 +221,24 @@ impl Connection {
         black_box((self.closed.get(), self.transport.borrow().prefetch()));
     }
 
-    /// Writes frames at once, if nothing waits before them; what the client does not take at once waits.
-    pub(crate) fn write_through(self: &Rc<Self>, frames: &[Rc<Frame>]) {
+    /// Writes frames at once, if nothing waits before them; what the client does not take at once waits. `bytes` are those of
+    /// the frames, one after the other.
+    pub(crate) fn write_through(self: &Rc<Self>, frames: &[Rc<Frame>], bytes: &[u8]) {
         let nothing_waits = !self.closed.get() && !self.flush_pending.get() && !self.is_behind.get();
-        let written = if nothing_waits { self.transport.borrow().write(frames, &self.shard.metrics) } else { 0 };
+        let written = if nothing_waits { self.transport.borrow().write(bytes, &self.shard.metrics) } else { 0 };
+        if written == bytes.len() {
+            return;
+        }
         if written == 0 {
             return frames.iter().for_each(|frame| self.queue_uncounted(frame.clone()));
         }
-        if written == frames.iter().map(|frame| frame.len()).sum::<usize>() {
-            return;
-        }
-        let bytes = {
+        let waiting = {
             let mut outbox = self.outbox.borrow_mut();
             frames.iter().for_each(|frame| outbox.push(frame.clone()));
             outbox.advance(written);
             outbox.bytes()
         };
-        self.queued(bytes);
+        self.queued(waiting);
     }
 
     /// Something was put into the outbox, where so many bytes wait now.

@@ -222,7 +222,7 @@ impl Shard {
                     }
                     Command::Broadcast(job) => {
                         let fanout = Fanout::of(job, &self);
-                        let is_large = fanout.is_large();
+                        let is_large = fanout.is_large(&self.config);
                         *self.fanout.borrow_mut() = Some(fanout);
                         // Where others are on their way right now, all should share the first write too.
                         while is_large && {
@@ -231,7 +231,7 @@ impl Shard {
                             take_waiting(&mut mailbox, &mut commands);
                             commands.len() > known
                         } {}
-                        while !self.fan_out_for_a_while(&mut commands) {
+                        while !self.fan_out_for_a_while(is_large, &mut commands) {
                             yield_now().await;
                             take_waiting(&mut mailbox, &mut commands);
                         }
@@ -389,7 +389,7 @@ impl Shard {
     }
 
     /// Goes on with the broadcast that is under way, together with the commands that can join it; true if none is left.
-    fn fan_out_for_a_while(&self, commands: &mut VecDeque<Command>) -> bool {
+    fn fan_out_for_a_while(&self, writes: bool, commands: &mut VecDeque<Command>) -> bool {
         if let Some(fanout) = self.fanout.borrow_mut().as_mut() {
             while let Some(Command::Broadcast(next)) = commands.front()
                 && fanout.take(next, self)
@@ -398,7 +398,7 @@ impl Shard {
             }
         }
         let limit = self.config.fanout_per_turn.max(1);
-        self.fan_out(if commands.is_empty() { Pace::Write(limit) } else { Pace::Queue(limit) })
+        self.fan_out(if writes && commands.is_empty() { Pace::Write(limit) } else { Pace::Queue(limit) })
     }
 
     /// Goes on with the broadcast that is under way; true if none is left.

@@ -107,34 +107,44 @@ async function allHeard(members, publisher) {
   for (const member of members) assert.deepEqual(member.wrong, [], `out of order in ${member.room}`);
 }
 
-describe('the server is killed', () => {
+/** 200 members of 20 rooms and 200 durable events a second, while the server ends and is started again some times. */
+async function survive(times, end, env = {}) {
+  let server = await Server.start({ env });
+  const { port, dataDir, url } = server;
+  const rooms = Array.from({ length: 20 }, (_, n) => `room-${n}`);
+  const members = Array.from(
+    { length: 200 },
+    (_, n) => new Member(url, rooms[n % rooms.length], { transports: [n % 4 === 0 ? 'polling' : 'websocket'] }),
+  );
+  await Promise.all(members.map((member) => member.join()));
+  const publisher = new Publisher(rooms, 200);
+  const running = publisher.run(url);
+  for (let count = 0; count < times; count += 1) {
+    await delay(100 + random(900));
+    await end(server);
+    server = await Server.start({ port, dataDir, env });
+  }
+  await delay(500);
+  publisher.stopped = true;
+  const published = await running;
+  await allHeard(members, publisher);
+  const connects = members.reduce((sum, member) => sum + member.connects - 1, 0);
+  const recovered = members.reduce((sum, member) => sum + member.recovered, 0);
+  assert.ok(connects >= members.length, `only ${connects} reconnects`);
+  assert.equal(recovered, connects, 'every one was recovered');
+  assert.ok(published > 50 * times && publisher.retries > 0, `${published} published, ${publisher.retries} retries`);
+  for (const member of members) member.socket.disconnect();
+  await server.terminate();
+}
+
+describe('the server ends', () => {
   test('200 members of 20 rooms, 200 durable events a second, 20 kills', { timeout: 180_000 }, async () => {
-    let server = await Server.start();
-    const { port, dataDir, url } = server;
-    const rooms = Array.from({ length: 20 }, (_, n) => `room-${n}`);
-    const members = Array.from(
-      { length: 200 },
-      (_, n) => new Member(url, rooms[n % rooms.length], { transports: [n % 4 === 0 ? 'polling' : 'websocket'] }),
-    );
-    await Promise.all(members.map((member) => member.join()));
-    const publisher = new Publisher(rooms, 200);
-    const running = publisher.run(url);
-    for (let kills = 0; kills < 20; kills += 1) {
-      await delay(100 + random(900));
-      await server.kill();
-      server = await Server.start({ port, dataDir });
-    }
-    await delay(500);
-    publisher.stopped = true;
-    const published = await running;
-    await allHeard(members, publisher);
-    const connects = members.reduce((sum, member) => sum + member.connects - 1, 0);
-    const recovered = members.reduce((sum, member) => sum + member.recovered, 0);
-    assert.ok(connects >= members.length, `only ${connects} reconnects`);
-    assert.equal(recovered, connects, 'every one was recovered');
-    assert.ok(published > 1_000 && publisher.retries > 0, `${published} published, ${publisher.retries} retries`);
-    for (const member of members) member.socket.disconnect();
-    await server.terminate();
+    await survive(20, (server) => server.kill());
+  });
+
+  test('the same with 5 restarts as a deploy does them: nobody is stranded', { timeout: 120_000 }, async () => {
+    const env = { SHUTDOWN_GRACE_MS: '2000' };
+    await survive(5, (server) => server.terminate(2_000, { keepData: true }), env);
   });
 });
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::{Socket, broadcast::Job, shard::Shard};
+use crate::{Config, Socket, broadcast::Job, shard::Shard};
 
 mod crowd;
 mod room;
@@ -36,10 +36,10 @@ impl Fanout {
         }
     }
 
-    /// Whether a moment's wait for more broadcasts is nothing beside the writes that it may save.
-    pub(crate) fn is_large(&self) -> bool {
+    /// Whether it is written straight to so many that a moment's wait for more broadcasts is nothing beside it.
+    pub(crate) fn is_large(&self, config: &Config) -> bool {
         match self {
-            Self::Room(walk) => walk.is_large(),
+            Self::Room(walk) => walk.members_left() >= config.large_room,
             Self::Crowd(_) => false,
         }
     }

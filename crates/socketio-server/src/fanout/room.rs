@@ -13,7 +13,7 @@ use super::Pace;
 use crate::{
     Socket,
     broadcast::Job,
-    config::{FLUSH_TURN, FLUSHES_PER_LOOK, FRAMES_PER_WRITE, LARGE_ROOM},
+    config::{FLUSH_TURN, FLUSHES_PER_LOOK, FRAMES_PER_WRITE},
     frame::Frame,
     rooms::Member,
     shard::Shard,
@@ -28,6 +28,9 @@ pub(crate) struct RoomWalk {
     jobs: Vec<Begun>,
     /// Those of all jobs.
     frames: Vec<Rc<Frame>>,
+    /// Several of them in one piece, as the last member was written them: the next one gets the same, and one piece costs the
+    /// kernel less than several.
+    joined: Joined,
     /// The same for those who don't take part in recovery; made for the first of them.
     plain_frames: Option<Vec<Rc<Frame>>>,
     /// Members that are not met in this round.
@@ -36,6 +39,29 @@ pub(crate) struct RoomWalk {
     in_round: usize,
     /// The number of the last broadcast that everyone has.
     past: Option<u64>,
+}
+
+/// The frames from one on, one after the other.
+#[derive(Default)]
+struct Joined {
+    from: usize,
+    to: usize,
+    bytes: Vec<u8>,
+}
+
+impl Joined {
+    /// The bytes of all frames from this one on.
+    fn bytes<'a>(&'a mut self, frames: &'a [Rc<Frame>], from: usize) -> &'a [u8] {
+        if let [one] = frames.get(from..).unwrap_or_default() {
+            return one.as_websocket();
+        }
+        if (self.from, self.to) != (from, frames.len()) {
+            (self.from, self.to) = (from, frames.len());
+            self.bytes.clear();
+            frames.iter().skip(from).for_each(|frame| self.bytes.extend_from_slice(frame.as_websocket()));
+        }
+        &self.bytes
+    }
 }
 
 /// A broadcast that has begun.
@@ -48,14 +74,21 @@ struct Begun {
 
 impl RoomWalk {
     pub(super) fn of(job: Arc<Job>, shard: &Shard) -> Self {
-        let mut walk =
-            Self { jobs: Vec::new(), frames: Vec::new(), plain_frames: None, left: 0, in_round: 1, past: None };
+        let mut walk = Self {
+            jobs: Vec::new(),
+            frames: Vec::new(),
+            joined: Joined::default(),
+            plain_frames: None,
+            left: 0,
+            in_round: 1,
+            past: None,
+        };
         walk.left = walk.begin(job, shard);
         walk
     }
 
-    pub(super) fn is_large(&self) -> bool {
-        self.left >= LARGE_ROOM
+    pub(super) fn members_left(&self) -> usize {
+        self.left
     }
 
     /// Lets a broadcast join, if it is for the same room and one write can still take all. Nobody has to be met before its
@@ -139,7 +172,7 @@ impl RoomWalk {
         }
         let frames = self.frames.get(from..).unwrap_or_default();
         if writes {
-            member.connection.write_through(frames);
+            member.connection.write_through(frames, self.joined.bytes(&self.frames, from));
         } else {
             frames.iter().for_each(|frame| member.connection.queue_uncounted(frame.clone()));
         }
@@ -151,6 +184,7 @@ impl RoomWalk {
         let frames = self.jobs.get(self.in_round).map_or(self.frames.len(), |next| next.frames_at);
         self.jobs.drain(..self.in_round);
         self.frames.drain(..frames);
+        self.joined = Joined::default();
         if let Some(plain) = &mut self.plain_frames {
             plain.drain(..frames);
         }

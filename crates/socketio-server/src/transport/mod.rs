@@ -14,9 +14,7 @@ pub(crate) use polling::{EngineError, EngineRequest, Farewells, Polling, open as
 pub(crate) use stream::Stream;
 pub(crate) use websocket::open as open_websocket;
 
-use crate::{
-    DisconnectReason, connection::Connection, frame::Frame, identifier::Id, metrics::ShardMetrics, outbox::Outbox,
-};
+use crate::{DisconnectReason, connection::Connection, identifier::Id, metrics::ShardMetrics, outbox::Outbox};
 use stream::WriteHalf;
 
 /// The way to the client.
@@ -62,8 +60,8 @@ impl Transport {
         }
     }
 
-    /// Writes frames ahead of any outbox, if that is possible now. Returns how many bytes went out.
-    pub(crate) fn write(&self, frames: &[Rc<Frame>], metrics: &ShardMetrics) -> usize {
+    /// Writes WebSocket frames ahead of any outbox, if that is possible now. Returns how many bytes went out.
+    pub(crate) fn write(&self, frames: &[u8], metrics: &ShardMetrics) -> usize {
         match self {
             Self::WebSocket(stream) => stream.write(frames, metrics),
             Self::Polling(_) | Self::Closed => 0,

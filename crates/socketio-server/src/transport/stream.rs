@@ -5,7 +5,6 @@ use std::{
     io::{self, IoSlice},
     os::fd::{AsRawFd as _, RawFd},
     pin::Pin,
-    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -23,7 +22,7 @@ use super::{
     tls::{self, TlsReadHalf, TlsWriteHalf},
     websocket,
 };
-use crate::{frame::Frame, metrics::ShardMetrics, outbox::Outbox};
+use crate::{metrics::ShardMetrics, outbox::Outbox};
 
 /// As HTTP sees it.
 pub(crate) enum Stream {
@@ -130,9 +129,10 @@ impl WriteHalf {
     /// Writes frames ahead of the outbox. Returns how many bytes went out: none with TLS, whose records are filled from
     /// the outbox.
     #[inline(always)]
-    pub(crate) fn write(&self, frames: &[Rc<Frame>], metrics: &ShardMetrics) -> usize {
+    pub(crate) fn write(&self, frames: &[u8], metrics: &ShardMetrics) -> usize {
         match self {
-            Self::Plain(tcp) => websocket::write_frames(tcp, frames, metrics),
+            // Whatever is wrong with the stream, the flush that follows is told too.
+            Self::Plain(tcp) => websocket::send_one(tcp, frames, metrics).unwrap_or_default(),
             Self::Tls(_) => 0,
         }
     }

@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     DisconnectReason,
-    config::{CLOSE_LINGER, FRAMES_PER_WRITE, READ_BUFFER, READS_PER_TURN},
+    config::{CLOSE_LINGER, READ_BUFFER, READS_PER_TURN, SMALL_WRITE},
     connection::{Connection, Origin},
     frame::Frame,
     metrics::ShardMetrics,
@@ -279,33 +279,31 @@ pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &Shar
     Flushed::All
 }
 
-/// Writes frames as far as the kernel takes them now. Returns how many bytes it took.
-pub(crate) fn write_frames(stream: &OwnedWriteHalf, frames: &[Rc<Frame>], metrics: &ShardMetrics) -> usize {
-    let written = match frames {
-        [one] => send_all(stream, &[slice(one)], metrics),
-        several => {
-            let slices: SmallVec<[IoSlice<'_>; FRAMES_PER_WRITE]> = several.iter().map(slice).collect();
-            send_all(stream, &slices, metrics)
-        }
-    };
-    // Whatever is wrong with the stream, the flush that follows is told too.
-    written.unwrap_or_default()
-}
-
-fn slice(frame: &Rc<Frame>) -> IoSlice<'_> {
-    IoSlice::new(frame.as_websocket())
-}
-
 /// One system call. Not `write`, which fetches the books of files from memory before it finds that this is a socket:
 /// of a broadcast's cost that was a twentieth.
-fn send_all(stream: &OwnedWriteHalf, slices: &[IoSlice<'_>], metrics: &ShardMetrics) -> Result<usize, Errno> {
-    let written = match slices {
-        [one] => send(stream.as_ref(), one, SendFlags::NOSIGNAL),
-        several => sendmsg(stream.as_ref(), several, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL),
-    }?;
-    metrics.writes.increment();
-    metrics.bytes_written.add(written as u64);
-    Ok(written)
+pub(crate) fn send_one(stream: &OwnedWriteHalf, bytes: &[u8], metrics: &ShardMetrics) -> Result<usize, Errno> {
+    count(send(stream.as_ref(), bytes, SendFlags::NOSIGNAL), metrics)
+}
+
+/// The same for several pieces. Small ones are put together first: that takes less than telling the kernel where each is.
+fn send_all(stream: &OwnedWriteHalf, pieces: &[IoSlice<'_>], metrics: &ShardMetrics) -> Result<usize, Errno> {
+    if let [one] = pieces {
+        return send_one(stream, one, metrics);
+    }
+    let mut together = SmallVec::<[u8; SMALL_WRITE]>::new();
+    if pieces.iter().map(|piece| piece.len()).sum::<usize>() <= SMALL_WRITE {
+        pieces.iter().for_each(|piece| together.extend_from_slice(piece));
+        return send_one(stream, &together, metrics);
+    }
+    count(sendmsg(stream.as_ref(), pieces, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL), metrics)
+}
+
+fn count(result: Result<usize, Errno>, metrics: &ShardMetrics) -> Result<usize, Errno> {
+    if let Ok(written) = result {
+        metrics.writes.increment();
+        metrics.bytes_written.add(written as u64);
+    }
+    result
 }
 
 /// Says goodbye if that can be done at once, and ends our side of the stream.

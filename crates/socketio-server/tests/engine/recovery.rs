@@ -629,7 +629,7 @@ async fn a_session_outlives_the_server(shards: usize) {
 async fn cut_clients_miss_and_double_nothing(shards: usize) {
     const CLIENTS: u32 = 12;
     const EVENTS: u32 = 1_500;
-    let config = Config { fanout_per_turn: 3, ..config(shards) };
+    let config = Config { fanout_per_turn: 3, large_room: 2, ..config(shards) };
     let server = TestServer::start(config, |server| {
         server.namespace(studio("/").on_connect(|socket| {
             socket.join("room").expect("a room");

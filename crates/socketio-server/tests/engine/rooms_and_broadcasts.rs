@@ -290,7 +290,7 @@ async fn a_broadcast_is_encoded_once_for_any_number_of_members(shards: usize) {
 async fn a_broadcast_that_takes_turns_misses_and_doubles_nothing(shards: usize) {
     const BROADCASTS: u32 = 600;
     // So few that a broadcast rests many times, and members leave and come back in between.
-    let config = Config { shards, fanout_per_turn: 2, ..Config::default() };
+    let config = Config { shards, fanout_per_turn: 2, large_room: 8, ..Config::default() };
     let restless = obedient("/").on("again", |socket, _| {
         socket.leave("room");
         socket.join("room").expect("a room");
