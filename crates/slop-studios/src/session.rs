@@ -347,19 +347,17 @@ impl Sessions {
         // A token that is no good does no harm: the session may have a better one, sent later. A good one must be the
         // same user's, and may be newer.
         let offered = offered_token(socket, auth).and_then(|token| self.verify(&token)).ok();
-        let saved = state.identity.map(|saved| self.still(saved));
-        let (identity, lost_away) = match (saved, offered) {
-            (Some(Ok(saved) | Err((saved, _))), Some(offered)) if saved.user_id != offered.user_id => return false,
+        let lost = state.identity.as_ref().and_then(|saved| self.lost(saved));
+        let (identity, lost_away) = match (state.identity, offered) {
+            (Some(saved), Some(offered)) if saved.user_id != offered.user_id => return false,
             // Who was logged out, or whose token had ended, is somebody again: that is a new session.
             (None, Some(_)) => return false,
             // Of two that end together it is the offered one, which was looked at by the rules in force now.
-            (Some(Ok(saved)), Some(offered)) => {
-                (Some(if offered.expires_at >= saved.expires_at { offered } else { saved }), None)
+            (Some(saved), Some(offered)) if lost.is_some() || offered.expires_at >= saved.expires_at => {
+                (Some(offered), None)
             }
-            (Some(Err(_)), Some(offered)) => (Some(offered), None),
-            (Some(Ok(saved)), None) => (Some(saved), None),
-            (Some(Err((_, lost))), None) => (None, Some(lost)),
-            (None, None) => (None, None),
+            (Some(_), None) if lost.is_some() => (None, lost),
+            (saved, _) => (saved, None),
         };
         if self.policy.get().auth_required() && identity.is_none() {
             return false;
@@ -404,14 +402,12 @@ impl Sessions {
         }
     }
 
-    /// An identity that was kept, or why it is no more.
-    fn still(&self, identity: Identity) -> Result<Identity, (Identity, AuthError)> {
+    /// Why an identity that was kept is no more, if it is not.
+    fn lost(&self, identity: &Identity) -> Option<AuthError> {
         if identity.expires_at.is_some_and(|expires_at| epoch_seconds() >= expires_at) {
-            Err((identity, AuthError::Expired))
-        } else if self.verifier.is_revoked(&identity) {
-            Err((identity, AuthError::Revoked))
+            Some(AuthError::Expired)
         } else {
-            Ok(identity)
+            self.verifier.is_revoked(identity).then_some(AuthError::Revoked)
         }
     }
 

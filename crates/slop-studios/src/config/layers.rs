@@ -10,7 +10,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::parse::{api_keys, elements, path, secret};
 use super::tables::{self, TABLES, Tables};
 use super::{
-    Kind, SETTINGS, Setting, SettingError, SettingErrors, SettingFlags, Settings, TOKEN_KEYS, TOKEN_KEYS_HINT, nearest_name,
+    Kind, SETTINGS, Setting, SettingError, SettingErrors, SettingFlags, Settings, TOKEN_KEYS, TOKEN_KEYS_HINT,
+    nearest_name,
 };
 
 /// Whose defaults apply.

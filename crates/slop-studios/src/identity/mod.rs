@@ -17,8 +17,8 @@ mod signing;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use claims::{is_token_id, javascript_text};
 pub use claims::{AuthError, ClaimRules, Identity, epoch_seconds, is_user_id};
+pub(crate) use claims::{is_token_id, javascript_text};
 pub(crate) use jwks::{Jwks, JwksError, Pace};
 pub use keys::{KeyError, Keys, PublicKeyFile};
 pub(crate) use revocations::Revocations;

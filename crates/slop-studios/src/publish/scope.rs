@@ -236,12 +236,20 @@ mod tests {
     #[test]
     fn scopes_cover_operations_and_targets() {
         for (scope, covered, not_covered) in [
-            ("*", &["media.progress:m", "users.read:u", "rooms.emit:r", "revoke.user:u", "revoke.token:t"][..], &[][..]),
+            (
+                "*",
+                &["media.progress:m", "users.read:u", "rooms.emit:r", "revoke.user:u", "revoke.token:t"][..],
+                &[][..],
+            ),
             ("media", &["media.progress:m", "media.read:m"], &["users.notify:m", "rooms.emit:media"]),
             ("media.complete", &["media.complete:m"], &["media.progress:m", "media.error:m"]),
             ("media:render-*", &["media.error:render-1"], &["media.error:rendering", "users.emit:render-1"]),
             ("rooms.emit:project-*", &["rooms.emit:project-1:2"], &["rooms.emit:lobby", "users.emit:project-1"]),
-            ("users:42", &["users.notify:42", "users.emit:42", "users.read:42"], &["users.notify:421", "revoke.user:42"]),
+            (
+                "users:42",
+                &["users.notify:42", "users.emit:42", "users.read:42"],
+                &["users.notify:421", "revoke.user:42"],
+            ),
             ("revoke", &["revoke.user:42", "revoke.token:t"], &["users.read:42"]),
             ("revoke.user:4*", &["revoke.user:42"], &["revoke.user:24", "revoke.token:42"]),
             ("rooms", &["rooms.emit:user-1"], &["users.emit:1"]),

@@ -118,7 +118,7 @@ async fn a_publishers_token_is_good_with_a_key_that_is_new_to_us() {
 async fn a_revoked_token_publishes_no_more() {
     let server = Server::start_with(&[("PUBLISH_CLAIM", "publish")]);
     let token = signed(json!({"sub": "worker-1", "jti": "t1", "publish": "media"}));
-    let publish = || post_as(&server, &token, "/v1/media/m/progress", &json!({"progress": 1, "stage": "s"}));
+    let publish = async || post_as(&server, &token, "/v1/media/m/progress", &progress()).await;
     assert_eq!(publish().await.status, 200);
     assert_eq!(post_as(&server, KEY, "/v1/tokens/t1/revoke", &json!({})).await.status, 200);
     let refused = publish().await;
