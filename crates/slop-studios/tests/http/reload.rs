@@ -137,9 +137,9 @@ async fn secrets_and_keys_are_rotated_under_load_without_a_dropped_connection() 
     let config = |secret: &str, previous: &[&str], files: &[&str]| {
         format!("jwt_secret = {secret:?}\njwt_previous_secrets = {previous:?}\njwt_public_keys = {files:?}\n")
     };
-    let next = "another secret of the tests, longer than thirty-two";
-    let server = Arc::new(Configured::start_with(&config(SECRET, &[], &[&old_file]), &[("JWT_SECRET", "")]));
-    let (by_old, by_new) = (token("alice"), signed_with(next, json!({"userId": "alice"})));
+    let [old, next] = ["the first secret of this test without a comma", "the second secret of this test without a comma"];
+    let server = Arc::new(Configured::start_with(&config(old, &[], &[&old_file]), &[("JWT_SECRET", "")]));
+    let [by_old, by_new] = [old, next].map(|secret| signed_with(secret, json!({"userId": "alice"})));
     let mut first = Client::connect_as(&server, "/", &by_old).await;
     first.call("joinRoom", json!(["r"])).await;
 
@@ -167,7 +167,7 @@ async fn secrets_and_keys_are_rotated_under_load_without_a_dropped_connection() 
         }
     };
     some_more().await;
-    let both = config(next, &[SECRET], &[&old_file, &new_file]);
+    let both = config(next, &[old], &[&old_file, &new_file]);
     server.reload(&both).await;
     some_more().await;
     for token in [&by_new, &old_key.token("alice"), &new_key.token("alice")] {
