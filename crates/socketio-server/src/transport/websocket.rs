@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use rustix::{
     io::Errno,
-    net::{SendAncillaryBuffer, SendFlags, send, sendmsg},
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
 };
 use smallvec::SmallVec;
 use socketio_protocol::{
@@ -113,6 +113,11 @@ impl From<DisconnectReason> for End {
     }
 }
 
+/// The client has come back on another connection.
+fn resumed() -> End {
+    DisconnectReason::SessionResumed.into()
+}
+
 struct Reader {
     read: OwnedReadHalf,
     decoder: Decoder,
@@ -143,7 +148,7 @@ impl Reader {
                 return Poll::Ready(DisconnectReason::TransportClose.into());
             }
             if connection.is_paused() {
-                return Poll::Pending;
+                return if connection.is_handed_over() { Poll::Ready(resumed()) } else { Poll::Pending };
             }
             if std::mem::take(&mut self.stopped) {
                 if let Err(end) = self.handle(connection, None) {
@@ -156,8 +161,11 @@ impl Reader {
             let mut scratch = take_scratch(&connection.shard);
             let result = self.read_and_handle(connection, cx, &mut scratch);
             connection.shard.scratch.set(Some(scratch));
-            if let Err(end) = ready!(result) {
-                return Poll::Ready(end);
+            match result {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending if connection.is_handed_over() && self.has_read_all() => return Poll::Ready(resumed()),
+                Poll::Pending => return Poll::Pending,
             }
             if self.stopped {
                 break;
@@ -166,6 +174,11 @@ impl Reader {
         // More may be there; what this turn caused leaves first, and others get theirs.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether the kernel has nothing more of the client. The runtime may not have heard yet of what it has.
+    fn has_read_all(&self) -> bool {
+        recv(self.read.as_ref(), &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT) == Err(Errno::AGAIN)
     }
 
     fn read_and_handle(
