@@ -20,7 +20,7 @@ use socketio_protocol::{
     packet::{self, Args, DecodeError, Kind, Limits, Packet},
     websocket::CloseCode,
 };
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     AckReply, ConnectError, DisconnectReason, Event, Limit, OwnedEvent, RawMessage, RawSocket, Socket, SocketRef,
@@ -114,6 +114,8 @@ pub(crate) struct Connection {
 struct Arrivals {
     asked: Vec<Box<dyn FnOnce()>>,
     waiting: Vec<Box<dyn FnOnce()>>,
+    /// Dropped when the connection has ended, which it does as soon as all is read that has come.
+    handed_over: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -829,6 +831,20 @@ impl Connection {
         let (namespace, id) = (socket.reference().namespace, socket.inner().id);
         let direct = recovery.direct.take().pack();
         memory.keep(recovery.pid, Away::new(namespace, id, session, direct));
+    }
+
+    /// Ends the connection since its client has come back on another; `done` is dropped when that is so. What the client said
+    /// before still counts, and may be that it leaves.
+    pub(crate) fn hand_over(self: &Rc<Self>, done: oneshot::Sender<()>) {
+        if self.reader.borrow().is_none() {
+            return self.close(DisconnectReason::SessionResumed);
+        }
+        self.arrivals.borrow_mut().get_or_insert_default().handed_over = Some(done);
+        self.wake_reader();
+    }
+
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.arrivals.borrow().as_ref().is_some_and(|arrivals| arrivals.handed_over.is_some())
     }
 
     /// Ends the connection now. Not to be called while a handler of its own runs; that is `close_later`.

@@ -163,9 +163,8 @@ async fn hang_up(shard: &Shard, socket: SocketRef) {
     let (done, is_done) = oneshot::channel::<()>();
     shard.handle.with_socket(socket, move |socket| {
         if let Some(socket) = socket {
-            socket.inner().connection.close(DisconnectReason::SessionResumed);
+            socket.inner().connection.hand_over(done);
         }
-        drop(done);
     });
     let _ = is_done.await;
 }

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use rustix::{
     io::Errno,
-    net::{SendAncillaryBuffer, SendFlags, send, sendmsg},
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
 };
 use smallvec::SmallVec;
 use socketio_protocol::{
@@ -116,6 +116,11 @@ impl From<DisconnectReason> for End {
     }
 }
 
+/// The client has come back on another connection.
+fn resumed() -> End {
+    DisconnectReason::SessionResumed.into()
+}
+
 struct Reader {
     read: ReadHalf,
     decoder: Decoder,
@@ -146,7 +151,7 @@ impl Reader {
                 return Poll::Ready(DisconnectReason::TransportClose.into());
             }
             if connection.is_paused() {
-                return Poll::Pending;
+                return if connection.is_handed_over() { Poll::Ready(resumed()) } else { Poll::Pending };
             }
             if std::mem::take(&mut self.stopped) {
                 if let Err(end) = self.handle(connection, None) {
@@ -159,16 +164,23 @@ impl Reader {
             let mut scratch = take_scratch(&connection.shard);
             let result = self.read_and_handle(connection, cx, &mut scratch);
             connection.shard.scratch.set(Some(scratch));
-            match ready!(result) {
+            match result {
                 // A client that fills whole buffers lets others have their turn after each.
-                Ok(was_full) if was_full || self.stopped => break,
-                Ok(_) => {}
-                Err(end) => return Poll::Ready(end),
+                Poll::Ready(Ok(was_full)) if was_full || self.stopped => break,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending if connection.is_handed_over() && self.has_read_all() => return Poll::Ready(resumed()),
+                Poll::Pending => return Poll::Pending,
             }
         }
         // More may be there; what this turn caused leaves first, and others get theirs.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether the kernel has nothing more of the client. The runtime may not have heard yet of what it has.
+    fn has_read_all(&self) -> bool {
+        recv(self.read.tcp().as_ref(), &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT) == Err(Errno::AGAIN)
     }
 
     /// Reads once; true if as much came as could.

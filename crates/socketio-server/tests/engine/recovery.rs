@@ -36,6 +36,7 @@ on_one_and_three_shards!(
     arrival_is_known_by_a_heartbeat,
     a_session_outlives_the_server,
     cut_clients_miss_and_double_nothing,
+    who_leaves_and_comes_back_at_once_has_left,
 );
 
 fn config(shards: usize) -> Config {
@@ -626,6 +627,21 @@ async fn a_session_outlives_the_server(shards: usize) {
 }
 
 /// Clients are cut at random while events go to their room and to each of them alone.
+/// `socket.disconnect().connect()`: the stock client still names the session, and the new connection may be read first.
+async fn who_leaves_and_comes_back_at_once_has_left(shards: usize) {
+    let server = server(shards);
+    for _ in 0..100 {
+        let Client { mut ws, memory } = Client::connect(&server).await;
+        let mut next = Ws::open(server.addr).await;
+        ws.send("41").await;
+        next.send(&memory.connect_packet()).await;
+        let mut anew = Memory { pid: memory.pid.clone(), ..Memory::default() };
+        anew.connected(&next.text().await);
+        assert!(!anew.recovered);
+        assert_ne!(anew.id, memory.id);
+    }
+}
+
 async fn cut_clients_miss_and_double_nothing(shards: usize) {
     const CLIENTS: u32 = 12;
     const EVENTS: u32 = 1_500;
