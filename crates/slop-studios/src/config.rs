@@ -202,7 +202,7 @@ settings! {
     connection_rate_per_address: u32 = "CONNECTION_RATE_PER_ADDRESS" Number
         DefaultValue::Fixed(defaults::CONNECTION_RATE_PER_ADDRESS), rate;
 
-    /// Connections that have not sent a whole request, or are in no namespace, in all. Past it a client gets 503
+    /// Connections that have not sent a whole request, in all, and as many that are in no namespace. Past it a client gets 503
     max_handshakes: usize = "MAX_HANDSHAKES" Number DefaultValue::Fixed(defaults::MAX_HANDSHAKES),
         |text| size(text, u64::from(u32::MAX));
 

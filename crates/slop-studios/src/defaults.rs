@@ -64,7 +64,7 @@ pub const MAX_CONNECTIONS: &str = "100000";
 pub const MAX_CONNECTIONS_PER_ADDRESS: &str = "20000";
 /// At 60 µs of work each, 2,000 a second are 12 % of a core; the burst brings a full address back after a restart.
 pub const CONNECTION_RATE_PER_ADDRESS: &str = "2000";
-/// At some 10 KiB each, 100 MB; 100,000 clients that come back at once are through in ten rounds.
+/// At some 10 KiB each, 100 MB of either kind; 100,000 clients that come back at once are through in ten rounds.
 pub const MAX_HANDSHAKES: &str = "10000";
 /// A handshake takes three round trips: at 100 ms each, 1,000 at a time let 3,000 clients of that address in each second.
 pub const MAX_HANDSHAKES_PER_ADDRESS: &str = "1000";

@@ -38,7 +38,7 @@ pub(crate) struct Admission {
     began: Instant,
     streams: AtomicUsize,
     connections: AtomicUsize,
-    handshakes: AtomicUsize,
+    handshakes: Handshakes<AtomicUsize>,
     addresses: Mutex<Addresses>,
 }
 
@@ -49,6 +49,39 @@ struct Addresses {
     tidied: usize,
 }
 
+/// What the server waits for: see [`Config::max_handshakes`]. The two are counted apart: a client that has a connection must
+/// be able to go on with it, and with long-polling that takes another request.
+#[derive(Debug, Default)]
+struct Handshakes<T> {
+    requests: T,
+    namespaces: T,
+}
+
+/// Which of them.
+#[derive(Debug, Clone, Copy)]
+enum Awaited {
+    /// A request, or the rest of it.
+    Request,
+    /// That an Engine.IO connection is connected to a namespace.
+    Namespace,
+}
+
+impl<T> Handshakes<T> {
+    const fn of(&self, awaited: Awaited) -> &T {
+        match awaited {
+            Awaited::Request => &self.requests,
+            Awaited::Namespace => &self.namespaces,
+        }
+    }
+
+    const fn of_mut(&mut self, awaited: Awaited) -> &mut T {
+        match awaited {
+            Awaited::Request => &mut self.requests,
+            Awaited::Namespace => &mut self.namespaces,
+        }
+    }
+}
+
 /// What is here of an address.
 #[derive(Debug, Default)]
 struct Counts {
@@ -56,15 +89,15 @@ struct Counts {
     streams: u32,
     /// Engine.IO connections.
     connections: u32,
-    /// Of both, those that the server waits for: see [`Config::max_handshakes`].
-    handshakes: u32,
+    handshakes: Handshakes<u32>,
     /// When its new connections are paid for.
     paid_at: u64,
 }
 
 impl Counts {
     fn is_gone(&self, now: u64) -> bool {
-        self.streams == 0 && self.connections == 0 && self.handshakes == 0 && self.paid_at <= now
+        let Handshakes { requests, namespaces } = self.handshakes;
+        [self.streams, self.connections, requests, namespaces] == [0; 4] && self.paid_at <= now
     }
 }
 
@@ -108,7 +141,7 @@ impl Admission {
             began: Instant::now(),
             streams: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
-            handshakes: AtomicUsize::new(0),
+            handshakes: Handshakes::default(),
             addresses: Mutex::default(),
         }
     }
@@ -119,7 +152,7 @@ impl Admission {
             return Err(Limit::Connections);
         }
         let address = self.address(peer);
-        self.begin_handshake(address, |counts| {
+        self.begin_handshake(Awaited::Request, address, |counts| {
             if is_full(counts.streams, self.max_per_address) {
                 return Err(Limit::ConnectionsPerAddress);
             }
@@ -140,7 +173,7 @@ impl Admission {
             Err(Limit::Connections)
         } else {
             let now = self.now();
-            self.begin_handshake(address, |counts| {
+            self.begin_handshake(Awaited::Namespace, address, |counts| {
                 if is_full(counts.connections, self.max_per_address) {
                     return Err(Limit::ConnectionsPerAddress);
                 }
@@ -165,29 +198,34 @@ impl Admission {
     /// Counts a handshake, if `also` has nothing against it.
     fn begin_handshake(
         &self,
+        awaited: Awaited,
         address: Option<Address>,
         also: impl FnOnce(&mut Counts) -> Result<(), Limit>,
     ) -> Result<(), Limit> {
-        if self.handshakes.load(Relaxed) >= self.max_handshakes {
+        let handshakes = self.handshakes.of(awaited);
+        if handshakes.load(Relaxed) >= self.max_handshakes {
             return Err(Limit::Handshakes);
         }
         if let Some(address) = address {
             let now = self.now();
             let mut addresses = self.addresses();
             let counts = addresses.entry(address, now);
-            if is_full(counts.handshakes, self.max_handshakes_per_address) {
+            if is_full(*counts.handshakes.of(awaited), self.max_handshakes_per_address) {
                 return Err(Limit::HandshakesPerAddress);
             }
             also(counts)?;
-            counts.handshakes += 1;
+            *counts.handshakes.of_mut(awaited) += 1;
         }
-        self.handshakes.fetch_add(1, Relaxed);
+        handshakes.fetch_add(1, Relaxed);
         Ok(())
     }
 
-    fn end_handshake(&self, address: Option<Address>) {
-        self.handshakes.fetch_sub(1, Relaxed);
-        self.change(address, |counts| counts.handshakes = counts.handshakes.saturating_sub(1));
+    fn end_handshake(&self, awaited: Awaited, address: Option<Address>) {
+        self.handshakes.of(awaited).fetch_sub(1, Relaxed);
+        self.change(address, |counts| {
+            let count = counts.handshakes.of_mut(awaited);
+            *count = count.saturating_sub(1);
+        });
     }
 
     /// Changes what is here of an address, and forgets it if that is nothing.
@@ -215,7 +253,7 @@ impl Admission {
     pub(crate) fn crowd(&self) -> Crowd {
         Crowd {
             streams: self.streams.load(Relaxed),
-            handshakes: self.handshakes.load(Relaxed),
+            handshakes: self.handshakes.requests.load(Relaxed) + self.handshakes.namespaces.load(Relaxed),
             addresses: self.addresses().known.len(),
         }
     }
@@ -262,7 +300,7 @@ impl HttpPlace {
     pub(crate) fn request_came(&self) -> bool {
         let first = self.handshaking.replace(false);
         if first {
-            self.admission.end_handshake(self.address);
+            self.admission.end_handshake(Awaited::Request, self.address);
         }
         first
     }
@@ -273,7 +311,7 @@ impl HttpPlace {
 
     /// The server waits for a request's body.
     pub(crate) fn await_body(&self) -> Result<BodyPlace<'_>, Limit> {
-        self.admission.begin_handshake(self.address, |_| Ok(()))?;
+        self.admission.begin_handshake(Awaited::Request, self.address, |_| Ok(()))?;
         Ok(BodyPlace(self))
     }
 }
@@ -291,7 +329,7 @@ pub(crate) struct BodyPlace<'a>(&'a HttpPlace);
 
 impl Drop for BodyPlace<'_> {
     fn drop(&mut self) {
-        self.0.admission.end_handshake(self.0.address);
+        self.0.admission.end_handshake(Awaited::Request, self.0.address);
     }
 }
 
@@ -308,7 +346,7 @@ impl ConnectionPlace {
     /// It is connected to a namespace, or needs none.
     pub(crate) fn settle(&self) {
         if self.handshaking.replace(false) {
-            self.admission.end_handshake(self.address);
+            self.admission.end_handshake(Awaited::Namespace, self.address);
         }
     }
 }

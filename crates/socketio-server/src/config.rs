@@ -59,9 +59,9 @@ pub struct Config {
     /// New Engine.IO connections of one client address each second, and ten times as many at once; 0 for no limit. Past
     /// it a client gets 429. Default 2,000: at 60 µs of work each, 12 % of a core; a full address is back in one burst.
     pub connection_rate_per_address: u32,
-    /// What the server waits for, in all: TCP connections that have not sent a whole request yet, requests whose body is
-    /// not there, and Engine.IO connections without a namespace. Past it a client gets 503. Default 10,000: at
-    /// 10 KiB each, 100 MB, and a fleet of 100,000 is through in ten rounds.
+    /// What the server waits for, in all: so many TCP connections that have not sent a whole request yet, those included whose
+    /// body is not there, and so many Engine.IO connections without a namespace. Past it a client gets 503. Default 10,000: at
+    /// 10 KiB each, 100 MB of either, and a fleet of 100,000 is through in ten rounds.
     pub max_handshakes: usize,
     /// The same of one client address, past which a client gets 429; 0 for no limit. Default 1,000: with a round trip of
     /// 100 ms, 3,000 clients behind that address get in each second.

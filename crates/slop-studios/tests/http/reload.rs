@@ -137,7 +137,8 @@ async fn secrets_and_keys_are_rotated_under_load_without_a_dropped_connection() 
     let config = |secret: &str, previous: &[&str], files: &[&str]| {
         format!("jwt_secret = {secret:?}\njwt_previous_secrets = {previous:?}\njwt_public_keys = {files:?}\n")
     };
-    let [old, next] = ["the first secret of this test without a comma", "the second secret of this test without a comma"];
+    let [old, next] =
+        ["the first secret of this test without a comma", "the second secret of this test without a comma"];
     let server = Arc::new(Configured::start_with(&config(old, &[], &[&old_file]), &[("JWT_SECRET", "")]));
     let [by_old, by_new] = [old, next].map(|secret| signed_with(secret, json!({"userId": "alice"})));
     let mut first = Client::connect_as(&server, "/", &by_old).await;

@@ -164,9 +164,10 @@ async fn handshakes_that_are_not_finished_are_few(shards: usize) {
     for _ in 0..5 {
         assert_eq!(get_from("127.0.0.2", &server, HANDSHAKE, &[]).await.status, 200);
     }
-    let mut sixth = connect_from("127.0.0.2", server.addr).await;
-    within("an answer", sixth.read_to_string(&mut answer)).await.expect("nothing was sent, so nothing is reset");
+    assert_turned_away(&get_from("127.0.0.2", &server, HANDSHAKE, &[]).await, 429, "Too many connections");
     assert_eq!(met(&server, Limit::HandshakesPerAddress), 2);
+    // That was one connection too many, and no request: who has one can go on.
+    assert_eq!(get_from("127.0.0.2", &server, "/elsewhere", &[]).await.status, 404);
     eventually("all are gone", || server.metrics().addresses == 0).await;
     assert_eq!(server.metrics().handshakes, 0);
     assert_eq!(server.metrics().streams, 0);
