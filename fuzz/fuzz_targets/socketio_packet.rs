@@ -12,6 +12,7 @@ fuzz_target!(|text: &str| {
         text,
         Limits {
             max_attachments: usize::MAX,
+            max_depth: usize::MAX,
         },
     );
     let Ok(packet) = Packet::decode(text) else {
