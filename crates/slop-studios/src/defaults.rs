@@ -66,8 +66,8 @@ pub const MAX_CONNECTIONS_PER_ADDRESS: &str = "20000";
 pub const CONNECTION_RATE_PER_ADDRESS: &str = "2000";
 /// At some 10 KiB each, 100 MB of either kind; 100,000 clients that come back at once are through in ten rounds.
 pub const MAX_HANDSHAKES: &str = "10000";
-/// A handshake takes three round trips: at 100 ms each, 1,000 at a time let 3,000 clients of that address in each second.
-pub const MAX_HANDSHAKES_PER_ADDRESS: &str = "1000";
+/// Half of all, so that others get in; and 2,000 long-polling clients that come at once make 4,000 requests.
+pub const MAX_HANDSHAKES_PER_ADDRESS: &str = "5000";
 /// A request's headers are one packet or two, which even a bad mobile network brings within some round trips.
 pub const HEADER_TIMEOUT_MS: &str = "10000";
 /// The largest body in 30 s is 35 KB/s.

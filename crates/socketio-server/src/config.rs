@@ -63,8 +63,8 @@ pub struct Config {
     /// body is not there, and so many Engine.IO connections without a namespace. Past it a client gets 503. Default 10,000: at
     /// 10 KiB each, 100 MB of either, and a fleet of 100,000 is through in ten rounds.
     pub max_handshakes: usize,
-    /// The same of one client address, past which a client gets 429; 0 for no limit. Default 1,000: with a round trip of
-    /// 100 ms, 3,000 clients behind that address get in each second.
+    /// The same of one client address, past which a client gets 429; 0 for no limit. Default 5,000: half of
+    /// all, so that others get in; and 2,000 long-polling clients that come at once make 4,000 requests.
     pub max_handshakes_per_address: usize,
     /// Requests of one polling session each second, and ten times as many at once; 0 for no limit. Past it the session
     /// ends. Default 100: a client that polls and posts in turn over a round trip of 20 ms.
@@ -131,7 +131,7 @@ impl Default for Config {
             max_connections_per_address: 20_000,
             connection_rate_per_address: 2_000,
             max_handshakes: 10_000,
-            max_handshakes_per_address: 1_000,
+            max_handshakes_per_address: 5_000,
             request_rate_per_session: 100,
             event_rate_per_socket: 1_000,
             max_unfinished_bytes: 64 * 1024 * 1024,

@@ -46,7 +46,7 @@ fn the_defaults_are_those_that_the_design_names() {
         ("MAX_CONNECTIONS_PER_ADDRESS", "20000"),
         ("CONNECTION_RATE_PER_ADDRESS", "2000"),
         ("MAX_HANDSHAKES", "10000"),
-        ("MAX_HANDSHAKES_PER_ADDRESS", "1000"),
+        ("MAX_HANDSHAKES_PER_ADDRESS", "5000"),
         ("HEADER_TIMEOUT_MS", "10000"),
         ("BODY_TIMEOUT_MS", "30000"),
         ("REQUEST_RATE_PER_SESSION", "100"),

@@ -8,9 +8,13 @@ const MANY: usize = 5_000;
 
 #[tokio::test]
 async fn silent_connections() {
-    let siege = Siege::of("5,000 TCP connections that say nothing").with("HEADER_TIMEOUT_MS", "8000").memory(48);
+    let siege = Siege::of("5,000 TCP connections that say nothing")
+        .with("MAX_HANDSHAKES_PER_ADDRESS", "1000")
+        .with("HEADER_TIMEOUT_MS", "8000")
+        .memory(48);
     siege
         .run(async |server| {
+            let met = limit_met(server, "handshakes per address").await;
             let mut peers = Vec::new();
             for _ in 0..MANY {
                 peers.push(Peer::connect(server).await);
@@ -27,7 +31,9 @@ async fn silent_connections() {
                     refused += 1;
                 }
             }
-            assert!(refused >= MANY - 2_000, "{refused}");
+            // On a slow machine the first are over before the last have come.
+            assert!(refused >= MANY as u64 / 4, "{refused}");
+            assert_eq!(limit_met(server, "handshakes per address").await, met + refused);
             falls_to(server, "handshakes", 0).await;
             "429 past `MAX_HANDSHAKES_PER_ADDRESS`; the others closed after `HEADER_TIMEOUT_MS`".to_owned()
         })
@@ -104,7 +110,9 @@ async fn made_up_addresses() {
 
 #[tokio::test]
 async fn sessions_without_a_namespace() {
-    let siege = Siege::of("5,000 handshakes, none goes on to a namespace").with("CONNECT_TIMEOUT_MS", "2000");
+    let siege = Siege::of("5,000 handshakes, none goes on to a namespace")
+        .with("MAX_HANDSHAKES_PER_ADDRESS", "1000")
+        .with("CONNECT_TIMEOUT_MS", "2000");
     siege
         .run(async |server| {
             let mut statuses = std::collections::BTreeMap::<u16, usize>::new();
