@@ -1,5 +1,7 @@
 //! A publisher.
 
+use std::net::SocketAddr;
+
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -41,7 +43,17 @@ impl Answer {
 
 /// A request with everything about it chosen by the test.
 pub(crate) async fn send(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-    let stream = TcpStream::connect(server.address).await.expect("the server takes connections");
+    send_to(server.address, method, path, headers, body).await
+}
+
+pub(crate) async fn send_to(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let stream = TcpStream::connect(address).await.expect("the server takes connections");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP/1 begins");
     let connection = tokio::spawn(connection);
     let mut request = http::Request::builder().method(method).uri(path).header("host", "test");

@@ -1,21 +1,21 @@
-//! A Socket.IO client over WebSocket, just enough to be told what the server does.
+//! A Socket.IO client, just enough to be told what the server does.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
-use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use socketio_protocol::packet::{Kind, Packet};
-use tokio::net::TcpStream;
-use tokio_websockets::{ClientBuilder, MaybeTlsStream, Message, WebSocketStream};
+use tokio::sync::Mutex;
 
+use crate::line::{Line, Transport};
 use crate::server::Server;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// A socket: one namespace of a connection.
 pub(crate) struct Client {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    line: Arc<Mutex<Line>>,
     namespace: &'static str,
     pub(crate) id: String,
     /// Its session's secret, and how far it has got: what to come back for it with.
@@ -56,17 +56,29 @@ impl Client {
         auth: Value,
         bearer: Option<&str>,
     ) -> Result<Self, Value> {
-        let address = format!("ws://{}/socket.io/?EIO=4&transport=websocket", server.address);
-        let mut builder = ClientBuilder::new().uri(&address).expect("an address");
-        if let Some(bearer) = bearer {
-            let value = HeaderValue::try_from(format!("Bearer {bearer}")).expect("a header");
-            builder = builder.add_header(HeaderName::from_static("authorization"), value).expect("a header");
-        }
-        let (socket, _) = builder.connect().await.expect("a WebSocket");
+        let line = Line::open_with(server, Transport::WebSocket, bearer).await;
+        Self::on(Arc::new(Mutex::new(line)), namespace, auth).await
+    }
+
+    /// The same by either transport.
+    pub(crate) async fn try_connect_by(
+        transport: Transport,
+        server: &Server,
+        namespace: &'static str,
+        auth: Value,
+    ) -> Result<Self, Value> {
+        let line = Line::open_with(server, transport, None).await;
+        Self::on(Arc::new(Mutex::new(line)), namespace, auth).await
+    }
+
+    /// Connects another namespace of its connection.
+    pub(crate) async fn try_beside(&self, namespace: &'static str, auth: Value) -> Result<Self, Value> {
+        Self::on(Arc::clone(&self.line), namespace, auth).await
+    }
+
+    async fn on(line: Arc<Mutex<Line>>, namespace: &'static str, auth: Value) -> Result<Self, Value> {
         let mut client =
-            Self { socket, namespace, id: String::new(), pid: None, offset: None, next_ack: 0, early: VecDeque::new() };
-        let open = client.text().await.expect("the handshake");
-        assert!(open.starts_with('0'), "{open}");
+            Self { line, namespace, id: String::new(), pid: None, offset: None, next_ack: 0, early: VecDeque::new() };
         client.write(format!("40{namespace},{auth}")).await;
         match client.incoming().await {
             Incoming::Connected(id, pid) => (client.id, client.pid) = (id, pid),
@@ -76,53 +88,56 @@ impl Client {
         Ok(client)
     }
 
-    async fn write(&mut self, text: String) {
-        self.socket.send(Message::text(text)).await.expect("the connection stands");
+    pub(crate) async fn transport(&self) -> Transport {
+        self.line.lock().await.transport()
     }
 
-    /// The next text; none once the server has closed.
-    async fn text(&mut self) -> Option<String> {
-        loop {
-            let message = tokio::time::timeout(DEADLINE, self.socket.next()).await.expect("something comes in time")?;
-            let message = message.ok()?;
-            if message.is_close() {
-                return None;
-            }
-            match message.as_text() {
-                Some("2") => self.write("3".to_owned()).await,
-                Some(text) => return Some(text.to_owned()),
-                None => {}
-            }
-        }
+    /// Whether both are namespaces of one connection.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.line, &other.line)
+    }
+
+    /// The id of the connection's session, which nobody else is told.
+    pub(crate) async fn session(&self) -> String {
+        self.line.lock().await.session.clone()
+    }
+
+    /// Leaves the namespace; the connection stands.
+    pub(crate) async fn leave(self) {
+        self.write(format!("41{},", self.namespace)).await;
+    }
+
+    /// Ends the connection, of which the server knows when this returns.
+    pub(crate) async fn cut(&self) {
+        self.line.lock().await.cut().await;
+    }
+
+    async fn write(&self, text: String) {
+        self.line.lock().await.write(text).await;
     }
 
     async fn incoming(&mut self) -> Incoming {
-        loop {
-            let Some(text) = self.text().await else { return Incoming::Closed };
-            // Engine.IO's close.
-            if text == "1" {
-                return Incoming::Closed;
+        let next = async { self.line.lock().await.next_of(self.namespace).await };
+        let next = tokio::time::timeout(DEADLINE, next).await.expect("something comes in time");
+        let Some(text) = next else { return Incoming::Closed };
+        let packet = Packet::decode(&text).expect("the server speaks the protocol");
+        let value = |raw: Option<&serde_json::value::RawValue>| {
+            raw.map_or(Value::Null, |raw| serde_json::from_str(raw.get()).expect("JSON"))
+        };
+        match packet.kind {
+            Kind::Connect { auth } => {
+                let text = |name: &str| value(auth)[name].as_str().map(str::to_owned);
+                Incoming::Connected(text("sid").expect("an id"), text("pid"))
             }
-            let Some(text) = text.strip_prefix('4') else { continue };
-            let packet = Packet::decode(text).expect("the server speaks the protocol");
-            let value = |raw: Option<&serde_json::value::RawValue>| {
-                raw.map_or(Value::Null, |raw| serde_json::from_str(raw.get()).expect("JSON"))
-            };
-            match packet.kind {
-                Kind::Connect { auth } => {
-                    let text = |name: &str| value(auth)[name].as_str().map(str::to_owned);
-                    return Incoming::Connected(text("sid").expect("an id"), text("pid"));
-                }
-                Kind::ConnectError { data } => return Incoming::Refused(value(data)),
-                Kind::Disconnect => return Incoming::Disconnected,
-                Kind::Event { args, .. } => {
-                    let name = args.event_name().expect("a name").into_owned();
-                    let last = args.get(args.len().saturating_sub(1));
-                    self.offset = value(last).as_str().map(str::to_owned).or(self.offset.take());
-                    return Incoming::Event(name, value(args.get(1)));
-                }
-                Kind::Ack { id, args, .. } => return Incoming::Ack(id, value(args.get(0))),
+            Kind::ConnectError { data } => Incoming::Refused(value(data)),
+            Kind::Disconnect => Incoming::Disconnected,
+            Kind::Event { args, .. } => {
+                let name = args.event_name().expect("a name").into_owned();
+                let last = args.get(args.len().saturating_sub(1));
+                self.offset = value(last).as_str().map(str::to_owned).or(self.offset.take());
+                Incoming::Event(name, value(args.get(1)))
             }
+            Kind::Ack { id, args, .. } => Incoming::Ack(id, value(args.get(0))),
         }
     }
 

@@ -8,6 +8,7 @@ mod identity;
 mod issuer;
 mod lifecycle;
 mod limits;
+mod line;
 mod media;
 mod policy;
 mod policy_model;

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
 
-use crate::api::post;
+use crate::api::{post, send};
 use crate::client::Client;
+use crate::line::Transport;
 use crate::reload::Configured;
 use crate::server::signed;
 
@@ -101,14 +102,19 @@ enum Step {
     Reload(usize),
     LateIsAlices,
     LoseConnection(usize),
-    ComeBack(usize),
+    ComeBack(usize, Transport),
     /// Away while other rules come into force: what is rare by chance, and where it matters most.
     BackToOtherRules(usize, usize),
-    ConnectAnew(usize, Who),
+    ConnectAnew(usize, Transport, Who),
+    /// Over the other's connection, which may have authenticated or not.
+    ConnectBeside(usize, Who),
+    /// Somebody else polls, and posts a join, with what others may know of the socket.
+    PollAsAnother(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let who = || prop_oneof![Just(Who::Nobody), Just(Who::Alice), Just(Who::Bob)];
+    let transport = || prop_oneof![Just(Transport::WebSocket), Just(Transport::Polling)];
     let user = prop_oneof![Just(Who::Alice), Just(Who::Bob)];
     prop_oneof![
         8 => (0..2usize, 0..ROOMS.len()).prop_map(|(socket, room)| Step::Join(socket, room)),
@@ -121,9 +127,11 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..POLICIES.len()).prop_map(Step::Reload),
         1 => Just(Step::LateIsAlices),
         2 => (0..2usize).prop_map(Step::LoseConnection),
-        3 => (0..2usize).prop_map(Step::ComeBack),
+        3 => (0..2usize, transport()).prop_map(|(socket, transport)| Step::ComeBack(socket, transport)),
         3 => (0..2usize, 0..POLICIES.len()).prop_map(|(socket, policy)| Step::BackToOtherRules(socket, policy)),
-        1 => (0..2usize, who()).prop_map(|(socket, who)| Step::ConnectAnew(socket, who)),
+        1 => (0..2usize, transport(), who()).prop_map(|(socket, by, who)| Step::ConnectAnew(socket, by, who)),
+        3 => (0..2usize, who()).prop_map(|(socket, who)| Step::ConnectBeside(socket, who)),
+        1 => (0..2usize).prop_map(Step::PollAsAnother),
     ]
 }
 
@@ -138,6 +146,20 @@ struct Seat {
     has_claims: bool,
     rooms: BTreeSet<&'static str>,
     items: BTreeSet<usize>,
+}
+
+impl Seat {
+    fn is_beside(&self, client: &Client) -> bool {
+        self.client.as_ref().is_some_and(|own| own.is_beside(client))
+    }
+}
+
+fn auth(who: Who) -> Value {
+    who.token().map_or(json!({}), |token| json!({"token": token}))
+}
+
+fn session(client: Client) -> (String, Option<String>) {
+    (client.pid.expect("a session"), client.offset)
 }
 
 /// What the model knows of the server.
@@ -252,13 +274,13 @@ impl<'s> Run<'s> {
     async fn carry_out(&mut self, step: Step) {
         match step {
             Step::BackToOtherRules(socket, policy) => {
-                self.lose_connection(socket);
+                self.lose_connection(socket).await;
                 self.check().await;
                 self.reload(policy).await;
                 self.check().await;
-                self.come_back(socket).await;
+                self.come_back(socket, Transport::WebSocket).await;
             }
-            Step::LoseConnection(socket) => self.lose_connection(socket),
+            Step::LoseConnection(socket) => self.lose_connection(socket).await,
             Step::Reload(policy) => self.reload(policy).await,
             Step::Join(socket, room) => {
                 let (seat, room) = (&mut self.seats[socket], ROOMS[room]);
@@ -309,18 +331,58 @@ impl<'s> Run<'s> {
                 self.world.becomes(seat, Who::Nobody);
             }
             Step::LateIsAlices => self.name_owner(LATE, "alice").await,
-            Step::ComeBack(socket) => self.come_back(socket).await,
-            Step::ConnectAnew(socket, who) => {
-                let auth = who.token().map_or(json!({}), |token| json!({"token": token}));
-                let connected = Client::try_connect(self.server, self.seats[socket].namespace, auth, None).await;
-                let is_refused = self.world.policy == AUTH_REQUIRED && who == Who::Nobody;
-                assert_eq!(connected.is_err(), is_refused);
-                let seat = &mut self.seats[socket];
-                (seat.client, seat.session) = (connected.ok(), None);
-                (seat.rooms, seat.items) = Default::default();
-                self.world.becomes(seat, who);
+            Step::ComeBack(socket, transport) => self.come_back(socket, transport).await,
+            Step::ConnectAnew(socket, transport, who) => {
+                let namespace = self.seats[socket].namespace;
+                let connected = Client::try_connect_by(transport, self.server, namespace, auth(who)).await;
+                self.leave(socket).await;
+                self.sit_down(socket, who, connected.ok());
+            }
+            Step::ConnectBeside(socket, who) => {
+                let namespace = self.seats[socket].namespace;
+                if self.seats[1 - socket].client.is_none() {
+                    return;
+                }
+                self.leave(socket).await;
+                let Some(other) = &self.seats[1 - socket].client else { return };
+                let connected = other.try_beside(namespace, auth(who)).await;
+                self.sit_down(socket, who, connected.ok());
+            }
+            Step::PollAsAnother(socket) => {
+                let Some(client) = &self.seats[socket].client else { return };
+                let mut known = vec![client.id.clone()];
+                // A secret, but even then: nobody gets in beside a WebSocket.
+                if client.transport().await == Transport::WebSocket {
+                    known.push(client.session().await);
+                }
+                for id in known {
+                    let path = format!("/socket.io/?EIO=4&transport=polling&sid={id}");
+                    for (method, body) in [("GET", ""), ("POST", r#"42["joinRoom","anything"]"#)] {
+                        let answer = send(self.server, method, &path, &[], body.as_bytes()).await;
+                        assert_eq!(answer.status, 400, "{}", answer.text);
+                    }
+                }
             }
         }
+    }
+
+    /// Leaves the namespace, and the connection if nobody else is on it.
+    async fn leave(&mut self, socket: usize) {
+        let Some(client) = self.seats[socket].client.take() else { return };
+        if self.seats[1 - socket].is_beside(&client) {
+            client.leave().await;
+        } else {
+            client.cut().await;
+        }
+    }
+
+    fn sit_down(&mut self, socket: usize, who: Who, connected: Option<Client>) {
+        let is_refused = self.world.policy == AUTH_REQUIRED && who == Who::Nobody;
+        assert_eq!(connected.is_none(), is_refused);
+        let seat = &mut self.seats[socket];
+        (seat.client, seat.session) = (connected, None);
+        (seat.rooms, seat.items) = Default::default();
+        self.world.becomes(seat, who);
     }
 
     async fn reload(&mut self, policy: usize) {
@@ -333,19 +395,23 @@ impl<'s> Run<'s> {
         }
     }
 
-    fn lose_connection(&mut self, socket: usize) {
-        let seat = &mut self.seats[socket];
-        if let Some(Client { pid, offset, .. }) = seat.client.take() {
-            seat.session = Some((pid.expect("a session"), offset));
+    /// With what else goes over it.
+    async fn lose_connection(&mut self, socket: usize) {
+        let Some(lost) = self.seats[socket].client.take() else { return };
+        lost.cut().await;
+        let other = &mut self.seats[1 - socket];
+        if other.is_beside(&lost) {
+            other.session = other.client.take().map(session);
         }
+        self.seats[socket].session = Some(session(lost));
     }
 
     /// With its session, if it may have it.
-    async fn come_back(&mut self, socket: usize) {
+    async fn come_back(&mut self, socket: usize, transport: Transport) {
         let seat = &mut self.seats[socket];
         let Some((pid, offset)) = seat.session.take() else { return };
         let auth = json!({"pid": pid, "offset": offset});
-        match Client::try_connect(self.server, seat.namespace, auth, None).await {
+        match Client::try_connect_by(transport, self.server, seat.namespace, auth).await {
             Ok(client) => {
                 assert_eq!(client.pid, Some(pid), "it is the same session");
                 seat.client = Some(client);
