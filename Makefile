@@ -28,11 +28,8 @@ fmt: ## Format the code
 	$(CARGO) fmt --all
 
 FUZZ_SECONDS ?= 60
-fuzz: ## Fuzz every parser that a peer reaches, FUZZ_SECONDS each (needs nightly Rust and cargo-fuzz)
-	set -e; for target in $$(cargo +nightly fuzz list); do \
-	  mkdir -p fuzz/corpus/$$target; \
-	  cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS); \
-	done
+fuzz: ## Fuzz every parser that a peer reaches, FUZZ_SECONDS each
+	fuzz/run $(FUZZ_SECONDS)
 
 deny: ## Licences, sources and duplicates of the dependencies (needs cargo-deny)
 	$(CARGO) deny check licenses sources bans
