@@ -165,7 +165,7 @@ impl Client {
     }
 
     /// Sends an event without asking for an ack. `args` is an array.
-    pub(crate) async fn emit(&mut self, event: &str, args: Value) {
+    pub(crate) async fn emit(&self, event: &str, args: Value) {
         let text = format!("42{},{}", self.namespace, with_name(event, args));
         self.write(text).await;
     }
