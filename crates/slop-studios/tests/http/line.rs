@@ -79,11 +79,11 @@ impl Line {
 
     /// The next Socket.IO packet of the namespace; none once the server has closed.
     pub(crate) async fn next_of(&mut self, namespace: &str) -> Option<String> {
-        let is_its = |text: &String| {
+        let is_its = |text: &str| {
             let packet = Packet::decode(text).expect("the server speaks the protocol");
             packet.namespace == namespace
         };
-        if let Some(at) = self.unread.iter().position(is_its) {
+        if let Some(at) = self.unread.iter().position(|text| is_its(text)) {
             return self.unread.remove(at);
         }
         loop {
@@ -92,7 +92,7 @@ impl Line {
                 // Engine.IO's close.
                 ("1", _) => return None,
                 ("2", _) => self.wire.write("3".to_owned()).await,
-                ("4", packet) if is_its(&packet.to_owned()) => return Some(packet.to_owned()),
+                ("4", packet) if is_its(packet) => return Some(packet.to_owned()),
                 ("4", packet) => self.unread.push_back(packet.to_owned()),
                 _ => {}
             }
