@@ -1,0 +1,147 @@
+//! How a socket and its connection end.
+
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+use socketio_protocol::{packet, websocket::CloseCode};
+use tokio::sync::oneshot;
+
+use super::Connection;
+use crate::{DisconnectReason, Socket, frame::Frame, recovery::Away, transport::Transport};
+
+impl Connection {
+    /// Disconnects one namespace, or all and the connection, when no handler runs.
+    pub(crate) fn disconnect_later(self: &Rc<Self>, namespace: Option<u16>) {
+        let sockets: SmallVec<[Socket; 1]> = match namespace {
+            Some(namespace) => self.socket(namespace).into_iter().collect(),
+            None => self.sockets.borrow().clone(),
+        };
+        for socket in &sockets {
+            socket.queue(vec![Frame::text(|out| packet::encode_disconnect(out, socket.namespace()))]);
+            socket.set_connected(false);
+        }
+        if namespace.is_none() {
+            self.close_later(DisconnectReason::ServerNamespace);
+            return;
+        }
+        for socket in sockets {
+            let connection = self.clone();
+            // The handler that asked for it may hold the socket's data: it returns first.
+            tokio::task::spawn_local(async move {
+                connection.detach(&socket, DisconnectReason::ServerNamespace);
+            });
+        }
+    }
+
+    pub(crate) fn close_later(self: &Rc<Self>, reason: DisconnectReason) {
+        if self.close_due.get().is_none() {
+            self.close_due.set(Some(reason));
+        }
+        self.want_flush();
+    }
+
+    /// Ends one socket: its handlers are told, and it is in no room any more.
+    pub(super) fn detach(&self, socket: &Socket, reason: DisconnectReason) {
+        let known = {
+            let mut sockets = self.sockets.borrow_mut();
+            let position = sockets.iter().position(|known| known.reference() == socket.reference());
+            position.map(|position| sockets.swap_remove(position)).is_some()
+        };
+        if known {
+            self.end_socket(socket, reason);
+        }
+    }
+
+    fn end_socket(&self, socket: &Socket, reason: DisconnectReason) {
+        let space = self.shard.space(socket.reference().namespace);
+        self.end_session(socket, reason);
+        socket.release();
+        if let Some(on_disconnect) = &space.handlers().on_disconnect {
+            self.shard.guarded(|| on_disconnect(socket, reason));
+        }
+        let mut rooms = space.rooms.borrow_mut();
+        rooms.leave_all(socket);
+        drop(rooms);
+        let mut sockets = space.sockets.borrow_mut();
+        sockets.remove(&socket.inner().id);
+        if sockets.len() * 4 < sockets.capacity() {
+            let room_for = sockets.len() * 2;
+            sockets.shrink_to(room_for);
+        }
+        drop(sockets);
+        socket.drop_data();
+        self.shard.metrics.sockets.decrement();
+        self.shard.metrics.disconnected(reason);
+    }
+
+    /// Keeps the socket's session for its client, or ends it.
+    fn end_session(&self, socket: &Socket, reason: DisconnectReason) {
+        let (Some(recovery), Some(memory)) = (&socket.inner().recovery, self.shard.handle.recovery()) else { return };
+        if !reason.is_recoverable() {
+            return memory.end(&recovery.pid);
+        }
+        let session = socket.session(recovery);
+        // What the keeper has is as good, unless something has changed.
+        if let Some(keeper) = memory.settings.keeper.as_ref().filter(|_| recovery.unsaved.take()) {
+            keeper.save(recovery.pid.as_str(), session.clone());
+        }
+        let (namespace, id) = (socket.reference().namespace, socket.inner().id);
+        let direct = recovery.direct.take().pack();
+        memory.keep(recovery.pid, Away::new(namespace, id, session, direct));
+    }
+
+    /// Ends the connection since its client has come back on another; `done` is dropped when that is so. What the client said
+    /// before still counts, and may be that it leaves.
+    pub(crate) fn hand_over(self: &Rc<Self>, done: oneshot::Sender<()>) {
+        if self.reader.borrow().is_none() {
+            return self.close(DisconnectReason::SessionResumed);
+        }
+        self.arrivals.borrow_mut().get_or_insert_default().handed_over = Some(done);
+        self.wake_reader();
+    }
+
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.arrivals.borrow().as_ref().is_some_and(|arrivals| arrivals.handed_over.is_some())
+    }
+
+    /// Ends the connection now. Not to be called while a handler of its own runs; that is `close_later`.
+    pub(crate) fn close(self: &Rc<Self>, reason: DisconnectReason) {
+        self.close_with(reason, None);
+    }
+
+    /// As `close`, with the code that a WebSocket client sees.
+    pub(crate) fn close_with(self: &Rc<Self>, reason: DisconnectReason, code: Option<CloseCode>) {
+        if self.closed.replace(true) {
+            return;
+        }
+        let sockets = std::mem::take(&mut *self.sockets.borrow_mut());
+        for socket in &sockets {
+            self.end_socket(socket, reason);
+        }
+        if sockets.is_empty() {
+            self.shard.metrics.disconnected(reason);
+        }
+        if let Some(sid) = self.sid {
+            self.shard.sessions.borrow_mut().remove(&sid);
+        }
+        let transport = std::mem::replace(&mut *self.transport.borrow_mut(), Transport::Closed);
+        transport.close(self, reason, code, &mut self.outbox.borrow_mut());
+        self.outbox.borrow_mut().clear();
+        self.count_waiting();
+        self.assembling.borrow_mut().take();
+        self.shard.hold(self.unfinished.take(), 0);
+        self.place.take();
+        self.arrivals.borrow_mut().take();
+        self.shard.metrics.connections.decrement();
+        let mut connections = self.shard.connections.borrow_mut();
+        if connections.get(self.key.index as usize).is_some_and(|known| known.key == self.key) {
+            connections.remove(self.key.index as usize);
+        }
+        if connections.is_empty() {
+            connections.shrink_to_fit();
+        }
+        drop(connections);
+        self.wake_reader();
+        self.shard.something_ended();
+    }
+}

@@ -1,0 +1,108 @@
+//! How the client comes into a namespace.
+
+use std::rc::Rc;
+
+use serde_json::value::RawValue;
+use socketio_protocol::packet;
+
+use super::Connection;
+use crate::{
+    ConnectError, DisconnectReason, Socket, SocketRef,
+    frame::Frame,
+    identifier::Id,
+    recovery::{SocketRecovery, Wish, resume},
+};
+
+impl Connection {
+    pub(super) fn connect(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) {
+        let before = self.shard.space(namespace).handlers().before_connect.as_ref();
+        let headers = self.headers.as_deref();
+        let Some(ready) = before.and_then(|before| self.shard.guarded(|| before(auth, headers)).flatten()) else {
+            return self.connect_now(namespace, auth);
+        };
+        self.connecting.borrow_mut().push(namespace);
+        let (connection, auth) = (self.clone(), auth.map(ToOwned::to_owned));
+        tokio::task::spawn_local(async move {
+            ready.await;
+            connection.no_longer_connecting(namespace);
+            if !connection.is_closed() {
+                connection.turn(|| connection.connect_now(namespace, auth.as_deref()));
+            }
+        });
+    }
+
+    fn connect_now(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) {
+        let off = Wish::Session { recoverable: false };
+        match self.shard.handle.recovery().filter(|recovery| recovery.is_on()).map_or(off, |_| Wish::of(auth)) {
+            Wish::Session { recoverable } => self.connect_anew(namespace, auth, recoverable),
+            Wish::Recovery(claim) => {
+                self.connecting.borrow_mut().push(namespace);
+                tokio::task::spawn_local(resume(self.clone(), namespace, claim, auth.map(ToOwned::to_owned)));
+            }
+        }
+    }
+
+    pub(crate) fn no_longer_connecting(&self, namespace: u16) {
+        self.connecting.borrow_mut().retain(|connecting| *connecting != namespace);
+    }
+
+    pub(crate) fn next_reference(&self, namespace: u16) -> SocketRef {
+        let shard = &self.shard;
+        SocketRef { connection: self.key, serial: shard.next_serial(), shard: u16::from(shard.id), namespace }
+    }
+
+    /// Connects to a namespace with a new session.
+    pub(crate) fn connect_anew(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>, recoverable: bool) {
+        if self.closed.get() || self.close_due.get().is_some() {
+            return;
+        }
+        let shard = &self.shard;
+        let id = shard.new_socket_id();
+        let pid = recoverable.then(|| shard.entropy.borrow_mut().secret());
+        let recovery = pid.map(|pid| SocketRecovery::begun(pid, shard.position()));
+        let socket = Socket::new(self, self.next_reference(namespace), id, recovery);
+        let handlers = shard.space(namespace).handlers();
+        let admitted = match &handlers.authorize {
+            Some(authorize) => shard
+                .guarded(|| authorize(&socket, auth))
+                .unwrap_or_else(|| Err(ConnectError::new("Internal server error"))),
+            None => Ok(()),
+        };
+        if let Err(error) = admitted {
+            socket.drop_data();
+            self.refuse(handlers.name(), &error);
+            return;
+        }
+        shard.space(namespace).sockets.borrow_mut().insert(id, socket.clone());
+        self.welcome(&socket, pid);
+        if let Some(on_connect) = &handlers.on_connect
+            && shard.guarded(|| on_connect(&socket)).is_none()
+        {
+            self.close_later(DisconnectReason::HandlerPanic);
+        }
+    }
+
+    /// The socket is one of the connection's from now on.
+    pub(crate) fn welcome(self: &Rc<Self>, socket: &Socket, pid: Option<Id>) {
+        if self.connect_by.take().is_some() {
+            self.settle();
+        }
+        self.sockets.borrow_mut().push(socket.clone());
+        self.shard.metrics.sockets.increment();
+        self.shard.metrics.sockets_connected.increment();
+        socket.set_connected(true);
+        if let (Some(pid), Some(recovery)) = (pid, self.shard.handle.recovery()) {
+            recovery.sessions().is_with(pid, socket.reference());
+            self.ping_soon();
+        }
+        socket.session_changed();
+        let pid = pid.as_ref().map(Id::as_str);
+        socket.queue(vec![Frame::text(|out| packet::encode_connect(out, socket.namespace(), socket.id(), pid))]);
+    }
+
+    pub(super) fn refuse(self: &Rc<Self>, namespace: &str, error: &ConnectError) {
+        self.queue(Rc::new(Frame::text(|out| {
+            packet::encode_connect_error(out, namespace, &error.message, error.data.as_deref());
+        })));
+    }
+}

@@ -1,0 +1,122 @@
+//! The heartbeat, what its answer tells, and what else is due at a time.
+
+use std::{rc::Rc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Connection, Heartbeat};
+use crate::{DisconnectReason, config::FIRST_HEARTBEAT, shard::Shard, timers::Timer};
+
+impl Connection {
+    /// Sometime in the last fifth of the interval.
+    pub(super) fn ping_delay(shard: &Shard) -> Duration {
+        shard.config.ping_interval.mul_f64(1.0 - 0.2 * shard.entropy.borrow_mut().fraction())
+    }
+
+    /// Has the next heartbeat sent soon. What a client was sent is remembered until a heartbeat behind it is answered, and
+    /// after a crowd has connected that is everybody's greeting.
+    pub(super) fn ping_soon(&self) {
+        let soon = FIRST_HEARTBEAT.mul_f64(1.0 + self.shard.entropy.borrow_mut().fraction());
+        let soon = Instant::now() + soon;
+        if let Heartbeat::PingAt(at) = self.heartbeat.get()
+            && soon < at
+        {
+            self.heartbeat.set(Heartbeat::PingAt(soon));
+            self.set_timer();
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let heartbeat = match self.heartbeat.get() {
+            Heartbeat::PingAt(at) | Heartbeat::PongBy(at) => at,
+        };
+        let stall = self.blocked_since.get().map(|since| since + self.shard.config.write_stall_timeout);
+        [self.connect_by.get(), stall].into_iter().flatten().fold(heartbeat, Instant::min)
+    }
+
+    pub(super) fn set_timer(&self) {
+        let at = self.next_deadline();
+        if self.timer_at.get().is_none_or(|set| at < set) {
+            self.timer_at.set(Some(at));
+            self.shard.set_timer(at, Timer::Connection(self.key));
+        }
+    }
+
+    pub(crate) fn on_timer(self: &Rc<Self>, now: Instant) {
+        if self.timer_at.get().is_some_and(|at| at <= now) {
+            self.timer_at.set(None);
+        }
+        if self.connect_by.get().is_some_and(|by| by <= now) {
+            return self.close(DisconnectReason::ConnectTimeout);
+        }
+        if self.blocked_since.get().is_some_and(|since| since + self.shard.config.write_stall_timeout <= now) {
+            return self.close(DisconnectReason::WriteStalled);
+        }
+        match self.heartbeat.get() {
+            Heartbeat::PingAt(at) if at <= now => {
+                self.outbox.borrow_mut().release();
+                self.ping(now);
+            }
+            // While its packets are not read, its answer may be among them. Either the write stall or the handlers bound
+            // that; a client that no longer polls is not waited for.
+            Heartbeat::PongBy(by)
+                if by <= now && self.paused.get() && (self.is_blocked() || self.has_full_backlog()) =>
+            {
+                self.heartbeat.set(Heartbeat::PongBy(now + self.shard.config.ping_timeout));
+            }
+            Heartbeat::PongBy(by) if by <= now => return self.close(DisconnectReason::PingTimeout),
+            _ => {}
+        }
+        self.set_timer();
+    }
+
+    /// Sends a heartbeat. Its answer tells that all before it has arrived.
+    fn ping(self: &Rc<Self>, now: Instant) {
+        self.heartbeat.set(Heartbeat::PongBy(now + self.shard.config.ping_timeout));
+        for recovery in self.sockets.borrow().iter().filter_map(|socket| socket.inner().recovery.as_ref()) {
+            recovery.ask(self.shard.past_position());
+        }
+        if let Some(arrivals) = self.arrivals.borrow_mut().as_mut() {
+            arrivals.asked.append(&mut arrivals.waiting);
+        }
+        self.queue_uncounted(self.shard.ping.clone());
+    }
+
+    /// Sends the next heartbeat now, unless one is under way.
+    pub(crate) fn ask_what_arrived(self: &Rc<Self>) {
+        if let Heartbeat::PingAt(_) = self.heartbeat.get() {
+            self.ping(Instant::now());
+            self.set_timer();
+        }
+    }
+
+    pub(crate) fn when_arrived(self: &Rc<Self>, f: Box<dyn FnOnce()>) {
+        if self.closed.get() {
+            return;
+        }
+        self.arrivals.borrow_mut().get_or_insert_default().waiting.push(f);
+        self.ask_what_arrived();
+    }
+
+    pub(super) fn on_pong(self: &Rc<Self>) {
+        if let Heartbeat::PongBy(_) = self.heartbeat.get() {
+            self.heartbeat.set(Heartbeat::PingAt(Instant::now() + Self::ping_delay(&self.shard)));
+            // The next heartbeat may be due before the answer to this one was.
+            self.set_timer();
+            self.sent_has_arrived();
+        }
+    }
+
+    fn sent_has_arrived(self: &Rc<Self>) {
+        for recovery in self.sockets.borrow().iter().filter_map(|socket| socket.inner().recovery.as_ref()) {
+            recovery.answered();
+        }
+        let Some(arrivals) = self.arrivals.borrow_mut().take() else { return };
+        for f in arrivals.asked {
+            self.shard.guarded(f);
+        }
+        for f in arrivals.waiting {
+            self.when_arrived(f);
+        }
+    }
+}

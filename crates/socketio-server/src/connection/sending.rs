@@ -1,0 +1,138 @@
+//! What waits for the client, and how it is written.
+
+use std::{hint::black_box, rc::Rc};
+
+use tokio::time::Instant;
+
+use super::Connection;
+use crate::{DisconnectReason, config::SLOW_POLL_BYTES, frame::Frame, transport::Flushed};
+
+impl Connection {
+    /// Puts a frame into the outbox and has it written soon.
+    pub(crate) fn queue(self: &Rc<Self>, frame: Rc<Frame>) {
+        self.shard.metrics.packets_queued.increment();
+        self.queue_uncounted(frame);
+    }
+
+    /// As `queue`, for what the metrics leave out or the caller counts.
+    pub(crate) fn queue_uncounted(self: &Rc<Self>, frame: Rc<Frame>) {
+        if self.closed.get() {
+            return;
+        }
+        let bytes = {
+            let mut outbox = self.outbox.borrow_mut();
+            if frame.latest().is_some() && self.is_slow(outbox.bytes()) && outbox.replace(&frame) {
+                self.shard.metrics.latest_replaced.increment();
+            }
+            outbox.push(frame);
+            outbox.bytes()
+        };
+        self.queued(bytes);
+    }
+
+    /// Fetches from memory what a write to the connection needs. For some connections one after the other that takes as long
+    /// as for one, since the processor waits for all of them together; between the writes it would wait for each.
+    pub(crate) fn prefetch(&self) {
+        black_box((self.closed.get(), self.transport.borrow().prefetch()));
+    }
+
+    /// Writes frames at once, if nothing waits before them; what the client does not take at once waits. `bytes` are those of
+    /// the frames, one after the other.
+    pub(crate) fn write_through(self: &Rc<Self>, frames: &[Rc<Frame>], bytes: &[u8]) {
+        let nothing_waits = !self.closed.get() && !self.flush_pending.get() && !self.is_behind.get();
+        let written = if nothing_waits { self.transport.borrow().write(bytes, &self.shard.metrics) } else { 0 };
+        if written == bytes.len() {
+            return;
+        }
+        if written == 0 {
+            return frames.iter().for_each(|frame| self.queue_uncounted(frame.clone()));
+        }
+        let waiting = {
+            let mut outbox = self.outbox.borrow_mut();
+            frames.iter().for_each(|frame| outbox.push(frame.clone()));
+            outbox.advance(written);
+            outbox.bytes()
+        };
+        self.queued(waiting);
+    }
+
+    /// Something was put into the outbox, where so many bytes wait now.
+    fn queued(self: &Rc<Self>, bytes: usize) {
+        // A burst may be larger than the limit only if the client takes it as fast as it is made.
+        if bytes > self.shard.config.outbox_hard_limit {
+            self.write_now();
+            if self.outbox.borrow().bytes() > self.shard.config.outbox_hard_limit {
+                self.outbox.borrow_mut().abandon();
+                self.close_later(DisconnectReason::OutboxFull);
+            }
+        }
+        self.want_flush();
+    }
+
+    /// Whether what waits, waits for the client and not just for its turn. Between two polls something always does.
+    fn is_slow(&self, waiting: usize) -> bool {
+        self.blocked_since.get().is_some() || (waiting > SLOW_POLL_BYTES && !self.transport.borrow().is_ready())
+    }
+
+    pub(super) fn want_flush(self: &Rc<Self>) {
+        if !self.flush_pending.replace(true) && !self.in_turn.get() {
+            self.shard.flush_soon(self);
+        }
+    }
+
+    /// Whether what is sent now would leave at once.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.closed.get() && self.blocked_since.get().is_none() && self.transport.borrow().is_ready()
+    }
+
+    /// Writes what waits, and carries out what is due.
+    pub(crate) fn flush(self: &Rc<Self>) {
+        self.flush_pending.set(false);
+        if self.closed.get() {
+            return;
+        }
+        let written = self.write_now();
+        if let Some(reason) = self.close_due.take() {
+            self.close(reason);
+        } else if !written {
+            self.close(DisconnectReason::TransportError);
+        } else {
+            // What a full backlog paused stays paused until it is not full; looking costs, so only then.
+            self.set_paused(self.is_over_soft_limit() || (self.paused.get() && self.has_full_backlog()));
+        }
+    }
+
+    /// False if the connection is broken.
+    fn write_now(&self) -> bool {
+        let flushed = self.transport.borrow_mut().flush(&mut self.outbox.borrow_mut(), &self.shard.metrics);
+        self.is_behind.set(flushed != Flushed::All);
+        self.count_waiting();
+        match flushed {
+            Flushed::All => self.blocked_since.set(None),
+            Flushed::Some => self.block(Some(Instant::now())),
+            Flushed::Nothing => self.block(self.blocked_since.get().or_else(|| Some(Instant::now()))),
+            Flushed::Waiting => {}
+            Flushed::Broken => return false,
+        }
+        true
+    }
+
+    /// Tells the metrics what the last flush left.
+    pub(super) fn count_waiting(&self) {
+        let waiting = self.outbox.borrow().bytes();
+        let before = self.waiting.replace(waiting);
+        if waiting != before {
+            self.shard.metrics.outbox_bytes.add((waiting as u64).wrapping_sub(before as u64));
+        }
+    }
+
+    pub(super) fn block(&self, since: Option<Instant>) {
+        self.blocked_since.set(since);
+        self.set_timer();
+        self.wake_reader();
+    }
+
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked_since.get().is_some()
+    }
+}
