@@ -60,7 +60,6 @@ pub(super) enum Origin {
 #[derive(Debug)]
 pub(super) struct Ledger {
     connection: Connection,
-    sequence: Sequence,
     bounds: Bounds,
     /// What is kept, as the transaction leaves it.
     usage: Usage,
@@ -72,18 +71,12 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(connection: Connection, bounds: Bounds) -> rusqlite::Result<Self> {
         let usage = Bounds::count(&connection)?;
-        let sequence = Sequence::begin(&connection)?;
-        Ok(Self { connection, sequence, bounds, usage, committed: usage, in_transaction: false })
+        Ok(Self { connection, bounds, usage, committed: usage, in_transaction: false })
     }
 
     /// To read with, between two transactions.
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
-    }
-
-    /// The number of the next event.
-    pub(super) fn next_seq(&self) -> u64 {
-        self.sequence.peek()
     }
 
     /// What is kept, as committed.
@@ -93,11 +86,6 @@ impl Ledger {
 
     pub(super) fn is_in_transaction(&self) -> bool {
         self.in_transaction
-    }
-
-    /// Makes room for so many events.
-    pub(super) fn reserve(&mut self, events: usize) -> rusqlite::Result<()> {
-        self.sequence.ensure(events, &self.connection)
     }
 
     /// Whether more is kept than may be.
@@ -145,21 +133,21 @@ impl Ledger {
         self.connection.close().map_err(|(_, error)| error)
     }
 
-    /// Applies a request.
+    /// Applies a request, with the numbers for its events.
     ///
     /// # Errors
     /// If the transaction can't go on. A refusal is no error.
-    pub(super) fn apply(&mut self, request: &Request) -> rusqlite::Result<Applied> {
+    pub(super) fn apply(&mut self, request: &Request, numbers: &mut Sequence) -> rusqlite::Result<Applied> {
         let applied = match request {
-            Request::Commit { change, .. } => self.change(change),
+            Request::Commit { change, .. } => self.change(change, numbers),
             Request::Claim { key, .. } => self.claim(key),
-            Request::MarkRead { user_id, mark, .. } => self.mark_read(user_id, mark),
+            Request::MarkRead { user_id, mark, .. } => self.mark_read(user_id, mark, numbers),
             Request::Revoke { revocation, .. } => self.revoke(revocation),
             Request::Snapshot { media_id, .. } => {
                 media::find(&self.connection, media_id).map(Applied::Snapshot).map_err(Failed::from)
             }
             Request::Inbox { user_id, limit, .. } => {
-                let as_of = self.sequence.peek() - 1;
+                let as_of = numbers.peek() - 1;
                 notifications::inbox(&self.connection, user_id, *limit, as_of).map(Applied::Inbox).map_err(Failed::from)
             }
             Request::Read(_) => Ok(Applied::Later),
@@ -172,7 +160,7 @@ impl Ledger {
     }
 
     /// Nothing is written before the last reason to refuse, so a refusal leaves nothing behind.
-    fn change(&mut self, change: &Change) -> Result<Applied, Failed> {
+    fn change(&mut self, change: &Change, numbers: &mut Sequence) -> Result<Applied, Failed> {
         let name = change.key.as_ref().map(receipts::name);
         if let (Some(key), Some(name)) = (&change.key, &name)
             && let Some(receipt) = self.remembered(key, name)?.and_then(|remembered| remembered.receipt)
@@ -180,9 +168,9 @@ impl Ledger {
             return Ok(Applied::Repeated { receipt, first: Origin::Receipt(name.clone()) });
         }
         let applied = match &change.what {
-            What::Media(step) => self.media(step, change.at)?,
-            What::Notification(notification) => self.notification(notification, change.at)?,
-            What::Room(event) => self.room(event, change.at)?,
+            What::Media(step) => self.media(step, change.at, numbers)?,
+            What::Notification(notification) => self.notification(notification, change.at, numbers)?,
+            What::Room(event) => self.room(event, change.at, numbers)?,
         };
         if let (Some(key), Some(name)) = (&change.key, &name) {
             let (stored, delivered) = match &applied {
@@ -196,12 +184,12 @@ impl Ledger {
         Ok(applied)
     }
 
-    fn media(&mut self, change: &MediaChange, at: Moment) -> Result<Applied, Failed> {
+    fn media(&mut self, change: &MediaChange, at: Moment, numbers: &mut Sequence) -> Result<Applied, Failed> {
         let current = media::find(&self.connection, &change.media_id)?;
         let (state, owner_became_known) =
-            life::apply(current.as_ref(), change, at, self.sequence.peek()).map_err(StoreError::from)?;
+            life::apply(current.as_ref(), change, at, numbers.peek()).map_err(StoreError::from)?;
         self.write()?;
-        self.sequence.next();
+        numbers.next();
         media::put(&self.connection, &change.media_id, &state)?;
         if let Some(current) = &current {
             self.usage.media.remove(current.payload.len() as u64);
@@ -222,7 +210,12 @@ impl Ledger {
         Ok(Applied::Media { state, owner_became_known })
     }
 
-    fn notification(&mut self, notification: &NotificationChange, at: Moment) -> Result<Applied, Failed> {
+    fn notification(
+        &mut self,
+        notification: &NotificationChange,
+        at: Moment,
+        numbers: &mut Sequence,
+    ) -> Result<Applied, Failed> {
         let user = &*notification.user_id;
         if let Some(found) = notifications::find(&self.connection, user, &notification.id)? {
             if found.fingerprint != notification.fingerprint {
@@ -232,7 +225,7 @@ impl Ledger {
             return Ok(Applied::Repeated { receipt, first: Origin::Notification(found.seq) });
         }
         self.write()?;
-        let seq = self.sequence.next();
+        let seq = numbers.next();
         notifications::insert(&self.connection, seq, at, notification)?;
         self.usage.notifications.add(notification.payload.len() as u64);
         for bytes in notifications::keep_newest(&self.connection, user, self.bounds.notifications_per_user)? {
@@ -250,12 +243,12 @@ impl Ledger {
         Ok(Applied::Notified { seq, unread: notifications::unread(&self.connection, user)? })
     }
 
-    fn room(&mut self, event: &RoomEvent, at: Moment) -> Result<Applied, Failed> {
+    fn room(&mut self, event: &RoomEvent, at: Moment, numbers: &mut Sequence) -> Result<Applied, Failed> {
         let stored = event.class == Class::Durable;
         if stored {
             self.write()?;
         }
-        let seq = self.sequence.next();
+        let seq = numbers.next();
         if stored {
             self.log(&Entry {
                 seq,
@@ -308,11 +301,11 @@ impl Ledger {
         Ok(())
     }
 
-    fn mark_read(&mut self, user_id: &str, mark: &ReadMark) -> Result<Applied, Failed> {
+    fn mark_read(&mut self, user_id: &str, mark: &ReadMark, numbers: &mut Sequence) -> Result<Applied, Failed> {
         self.write()?;
         let changed = notifications::mark_read(&self.connection, user_id, mark)? > 0;
         let unread = notifications::unread(&self.connection, user_id)?;
-        Ok(Applied::Unread { unread, changed: changed.then(|| self.sequence.next()) })
+        Ok(Applied::Unread { unread, changed: changed.then(|| numbers.next()) })
     }
 
     fn revoke(&mut self, revocation: &Revocation) -> Result<Applied, Failed> {

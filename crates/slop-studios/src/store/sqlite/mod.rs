@@ -1,7 +1,8 @@
 //! A store in one SQLite file, for one server.
 //!
 //! A request goes into the `queue` in the order of the calls. One thread, the `writer`, takes what is there, applies it
-//! to the `ledger` in one transaction, commits, dispatches and answers. `media`, `log`, `notifications`, `sessions` and
+//! to the `ledger` in one transaction, commits, dispatches and answers. An event of which nothing is kept is dispatched by
+//! whoever commits it, unless something waits before it. `media`, `log`, `notifications`, `sessions` and
 //! `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers.
 //!
 //! A promise is as good as the disk: see [`StoreSync`].
@@ -15,8 +16,9 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    Change, Committed, Dispatch, IdempotencyKey, InboxThen, MediaState, MediaUnderWay, NotificationsPage, ReadMark,
-    Replay, Revocation, SessionKey, SessionRecord, SnapshotThen, Store, StoreError, Usage,
+    Change, Class, Committed, CommittedEvent, Dispatch, Dispatched, IdempotencyKey, InboxThen, MediaState,
+    MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, SessionKey, SessionRecord, SnapshotThen, Store,
+    StoreError, Usage, What,
 };
 use crate::clock::Moment;
 use crate::metrics::Metrics;
@@ -41,11 +43,15 @@ use ledger::Ledger;
 pub use open::{OpenError, Options, StoreSync};
 use queue::{Queue, Reply, Request};
 pub use retention::{Bound, Bounds};
+use sequence::Sequence;
 use writer::Writer;
 
 /// See the module.
 pub struct SqliteStore {
     queue: Arc<Queue>,
+    /// Whoever has them dispatches: the writer from before it takes requests out of the queue until it has answered.
+    numbers: Arc<Mutex<Sequence>>,
+    dispatch: Arc<dyn Dispatch>,
     boot_seq: u64,
     socket_id_key: [u8; 16],
     /// As of the last commit.
@@ -88,14 +94,25 @@ impl SqliteStore {
     pub fn open(options: &Options, dispatch: Arc<dyn Dispatch>, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
         let connection = open::open(options)?;
         let socket_id_key = open::secret(&connection, "socket ids", options)?;
-        let ledger = Ledger::new(connection, options.bounds).map_err(|error| OpenError::of(&error, &options.folder))?;
-        let boot_seq = ledger.next_seq();
+        let unusable = |error| OpenError::of(&error, &options.folder);
+        let numbers = Sequence::begin(&connection).map_err(unusable)?;
+        let boot_seq = numbers.peek();
+        let numbers = Arc::new(Mutex::new(numbers));
+        let ledger = Ledger::new(connection, options.bounds).map_err(unusable)?;
         let queue = Arc::<Queue>::default();
         let usage = Arc::new(Mutex::new(ledger.committed()));
-        let writer = Writer::new(Arc::clone(&queue), ledger, dispatch, Arc::clone(&metrics), Arc::clone(&usage));
+        let writer = Writer::new(
+            Arc::clone(&queue),
+            ledger,
+            Arc::clone(&numbers),
+            Arc::clone(&dispatch),
+            Arc::clone(&metrics),
+            Arc::clone(&usage),
+        );
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(|error| OpenError::File { file: options.folder.clone(), error })?;
-        Ok(Self { queue, boot_seq, socket_id_key, usage, metrics, writer: Mutex::new(Some(thread)) })
+        let writer = Mutex::new(Some(thread));
+        Ok(Self { queue, numbers, dispatch, boot_seq, socket_id_key, usage, metrics, writer })
     }
 
     /// The key that tells socket ids from other names, for this process and those after it.
@@ -112,6 +129,21 @@ impl SqliteStore {
             // Why it panicked was logged by itself.
             let _ = writer.join();
         }
+    }
+
+    /// Commits what the file has nothing to do with, unless something waits before it.
+    fn commit_here(&self, change: &Change) -> Option<Committed> {
+        let event = match &change.what {
+            What::Room(event) if event.class != Class::Durable && change.key.is_none() => event,
+            _ => return None,
+        };
+        let mut numbers = self.numbers.try_lock().ok()?;
+        if numbers.left() == 0 || !self.queue.is_idle() {
+            return None;
+        }
+        let event = Dispatched { seq: numbers.next(), event: CommittedEvent::Room(event) };
+        let delivery = self.dispatch.dispatch(&[event]).pop()?;
+        Some(Committed { id: Arc::clone(&change.id), stored: false, repeated: false, delivery })
     }
 
     fn ask<T: Send + 'static>(
@@ -156,7 +188,10 @@ impl Store for SqliteStore {
     }
 
     fn commit(&self, change: Change) -> BoxFuture<'_, Result<Committed, StoreError>> {
-        self.ask(|reply| Request::Commit { change, reply })
+        match self.commit_here(&change) {
+            Some(committed) => Box::pin(ready(Ok(committed))),
+            None => self.ask(|reply| Request::Commit { change, reply }),
+        }
     }
 
     fn claim(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>> {

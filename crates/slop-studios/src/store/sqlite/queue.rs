@@ -172,8 +172,8 @@ impl Queue {
         }
     }
 
-    /// Waits for something to do, at most for `patience`. None when there will be nothing any more.
-    pub(super) fn take(&self, patience: Duration) -> Option<Group> {
+    /// Waits for something to do, at most for `patience`. False when there will be nothing any more.
+    pub(super) fn wait(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         let mut waiting = self.waiting();
         loop {
@@ -184,7 +184,12 @@ impl Queue {
             }
             waiting = self.work.wait_timeout(waiting, due - now).unwrap_or_else(PoisonError::into_inner).0;
         }
+        !waiting.closed || !waiting.requests.is_empty() || !waiting.lazy.is_empty()
+    }
 
+    /// What is to be carried out together.
+    pub(super) fn take(&self) -> Group {
+        let mut waiting = self.waiting();
         let mut group = Group::default();
         if waiting.closed || waiting.lazy_due.is_some_and(|due| due <= Instant::now()) {
             waiting.lazy_due = None;
@@ -199,8 +204,13 @@ impl Queue {
             group.requests.push(request);
         }
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
-        let over = waiting.closed && group.requests.is_empty() && group.lazy.is_empty();
-        (!over).then_some(group)
+        group
+    }
+
+    /// Whether nothing waits that was asked for, and more may be.
+    pub(super) fn is_idle(&self) -> bool {
+        let waiting = self.waiting();
+        waiting.requests.is_empty() && !waiting.closed
     }
 
     /// How many requests wait.

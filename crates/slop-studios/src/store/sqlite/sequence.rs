@@ -27,6 +27,11 @@ impl Sequence {
         next
     }
 
+    /// How many there are before more must be reserved.
+    pub(super) fn left(&self) -> u64 {
+        self.end - self.next
+    }
+
     /// The number that [`Self::next`] is going to give.
     pub(super) fn peek(&self) -> u64 {
         self.next
@@ -34,7 +39,7 @@ impl Sequence {
 
     /// Makes sure that there are at least so many numbers. Must not be called inside a transaction.
     pub(super) fn ensure(&mut self, count: usize, connection: &Connection) -> rusqlite::Result<()> {
-        if self.end - self.next < count as u64 { self.reserve(connection) } else { Ok(()) }
+        if self.left() < count as u64 { self.reserve(connection) } else { Ok(()) }
     }
 
     /// Synchronised to the disk whatever the store's setting: a number must not come back after a power failure either.

@@ -432,7 +432,7 @@ fn what_waits_is_bounded() {
     let gate = Arc::<Gate>::default();
     let store = temporary(Arc::<Gate>::clone(&gate));
     let closed = gate.0.lock().expect("no test panicked");
-    let mut commits = Vec::new();
+    let mut commits = vec![store.commit(durable("0", "e"))];
     let refused = loop {
         let mut commit = store.commit(room("1", "e"));
         if let Some(Err(error)) = (&mut commit).now_or_never() {
@@ -461,19 +461,38 @@ fn bytes_that_wait_are_bounded() {
         }
         change
     };
+    let first = store.commit(durable("0", "e"));
     let mut outcomes: Vec<_> = (0..100).map(|_| store.commit(large())).collect();
     let refused = outcomes.iter_mut().filter_map(|commit| commit.now_or_never());
     assert!(refused.filter(|outcome| matches!(outcome, Err(StoreError::Overloaded))).count() >= 25);
     drop(closed);
+    assert!(wait(first).is_ok());
 }
 
-/// Breaks at the second event.
+#[test]
+fn what_is_not_kept_goes_out_at_once_unless_something_waits_before_it() {
+    let gate = Arc::<Gate>::default();
+    let store = temporary(Arc::<Gate>::clone(&gate));
+    until(|| store.commit(room("1", "e")).now_or_never().is_some());
+    let closed = gate.0.lock().expect("no test panicked");
+    let first = store.commit(durable("2", "e"));
+    let mut second = store.commit(room("3", "e"));
+    assert!((&mut second).now_or_never().is_none());
+    drop(closed);
+    assert!(wait(first).is_ok() && wait(second).is_ok());
+}
+
+/// Breaks at some events.
 #[derive(Debug, Default)]
 struct Broken;
 
 impl Dispatch for Broken {
     fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery> {
-        let breaks = |dispatched: &Dispatched<'_>| matches!(dispatched.event, CommittedEvent::Media { .. });
+        let breaks = |dispatched: &Dispatched<'_>| match dispatched.event {
+            CommittedEvent::Media { .. } => true,
+            CommittedEvent::Room(event) => &*event.event == "broken",
+            _ => false,
+        };
         assert!(!group.iter().any(breaks), "as the test asks for");
         vec![Delivery::known(0); group.len()]
     }
@@ -490,6 +509,15 @@ fn after_a_panic_nothing_is_accepted() {
     assert!(wait(store.media_state("m")).is_err());
     store.received("u", 1);
     store.save_session(session(1, "{}"));
+}
+
+#[test]
+fn after_a_panic_on_the_publishers_thread_nothing_is_accepted_either() {
+    let store = temporary(Arc::new(Broken));
+    let publish = || drop(store.commit(room("1", "broken")));
+    until(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(publish)).is_err());
+    let outcome = wait(store.commit(room("2", "e")));
+    assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The thread that owns the file. It takes as many requests as are there, applies them in one transaction, commits,
-//! dispatches their events in order, and answers.
+//! dispatches their events in order, and answers. Meanwhile the numbers are its own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::super::{Committed, CommittedEvent, Delivery, Dispatch, Dispatched, StoreError, Usage, What};
 use super::ledger::{Applied, Ledger, Origin};
 use super::queue::{Group, Lazy, Queue, Request};
+use super::sequence::Sequence;
 use super::{media, notifications, receipts};
 use crate::limits::{GROUP_REQUESTS, RETENTION_AGAIN, RETENTION_INTERVAL, RETENTION_ROWS};
 use crate::metrics::Metrics;
@@ -15,6 +16,7 @@ use crate::metrics::Metrics;
 pub(super) struct Writer {
     queue: Arc<Queue>,
     ledger: Ledger,
+    numbers: Arc<Mutex<Sequence>>,
     dispatch: Arc<dyn Dispatch>,
     metrics: Arc<Metrics>,
     usage: Arc<Mutex<Usage>>,
@@ -29,19 +31,24 @@ impl Writer {
     pub(super) fn new(
         queue: Arc<Queue>,
         ledger: Ledger,
+        numbers: Arc<Mutex<Sequence>>,
         dispatch: Arc<dyn Dispatch>,
         metrics: Arc<Metrics>,
         usage: Arc<Mutex<Usage>>,
     ) -> Self {
         let next_retention = Instant::now();
-        Self { queue, ledger, dispatch, metrics, usage, uncounted: HashMap::new(), next_retention, failing: false }
+        let uncounted = HashMap::new();
+        Self { queue, ledger, numbers, dispatch, metrics, usage, uncounted, next_retention, failing: false }
     }
 
     /// Works until the queue is closed and empty. However it ends, nobody waits for it afterwards.
     pub(super) fn run(mut self) {
         let _alarm = Alarm(Arc::clone(&self.queue));
-        while let Some(group) = self.queue.take(self.next_retention.saturating_duration_since(Instant::now())) {
-            self.carry_out(group);
+        let numbers = Arc::clone(&self.numbers);
+        while self.queue.wait(self.next_retention.saturating_duration_since(Instant::now())) {
+            // Poisoned if a dispatch panicked on another thread: nobody knows who got what.
+            let Ok(mut numbers) = numbers.lock() else { break };
+            self.carry_out(self.queue.take(), &mut numbers);
         }
         if let Err(error) = self.finish() {
             tracing::error!(%error, "write the last counts to the store");
@@ -61,10 +68,10 @@ impl Writer {
         Ok(())
     }
 
-    fn carry_out(&mut self, group: Group) {
+    fn carry_out(&mut self, group: Group, numbers: &mut Sequence) {
         let Group { mut requests, lazy } = group;
         let begun = Instant::now();
-        match self.commit(&requests, &lazy) {
+        match self.commit(&requests, &lazy, numbers) {
             Ok(Outcome { applied, counted, wrote }) => {
                 if wrote && !(requests.is_empty() && lazy.is_empty()) {
                     self.committed(begun.elapsed(), requests.len());
@@ -81,17 +88,17 @@ impl Writer {
                 self.ledger.rollback();
                 self.failed(&error);
                 self.queue.put_back(lazy);
-                self.answer_failed(requests, &StoreError::Unavailable(error.to_string().into()));
+                self.answer_failed(requests, &StoreError::Unavailable(error.to_string().into()), numbers);
             }
         }
     }
 
-    fn commit(&mut self, requests: &[Request], lazy: &Lazy) -> rusqlite::Result<Outcome> {
-        self.ledger.reserve(GROUP_REQUESTS)?;
+    fn commit(&mut self, requests: &[Request], lazy: &Lazy, numbers: &mut Sequence) -> rusqlite::Result<Outcome> {
+        numbers.ensure(GROUP_REQUESTS, self.ledger.connection())?;
         if !lazy.is_empty() {
             self.ledger.save(lazy)?;
         }
-        let applied = requests.iter().map(|request| self.ledger.apply(request)).collect::<Result<_, _>>()?;
+        let applied = requests.iter().map(|request| self.ledger.apply(request, numbers)).collect::<Result<_, _>>()?;
         self.keep_bounds(requests.len())?;
         let wrote = self.ledger.is_in_transaction();
         let counted = if wrote { self.write_counts()? } else { Vec::new() };
@@ -208,8 +215,8 @@ impl Writer {
     }
 
     /// Nothing of the group happened. What only reads can still be answered, if the file can be read.
-    fn answer_failed(&self, requests: Vec<Request>, error: &StoreError) {
-        let as_of = self.ledger.next_seq() - 1;
+    fn answer_failed(&self, requests: Vec<Request>, error: &StoreError, numbers: &Sequence) {
+        let as_of = numbers.peek() - 1;
         let failed = |error: rusqlite::Error| StoreError::Unavailable(error.to_string().into());
         for request in requests {
             match request {
