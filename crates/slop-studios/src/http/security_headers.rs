@@ -1,13 +1,10 @@
 //! What every answer tells browsers, so that no page of ours can be framed, sniffed or made to load others' code.
 
-use axum::extract::Request;
-use axum::middleware::Next;
-use axum::response::Response;
-use http::HeaderName;
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
+use http::{HeaderMap, HeaderName};
 
 use crate::limits::HSTS;
 
@@ -31,11 +28,14 @@ const ALWAYS: [(HeaderName, HeaderValue); 4] = [
     (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
 ];
 
+/// Whether a path is one of Swagger UI's.
+pub(super) fn is_docs(path: &str) -> bool {
+    path.strip_prefix(DOCS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Adds them. `over_tls` is about this server's own TLS: what a proxy in front of it promises is the proxy's to say.
-pub(super) async fn add(over_tls: bool, request: Request, next: Next) -> Response {
-    let is_docs = request.uri().path().strip_prefix(DOCS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
+pub(super) fn add(headers: &mut HeaderMap, is_docs: bool, over_tls: bool) {
+    headers.reserve(ALWAYS.len() + 3);
     headers.extend(ALWAYS);
     let content = headers.get(CONTENT_TYPE).and_then(|content| content.to_str().ok()).unwrap_or_default();
     let policy = if is_docs || content.starts_with("text/html") { FOR_PAGES } else { FOR_DATA };
@@ -46,5 +46,4 @@ pub(super) async fn add(over_tls: bool, request: Request, next: Next) -> Respons
     if over_tls {
         headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
     }
-    response
 }
