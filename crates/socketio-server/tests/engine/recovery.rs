@@ -1,22 +1,20 @@
 //! A client that was away gets its session back and what it missed, once and in order; or a new session, and knows it.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+mod client;
+mod cuts;
+mod restart;
+mod without;
 
-use serde_json::{Value, json};
-use socketio_server::{
-    Config, DisconnectReason, Event, EventArgs, MissedEvent, Namespace, Recall, RecalledSession, Recovery,
-    RecoveryFailure, SavedSession, SessionKeeper, Socket,
-};
+use std::time::Duration;
+
+use serde_json::json;
+use socketio_server::{DisconnectReason, Recovery, RecoveryFailure, Socket};
 
 use crate::{
-    client::{Received, Ws},
-    harness::{TestServer, eventually, recorder, within},
+    client::Ws,
+    harness::{TestServer, eventually, recorder},
 };
+use client::{Client, Memory, config, failed, recovering, say, server, studio, text};
 
 on_one_and_three_shards!(
     a_session_comes_back_with_what_was_missed,
@@ -34,149 +32,8 @@ on_one_and_three_shards!(
     an_offset_of_a_session_before_does_no_harm,
     what_a_room_got_before_it_was_joined_is_not_sent,
     arrival_is_known_by_a_heartbeat,
-    a_session_outlives_the_server,
-    cut_clients_miss_and_double_nothing,
     who_leaves_and_comes_back_at_once_has_left,
 );
-
-fn config(shards: usize) -> Config {
-    recovering(shards, Recovery::default())
-}
-
-fn recovering(shards: usize, recovery: Recovery) -> Config {
-    Config { shards, recovery: Some(recovery), ..Config::default() }
-}
-
-fn text(event: &Event<'_>, index: usize) -> String {
-    event.parse(index).expect("a string")
-}
-
-/// Rooms, and events to whom one likes.
-fn studio(name: &'static str) -> Namespace {
-    Namespace::new(name)
-        .on("join", |socket, event| {
-            socket.join(&text(&event, 0)).expect("a room");
-            event.ack(&true);
-        })
-        .on("leave", |socket, event| {
-            let left = socket.leave(&text(&event, 0));
-            event.ack(&left);
-        })
-        .on("rooms", |socket, event| {
-            let mut rooms = socket.rooms();
-            rooms.sort();
-            event.ack(&rooms);
-        })
-        // Emits its argument to the socket alone.
-        .on("echo", |socket, event| socket.emit("said", &event.arg(0)).expect("a name"))
-        .on("say", |socket, event| {
-            drop(socket.to(&text(&event, 0)).emit("said", &event.arg(1)).expect("a name"));
-            event.ack(&true);
-        })
-}
-
-fn server(shards: usize) -> TestServer {
-    TestServer::start(config(shards), |server| server.namespace(studio("/")).namespace(studio("/other")))
-}
-
-/// As much of the stock client as recovery concerns: what it remembers, and when it says so.
-#[derive(Debug, Clone, Default)]
-struct Memory {
-    pid: Option<String>,
-    offset: Option<String>,
-    id: String,
-    recovered: bool,
-}
-
-impl Memory {
-    fn connect_packet(&self) -> String {
-        match (&self.pid, &self.offset) {
-            (None, _) => "40".to_owned(),
-            (Some(pid), None) => format!("40{}", json!({ "pid": pid })),
-            (Some(pid), Some(offset)) => format!("40{}", json!({ "pid": pid, "offset": offset })),
-        }
-    }
-
-    fn connected(&mut self, packet: &str) {
-        let reply: HashMap<String, String> =
-            serde_json::from_str(packet.strip_prefix("40").expect("the reply to CONNECT")).expect("an object");
-        self.recovered = self.pid.as_ref() == Some(&reply["pid"]);
-        self.pid = Some(reply["pid"].clone());
-        self.id.clone_from(&reply["sid"]);
-    }
-
-    /// An event's name and arguments; the offset, which every one must have, is remembered and taken off.
-    fn event(&mut self, packet: &str) -> (String, Vec<Value>) {
-        let mut args: Vec<Value> = serde_json::from_str(packet.strip_prefix("42").expect("an event")).expect("JSON");
-        let Some(Value::String(offset)) = args.pop() else { panic!("no offset: {packet}") };
-        self.offset = Some(offset);
-        let Value::String(name) = args.remove(0) else { panic!("no name: {packet}") };
-        (name, args)
-    }
-}
-
-struct Client {
-    ws: Ws,
-    memory: Memory,
-}
-
-impl Client {
-    async fn connect(server: &TestServer) -> Self {
-        Self::back(server, Memory::default()).await
-    }
-
-    /// Comes back with what it remembers.
-    async fn back(server: &TestServer, memory: Memory) -> Self {
-        Self::back_at(server.addr, memory).await
-    }
-
-    async fn back_at(addr: SocketAddr, mut memory: Memory) -> Self {
-        let mut ws = Ws::open(addr).await;
-        ws.send(&memory.connect_packet()).await;
-        memory.connected(&ws.text().await);
-        Self { ws, memory }
-    }
-
-    /// Loses its connection, as the server soon notices.
-    async fn lose(self, server: &TestServer) -> Memory {
-        let (before, Self { ws, memory }) = (server.metrics().sessions_away, self);
-        drop(ws);
-        eventually("the loss is noticed", || server.metrics().sessions_away > before).await;
-        memory
-    }
-
-    async fn ask(&mut self, event: &str, args: Value) -> Value {
-        let mut packet = vec![json!(event)];
-        packet.extend(args.as_array().expect("arguments").iter().cloned());
-        self.ws.send(&format!("427{}", Value::from(packet))).await;
-        let answer = self.ws.text().await;
-        let answer: Vec<Value> = serde_json::from_str(answer.strip_prefix("437").expect("the ack")).expect("JSON");
-        answer.into_iter().next().expect("one argument")
-    }
-
-    async fn join(&mut self, room: &str) {
-        assert_eq!(self.ask("join", json!([room])).await, true);
-    }
-
-    /// Asserts that these come next, and nothing else before the answer to a question.
-    async fn hears(&mut self, said: &[u32]) {
-        for expected in said {
-            let packet = self.ws.text().await;
-            assert_eq!(self.memory.event(&packet), ("said".to_owned(), vec![json!(expected)]));
-        }
-        assert!(self.ask("rooms", json!([])).await.is_array());
-    }
-}
-
-/// A broadcast that has gone to all.
-async fn say(server: &TestServer, room: &str, what: u32) -> u64 {
-    let said = server.handle.to("/", room).emit("said", &what).expect("a name");
-    within("a delivery", said).await
-}
-
-fn failed(server: &TestServer, failure: RecoveryFailure) -> u64 {
-    server.metrics().recovery_failures.iter().find(|(known, _)| *known == failure).map_or(0, |(_, count)| *count)
-}
 
 async fn a_session_comes_back_with_what_was_missed(shards: usize) {
     let server = server(shards);
@@ -255,13 +112,6 @@ async fn what_was_emitted_to_one_socket_comes_back_too(shards: usize) {
     }
     let memory = client.lose(&server).await;
     Client::back(&server, memory).await.hears(&[4, 5, 6]).await;
-}
-
-impl Client {
-    /// Waits until the server has queued so many packets.
-    async fn has_been_sent(&self, server: &TestServer, packets: u64) {
-        eventually("it is sent", || server.metrics().packets_queued >= packets).await;
-    }
 }
 
 async fn a_client_may_be_back_before_its_loss_is_noticed(shards: usize) {
@@ -550,83 +400,6 @@ async fn arrival_is_known_by_a_heartbeat(shards: usize) {
     Client::back(&server, memory).await.hears(&[]).await;
 }
 
-/// Keeps sessions and the events of earlier lives as an application would.
-#[derive(Debug, Default)]
-struct Cellar {
-    sessions: Mutex<HashMap<String, SavedSession>>,
-    events: Mutex<Vec<(String, u64, u32)>>,
-}
-
-impl SessionKeeper for Cellar {
-    fn save(&self, pid: &str, session: SavedSession) {
-        self.sessions.lock().expect("no test panicked").insert(pid.to_owned(), session);
-    }
-
-    fn forget(&self, pid: &str) {
-        self.sessions.lock().expect("no test panicked").remove(pid);
-    }
-
-    fn recall(&self, pid: &str, offset: u64) -> Recall {
-        let session = self.sessions.lock().expect("no test panicked").get(pid).cloned();
-        let recalled = session.map(|session| {
-            let events = self.events.lock().expect("no test panicked");
-            let missed = events.iter().filter(|(room, number, _)| {
-                let joined = session.rooms.iter().find(|(name, _)| name == room).map(|(_, joined)| *joined);
-                joined.is_some_and(|joined| *number > offset.max(session.since).max(joined))
-            });
-            let missed = missed.map(|(_, number, what)| MissedEvent::new(*number, "said", what.to_string())).collect();
-            RecalledSession::new(session, missed)
-        });
-        Box::pin(std::future::ready(recalled))
-    }
-}
-
-async fn a_session_outlives_the_server(shards: usize) {
-    let cellar = Arc::new(Cellar::default());
-    let start = |after: u64| {
-        let keeper: Arc<dyn SessionKeeper> = Arc::<Cellar>::clone(&cellar);
-        let (after, id_key, keeper) = (Some(after), Some([9; 16]), Some(keeper));
-        let recovery = Recovery { after, id_key, keeper, ..Recovery::default() };
-        TestServer::start(recovering(shards, recovery), |server| server.namespace(studio("/")))
-    };
-    let durable = |server: &TestServer, room: &str, number: u64, what: u32| {
-        cellar.events.lock().expect("no test panicked").push((room.to_owned(), number, what));
-        server.handle.to("/", room).offset(number).emit("said", &what).expect("a name")
-    };
-    let mut first = start(100);
-    let mut client = Client::connect(&first).await;
-    assert_eq!(durable(&first, "a", 101, 1).await, 0);
-    client.join("a").await;
-    assert_eq!(durable(&first, "a", 102, 2).await, 1);
-    client.hears(&[2]).await;
-    assert_eq!(client.memory.offset.as_deref(), Some("66"));
-    durable(&first, "b", 103, 3).await;
-    durable(&first, "a", 105, 4).await;
-    // It is told of nothing that came after this.
-    let (memory, pid) = (client.memory.clone(), client.memory.pid.clone().expect("a pid"));
-    let knows = || cellar.sessions.lock().expect("no test panicked").get(&pid).map(|session| session.rooms.clone());
-    eventually("the session is kept", || knows() == Some(vec![("a".to_owned(), 101)])).await;
-    first.shut_down(Duration::from_millis(100)).await;
-
-    let second = start(1_000);
-    let mut stranger = Client::connect(&second).await;
-    stranger.ws.send(&format!(r#"420["join","{}"]"#, memory.id)).await;
-    let mut client = Client::back(&second, memory.clone()).await;
-    assert!(client.memory.recovered);
-    assert_eq!(client.memory.id, memory.id);
-    client.hears(&[4]).await;
-    assert_eq!(durable(&second, "a", 1_001, 5).await, 1);
-    client.hears(&[5]).await;
-    // Two lives later nobody asks what was in between.
-    client.ws.send("41").await;
-    eventually("it is forgotten", || knows().is_none()).await;
-    assert!(!Client::back(&second, memory).await.memory.recovered);
-    // The earlier life's ids are known: nobody else joins a room of that name.
-    stranger.ws.closed().await;
-    second.expect_panics(1);
-}
-
-/// Clients are cut at random while events go to their room and to each of them alone.
 /// `socket.disconnect().connect()`: the stock client still names the session, and the new connection may be read first.
 async fn who_leaves_and_comes_back_at_once_has_left(shards: usize) {
     let server = server(shards);
@@ -640,128 +413,4 @@ async fn who_leaves_and_comes_back_at_once_has_left(shards: usize) {
         assert!(!anew.recovered);
         assert_ne!(anew.id, memory.id);
     }
-}
-
-async fn cut_clients_miss_and_double_nothing(shards: usize) {
-    const CLIENTS: u32 = 12;
-    const EVENTS: u32 = 1_500;
-    let config = Config { fanout_per_turn: 3, large_room: 2, ..config(shards) };
-    let server = TestServer::start(config, |server| {
-        server.namespace(studio("/").on_connect(|socket| {
-            socket.join("room").expect("a room");
-        }))
-    });
-    let mut clients = Vec::new();
-    for index in 0..CLIENTS {
-        let client = Client::connect(&server).await;
-        clients.push(tokio::spawn(be_cut(server.addr, client, index, EVENTS)));
-    }
-    for what in 0..EVENTS {
-        let said = server.handle.to("/", "room").emit("said", &what).expect("a name");
-        if what % 16 == 0 {
-            within("a delivery", said).await;
-            tokio::task::yield_now().await;
-        }
-        if what % 5 == 0 {
-            server.handle.for_each("/", move |socket| socket.emit("alone", &what).expect("a name"));
-        }
-    }
-    let mut cuts = 0;
-    for client in clients {
-        cuts += within("all events", client).await.expect("it heard what it should");
-    }
-    assert!(cuts > 3 * CLIENTS, "only {cuts} cuts");
-    assert_eq!(server.metrics().recovered, u64::from(cuts));
-}
-
-async fn be_cut(server: SocketAddr, mut client: Client, seed: u32, events: u32) -> u32 {
-    let mut random = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
-    let (mut next, mut alone, mut cuts) = (0, Vec::new(), 0);
-    while next < events {
-        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        if random >> 24 < 4 {
-            cuts += 1;
-            let Client { ws, memory } = client;
-            // The server knows of the loss, or learns of it now.
-            let lost = (random & 1 == 0).then_some(ws);
-            client = Client::back_at(server, memory).await;
-            drop(lost);
-            assert!(client.memory.recovered);
-            continue;
-        }
-        let Received::Text(packet) = client.ws.recv().await else { panic!("it is connected") };
-        if packet == "2" {
-            client.ws.send("3").await;
-            continue;
-        }
-        let (name, args) = client.memory.event(&packet);
-        match name.as_str() {
-            "said" => {
-                assert_eq!(args, [json!(next)]);
-                next += 1;
-            }
-            "alone" => alone.push(args[0].as_u64().expect("a number")),
-            other => panic!("{other}"),
-        }
-    }
-    // A client that is away is not among the namespace's sockets: it may have missed these, and doubles none.
-    assert!(alone.is_sorted_by(|before, next| before < next), "{alone:?}");
-    cuts
-}
-
-/// Who declines gets events as they are.
-#[tokio::test]
-async fn a_client_may_decline() {
-    let server = server(1);
-    let mut ws = Ws::open(server.addr).await;
-    ws.send(r#"40{"recovery":false}"#).await;
-    assert!(!ws.text().await.contains("pid"));
-    ws.send(r#"42["echo",1]"#).await;
-    assert_eq!(ws.text().await, r#"42["said",1]"#);
-    ws.send(r#"420["join","a"]"#).await;
-    assert_eq!(ws.text().await, "430[true]");
-    let mut other = Client::connect(&server).await;
-    other.join("a").await;
-    for what in 2..40 {
-        assert_eq!(say(&server, "a", what).await, 2);
-        assert_eq!(ws.text().await, format!(r#"42["said",{what}]"#));
-        other.hears(&[what]).await;
-    }
-    drop(server.handle.to("/", "a").emit_args("none", &EventArgs::from_raw("")).expect("a name"));
-    assert_eq!(ws.text().await, r#"42["none"]"#);
-}
-
-/// Numbers can be had without the rest.
-#[tokio::test]
-async fn a_window_of_nothing_only_numbers() {
-    let (recorder, mut seen) = recorder();
-    let namespace = studio("/").on("joined", move |socket, event| {
-        recorder.note(format!("{:?} {:?}", socket.joined_at("a"), socket.joined_at("b")));
-        event.ack(&true);
-    });
-    let recovery = Recovery { window: Duration::ZERO, after: Some(5), ..Recovery::default() };
-    let server = TestServer::start(recovering(1, recovery), |server| server.namespace(namespace));
-    let mut ws = Ws::open(server.addr).await;
-    ws.send("40").await;
-    assert!(!ws.text().await.contains("pid"));
-    drop(server.handle.to("/", "a").offset(9).emit("said", &1).expect("a name"));
-    server.settle().await;
-    for packet in [r#"420["join","a"]"#, r#"420["joined"]"#] {
-        ws.send(packet).await;
-        assert_eq!(ws.text().await, "430[true]");
-    }
-    assert_eq!(seen.next().await, "Some(9) None");
-    drop(server.handle.to("/", "a").offset(11).emit("said", &2).expect("a name"));
-    assert_eq!(ws.text().await, r#"42["said",2]"#);
-    assert_eq!(server.metrics().history_entries, 0);
-}
-
-/// Recovery is for those who ask for it: without, no event has an argument more.
-#[tokio::test]
-async fn without_recovery_nothing_is_added() {
-    let server = TestServer::echo(Config { shards: 1, ..Config::default() });
-    let mut ws = Ws::open(server.addr).await;
-    ws.send(r#"40{"pid":"AAAAAAAAAAAAAAAAAAAA","offset":"1"}"#).await;
-    assert!(!ws.text().await.contains("pid"));
-    assert_eq!(ws.text().await, r#"42["auth",{"pid":"AAAAAAAAAAAAAAAAAAAA","offset":"1"}]"#);
 }
