@@ -189,7 +189,11 @@ impl Shard {
         let timers = tokio::task::spawn_local(self.clone().run_timers());
         let saver = tokio::task::spawn_local(self.clone().save_sessions());
         let tidier = tokio::task::spawn_local(self.clone().tidy_up());
-        self.clone().serve_mailbox(mailbox).await;
+        // A task of its own, because the runtime polls what it was started with only after a look at the network.
+        let served = tokio::task::spawn_local(self.clone().serve_mailbox(mailbox)).await;
+        if let Err(panic) = served {
+            std::panic::resume_unwind(panic.into_panic());
+        }
         for task in [flusher, timers, saver, tidier] {
             task.abort();
         }
