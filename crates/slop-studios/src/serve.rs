@@ -17,7 +17,7 @@ use tokio::time::interval;
 
 use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
-use crate::http::{App, BodyLimits, PublishRate};
+use crate::http::{Api, App, BodyLimits, PublishRate};
 use crate::identity::{Revocations, TokenVerifier};
 use crate::in_force::InForce;
 use crate::inbox::Inboxes;
@@ -174,12 +174,12 @@ fn start(
         registry: metrics.registry(handle.clone(), Arc::clone(&store)),
         body: BodyLimits { bytes: settings.max_payload_bytes, time: settings.body_timeout },
         publish_rate: PublishRate::new(settings.publish_rate_per_key, Arc::clone(metrics)),
-        over_tls: certificate.is_some(),
         store: Arc::clone(&store),
         handle,
         metrics: Arc::clone(metrics),
     };
-    let builder = builder.recovery(recovery(settings, &embedded, &store)).fallback(crate::http::router(Arc::new(app)));
+    let api = Api::new(Arc::new(app), certificate.is_some());
+    let builder = builder.recovery(recovery(settings, &embedded, &store)).fallback(api);
     let builder = crate::namespaces::all(&sessions, &inboxes, &store)
         .into_iter()
         .fold(builder, |builder, namespace| builder.namespace(namespace));

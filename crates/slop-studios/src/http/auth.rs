@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::extract::FromRequestParts;
+use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 
 use super::App;
 use super::problem::Problem;
@@ -14,20 +14,17 @@ use crate::publishers::{NoPublisher, Publisher, Publishers};
 const CHALLENGE: &str = r#"Bearer realm="slop-studios""#;
 const CHALLENGE_BAD: &str = r#"Bearer realm="slop-studios", error="invalid_token""#;
 
-/// Lets publishers in, and tells handlers who it is.
-pub(crate) async fn require_publisher(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let credential = credential(&request).map(str::to_owned);
-    match authenticate(&app.publishers, credential.as_deref()).await {
-        Ok(publisher) => {
-            request.extensions_mut().insert(publisher);
-            next.run(request).await
-        }
-        Err(problem) => problem.into_response(),
+/// A handler that takes a publisher lets in nobody else.
+impl FromRequestParts<Arc<App>> for Publisher {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        authenticate(&app.publishers, credential(&parts.headers)).await
     }
 }
 
-fn credential(request: &Request) -> Option<&str> {
-    let (scheme, credential) = request.headers().get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+fn credential(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, credential) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
 }
 

@@ -49,8 +49,10 @@ pub(crate) async fn read_any(request: Request, Limits { bytes: limit, time }: Li
 
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    let Some((kind, format)) = essence.split_once('/') else { return false };
+    let (_, suffix) = format.rsplit_once('+').unwrap_or(("", format));
+    kind.eq_ignore_ascii_case("application") && suffix.eq_ignore_ascii_case("json")
 }
 
 #[cfg(test)]

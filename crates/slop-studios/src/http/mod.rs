@@ -1,17 +1,21 @@
 //! Everything that is not Socket.IO: the publish API under `/v1`, health, metrics, and the API's own description.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::body::HttpBody;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use http::StatusCode;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CONTENT_TYPE};
+use http::{Request, StatusCode};
 use prometheus_client::registry::Registry;
 use socketio_server::Handle;
+use tower_service::Service;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -37,6 +41,10 @@ mod security_headers;
 pub(crate) use body::Limits as BodyLimits;
 use problem::Problem;
 pub(crate) use rate::PublishRate;
+use security_headers::SecurityHeaders;
+
+/// Swagger UI's files.
+const DOCS: &str = "/docs";
 
 /// What the routes need.
 #[derive(Debug)]
@@ -51,28 +59,91 @@ pub(crate) struct App {
     /// What a request's body may be.
     pub(crate) body: body::Limits,
     pub(crate) publish_rate: PublishRate,
-    /// Whether the server itself speaks TLS.
-    pub(crate) over_tls: bool,
 }
 
-/// All routes.
-pub(crate) fn router(app: Arc<App>) -> Router {
-    let publishers = Router::from(for_publishers());
-    let publishers = publishers.route_layer(from_fn_with_state(Arc::clone(&app), auth::require_publisher));
-    let operators = Router::from(for_operators());
+/// All routes, and what becomes of every answer: it is a problem if it is an error, has security headers, and is
+/// counted. That is no layer of the router: for each, the router boxes and copies every request once more.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    router: Router,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    metrics: Arc<Metrics>,
+    security_headers: SecurityHeaders,
+    /// The patterns of all paths, by which requests are counted.
+    patterns: matchit::Router<Box<str>>,
+}
+
+impl Api {
+    /// `over_tls` is about this server's own TLS.
+    pub(crate) fn new(app: Arc<App>, over_tls: bool) -> Self {
+        let shared = Shared {
+            metrics: Arc::clone(&app.metrics),
+            security_headers: SecurityHeaders::new(over_tls),
+            patterns: patterns(),
+        };
+        Self { router: router(app), shared: Arc::new(shared) }
+    }
+}
+
+impl<B> Service<Request<B>> for Api
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (shared, method, path) = (Arc::clone(&self.shared), request.method().clone(), request.uri().clone());
+        let answer = self.router.call(request);
+        Box::pin(answer.map(move |answer| {
+            let mut answer = as_problem(answer?);
+            let path = path.path();
+            shared.security_headers.add(answer.headers_mut(), is_docs(path));
+            let pattern = shared.patterns.at(path).map_or("unknown", |found| &**found.value);
+            shared.metrics.http_request(pattern, &method, answer.status());
+            Ok(answer)
+        }))
+    }
+}
+
+fn router(app: Arc<App>) -> Router {
     let description: Bytes = description().to_json().unwrap_or_default().into();
     // Swagger UI's validator is another's site, which would be told of ours.
     let docs = utoipa_swagger_ui::Config::new(["/openapi.json"]).validator_url("none");
-    let docs = SwaggerUi::new("/docs").config(docs);
+    let docs = SwaggerUi::new(DOCS).config(docs);
 
-    publishers
-        .merge(operators)
+    Router::from(for_publishers().merge(for_operators()))
         .merge(Router::from(docs))
         .route("/", get(operate::index))
         .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], description) }))
         .fallback(async || Problem::of_status(StatusCode::NOT_FOUND))
-        .layer(from_fn_with_state(Arc::clone(&app), finish))
         .with_state(app)
+}
+
+fn patterns() -> matchit::Router<Box<str>> {
+    let mut patterns = matchit::Router::new();
+    let described = description().paths.paths.into_keys();
+    for pattern in described.chain(["/", "/openapi.json", DOCS, "/docs/", "/docs/{*file}"].map(str::to_owned)) {
+        if let Err(error) = patterns.insert(pattern.clone(), pattern.clone().into()) {
+            // The router, which has the same ones, would not be there either.
+            tracing::error!(%error, pattern, "requests for it are counted as unknown");
+        }
+    }
+    patterns
+}
+
+fn is_docs(path: &str) -> bool {
+    path.strip_prefix(DOCS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The OpenAPI description of all routes but the pages for people.
@@ -98,18 +169,6 @@ fn for_operators() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operate::live))
         .routes(routes!(operate::ready))
         .routes(routes!(operate::metrics))
-}
-
-/// What becomes of every answer. One layer, since each costs a publish a microsecond.
-async fn finish(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let method = request.method().clone();
-    let is_docs = security_headers::is_docs(request.uri().path());
-    let mut response = as_problem(next.run(request).await);
-    security_headers::add(response.headers_mut(), is_docs, app.over_tls);
-    let route = route.as_ref().map_or("unknown", MatchedPath::as_str);
-    app.metrics.http_request(route, &method, response.status());
-    response
 }
 
 /// Makes a problem of an error that is not one yet: those of the HTTP library.

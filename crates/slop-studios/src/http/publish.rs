@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
@@ -34,7 +34,7 @@ const REPLAYED: &str = "idempotent-replayed";
 )]
 pub(crate) async fn progress(
     State(app): State<Arc<App>>,
-    Extension(publisher): Extension<Publisher>,
+    publisher: Publisher,
     Path(media_id): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -53,7 +53,7 @@ pub(crate) async fn progress(
 )]
 pub(crate) async fn complete(
     State(app): State<Arc<App>>,
-    Extension(publisher): Extension<Publisher>,
+    publisher: Publisher,
     Path(media_id): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -72,7 +72,7 @@ pub(crate) async fn complete(
 )]
 pub(crate) async fn error(
     State(app): State<Arc<App>>,
-    Extension(publisher): Extension<Publisher>,
+    publisher: Publisher,
     Path(media_id): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -91,7 +91,7 @@ pub(crate) async fn error(
 )]
 pub(crate) async fn notification(
     State(app): State<Arc<App>>,
-    Extension(publisher): Extension<Publisher>,
+    publisher: Publisher,
     Path(user_id): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -110,7 +110,7 @@ pub(crate) async fn notification(
 )]
 pub(crate) async fn room_event(
     State(app): State<Arc<App>>,
-    Extension(publisher): Extension<Publisher>,
+    publisher: Publisher,
     Path(room): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -168,7 +168,7 @@ pub(crate) enum BatchAnswer {
 )]
 pub(crate) async fn batch(
     State(app): State<Arc<App>>,
-    Extension(publisher): Extension<Publisher>,
+    publisher: Publisher,
     request: Request,
 ) -> Result<Response, Problem> {
     app.publish_rate.take(&publisher, 1)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -56,7 +56,7 @@ pub(crate) struct MediaStateBody {
 )]
 pub(crate) async fn media(
     State(app): State<Arc<App>>,
-    Extension(publisher): Extension<Publisher>,
+    publisher: Publisher,
     Path(media_id): Path<String>,
 ) -> Result<Json<MediaStateBody>, Problem> {
     publisher.scopes.require(Operation::MediaRead, &media_id)?;
@@ -101,7 +101,7 @@ pub(crate) struct Notifications {
 )]
 pub(crate) async fn notifications(
     State(app): State<Arc<App>>,
-    Extension(publisher): Extension<Publisher>,
+    publisher: Publisher,
     Path(user_id): Path<String>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<Notifications>, Problem> {

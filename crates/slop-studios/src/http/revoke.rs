@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use http::header::CONTENT_TYPE;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -50,7 +50,7 @@ pub(crate) struct UserRevocationBody {
 )]
 pub(crate) async fn user(
     State(app): State<Arc<App>>,
-    Extension(publisher): Extension<Publisher>,
+    publisher: Publisher,
     Path(user_id): Path<String>,
     request: Request,
 ) -> Result<Json<UserRevocationBody>, Problem> {
@@ -99,7 +99,7 @@ pub(crate) struct TokenRevocationBody {
 )]
 pub(crate) async fn token(
     State(app): State<Arc<App>>,
-    Extension(publisher): Extension<Publisher>,
+    publisher: Publisher,
     Path(jti): Path<String>,
     request: Request,
 ) -> Result<Json<TokenRevocationBody>, Problem> {

@@ -16,9 +16,6 @@ const FOR_DATA: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'no
 const FOR_PAGES: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
-/// Swagger UI's files, which are public and the same for everybody.
-const DOCS: &str = "/docs";
-
 /// For all answers.
 const ALWAYS: [(HeaderName, HeaderValue); 4] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
@@ -28,22 +25,39 @@ const ALWAYS: [(HeaderName, HeaderValue); 4] = [
     (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
 ];
 
-/// Whether a path is one of Swagger UI's.
-pub(super) fn is_docs(path: &str) -> bool {
-    path.strip_prefix(DOCS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// Room for these headers and an answer's own, so that no map has to grow.
+const HEADERS: usize = 12;
+
+/// Them as maps, since a map is copied with less effort than it is filled.
+#[derive(Debug)]
+pub(super) struct SecurityHeaders {
+    for_data: HeaderMap,
+    /// Of Swagger UI's files, which are public and the same for everybody, and so may be cached.
+    for_docs: HeaderMap,
 }
 
-/// Adds them. `over_tls` is about this server's own TLS: what a proxy in front of it promises is the proxy's to say.
-pub(super) fn add(headers: &mut HeaderMap, is_docs: bool, over_tls: bool) {
-    headers.reserve(ALWAYS.len() + 3);
-    headers.extend(ALWAYS);
-    let content = headers.get(CONTENT_TYPE).and_then(|content| content.to_str().ok()).unwrap_or_default();
-    let policy = if is_docs || content.starts_with("text/html") { FOR_PAGES } else { FOR_DATA };
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-    if !is_docs && !headers.contains_key(CACHE_CONTROL) {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+impl SecurityHeaders {
+    /// `over_tls` is about this server's own TLS: what a proxy in front of it promises is the proxy's to say.
+    pub(super) fn new(over_tls: bool) -> Self {
+        let mut always = HeaderMap::with_capacity(HEADERS);
+        always.extend(ALWAYS);
+        if over_tls {
+            always.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
+        }
+        let (mut for_data, mut for_docs) = (always.clone(), always);
+        for_data.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(FOR_DATA));
+        for_data.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        for_docs.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(FOR_PAGES));
+        Self { for_data, for_docs }
     }
-    if over_tls {
-        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
+
+    /// Adds them to an answer's own headers.
+    pub(super) fn add(&self, headers: &mut HeaderMap, is_docs: bool) {
+        let all = if is_docs { &self.for_docs } else { &self.for_data };
+        let own = std::mem::replace(headers, all.clone());
+        headers.extend(own);
+        if headers.get(CONTENT_TYPE).is_some_and(|content| content.as_bytes().starts_with(b"text/html")) {
+            headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(FOR_PAGES));
+        }
     }
 }

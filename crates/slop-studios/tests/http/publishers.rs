@@ -30,6 +30,26 @@ fn progress() -> Value {
     json!({"progress": 1, "stage": "s"})
 }
 
+/// Each handler asks for its publisher itself, so one that forgets to would be open.
+#[tokio::test]
+async fn without_a_key_only_what_is_described_so_is_open() {
+    let server = Server::start();
+    let description = send(&server, "GET", "/openapi.json", &[], b"").await.json();
+    let mut open = Vec::new();
+    for (pattern, operations) in description["paths"].as_object().expect("paths") {
+        let path: Vec<_> = pattern.split('/').map(|part| if part.starts_with('{') { "x" } else { part }).collect();
+        for (method, operation) in operations.as_object().expect("operations") {
+            let answer = send(&server, &method.to_uppercase(), &path.join("/"), &[], b"").await;
+            if operation.get("security").is_some() {
+                open.push((pattern.as_str(), answer.status));
+            } else {
+                answer.problem(401, "unauthorized");
+            }
+        }
+    }
+    assert_eq!(open, [("/health/live", 200), ("/health/ready", 200), ("/metrics", 200)]);
+}
+
 #[tokio::test]
 async fn a_key_does_what_its_scopes_say() {
     let config = entry("renderer", "render-key", &["media:render-*", "rooms.emit:project-*"])
