@@ -6,6 +6,8 @@ export class Proxy {
   #pairs = new Set();
   /** While true, connections are refused. */
   blocked = false;
+  /** So many answers to a CONNECT are lost, and their connections with them. */
+  swallow = 0;
 
   /** Forwards to a port of this machine. */
   static async to(port) {
@@ -25,6 +27,12 @@ export class Proxy {
     client.setNoDelay(true);
     upstream.setNoDelay(true);
     client.pipe(upstream);
+    upstream.on('data', (data) => {
+      if (this.swallow > 0 && /40(\/\w+,)?\{"sid"/.test(data.toString('latin1'))) {
+        this.swallow -= 1;
+        this.cut();
+      }
+    });
     upstream.pipe(client);
     for (const end of [client, upstream]) {
       end.on('error', () => {});

@@ -42,13 +42,13 @@ export class Server {
   #agent;
 
   /** With the `dataDir` of a server that has ended, this one goes on where that stopped. `ca`: what its clients trust. */
-  static async start({ port = 0, env = {}, dataDir, ca } = {}) {
+  static async start({ port = 0, env = {}, args = [], dataDir, ca } = {}) {
     assert.ok(existsSync(binary), `${binary} is missing: build it, or set SLOP_STUDIOS_BIN`);
     const server = new Server();
     server.ca = ca;
     server.dataDir = dataDir ?? (await mkdtemp(join(tmpdir(), 'slop-studios-e2e-')));
     // Nothing of the developer's own settings may leak in.
-    const child = spawn(binary, ['serve'], {
+    const child = spawn(binary, ['serve', ...args], {
       env: {
         PATH: process.env.PATH,
         RUST_BACKTRACE: '1',

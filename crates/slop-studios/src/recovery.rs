@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use socketio_server::{MissedEvent, Recall, RecalledSession, SavedSession, SessionKeeper};
+use socketio_server::{MissedEvent, Recalled, SavedSession, SessionKeeper};
 
 use crate::clock::Moment;
 use crate::session::SavedState;
-use crate::store::{SessionKey, SessionRecord, Store, StoreError};
+use crate::store::{SessionKey, SessionRecord, Store, StoreError, StoredEvent};
 
 /// Keeps sessions in the store, by the hash of their secret.
 #[derive(Debug)]
@@ -50,33 +50,44 @@ impl SessionKeeper for StoreKeeper {
         self.store.forget_session(key_of(pid));
     }
 
-    fn recall(&self, pid: &str, offset: u64) -> Recall {
+    fn recall(&self, pid: &str) -> Recalled<SavedSession> {
         if self.began.elapsed() > self.window {
             return Box::pin(ready(None));
         }
         let (store, key) = (Arc::clone(&self.store), key_of(pid));
         Box::pin(async move {
-            recall(&*store, key, offset).await.unwrap_or_else(|error| {
+            recall(&*store, key).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "recall a session");
                 None
             })
         })
     }
+
+    fn missed(&self, namespace: &str, rooms: Vec<(String, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
+        let (store, namespace) = (Arc::clone(&self.store), namespace.to_owned());
+        Box::pin(async move {
+            let until = store.boot_seq().saturating_sub(1);
+            match store.replay(&namespace, rooms, offset, until).await {
+                Ok(replay) => replay.complete.then(|| replay.events.into_iter().map(missed).collect()),
+                Err(error) => {
+                    tracing::warn!(%error, "read what a session has missed");
+                    None
+                }
+            }
+        })
+    }
 }
 
-async fn recall(store: &dyn Store, key: SessionKey, offset: u64) -> Result<Option<RecalledSession>, StoreError> {
+async fn recall(store: &dyn Store, key: SessionKey) -> Result<Option<SavedSession>, StoreError> {
     let Some(record) = store.session(key).await? else { return Ok(None) };
-    let after = offset.max(record.since_seq);
-    let replay =
-        store.replay(&record.namespace, record.rooms.clone(), after, store.boot_seq().saturating_sub(1)).await?;
-    if !replay.complete {
-        return Ok(None);
-    }
     let mut session = SavedSession::new(record.namespace, record.socket_id, record.since_seq);
     session.rooms = record.rooms;
     session.data = up_to_date(store, &record.data).await?;
-    let missed = replay.events.into_iter().map(|event| MissedEvent::new(event.seq, &*event.event, &*event.argument));
-    Ok(Some(RecalledSession::new(session, missed.collect())))
+    Ok(Some(session))
+}
+
+fn missed(event: StoredEvent) -> MissedEvent {
+    MissedEvent::new(event.seq, &*event.event, &*event.argument).to(event.rooms)
 }
 
 /// What was kept of a session, with what has become known since of the items that it follows.

@@ -69,6 +69,8 @@ pub(crate) struct Connection {
     outbox: RefCell<Outbox>,
     /// Bytes that the last flush left, as the metrics know.
     waiting: Cell<usize>,
+    /// Bytes of a replay, which may wait besides what else may, until the outbox is within its limit again.
+    beyond_limit: Cell<usize>,
     /// Since when the client takes nothing.
     blocked_since: Cell<Option<Instant>>,
     pub(crate) key: ConnectionKey,
@@ -150,6 +152,7 @@ impl Connection {
             in_turn: Cell::new(false),
             close_due: Cell::new(None),
             waiting: Cell::new(0),
+            beyond_limit: Cell::new(0),
             blocked_since: Cell::new(None),
             paused: Cell::new(false),
             is_behind: Cell::new(false),

@@ -98,7 +98,7 @@ pub use metrics::MetricsSnapshot;
 pub use namespace::{ConnectError, Namespace};
 pub use raw::{RawEndpoint, RawMessage, RawSocket};
 pub use reason::DisconnectReason;
-pub use recovery::{MissedEvent, Recall, RecalledSession, Recovery, RecoveryFailure, SavedSession, SessionKeeper};
+pub use recovery::{MissedEvent, Recalled, Recovery, RecoveryFailure, SavedSession, SessionKeeper};
 pub use rooms::JoinError;
 pub use server::{Drained, Server, ServerBuilder};
 pub use socket::{Socket, SocketRef};

@@ -82,7 +82,9 @@ pub trait Store: Debug + Send + Sync {
     fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// The durable events after the number `after`, up to and with `until`, that went to any of these rooms of a
-    /// namespace, in order, and of each room only those after the number beside it; and the last progress of the media items whose events these rooms get, if it lies there too.
+    /// namespace, in order, and of each room only those after the number beside it; and the last progress of the media
+    /// items whose events these rooms get, if it lies there too. Of an item whose room was joined after `after`, the
+    /// state as of `until` is there in any case: it was sent at the joining, and need not have arrived.
     fn replay(
         &self,
         namespace: &str,
@@ -386,6 +388,8 @@ pub struct StoredEvent {
     pub argument: Arc<str>,
     /// Whether it is the last progress of a media item, of which there may have been more.
     pub latest: bool,
+    /// Of the rooms that were asked for, those that it went to.
+    pub rooms: Vec<String>,
 }
 
 /// The SHA-256 of a session's secret id.

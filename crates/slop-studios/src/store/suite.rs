@@ -432,7 +432,9 @@ fn a_replay_is_what_the_rooms_were_told(make: Make) {
     let (item, owner) = (media_room("m"), user_room("u"));
     assert_eq!(names(&replayed(&*store, "/media", &[&item], 0)), ["mediaComplete"]);
     // Once, though it went to both.
-    assert_eq!(names(&replayed(&*store, "/media", &[&item, &owner], 0)), ["mediaComplete"]);
+    let both = replayed(&*store, "/media", &[&item, &owner], 0);
+    assert_eq!(names(&both), ["mediaComplete"]);
+    assert_eq!(both.events[0].rooms, [item.clone(), owner.clone()]);
     assert_eq!(names(&replayed(&*store, "/media", &[&owner, &media_room("n")], 0)), ["mediaComplete", "mediaError"]);
     let notified = replayed(&*store, "/notifications", &[&owner], 0);
     assert_eq!(names(&notified), ["notification"]);
@@ -467,6 +469,15 @@ fn a_replay_has_the_newest_progress(make: Make) {
     assert_eq!(marks, expected);
     assert_eq!(names(&replayed(&*store, "/media", &rooms, numbers[2])), ["mediaComplete"]);
     assert_eq!(names(&replayed(&*store, "/", &rooms, 0)), [""; 0]);
+
+    // Who joined after the last event that arrived was told the state then, and that need not have arrived.
+    let joined = |id: &str, at: u64, after: u64| {
+        wait(store.replay("/media", vec![(media_room(id), at)], after, i64::MAX as u64)).expect("readable")
+    };
+    let (last, later) = (numbers[4], numbers[4] + 1);
+    assert_eq!(names(&joined("done", last, numbers[1])), ["mediaComplete"]);
+    assert_eq!(names(&joined("m", later, later)), ["mediaProgress"]);
+    assert_eq!(names(&joined("done", last, later)), [""; 0]);
 }
 
 fn inbox(store: &dyn Store, limit: usize) -> Inbox {

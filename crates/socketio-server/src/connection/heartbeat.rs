@@ -111,11 +111,20 @@ impl Connection {
         for recovery in self.sockets.borrow().iter().filter_map(|socket| socket.inner().recovery.as_ref()) {
             recovery.answered();
         }
-        let Some(arrivals) = self.arrivals.borrow_mut().take() else { return };
-        for f in arrivals.asked {
+        let (asked, waiting) = {
+            let mut arrivals = self.arrivals.borrow_mut();
+            let Some(known) = arrivals.as_mut() else { return };
+            let both = (std::mem::take(&mut known.asked), std::mem::take(&mut known.waiting));
+            // Who waits for the connection's end waits on.
+            if known.handed_over.is_none() {
+                *arrivals = None;
+            }
+            both
+        };
+        for f in asked {
             self.shard.guarded(f);
         }
-        for f in arrivals.waiting {
+        for f in waiting {
             self.when_arrived(f);
         }
     }

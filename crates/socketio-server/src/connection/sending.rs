@@ -58,15 +58,21 @@ impl Connection {
 
     /// Something was put into the outbox, where so many bytes wait now.
     fn queued(self: &Rc<Self>, bytes: usize) {
+        let limit = self.shard.config.outbox_hard_limit;
         // A burst may be larger than the limit only if the client takes it as fast as it is made.
-        if bytes > self.shard.config.outbox_hard_limit {
+        if bytes > limit + self.beyond_limit.get() {
             self.write_now();
-            if self.outbox.borrow().bytes() > self.shard.config.outbox_hard_limit {
+            if self.outbox.borrow().bytes() > limit + self.beyond_limit.get() {
                 self.outbox.borrow_mut().abandon();
                 self.close_later(DisconnectReason::OutboxFull);
             }
         }
         self.want_flush();
+    }
+
+    /// What comes next may be larger than what else may wait for the client, by so many bytes.
+    pub(crate) fn allow_beyond_limit(&self, bytes: usize) {
+        self.beyond_limit.set(self.beyond_limit.get() + bytes);
     }
 
     /// Whether what waits, waits for the client and not just for its turn. Between two polls something always does.
@@ -120,6 +126,9 @@ impl Connection {
     /// Tells the metrics what the last flush left.
     pub(super) fn count_waiting(&self) {
         let waiting = self.outbox.borrow().bytes();
+        if waiting <= self.shard.config.outbox_hard_limit {
+            self.beyond_limit.set(0);
+        }
         let before = self.waiting.replace(waiting);
         if waiting != before {
             self.shard.metrics.outbox_bytes.add((waiting as u64).wrapping_sub(before as u64));

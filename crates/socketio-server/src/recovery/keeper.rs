@@ -26,29 +26,18 @@ impl SavedSession {
     }
 }
 
-/// A session that was kept, and what its client has missed.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct RecalledSession {
-    /// The session as it was saved last.
-    pub session: SavedSession,
-    /// The events for its rooms after the offset asked for, in their order.
-    pub missed: Vec<MissedEvent>,
-}
-
-impl RecalledSession {
-    /// A session, and what its client has missed.
-    #[must_use]
-    pub fn new(session: SavedSession, missed: Vec<MissedEvent>) -> Self {
-        Self { session, missed }
-    }
-}
-
 impl MissedEvent {
-    /// An event with its number.
+    /// An event with its number, for everyone in its namespace.
     #[must_use]
     pub fn new(offset: u64, event: impl Into<String>, args: impl Into<String>) -> Self {
-        Self { offset, event: event.into(), args: args.into() }
+        Self { offset, event: event.into(), args: args.into(), rooms: Vec::new() }
+    }
+
+    /// The same for these rooms.
+    #[must_use]
+    pub fn to(mut self, rooms: Vec<String>) -> Self {
+        self.rooms = rooms;
+        self
     }
 }
 
@@ -62,6 +51,9 @@ pub struct MissedEvent {
     pub event: String,
     /// Its arguments as JSON, separated by commas.
     pub args: String,
+    /// Of the rooms that were asked for, those that it went to; none if it went to everyone. A client that is in none of
+    /// them any more does not get it.
+    pub rooms: Vec<String>,
 }
 
 /// Keeps sessions across the end of the process. The `pid` is the client's secret: who has it can take the session over.
@@ -72,11 +64,14 @@ pub trait SessionKeeper: Debug + Send + Sync {
     /// The session has ended for good.
     fn forget(&self, pid: &str);
 
-    /// The session with this `pid` as an earlier life of the server kept it, and all events for its rooms that the earlier
-    /// life sent after `offset` (or after the session's `since`, if that is higher) and after it joined. Nothing if there
-    /// is no such session or some of the events are no longer known.
-    fn recall(&self, pid: &str, offset: u64) -> Recall;
+    /// The session with this `pid` as an earlier life of the server kept it. Nothing if there is none.
+    fn recall(&self, pid: &str) -> Recalled<SavedSession>;
+
+    /// What earlier lives sent after `offset` to any of these rooms of a namespace, to each only what came after the number
+    /// beside it, in its order. Nothing if some of it is no longer known. Asked each time that a client comes back
+    /// which may not have it all yet, also for a session that came back before.
+    fn missed(&self, namespace: &str, rooms: Vec<(String, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>>;
 }
 
-/// See [`SessionKeeper::recall`].
-pub type Recall = Pin<Box<dyn Future<Output = Option<RecalledSession>> + Send>>;
+/// What a keeper answers.
+pub type Recalled<T> = Pin<Box<dyn Future<Output = Option<T>> + Send>>;

@@ -26,7 +26,7 @@ use std::{
 
 pub(crate) use direct::Direct;
 pub(crate) use history::{Audience, Entry, History};
-pub use keeper::{MissedEvent, Recall, RecalledSession, SavedSession, SessionKeeper};
+pub use keeper::{MissedEvent, Recalled, SavedSession, SessionKeeper};
 pub(crate) use offset::Offset;
 pub(crate) use resume::{Wish, resume};
 pub(crate) use sessions::{Away, Sessions, Whereabouts};

@@ -1,6 +1,6 @@
 //! The way of a session back to a socket.
 
-use std::{borrow::Cow, rc::Rc, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, rc::Rc, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -10,6 +10,7 @@ use crate::{
     DisconnectReason, RecoveryFailure, Socket, SocketRef,
     connection::Connection,
     event::EventArgs,
+    frame::Frame,
     identifier::Id,
     recovery::{Away, Direct, Entry, MissedEvent, Offset, SavedSession, SocketRecovery, Whereabouts},
     shard::{Command, Shard},
@@ -55,11 +56,15 @@ impl Wish {
     }
 }
 
+/// A replay may be so many times larger than what else may wait for a client: its broadcasts are the history's, which is
+/// bounded, and no copies. One that is larger still, the client would hardly ever get in one piece.
+const REPLAY_LIMITS: usize = 16;
+
 /// A session on its way back.
 struct Found {
     session: SavedSession,
     direct: Direct,
-    /// What an earlier life of the server sent after the client's offset.
+    /// What earlier lives of the server sent after the client's offset.
     recalled: Vec<MissedEvent>,
 }
 
@@ -105,19 +110,32 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
             Some(Whereabouts::Away(_)) | None => sessions.take(claim.pid),
         }
     };
-    let returning = Returning { connection, pid: claim.pid };
-    let found = match (taken.map_err(|_too_late| unknown)?, &recovery.settings.keeper) {
+    let mut returning = Returning { connection, pid: claim.pid, exists: false };
+    let keeper = recovery.settings.keeper.as_ref();
+    let (session, direct) = match (taken.map_err(|_too_late| unknown)?, keeper) {
         (Some(away), _) => {
             let (session, direct) = away.unpack(|namespace| shard.space(namespace).namespace);
-            Found { session, direct: direct.unpack(), recalled: Vec::new() }
+            (session, direct.unpack())
         }
-        (None, Some(keeper)) => {
-            let recalled = keeper.recall(claim.pid.as_str(), offset.map_or(0, |offset| offset.broadcast)).await;
-            let recalled = recalled.ok_or(unknown)?;
-            Found { session: recalled.session, direct: Direct::default(), recalled: recalled.missed }
-        }
+        (None, Some(keeper)) => (keeper.recall(claim.pid.as_str()).await.ok_or(unknown)?, Direct::default()),
         (None, None) => return Err(unknown),
     };
+    returning.exists = true;
+    let after = offset.map_or(0, |offset| offset.broadcast).max(session.since);
+    let begun = recovery.history().start();
+    let recalled = match keeper.filter(|_| after < begun) {
+        // Also for a session that came back before: what was sent to it then may not have arrived.
+        Some(keeper) => {
+            let mut rooms = session.rooms.clone();
+            rooms.push((session.socket_id.clone(), 0));
+            let mut missed = keeper.missed(&session.namespace, rooms, after).await.ok_or(RecoveryFailure::Forgotten)?;
+            // What came since, the history has.
+            missed.retain(|event| event.offset <= begun);
+            missed
+        }
+        None => Vec::new(),
+    };
+    let found = Found { session, direct, recalled };
     // What the client has seen on another shard must have been seen here. Whatever goes to all shards is posted under the
     // history's lock, so it stands before the mark on every shard or behind it on every shard.
     let (mark, reached) = oneshot::channel();
@@ -142,6 +160,8 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
 struct Returning<'a> {
     connection: &'a Connection,
     pid: Id,
+    /// There is one. What the client made up, the keeper need not be told of.
+    exists: bool,
 }
 
 impl Returning<'_> {
@@ -152,7 +172,10 @@ impl Returning<'_> {
 
 impl Drop for Returning<'_> {
     fn drop(&mut self) {
-        if let Some(recovery) = self.connection.shard.handle.recovery() {
+        let Some(recovery) = self.connection.shard.handle.recovery() else { return };
+        if self.exists {
+            recovery.end(&self.pid);
+        } else {
             recovery.sessions().end(&self.pid);
         }
     }
@@ -180,9 +203,9 @@ impl Connection {
     ) -> Result<(), RecoveryFailure> {
         let shard = &self.shard;
         let Some(recovery) = shard.handle.recovery() else { return Err(RecoveryFailure::UnknownSession) };
-        let ending = Returning { connection: self, pid: claim.pid };
+        let ending = Returning { connection: self, pid: claim.pid, exists: true };
         let space = shard.space(namespace);
-        let Found { session, mut direct, recalled } = found;
+        let Found { session, mut direct, mut recalled } = found;
         let id = Id::parse(&session.socket_id).filter(|_| session.namespace == space.namespace);
         let id = id.filter(|id| !space.sockets.borrow().contains_key(id)).ok_or(RecoveryFailure::UnknownSession)?;
         let offset = claim.offset.as_ref().ok().and_then(Option::as_ref);
@@ -213,28 +236,31 @@ impl Connection {
             .is_none_or(|restore| shard.guarded(|| restore(&socket, &session.data, auth)).unwrap_or_default());
         let rooms = space.rooms.borrow().memberships_of(&socket);
         let missed = recovery.history().missed(namespace, &id, &rooms, since, position);
-        let missed = match missed {
-            Some(missed) if accepted => missed,
-            missed => {
-                socket.set_connected(false);
-                space.rooms.borrow_mut().leave_all(&socket);
-                space.sockets.borrow_mut().remove(&id);
-                socket.drop_data();
-                return Err(if missed.is_some() { RecoveryFailure::Refused } else { RecoveryFailure::Forgotten });
+        let replay = match missed {
+            None => Err(RecoveryFailure::Forgotten),
+            Some(_) if !accepted => Err(RecoveryFailure::Refused),
+            Some(missed) => {
+                // What the restored session may no longer be in, it has left by now.
+                let held: HashSet<&str> = rooms.iter().map(|(room, _)| room.as_str()).chain([id.as_str()]).collect();
+                let is_held = |event: &MissedEvent| event.rooms.iter().any(|room| held.contains(room.as_str()));
+                recalled.retain(|event| event.rooms.is_empty() || is_held(event));
+                let replay = replay(&socket, &recalled, &missed);
+                let most = shard.config.outbox_hard_limit.saturating_mul(REPLAY_LIMITS);
+                let bytes: usize = replay.iter().map(|frame| frame.len()).sum();
+                if bytes <= most { Ok((replay, bytes)) } else { Err(RecoveryFailure::Forgotten) }
             }
         };
+        let (replay, bytes) = replay.inspect_err(|_| {
+            socket.set_connected(false);
+            space.rooms.borrow_mut().leave_all(&socket);
+            space.sockets.borrow_mut().remove(&id);
+            socket.drop_data();
+        })?;
         ending.goes_on();
 
         self.welcome(&socket, Some(claim.pid));
-        for event in &recalled {
-            let args = EventArgs::from_raw(event.args.as_str());
-            if let Ok(frames) =
-                args.event_frames(space.namespace, None, &event.event, Some(Offset::of_broadcast(event.offset)))
-            {
-                frames.into_iter().for_each(|frame| self.queue(Rc::new(frame)));
-            }
-        }
-        self.replay(&socket, &missed);
+        self.allow_beyond_limit(bytes);
+        replay.into_iter().for_each(|frame| self.queue(frame));
         if let Some(on_recovered) = &space.handlers().on_recovered
             && shard.guarded(|| on_recovered(&socket)).is_none()
         {
@@ -242,18 +268,27 @@ impl Connection {
         }
         Ok(())
     }
+}
 
-    /// Queues broadcasts and the socket's own events in the order that they had.
-    fn replay(self: &Rc<Self>, socket: &Socket, broadcasts: &[Arc<Entry>]) {
-        let Some(recovery) = &socket.inner().recovery else { return };
-        let mut broadcasts = broadcasts.iter().peekable();
-        let queue = |entry: &Arc<Entry>| entry.frames.iter().for_each(|frame| self.queue(Rc::new(frame.clone())));
-        for (after, frames) in recovery.direct.borrow().events() {
-            while let Some(entry) = broadcasts.next_if(|entry| entry.offset <= after) {
-                queue(entry);
-            }
-            frames.iter().for_each(|frame| self.queue(frame.clone()));
+/// What is sent again, in its order: that of earlier lives of the server, then broadcasts and the socket's own events.
+fn replay(socket: &Socket, recalled: &[MissedEvent], broadcasts: &[Arc<Entry>]) -> Vec<Rc<Frame>> {
+    let mut replay = Vec::new();
+    for event in recalled {
+        let (args, offset) = (EventArgs::from_raw(event.args.as_str()), Offset::of_broadcast(event.offset));
+        if let Ok(frames) = args.event_frames(socket.namespace(), None, &event.event, Some(offset)) {
+            replay.extend(frames.into_iter().map(Rc::new));
         }
-        broadcasts.for_each(queue);
     }
+    let mut broadcasts = broadcasts.iter().peekable();
+    let frames = |entry: &Arc<Entry>| entry.frames.iter().cloned().map(Rc::new).collect::<Vec<_>>();
+    if let Some(recovery) = &socket.inner().recovery {
+        for (after, own) in recovery.direct.borrow().events() {
+            while let Some(entry) = broadcasts.next_if(|entry| entry.offset <= after) {
+                replay.extend(frames(entry));
+            }
+            replay.extend_from_slice(own);
+        }
+    }
+    replay.extend(broadcasts.flat_map(frames));
+    replay
 }

@@ -8,10 +8,10 @@ mod without;
 use std::time::Duration;
 
 use serde_json::json;
-use socketio_server::{DisconnectReason, Recovery, RecoveryFailure, Socket};
+use socketio_server::{Config, DisconnectReason, Recovery, RecoveryFailure, Socket};
 
 use crate::{
-    client::Ws,
+    client::{Polling, Ws},
     harness::{TestServer, eventually, recorder},
 };
 use client::{Client, Memory, config, failed, recovering, say, server, studio, text};
@@ -33,6 +33,8 @@ on_one_and_three_shards!(
     what_a_room_got_before_it_was_joined_is_not_sent,
     arrival_is_known_by_a_heartbeat,
     who_leaves_and_comes_back_at_once_has_left,
+    an_answer_to_a_heartbeat_does_not_come_between,
+    a_replay_may_be_larger_than_what_else_may_wait,
 );
 
 async fn a_session_comes_back_with_what_was_missed(shards: usize) {
@@ -413,4 +415,50 @@ async fn who_leaves_and_comes_back_at_once_has_left(shards: usize) {
         assert!(!anew.recovered);
         assert_ne!(anew.id, memory.id);
     }
+}
+
+/// The client's last word on its old connection comes while the server waits for that one's end.
+async fn an_answer_to_a_heartbeat_does_not_come_between(shards: usize) {
+    let namespace = studio("/").on("ask", |socket, _| socket.when_arrived(|| {}));
+    let server = TestServer::start(config(shards), |server| server.namespace(namespace));
+    for round in 0..200 {
+        let Client { mut ws, memory } = Client::connect(&server).await;
+        ws.send(r#"42["ask"]"#).await;
+        assert_eq!(ws.text().await, "2");
+        let mut next = Ws::open(server.addr).await;
+        next.send(&memory.connect_packet()).await;
+        ws.send("3").await;
+        let mut back = Memory { pid: memory.pid.clone(), ..Memory::default() };
+        back.connected(&next.text().await);
+        assert!(back.recovered, "round {round}");
+    }
+}
+
+async fn a_replay_may_be_larger_than_what_else_may_wait(shards: usize) {
+    const EVENTS: u32 = 100;
+    let config = Config { outbox_soft_limit: 16 * 1024, outbox_hard_limit: 32 * 1024, ..config(shards) };
+    let server = TestServer::start(config, |server| server.namespace(studio("/")));
+    let mut client = Client::connect(&server).await;
+    client.join("a").await;
+    let memory = client.lose(&server).await;
+    let large = "x".repeat(2_000);
+    for what in 0..EVENTS {
+        let said = server.handle.to("/", "a").emit("said", &(what, &large)).expect("a name");
+        assert_eq!(said.await, 0);
+    }
+    // Between two polls nothing of it leaves.
+    let mut polling = Polling::open(server.addr).await;
+    polling.send(memory.connect_packet()).await;
+    let mut memory = memory;
+    memory.connected(&polling.text().await);
+    assert!(memory.recovered);
+    for what in 0..EVENTS {
+        let (_, args) = memory.event(&polling.text().await);
+        assert_eq!(args[0][0], what);
+    }
+    // From then on no more may wait for it than for others.
+    for what in 0..EVENTS {
+        drop(server.handle.to("/", "a").emit("said", &(what, &large)).expect("a name"));
+    }
+    polling.expect_gone().await;
 }

@@ -1,10 +1,12 @@
 //! The log of durable events, and what a client missed of them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
-use super::super::{MediaState, Replay, StoredEvent};
+use super::super::{MediaState, Replay, Step, StoredEvent};
 use super::media;
 use crate::clock::Moment;
 use crate::limits::MAX_REPLAY_BYTES;
@@ -76,7 +78,7 @@ pub(super) fn replay(
     for (room, joined) in rooms {
         let mut rows = entries.query((namespace, room, after.max(*joined), until))?;
         while let Some(row) = rows.next()? {
-            missed.add(StoredEvent { seq: row.get(0)?, event: row.get(1)?, argument: row.get(2)?, latest: false });
+            missed.add(room, row.get(0)?, || Ok((row.get(1)?, row.get(2)?)))?;
             if missed.bytes > MAX_REPLAY_BYTES {
                 return Ok(Replay::default());
             }
@@ -84,11 +86,16 @@ pub(super) fn replay(
     }
     if namespace == MEDIA {
         for (room, joined) in rooms {
-            let after = after.max(*joined);
             if let Some(id) = rooms::media_of(room) {
-                missed.add_progress(media::progress_between(connection, id, after, until)?);
+                let state = media::find(connection, id)?.filter(|state| state.seq <= until);
+                let is_missed = |state: &MediaState| {
+                    // The state that it was told at the joining need not have arrived, unless it got something since.
+                    *joined >= after || (matches!(state.step, Step::Progress(_)) && state.seq > after)
+                };
+                missed.add_states(room, state.filter(is_missed))?;
             } else if let Some(owner) = rooms::user_of(room) {
-                missed.add_progress(media::progress_of_owner(connection, owner, after, until)?);
+                let after = after.max(*joined);
+                missed.add_states(room, media::progress_of_owner(connection, owner, after, until)?)?;
             }
         }
     }
@@ -103,15 +110,35 @@ struct Missed {
 }
 
 impl Missed {
-    fn add(&mut self, event: StoredEvent) {
-        self.bytes += event.event.len() + event.argument.len();
-        self.events.insert(event.seq, event);
+    /// Adds an event that went to this room.
+    fn add(
+        &mut self,
+        room: &str,
+        seq: u64,
+        read: impl FnOnce() -> rusqlite::Result<(Arc<str>, Arc<str>)>,
+    ) -> rusqlite::Result<()> {
+        let event = match self.events.entry(seq) {
+            btree_map::Entry::Occupied(known) => known.into_mut(),
+            btree_map::Entry::Vacant(place) => {
+                let (event, argument) = read()?;
+                self.bytes += event.len() + argument.len();
+                place.insert(StoredEvent { seq, event, argument, latest: false, rooms: Vec::new() })
+            }
+        };
+        if !event.rooms.iter().any(|known| known == room) {
+            event.rooms.push(room.to_owned());
+        }
+        Ok(())
     }
 
-    fn add_progress(&mut self, states: impl IntoIterator<Item = MediaState>) {
+    fn add_states(&mut self, room: &str, states: impl IntoIterator<Item = MediaState>) -> rusqlite::Result<()> {
         for state in states {
-            let (event, argument) = (state.step.event().into(), state.payload);
-            self.add(StoredEvent { seq: state.seq, event, argument, latest: true });
+            let event = state.step.event().into();
+            self.add(room, state.seq, || Ok((event, state.payload)))?;
+            if let (Step::Progress(_), Some(added)) = (state.step, self.events.get_mut(&state.seq)) {
+                added.latest = true;
+            }
         }
+        Ok(())
     }
 }

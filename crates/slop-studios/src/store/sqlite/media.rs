@@ -41,18 +41,7 @@ pub(super) fn put(connection: &Connection, id: &str, state: &MediaState) -> rusq
     Ok(())
 }
 
-/// The state of an item whose last event is progress with a number after `after`, up to and with `until`.
-pub(super) fn progress_between(
-    connection: &Connection,
-    id: &str,
-    after: u64,
-    until: u64,
-) -> rusqlite::Result<Option<MediaState>> {
-    let state = find(connection, id)?;
-    Ok(state.filter(|state| matches!(state.step, Step::Progress(_)) && (after + 1..=until).contains(&state.seq)))
-}
-
-/// The same of all items of an owner.
+/// The states of all items of an owner whose last event is progress with a number after `after`, up to and with `until`.
 pub(super) fn progress_of_owner(
     connection: &Connection,
     owner: &str,

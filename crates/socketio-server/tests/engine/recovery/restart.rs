@@ -6,12 +6,17 @@ use std::{
     time::Duration,
 };
 
-use socketio_server::{MissedEvent, Recall, RecalledSession, Recovery, SavedSession, SessionKeeper};
+use serde_json::json;
+use socketio_server::{MissedEvent, Namespace, Recalled, Recovery, SavedSession, SessionKeeper};
 
-use super::client::{Client, recovering, studio};
+use super::client::{Client, Memory, recovering, studio};
 use crate::harness::{TestServer, eventually};
 
-on_one_and_three_shards!(a_session_outlives_the_server);
+on_one_and_three_shards!(
+    a_session_outlives_the_server,
+    what_a_restarted_server_sent_is_sent_again_if_it_was_lost,
+    what_a_session_may_no_longer_be_in_is_not_sent_after_a_restart,
+);
 
 /// Keeps sessions and the events of earlier lives as an application would.
 #[derive(Debug, Default)]
@@ -29,56 +34,119 @@ impl SessionKeeper for Cellar {
         self.sessions.lock().expect("no test panicked").remove(pid);
     }
 
-    fn recall(&self, pid: &str, offset: u64) -> Recall {
+    fn recall(&self, pid: &str) -> Recalled<SavedSession> {
         let session = self.sessions.lock().expect("no test panicked").get(pid).cloned();
-        let recalled = session.map(|session| {
-            let events = self.events.lock().expect("no test panicked");
-            let missed = events.iter().filter(|(room, number, _)| {
-                let joined = session.rooms.iter().find(|(name, _)| name == room).map(|(_, joined)| *joined);
-                joined.is_some_and(|joined| *number > offset.max(session.since).max(joined))
-            });
-            let missed = missed.map(|(_, number, what)| MissedEvent::new(*number, "said", what.to_string())).collect();
-            RecalledSession::new(session, missed)
+        Box::pin(std::future::ready(session))
+    }
+
+    fn missed(&self, _namespace: &str, rooms: Vec<(String, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
+        let events = self.events.lock().expect("no test panicked");
+        let missed = events.iter().filter(|(room, number, _)| {
+            rooms.iter().any(|(name, joined)| name == room && *number > offset.max(*joined))
         });
-        Box::pin(std::future::ready(recalled))
+        let missed = missed
+            .map(|(room, number, what)| MissedEvent::new(*number, "said", what.to_string()).to(vec![room.clone()]));
+        Box::pin(std::future::ready(Some(missed.collect())))
     }
 }
 
-async fn a_session_outlives_the_server(shards: usize) {
-    let cellar = Arc::new(Cellar::default());
-    let start = |after: u64| {
-        let keeper: Arc<dyn SessionKeeper> = Arc::<Cellar>::clone(&cellar);
+impl Cellar {
+    /// A life of the server, whose first event is the one after this.
+    fn start(self: &Arc<Self>, shards: usize, after: u64, namespace: Namespace) -> TestServer {
+        let keeper: Arc<dyn SessionKeeper> = Arc::<Self>::clone(self);
         let (after, id_key, keeper) = (Some(after), Some([9; 16]), Some(keeper));
         let recovery = Recovery { after, id_key, keeper, ..Recovery::default() };
-        TestServer::start(recovering(shards, recovery), |server| server.namespace(studio("/")))
-    };
-    let durable = |server: &TestServer, room: &str, number: u64, what: u32| {
-        cellar.events.lock().expect("no test panicked").push((room.to_owned(), number, what));
-        server.handle.to("/", room).offset(number).emit("said", &what).expect("a name")
-    };
-    let mut first = start(100);
+        TestServer::start(recovering(shards, recovery), |server| server.namespace(namespace))
+    }
+
+    /// Sends an event to a room, and keeps it.
+    async fn say(&self, server: &TestServer, room: &str, number: u64, what: u32) -> u64 {
+        self.events.lock().expect("no test panicked").push((room.to_owned(), number, what));
+        server.handle.to("/", room).offset(number).emit("said", &what).expect("a name").await
+    }
+
+    /// Waits until what is kept of a session names these rooms.
+    async fn knows(&self, memory: &Memory, rooms: &[&str]) {
+        let pid = memory.pid.as_deref().expect("a pid");
+        let known = || self.sessions.lock().expect("no test panicked").get(pid).map(|session| session.rooms.clone());
+        let names = |rooms: Vec<(String, u64)>| rooms.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        eventually("the session is kept", || known().map(names).is_some_and(|known| known == rooms)).await;
+    }
+}
+
+/// The network takes the first answer with all that was missed: the client does not know that it was back.
+async fn what_a_restarted_server_sent_is_sent_again_if_it_was_lost(shards: usize) {
+    let cellar = Arc::<Cellar>::default();
+    let mut first = cellar.start(shards, 100, studio("/"));
     let mut client = Client::connect(&first).await;
-    assert_eq!(durable(&first, "a", 101, 1).await, 0);
     client.join("a").await;
-    assert_eq!(durable(&first, "a", 102, 2).await, 1);
+    cellar.say(&first, "a", 101, 1).await;
+    client.hears(&[1]).await;
+    cellar.knows(&client.memory, &["a"]).await;
+    let memory = client.lose(&first).await;
+    cellar.say(&first, "a", 102, 2).await;
+    cellar.say(&first, &memory.id, 103, 3).await;
+    first.shut_down(Duration::from_millis(100)).await;
+
+    let second = cellar.start(shards, 1_000, studio("/"));
+    for _ in 0..3 {
+        let unheard = Client::back(&second, memory.clone()).await;
+        assert!(unheard.memory.recovered);
+        unheard.lose(&second).await;
+    }
+    cellar.say(&second, "a", 1_001, 4).await;
+    let mut client = Client::back(&second, memory).await;
+    assert!(client.memory.recovered);
+    client.hears(&[2, 3, 4]).await;
+    let memory = client.lose(&second).await;
+    Client::back(&second, memory).await.hears(&[]).await;
+}
+
+async fn what_a_session_may_no_longer_be_in_is_not_sent_after_a_restart(shards: usize) {
+    let cellar = Arc::<Cellar>::default();
+    let mut first = cellar.start(shards, 100, studio("/"));
+    let mut client = Client::connect(&first).await;
+    client.join("open").await;
+    client.join("secret").await;
+    cellar.knows(&client.memory, &["open", "secret"]).await;
+    let memory = client.lose(&first).await;
+    cellar.say(&first, "secret", 101, 1).await;
+    cellar.say(&first, "open", 102, 2).await;
+    first.shut_down(Duration::from_millis(100)).await;
+
+    let stricter = studio("/").restore(|socket, _, _| socket.leave("secret"));
+    let second = cellar.start(shards, 1_000, stricter);
+    let mut client = Client::back(&second, memory).await;
+    assert!(client.memory.recovered);
+    client.hears(&[2]).await;
+    assert_eq!(client.ask("rooms", json!([])).await, json!(["open"]));
+}
+
+async fn a_session_outlives_the_server(shards: usize) {
+    let cellar = Arc::<Cellar>::default();
+    let mut first = cellar.start(shards, 100, studio("/"));
+    let mut client = Client::connect(&first).await;
+    assert_eq!(cellar.say(&first, "a", 101, 1).await, 0);
+    client.join("a").await;
+    assert_eq!(cellar.say(&first, "a", 102, 2).await, 1);
     client.hears(&[2]).await;
     assert_eq!(client.memory.offset.as_deref(), Some("66"));
-    durable(&first, "b", 103, 3).await;
-    durable(&first, "a", 105, 4).await;
+    cellar.say(&first, "b", 103, 3).await;
+    cellar.say(&first, "a", 105, 4).await;
     // It is told of nothing that came after this.
     let (memory, pid) = (client.memory.clone(), client.memory.pid.clone().expect("a pid"));
     let knows = || cellar.sessions.lock().expect("no test panicked").get(&pid).map(|session| session.rooms.clone());
     eventually("the session is kept", || knows() == Some(vec![("a".to_owned(), 101)])).await;
     first.shut_down(Duration::from_millis(100)).await;
 
-    let second = start(1_000);
+    let second = cellar.start(shards, 1_000, studio("/"));
     let mut stranger = Client::connect(&second).await;
     stranger.ws.send(&format!(r#"420["join","{}"]"#, memory.id)).await;
     let mut client = Client::back(&second, memory.clone()).await;
     assert!(client.memory.recovered);
     assert_eq!(client.memory.id, memory.id);
     client.hears(&[4]).await;
-    assert_eq!(durable(&second, "a", 1_001, 5).await, 1);
+    assert_eq!(cellar.say(&second, "a", 1_001, 5).await, 1);
     client.hears(&[5]).await;
     // Two lives later nobody asks what was in between.
     client.ws.send("41").await;
