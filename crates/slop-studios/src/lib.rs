@@ -13,6 +13,26 @@
 //!
 //! **Around it:** [`defaults`] holds every setting's default with its reason, [`limits`] what no setting changes;
 //! [`logging`] is the one log, [`metrics`] every number.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `main`, `cli`, `commands` | the command line; a file for each command |
+//! | `config`, `defaults`, `limits` | the settings, and what no setting changes |
+//! | `serve` | the composition root: makes the parts, joins them, ends them in order |
+//! | `reload`, `in_force` | what SIGHUP changes, and what can be replaced while others use it |
+//! | `namespaces`, `media` | the contract's namespaces as tables of handlers; media subscriptions |
+//! | `events`, `rooms`, `clock` | the contract's payloads, names and forms of time |
+//! | `identity`, `revoke` | who bears a token; ending tokens |
+//! | `session`, `policy`, `owners` | who a socket is, where it may be, and owners that became known a short while ago |
+//! | `user_rate` | how fast a user may send events, over all connections |
+//! | `http` | all that is not Socket.IO: the publish API, health, metrics, the API's description |
+//! | `publishers`, `publish` | who may publish what; the one executor of every publish |
+//! | `store`, `data_dir` | what the server remembers, and the folder for it |
+//! | `dispatch` | from a committed change to the sockets that are to get it |
+//! | `inbox`, `recovery` | notifications that nobody has received yet; sessions that outlive the process |
+//! | `watchdog` | ends media items without news |
+//! | `tls`, `open_files`, `memory` | the certificate, the limit of open files, memory given back after a crowd |
+//! | `logging`, `metrics` | the log and the numbers |
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]

@@ -15,6 +15,13 @@
 //! Everything a decoder is given is hostile until decoded: no input panics, what is allocated is bounded by the
 //! length of what has arrived, never by a length that was announced, and each operation has its own error type.
 //!
+//! | file | what it is |
+//! |---|---|
+//! | `engine_io` | Engine.IO packets, and the payloads that carry several of them |
+//! | `packet` | Socket.IO packets: read, written, their arguments and attachments |
+//! | `websocket` | WebSocket frames: read, written, and the handshake's key |
+//! | `json` | the little of JSON that the codecs write and check themselves |
+//!
 //! The formats are those of the [Engine.IO protocol, revision 4], the [Socket.IO protocol, revision 5] and [RFC 6455].
 //!
 //! [Engine.IO protocol, revision 4]: https://github.com/socketio/socket.io/blob/main/docs/engine.io-protocol/v4-current.md

@@ -51,13 +51,16 @@
 //! | `admission`, `address`, `rate` | who is let in, and how much of each client |
 //! | `limit` | the limits that a peer may meet, for answers, logs and metrics |
 //! | `server` | builder, acceptor, drain |
-//! | `shard` | one thread's state: connections, mailbox, flush pass, timers |
+//! | `shard`, `timers` | one thread's state: connections, mailbox, flush pass; its deadlines in one heap |
 //! | `http` | routes requests to the transports or the fallback; CORS and origin checks |
 //! | `tls` | the certificate, which can be replaced, and the handshake |
 //! | `transport` | long-polling, WebSocket, and the change from one to the other, on plain TCP or TLS |
-//! | `connection` | the Engine.IO session: heartbeat, packets in and out, closing; what it may take |
+//! | `connection` | an Engine.IO connection: packets in and out, heartbeat, connecting, closing; what it may take |
+//! | `identifier` | ids of sessions and sockets, which nobody can guess |
+//! | `reason`, `metrics` | why a socket was disconnected, and what each shard counts |
 //! | `outbox`, `frame` | what waits to be written, and how it is encoded once |
 //! | `namespace`, `socket`, `event` | what an application sees |
+//! | `raw` | Engine.IO alone, on a path of its own |
 //! | `rooms`, `broadcast`, `fanout` | who gets what |
 //! | `recovery` | what a client that was away gets when it comes back |
 #![forbid(unsafe_code)]
