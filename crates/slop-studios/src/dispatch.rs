@@ -35,6 +35,7 @@ impl EngineDispatch {
         let room = rooms::media_room(media_id);
         let mut broadcast = self.handle.to(MEDIA, &room).offset(seq);
         if let Step::Progress(_) = state.step {
+            // No room event has such a key; see `latest_key`.
             broadcast = broadcast.latest(media_id);
         }
         if let Some(owner) = &state.owner_id {
@@ -84,7 +85,7 @@ impl EngineDispatch {
             CommittedEvent::Room(event) => {
                 let mut broadcast = self.handle.to(event.namespace, &event.room).offset(seq);
                 if event.class == Class::Latest {
-                    broadcast = broadcast.latest(&format!("{} {}", event.room, event.event));
+                    broadcast = broadcast.latest(&latest_key(&event.room, &event.event));
                 }
                 broadcast.emit_args(&event.event, &EventArgs::from_raw(&*event.argument))
             }
@@ -98,4 +99,10 @@ impl EngineDispatch {
             }
         }
     }
+}
+
+/// What events of one name in one room have in common, and nothing else: no room, no event and no media item has a control
+/// character in its name.
+fn latest_key(room: &str, event: &str) -> String {
+    format!("{room}\0{event}")
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::{accepted, get, post, post_with};
 use crate::client::Client;
+use crate::line::Transport;
 use crate::server::{OTHER_KEY, Server, token};
 
 #[tokio::test]
@@ -27,6 +28,37 @@ async fn a_room_event_reaches_the_room() {
     inside.nothing_else().await;
     outside.expect("welcome").await;
     outside.nothing_else().await;
+}
+
+/// Spaces may be in the names of rooms, events and media items, so that what stands side by side in them can look alike.
+#[tokio::test]
+async fn the_newest_takes_the_place_of_nothing_else() {
+    let server = Server::start();
+    let connected = Client::try_connect_by(Transport::Polling, &server, "/media", json!({})).await;
+    let mut client = connected.expect("connected");
+    for room in ["a", "a b"] {
+        assert_eq!(client.call("joinRoom", json!([room])).await["success"], json!(true));
+    }
+    assert_eq!(client.call("subscribeMedia", json!(["a b c"])).await["success"], json!(true));
+    client.forget();
+
+    // It does not poll, and with so much that waits it counts as slow.
+    let publish = async |room: &str, event: &str, data: Value, delivery: &str| {
+        let body = json!({"event": event, "data": data, "namespace": "/media", "delivery": delivery});
+        assert_eq!(accepted(&post(&server, &format!("/v1/rooms/{room}/events"), &body).await), 1);
+    };
+    publish("a", "filler", json!("x".repeat(100_000)), "recoverable").await;
+    publish("a", "b c", json!(1), "latest").await;
+    publish("a%20b", "c", json!(2), "latest").await;
+    let progress = json!({"progress": 3, "stage": "s"});
+    assert_eq!(accepted(&post(&server, "/v1/media/a%20b%20c/progress", &progress).await), 1);
+    publish("a", "b c", json!(4), "latest").await;
+
+    client.expect("filler").await;
+    assert_eq!(client.expect("c").await, json!(2));
+    assert_eq!(client.expect("mediaProgress").await["progress"], json!(3));
+    assert_eq!(client.expect("b c").await, json!(4));
+    client.nothing_else().await;
 }
 
 #[tokio::test]
