@@ -202,7 +202,7 @@ pub struct RoomEventBody {
     /// The event's name. Not one of the server's own or of Socket.IO's.
     #[schema(min_length = 1, max_length = 128)]
     pub event: String,
-    /// The event's argument, any JSON. Left out: an event without an argument.
+    /// The event's argument, any JSON. Left out: `null`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     pub data: Option<Box<RawValue>>,

@@ -251,7 +251,8 @@ impl Executor {
                 namespace: body.namespace.as_str(),
                 room: room.into(),
                 event: body.event.into(),
-                argument: body.data.as_deref().map_or("", |data| data.get()).into(),
+                // Never none: the offset for recovery, which comes last, would be a handler's first argument.
+                argument: body.data.as_deref().map_or("null", |data| data.get()).into(),
                 class: match body.delivery {
                     DeliveryClass::Recoverable => Class::Recoverable,
                     DeliveryClass::Durable => Class::Durable,
