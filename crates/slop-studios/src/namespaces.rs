@@ -147,7 +147,7 @@ async fn authenticate(sessions: &Sessions, socket: &Socket, event: OwnedEvent) {
 }
 
 fn join_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
-    let room = match rooms::parse_name(event.arg(0)) {
+    let room = match rooms::parse_room(event.arg(0)) {
         Ok(room) => room,
         Err(error) => return event.ack(&Failed::new(&format!("Room name {error}"))),
     };
@@ -172,7 +172,7 @@ fn join_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
 }
 
 fn leave_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
-    let room = match rooms::parse_name(event.arg(0)) {
+    let room = match rooms::parse_room(event.arg(0)) {
         Ok(room) => room,
         Err(error) => return event.ack(&Failed::new(&format!("Room name {error}"))),
     };

@@ -32,7 +32,7 @@ pub enum NameError {
     ControlCharacter,
 }
 
-/// Checks the name of a media item, or of a room that a client asks for.
+/// Checks the name of a media item, or of a room that is no user's.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -48,28 +48,40 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
     }
 }
 
-/// Checks the name of a room that a publisher sends to: as for clients, and the room of any user.
+/// Checks the name of a room. A user's is longer than others by what it begins with.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check_published_room(name: &str) -> Result<(), NameError> {
+pub fn check_room(name: &str) -> Result<(), NameError> {
     match name.strip_prefix(USER_PREFIX) {
         Some(user) if is_user_id(user) => Ok(()),
         _ => check_name(name),
     }
 }
 
-/// Reads a name from an event's argument: a JSON string, nothing else.
+/// Reads the name of a media item from an event's argument: a JSON string, nothing else.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn parse_name(argument: Option<&RawValue>) -> Result<String, NameError> {
+    parse(argument, check_name)
+}
+
+/// The same for a room.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_room(argument: Option<&RawValue>) -> Result<String, NameError> {
+    parse(argument, check_room)
+}
+
+fn parse(argument: Option<&RawValue>, check: fn(&str) -> Result<(), NameError>) -> Result<String, NameError> {
     let json = argument.map_or("null", RawValue::get);
     if json == "null" {
         return Err(NameError::Missing);
     }
     let name: String = serde_json::from_str(json).map_err(|_not_a_string| NameError::NotAString)?;
-    check_name(&name)?;
+    check(&name)?;
     Ok(name)
 }
 
@@ -133,7 +145,9 @@ mod tests {
 
     fn parse(json: &str) -> Result<String, NameError> {
         let raw: Box<RawValue> = serde_json::from_str(json).expect("JSON");
-        parse_name(Some(&raw))
+        let name = parse_name(Some(&raw));
+        assert_eq!(parse_room(Some(&raw)), name);
+        name
     }
 
     #[test]
@@ -155,13 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn a_publisher_reaches_every_user_room() {
+    fn every_users_room_has_a_name() {
         let longest = user_room(&"u".repeat(128));
-        assert_eq!(check_published_room(&longest), Ok(()));
+        assert_eq!(check_room(&longest), Ok(()));
         assert_eq!(check_name(&longest), Err(NameError::TooLong));
-        assert_eq!(check_published_room("user:a\nb"), Err(NameError::ControlCharacter));
-        assert_eq!(check_published_room("project-1"), Ok(()));
-        assert_eq!(check_published_room(&media_room("m1")), Err(NameError::ControlCharacter));
+        assert_eq!(check_room("user:a\nb"), Err(NameError::ControlCharacter));
+        assert_eq!(check_room("project-1"), Ok(()));
+        assert_eq!(check_room(&media_room("m1")), Err(NameError::ControlCharacter));
     }
 
     #[test]

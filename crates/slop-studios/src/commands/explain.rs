@@ -16,7 +16,7 @@ use crate::config::{Effective, Profile, SettingFlags, Settings};
 use crate::identity::{AuthError, Identity, TokenVerifier};
 use crate::namespaces::{DEFAULT, MEDIA, NOTIFICATIONS};
 use crate::policy::{Decision, Policy};
-use crate::rooms::{self, Target, check_name};
+use crate::rooms::{self, Target, check_name, check_room};
 
 /// What is asked.
 #[derive(Debug, Args)]
@@ -96,12 +96,12 @@ fn answer(args: &ExplainArgs, settings: &Settings) -> Result<Answer, Failure> {
         Ok(identity) => (identity, None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let (action, name, namespace) = match (&args.question.join, &args.question.subscribe) {
-        (Some(room), _) => ("join", room, args.namespace.as_str()),
-        (None, Some(item)) => ("subscribe", item, MEDIA),
+    let (action, name, namespace, checked) = match (&args.question.join, &args.question.subscribe) {
+        (Some(room), _) => ("join", room, args.namespace.as_str(), check_room(room)),
+        (None, Some(item)) => ("subscribe", item, MEDIA, check_name(item)),
         (None, None) => return Err(Failure::Usage("--join or --subscribe is needed".to_owned())),
     };
-    check_name(name).map_err(|error| Failure::Usage(format!("--{action} {error}")))?;
+    checked.map_err(|error| Failure::Usage(format!("--{action} {error}")))?;
     let (allowed, rule, why) = match action {
         "join" => join(&policy, identity.as_ref(), namespace, name),
         _ => told(policy.subscribe(identity.as_ref(), name, args.owner.as_deref()), identity.as_ref(), name),

@@ -8,7 +8,7 @@ use super::fields::{FieldError, Fields, ReadError};
 use crate::events::{self, NotificationType};
 use crate::identity::is_user_id;
 use crate::limits::MAX_EVENT_NAME_BYTES;
-use crate::rooms::{check_name, check_published_room};
+use crate::rooms::{check_name, check_room};
 
 /// A publish. As JSON it is tagged by `kind`, with the fields of the HTTP path beside those of the body.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -348,7 +348,7 @@ fn check_target(kind: Kind, target: String, fields: &mut Fields<'_>) -> Option<S
     let checked = match kind {
         Kind::Progress | Kind::Complete | Kind::Error => check_name(&target).map_err(|error| error.to_string()),
         Kind::Notification => check_user_id(field, &target).map_err(|error| error.message.into_owned()),
-        Kind::RoomEvent => check_published_room(&target).map_err(|error| error.to_string()),
+        Kind::RoomEvent => check_room(&target).map_err(|error| error.to_string()),
     };
     match checked {
         Ok(()) => Some(target),

@@ -190,6 +190,15 @@ async fn rooms_that_are_not_ones_own_are_refused() {
             assert_eq!(answer, json!({"success": false, "error": error}), "{event} {args}");
         }
     }
+    // The longest that a user's id makes is one's own all the same, or another's.
+    let (id, other) = ("i".repeat(128), "j".repeat(128));
+    let mut long = Client::connect_as(&server, "/", &token(&id)).await;
+    let own = format!("user:{id}");
+    let joined = json!({"success": true, "room": own});
+    assert_eq!(long.call("joinRoom", json!([own])).await, joined);
+    assert_eq!(long.expect("roomJoined").await, joined);
+    assert_eq!(long.call("leaveRoom", json!([own])).await, not_allowed);
+    assert_eq!(long.call("joinRoom", json!([format!("user:{other}")])).await, not_allowed);
     let left = json!({"success": true, "room": "never-joined"});
     assert_eq!(client.call("leaveRoom", json!(["never-joined"])).await, left);
     assert_eq!(client.expect("roomLeft").await, left);
