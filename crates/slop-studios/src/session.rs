@@ -348,14 +348,13 @@ impl Sessions {
         // same user's, and may be newer.
         let offered = offered_token(socket, auth).and_then(|token| self.verify(&token)).ok();
         let lost = state.identity.as_ref().and_then(|saved| self.lost(saved));
+        let end = |identity: &Identity| identity.expires_at.unwrap_or(u64::MAX);
         let (identity, lost_away) = match (state.identity, offered) {
             (Some(saved), Some(offered)) if saved.user_id != offered.user_id => return false,
             // Who was logged out, or whose token had ended, is somebody again: that is a new session.
             (None, Some(_)) => return false,
             // Of two that end together it is the offered one, which was looked at by the rules in force now.
-            (Some(saved), Some(offered)) if lost.is_some() || offered.expires_at >= saved.expires_at => {
-                (Some(offered), None)
-            }
+            (Some(saved), Some(offered)) if lost.is_some() || end(&offered) >= end(&saved) => (Some(offered), None),
             (Some(_), None) if lost.is_some() => (None, lost),
             (saved, _) => (saved, None),
         };

@@ -263,6 +263,26 @@ async fn a_client_is_told_that_its_token_is_about_to_end() {
     post(&server, "/v1/rooms/r/events", &event).await.problem(422, "invalid");
 }
 
+/// Of the session's token and the one that its client offers on return, whichever ends later.
+#[tokio::test]
+async fn coming_back_shortens_no_identity() {
+    // Whoever has a token that ends at all is told so at once.
+    let server = Server::start_with(&[("TOKEN_EXPIRING_NOTICE_MS", "3600000")]);
+    let (endless, short, long) = (signed(json!({"userId": "u"})), token_until("u", 600), token_until("u", 1_200));
+    for (saved, offered) in [(&endless, &short), (&short, &endless), (&long, &short)] {
+        let mut client = Client::connect_as(&server, "/", saved).await;
+        let before = if *saved == endless { Value::Null } else { client.expect("tokenExpiring").await };
+        let auth = json!({"pid": client.pid, "offset": client.offset, "token": offered});
+        client.cut().await;
+        let mut back = Client::try_connect(&server, "/", auth, None).await.expect("connected");
+        assert_eq!(back.id, client.id, "the session is the same");
+        // What it was told last may come again, but of no other end.
+        let mut told = back.events().await;
+        told.retain(|(_, payload)| *payload != before);
+        assert_eq!(told, []);
+    }
+}
+
 fn since_1970() -> Duration {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock that is right")
 }
