@@ -21,8 +21,13 @@ use crate::store::{self, InboxItem, ReadMark, Store, StoreError};
 /// What a socket on `/notifications` has of its user's inbox.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Progress {
-    /// Number of the last notification that was sent to it from the inbox.
-    pub(crate) sent: u64,
+    /// Whose inbox it is. It stays after a logout: the same user goes on with it, another one begins anew.
+    user_id: Option<Arc<str>>,
+    /// Up to this number everything was sent from the inbox. A session that comes back may count on it, since what was sent
+    /// to one socket alone is repeated with the session.
+    sent: u64,
+    /// Up to this number everything was sent, from the inbox or live, on this connection. At least `sent`.
+    has: u64,
     /// Nothing that waited is left: whatever comes now comes live.
     is_drained: bool,
     /// It has asked for what only clients that know of the inbox understand.
@@ -30,9 +35,48 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// That of a session which is back, whose inbox was sent up to this number.
-    pub(crate) fn sent_up_to(sent: u64) -> Self {
-        Self { sent, ..Self::default() }
+    /// That of a session which is back, to which this user's inbox was sent up to this number.
+    pub(crate) fn sent_up_to(user_id: &str, sent: u64) -> Self {
+        Self { user_id: Some(user_id.into()), sent, has: sent, ..Self::default() }
+    }
+
+    /// How far this user's inbox was sent, for a session that may come back.
+    pub(crate) fn sent_to(&self, user_id: &str) -> u64 {
+        if self.user_id.as_deref() == Some(user_id) { self.sent } else { 0 }
+    }
+
+    /// The socket has got a user.
+    fn begin(&mut self, user_id: &Arc<str>) {
+        if self.user_id.as_ref() != Some(user_id) {
+            *self = Self { user_id: Some(Arc::clone(user_id)), ..Self::default() };
+        }
+    }
+
+    /// The socket has left its user's room: from here on nothing comes live.
+    pub(crate) fn end(&mut self) {
+        self.is_drained = false;
+    }
+
+    /// A notification was sent live. While older ones wait, they are still to come.
+    fn sent_live(&mut self, seq: u64) {
+        if self.is_drained {
+            self.has = self.has.max(seq);
+        }
+    }
+
+    /// What of an inbox a socket has not got, if whatever has a higher number than `joined` came live.
+    fn take<'a>(&mut self, inbox: &'a store::Inbox, joined: u64) -> Vec<&'a InboxItem> {
+        let is_new = |item: &&InboxItem| item.seq > self.has && item.seq <= joined;
+        let new = inbox.undelivered.iter().filter(is_new).collect();
+        // What came live before a logout may be lost with the connection, and nothing repeats it then but the inbox.
+        let is_unsure = inbox.undelivered.iter().any(|item| item.seq > self.sent && item.seq <= self.has);
+        let last = inbox.undelivered.last().map_or(0, |item| item.seq).min(joined);
+        if !is_unsure {
+            self.sent = self.sent.max(last);
+        }
+        self.is_drained = inbox.undelivered.len() < INBOX_BATCH;
+        self.has = self.has.max(if self.is_drained { inbox.as_of } else { last });
+        new
     }
 }
 
@@ -58,6 +102,7 @@ impl Inboxes {
         let (Some(identity), Some(store)) = (identity(socket), self.store()) else { return };
         let (inboxes, handle, reference) = (Arc::clone(self), socket.handle().clone(), socket.reference());
         let user_id: Arc<str> = identity.user_id.as_str().into();
+        session::inbox(socket, |progress| progress.begin(&user_id));
         let asked = Arc::clone(&user_id);
         tokio::task::spawn_local(async move {
             let then = move |inbox: &store::Inbox| {
@@ -78,20 +123,13 @@ impl Inboxes {
     fn give(self: &Arc<Self>, socket: &Socket, user_id: &Arc<str>, inbox: &store::Inbox) {
         // Who the user is may have changed meanwhile; then the new one's inbox is on its way.
         let Some(joined) = socket.joined_at(&rooms::user_room(user_id)) else { return };
-        let sent = session::inbox(socket, |progress| progress.sent);
-        // What came after the socket was in its user's room came live.
-        let waited = |item: &&InboxItem| item.seq > sent && item.seq <= joined;
-        for item in inbox.undelivered.iter().filter(waited) {
+        let (new, is_drained) = session::inbox(socket, |progress| (progress.take(inbox, joined), progress.is_drained));
+        for item in new {
             if let Err(error) = socket.emit_args(server::NOTIFICATION, &EventArgs::from_raw(&*item.payload)) {
                 tracing::error!(%error, "encode a notification");
             }
         }
         let last = inbox.undelivered.last().map_or(0, |item| item.seq);
-        let is_drained = inbox.undelivered.len() < INBOX_BATCH;
-        session::inbox(socket, |progress| {
-            progress.sent = progress.sent.max(last.min(joined));
-            progress.is_drained = is_drained;
-        });
         let up_to = if is_drained { inbox.as_of } else { last };
         if inbox.undelivered.is_empty() {
             return;
@@ -114,7 +152,11 @@ impl Inboxes {
     /// A notification of the socket's user has just been sent to it. Runs on the socket's shard.
     pub(crate) fn notified(self: &Arc<Self>, socket: &Socket, user_id: &Arc<str>, seq: u64, unread: u64) {
         self.count_changed(socket, unread);
-        if session::inbox(socket, |progress| progress.is_drained) {
+        let is_drained = session::inbox(socket, |progress| {
+            progress.sent_live(seq);
+            progress.is_drained
+        });
+        if is_drained {
             let (inboxes, user_id) = (Arc::clone(self), Arc::clone(user_id));
             socket.when_arrived(move || inboxes.received(&user_id, seq));
         }
@@ -226,5 +268,62 @@ fn text(error: StoreError) -> String {
             tracing::warn!(%error, namespace = NOTIFICATIONS, "an inbox is not available");
             "Try again later".to_owned()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(numbers: &[u64], as_of: u64) -> store::Inbox {
+        let item = |&seq| InboxItem { seq, id: "n".into(), payload: "{}".into() };
+        store::Inbox { undelivered: numbers.iter().map(item).collect(), as_of, ..store::Inbox::default() }
+    }
+
+    fn taken(progress: &mut Progress, inbox: &store::Inbox, joined: u64) -> Vec<u64> {
+        progress.take(inbox, joined).iter().map(|item| item.seq).collect()
+    }
+
+    #[test]
+    fn what_came_before_a_logout_does_not_come_again() {
+        let (user, other) = ("u".into(), "v".into());
+        let mut progress = Progress::default();
+        progress.begin(&user);
+        assert_eq!(taken(&mut progress, &waiting(&[2, 3, 6], 7), 4), [2, 3], "the last one came live");
+        progress.sent_live(8);
+        progress.end();
+        progress.begin(&user);
+        // Nothing is confirmed yet, and 9 came while it was logged out.
+        assert_eq!(taken(&mut progress, &waiting(&[2, 3, 6, 8, 9], 10), 9), [9]);
+        assert_eq!(taken(&mut progress, &waiting(&[2, 3, 6, 8, 9], 10), 9), [0; 0]);
+        progress.end();
+        progress.begin(&other);
+        assert_eq!(taken(&mut progress, &waiting(&[5], 11), 11), [5], "another one's inbox");
+    }
+
+    #[test]
+    fn what_comes_live_does_not_pass_for_what_waits() {
+        let mut progress = Progress::default();
+        progress.begin(&"u".into());
+        let batch: Vec<u64> = (1..=INBOX_BATCH as u64).collect();
+        assert_eq!(taken(&mut progress, &waiting(&batch, 500), 400), batch);
+        progress.sent_live(501);
+        assert_eq!(taken(&mut progress, &waiting(&[300, 501], 501), 400), [300]);
+    }
+
+    #[test]
+    fn a_session_that_comes_back_counts_on_nothing_that_came_live() {
+        let user = "u".into();
+        let mut progress = Progress::default();
+        progress.begin(&user);
+        assert_eq!(taken(&mut progress, &waiting(&[1], 2), 2), [1]);
+        progress.sent_live(3);
+        progress.end();
+        progress.begin(&user);
+        assert_eq!(taken(&mut progress, &waiting(&[1, 3, 4], 5), 5), [4]);
+        assert_eq!((progress.sent_to("u"), progress.sent_to("v")), (1, 0));
+        let mut back = Progress::sent_up_to("u", 1);
+        back.begin(&user);
+        assert_eq!(taken(&mut back, &waiting(&[1, 3, 4], 5), 5), [3, 4]);
     }
 }

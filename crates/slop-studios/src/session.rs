@@ -285,7 +285,7 @@ impl Sessions {
             && next.is_none_or(|next| next.user_id != before.user_id)
         {
             socket.leave(&rooms::user_room(&before.user_id));
-            with_session(socket, |session| session.inbox = inbox::Progress::default());
+            with_session(socket, |session| session.inbox.end());
         }
         self.leave_what_is_denied(socket);
         self.enter(socket);
@@ -326,7 +326,7 @@ impl Sessions {
             identity: session.identity.as_deref().cloned(),
             subscriptions: session.subscriptions.clone(),
             auth_failures: session.auth_failures,
-            inbox_sent: session.inbox.sent,
+            inbox_sent: (session.identity.as_ref()).map_or(0, |identity| session.inbox.sent_to(&identity.user_id)),
         });
         state.and_then(|state| serde_json::to_string(&state).ok()).unwrap_or_default()
     }
@@ -348,6 +348,9 @@ impl Sessions {
         // same user's, and may be newer.
         let offered = offered_token(socket, auth).and_then(|token| self.verify(&token)).ok();
         let lost = state.identity.as_ref().and_then(|saved| self.lost(saved));
+        let inbox = (state.identity.as_ref())
+            .map(|saved| inbox::Progress::sent_up_to(&saved.user_id, state.inbox_sent))
+            .unwrap_or_default();
         let end = |identity: &Identity| identity.expires_at.unwrap_or(u64::MAX);
         let (identity, lost_away) = match (state.identity, offered) {
             (Some(saved), Some(offered)) if saved.user_id != offered.user_id => return false,
@@ -380,7 +383,7 @@ impl Sessions {
             auth_failures: state.auth_failures,
             places: custom + subscriptions.len(),
             subscriptions,
-            inbox: inbox::Progress::sent_up_to(state.inbox_sent),
+            inbox,
             ..Session::default()
         });
         let own = identity.as_ref().map(|identity| rooms::user_room(&identity.user_id));

@@ -5,6 +5,7 @@ mod client;
 mod contract;
 mod hostile;
 mod identity;
+mod inbox;
 mod issuer;
 mod lifecycle;
 mod limits;

@@ -1,0 +1,61 @@
+//! What waits for a user, and that it comes once.
+
+use serde_json::json;
+
+use crate::api::{accepted, post};
+use crate::client::Client;
+use crate::server::{Server, token};
+
+async fn notify(server: &Server, user: &str, title: &str, message: &str) {
+    let body = json!({"type": "info", "title": title, "message": message});
+    let answer = post(server, &format!("/v1/users/{user}/notifications"), &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+}
+
+/// The titles of the next notifications, whatever else comes between.
+async fn titles(client: &mut Client, count: usize) -> Vec<String> {
+    let mut titles = Vec::new();
+    while titles.len() < count {
+        let (name, payload) = client.next().await;
+        if name == "notification" {
+            titles.push(payload["title"].as_str().expect("a title").to_owned());
+        }
+    }
+    titles
+}
+
+#[tokio::test]
+async fn a_logout_repeats_nothing_to_the_same_user() {
+    let server = Server::start();
+    notify(&server, "u", "waited", "").await;
+    let mut client = Client::connect_as(&server, "/notifications", &token("u")).await;
+    assert_eq!(titles(&mut client, 1).await, ["waited"]);
+    client.events().await;
+    notify(&server, "u", "live", "").await;
+    assert_eq!(titles(&mut client, 1).await, ["live"]);
+    // It reads nothing until all is done, so it does not answer the heartbeat that came behind either.
+    for _ in 0..3 {
+        client.emit("logout", json!([])).await;
+        client.emit("authenticate", json!([{"token": token("u")}])).await;
+    }
+    client.emit("joinRoom", json!(["done"])).await;
+    let done = json!({"event": "done", "namespace": "/notifications"});
+    while accepted(&post(&server, "/v1/rooms/done/events", &done).await) == 0 {}
+    for name in ["loggedOut", "authenticated"].repeat(3) {
+        client.expect(name).await;
+    }
+    client.expect("roomJoined").await;
+    client.expect("done").await;
+    notify(&server, "u", "later", "").await;
+    assert_eq!(client.expect("notification").await["title"], "later");
+    client.nothing_else().await;
+
+    client.call("logout", json!([])).await;
+    notify(&server, "u", "between", "").await;
+    notify(&server, "v", "another's", "").await;
+    client.call("authenticate", json!([{"token": token("u")}])).await;
+    assert_eq!(titles(&mut client, 1).await, ["between"]);
+    client.call("authenticate", json!([{"token": token("v")}])).await;
+    assert_eq!(titles(&mut client, 1).await, ["another's"]);
+    client.nothing_else().await;
+}
