@@ -4,6 +4,7 @@
 //! A notification counts as received when a socket has confirmed it: the engine asks by a heartbeat right after it. A
 //! socket that is still being sent what waited confirms nothing newer, so that the mark never passes over something.
 
+use std::mem::replace;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -32,6 +33,17 @@ pub(crate) struct Progress {
     is_drained: bool,
     /// It has asked for what only clients that know of the inbox understand.
     wants_count: bool,
+    reading: Reading,
+}
+
+/// Whether a socket's inbox is being read. One read at a time, however often the client authenticates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Reading {
+    #[default]
+    No,
+    Once,
+    /// The socket got a user since the read began, the same or another: what it brings may not be all.
+    Again,
 }
 
 impl Progress {
@@ -45,11 +57,22 @@ impl Progress {
         if self.user_id.as_deref() == Some(user_id) { self.sent } else { 0 }
     }
 
-    /// The socket has got a user.
-    fn begin(&mut self, user_id: &Arc<str>) {
+    /// The socket has got a user. Says whether the inbox is to be read now.
+    fn begin(&mut self, user_id: &Arc<str>) -> bool {
         if self.user_id.as_ref() != Some(user_id) {
-            *self = Self { user_id: Some(Arc::clone(user_id)), ..Self::default() };
+            *self = Self { user_id: Some(Arc::clone(user_id)), reading: self.reading, ..Self::default() };
         }
+        if self.is_drained {
+            return false;
+        }
+        let is_first = self.reading == Reading::No;
+        self.reading = if is_first { Reading::Once } else { Reading::Again };
+        is_first
+    }
+
+    /// The inbox was read. Says whether it is to be read again.
+    fn was_read(&mut self) -> bool {
+        replace(&mut self.reading, Reading::No) == Reading::Again
     }
 
     /// The socket has left its user's room: from here on nothing comes live.
@@ -64,8 +87,9 @@ impl Progress {
         }
     }
 
-    /// What of an inbox a socket has not got, if whatever has a higher number than `joined` came live.
-    fn take<'a>(&mut self, inbox: &'a store::Inbox, joined: u64) -> Vec<&'a InboxItem> {
+    /// What of an inbox a socket has not got, if whatever has a higher number than `joined` came live. `is_late`: it was read
+    /// before the socket joined.
+    fn take<'a>(&mut self, inbox: &'a store::Inbox, joined: u64, is_late: bool) -> Vec<&'a InboxItem> {
         let is_new = |item: &&InboxItem| item.seq > self.has && item.seq <= joined;
         let new = inbox.undelivered.iter().filter(is_new).collect();
         // What came live before a logout may be lost with the connection, and nothing repeats it then but the inbox.
@@ -74,7 +98,7 @@ impl Progress {
         if !is_unsure {
             self.sent = self.sent.max(last);
         }
-        self.is_drained = inbox.undelivered.len() < INBOX_BATCH;
+        self.is_drained = inbox.undelivered.len() < INBOX_BATCH && !is_late;
         self.has = self.has.max(if self.is_drained { inbox.as_of } else { last });
         new
     }
@@ -102,28 +126,46 @@ impl Inboxes {
         let (Some(identity), Some(store)) = (identity(socket), self.store()) else { return };
         let (inboxes, handle, reference) = (Arc::clone(self), socket.handle().clone(), socket.reference());
         let user_id: Arc<str> = identity.user_id.as_str().into();
-        session::inbox(socket, |progress| progress.begin(&user_id));
+        if !session::inbox(socket, |progress| progress.begin(&user_id)) {
+            return;
+        }
         let asked = Arc::clone(&user_id);
         tokio::task::spawn_local(async move {
+            let (failed, at) = (Arc::clone(&inboxes), handle.clone());
             let then = move |inbox: &store::Inbox| {
                 let inbox = inbox.clone();
                 handle.with_socket(reference, move |socket| {
                     if let Some(socket) = socket {
-                        inboxes.give(socket, &user_id, &inbox);
+                        inboxes.was_read(socket, |is_late| inboxes.give(socket, &user_id, &inbox, is_late));
                     }
                 });
             };
             if let Err(error) = store.inbox_then(&asked, INBOX_BATCH, Box::new(then)).await {
                 tracing::warn!(%error, "read an inbox");
+                at.with_socket(reference, move |socket| {
+                    if let Some(socket) = socket {
+                        failed.was_read(socket, |_| {});
+                    }
+                });
             }
         });
     }
 
-    /// Runs on the socket's shard, in order with the dispatches.
-    fn give(self: &Arc<Self>, socket: &Socket, user_id: &Arc<str>, inbox: &store::Inbox) {
+    /// Does what is to be done after a read, and reads again if the socket got a user meanwhile.
+    fn was_read(self: &Arc<Self>, socket: &Socket, done: impl FnOnce(bool)) {
+        let is_late = session::inbox(socket, Progress::was_read);
+        done(is_late);
+        if is_late {
+            self.deliver(socket);
+        }
+    }
+
+    /// Runs on the socket's shard, in order with the dispatches. `is_late`: the inbox is about to be read again.
+    fn give(self: &Arc<Self>, socket: &Socket, user_id: &Arc<str>, inbox: &store::Inbox, is_late: bool) {
         // Who the user is may have changed meanwhile; then the new one's inbox is on its way.
         let Some(joined) = socket.joined_at(&rooms::user_room(user_id)) else { return };
-        let (new, is_drained) = session::inbox(socket, |progress| (progress.take(inbox, joined), progress.is_drained));
+        let (new, is_drained) =
+            session::inbox(socket, |progress| (progress.take(inbox, joined, is_late), progress.is_drained));
         for item in new {
             if let Err(error) = socket.emit_args(server::NOTIFICATION, &EventArgs::from_raw(&*item.payload)) {
                 tracing::error!(%error, "encode a notification");
@@ -137,7 +179,7 @@ impl Inboxes {
         let (inboxes, user_id, weak) = (Arc::clone(self), Arc::clone(user_id), socket.clone());
         socket.when_arrived(move || {
             inboxes.received(&user_id, up_to);
-            if !is_drained {
+            if !is_drained && !is_late {
                 inboxes.deliver(&weak);
             }
         });
@@ -281,7 +323,7 @@ mod tests {
     }
 
     fn taken(progress: &mut Progress, inbox: &store::Inbox, joined: u64) -> Vec<u64> {
-        progress.take(inbox, joined).iter().map(|item| item.seq).collect()
+        progress.take(inbox, joined, false).iter().map(|item| item.seq).collect()
     }
 
     #[test]
@@ -299,6 +341,26 @@ mod tests {
         progress.end();
         progress.begin(&other);
         assert_eq!(taken(&mut progress, &waiting(&[5], 11), 11), [5], "another one's inbox");
+    }
+
+    #[test]
+    fn one_read_at_a_time_and_one_more_after_it() {
+        let (user, other) = ("u".into(), "v".into());
+        let mut progress = Progress::default();
+        assert!(progress.begin(&user));
+        for user in [&user, &other, &user] {
+            assert!(!progress.begin(user));
+        }
+        assert!(progress.was_read(), "for those that came meanwhile");
+        // It joined after that read: 2 is on its way, and what comes live does not stand for it.
+        assert_eq!(progress.take(&waiting(&[1], 1), 3, true).len(), 1);
+        progress.sent_live(4);
+        assert!(progress.begin(&user));
+        assert!(!progress.was_read());
+        assert_eq!(taken(&mut progress, &waiting(&[1, 2, 4], 4), 3), [2]);
+        assert!(!progress.begin(&user), "nothing waits");
+        progress.end();
+        assert!(progress.begin(&user));
     }
 
     #[test]

@@ -86,8 +86,7 @@ fn common(
     let namespace = namespace.on_async(client::AUTHENTICATE, move |socket, event| {
         let (sessions, arrive) = (Arc::clone(&s), arrive.clone());
         async move {
-            authenticate(&sessions, &socket, event).await;
-            arrive(&socket);
+            authenticate(&sessions, &socket, event, arrive).await;
         }
     });
     let s = Arc::clone(sessions);
@@ -130,7 +129,7 @@ struct Heartbeat {
     timestamp: Option<serde_json::Value>,
 }
 
-async fn authenticate(sessions: &Sessions, socket: &Socket, event: OwnedEvent) {
+async fn authenticate(sessions: &Sessions, socket: &Socket, event: OwnedEvent, arrive: impl Fn(&Socket)) {
     if let Some(key) = sessions.before_authenticate(event.arg(0)) {
         key.await;
         if !socket.is_connected() {
@@ -138,7 +137,10 @@ async fn authenticate(sessions: &Sessions, socket: &Socket, event: OwnedEvent) {
         }
     }
     match sessions.authenticate(socket, event.arg(0)) {
-        Ok(user_id) => event.ack(&AuthenticateResponse { success: true, user_id: Some(&user_id), error: None }),
+        Ok(user_id) => {
+            event.ack(&AuthenticateResponse { success: true, user_id: Some(&user_id), error: None });
+            arrive(socket);
+        }
         Err(error) => {
             event.ack(&AuthenticateResponse { success: false, user_id: None, error: Some(error.to_string()) });
             sessions.enforce_failure_limit(socket);

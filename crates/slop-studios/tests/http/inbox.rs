@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::api::{accepted, post};
+use crate::api::{accepted, get, post};
 use crate::client::Client;
 use crate::server::{Server, token};
 
@@ -58,4 +58,50 @@ async fn a_logout_repeats_nothing_to_the_same_user() {
     client.call("authenticate", json!([{"token": token("v")}])).await;
     assert_eq!(titles(&mut client, 1).await, ["another's"]);
     client.nothing_else().await;
+}
+
+#[tokio::test]
+async fn authenticating_again_reads_nothing_again() {
+    let server = Server::start();
+    notify(&server, "u", "first", "").await;
+    let mut client = Client::connect_as(&server, "/notifications", &token("u")).await;
+    assert_eq!(titles(&mut client, 1).await, ["first"]);
+    client.events().await;
+    let requests = async || {
+        let metrics = get(&server, "/metrics").await.text;
+        let sum = metrics.lines().find_map(|line| line.strip_prefix("slop_store_group_size_sum "));
+        sum.expect("the metric").parse::<f64>().expect("a number")
+    };
+    notify(&server, "u", "before", "").await;
+    let before = requests().await;
+    for token in [token("u").as_str(), "none"].repeat(5) {
+        client.call("authenticate", json!([{"token": token}])).await;
+    }
+    notify(&server, "u", "after", "").await;
+    assert_eq!(titles(&mut client, 2).await, ["before", "after"]);
+    assert_eq!(requests().await - before, 1.0, "the last notification");
+}
+
+/// Who it is may change while the inbox is read.
+#[tokio::test]
+async fn a_change_of_the_user_while_the_inbox_is_read_loses_nothing() {
+    let server = Server::start();
+    for round in 0..20 {
+        let (u, v) = (format!("u{round}"), format!("v{round}"));
+        for user in [&u, &v] {
+            notify(&server, user, user, "").await;
+        }
+        let mut client = Client::connect(&server, "/notifications").await;
+        for user in [&u, &v, &u] {
+            client.emit("authenticate", json!([{"token": token(user)}])).await;
+        }
+        client.emit("logout", json!([])).await;
+        client.emit("authenticate", json!([{"token": token(&u)}])).await;
+        notify(&server, &u, "live", "").await;
+        let mut missing = vec![u.as_str(), "live"];
+        while !missing.is_empty() {
+            let title = titles(&mut client, 1).await;
+            missing.retain(|missing| *missing != title[0]);
+        }
+    }
 }
