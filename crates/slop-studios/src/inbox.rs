@@ -98,7 +98,7 @@ impl Progress {
         if !is_unsure {
             self.sent = self.sent.max(last);
         }
-        self.is_drained = inbox.undelivered.len() < INBOX_BATCH && !is_late;
+        self.is_drained = !inbox.more && !is_late;
         self.has = self.has.max(if self.is_drained { inbox.as_of } else { last });
         new
     }
@@ -367,8 +367,8 @@ mod tests {
     fn what_comes_live_does_not_pass_for_what_waits() {
         let mut progress = Progress::default();
         progress.begin(&"u".into());
-        let batch: Vec<u64> = (1..=INBOX_BATCH as u64).collect();
-        assert_eq!(taken(&mut progress, &waiting(&batch, 500), 400), batch);
+        let batch = store::Inbox { more: true, ..waiting(&[1, 2], 500) };
+        assert_eq!(taken(&mut progress, &batch, 400), [1, 2]);
         progress.sent_live(501);
         assert_eq!(taken(&mut progress, &waiting(&[300, 501], 501), 400), [300]);
     }

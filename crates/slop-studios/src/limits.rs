@@ -103,6 +103,10 @@ pub const MAX_NOTIFICATIONS_PAGE: usize = 100;
 /// Notifications that waited for a user and are sent at once; the next ones follow when these have arrived.
 pub const INBOX_BATCH: usize = 100;
 
+/// Bytes after which such a batch ends, if it has one notification at least. Half of what the engine remembers by default of
+/// what went to one socket alone, and an eighth of what may wait for a client.
+pub const INBOX_BATCH_BYTES: usize = 128 * 1024;
+
 /// Notifications that one `markNotificationsRead` may name: as many as a user can have.
 pub const MAX_IDS_PER_MARK: usize = MAX_NOTIFICATIONS_PER_USER;
 

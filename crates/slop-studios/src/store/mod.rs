@@ -69,8 +69,10 @@ pub trait Store: Debug + Send + Sync {
         limit: usize,
     ) -> BoxFuture<'_, Result<NotificationsPage, StoreError>>;
 
-    /// Runs `then` with what a user has not received, at most `limit` of it; in order with the dispatches, as
-    /// [`Store::media_snapshot_then`].
+    /// Runs `then` with what a user has not received, at most `limit` of it and some [`INBOX_BATCH_BYTES`]; in order with the
+    /// dispatches, as [`Store::media_snapshot_then`].
+    ///
+    /// [`INBOX_BATCH_BYTES`]: crate::limits::INBOX_BATCH_BYTES
     fn inbox_then(&self, user_id: &str, limit: usize, then: InboxThen) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Takes note that a user has received every notification up to this number on some socket. It never waits; if the
@@ -342,6 +344,8 @@ impl KeptNotification {
 pub struct Inbox {
     /// What was not received on any socket, oldest first.
     pub undelivered: Vec<InboxItem>,
+    /// There is more of it.
+    pub more: bool,
     /// How many the user has not read, received or not.
     pub unread: u64,
     /// The number of the last event that was dispatched before, whatever it was.

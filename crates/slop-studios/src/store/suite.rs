@@ -496,6 +496,7 @@ fn an_inbox_is_what_was_not_received(make: Make) {
     let ids = |limit| inbox(&*store, limit).undelivered.iter().map(|item| item.id.to_string()).collect::<Vec<_>>();
     assert_eq!(ids(10), ["1", "2", "3"]);
     assert_eq!(ids(2), ["1", "2"]);
+    assert_eq!([2, 3].map(|limit| inbox(&*store, limit).more), [true, false]);
     let (numbers, first) = (recorder.numbers(), inbox(&*store, 1));
     assert_eq!((first.unread, first.undelivered[0].seq), (3, numbers[0]));
     assert_eq!(&*first.undelivered[0].payload, r#"{"id":"1"}"#);

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::api::{accepted, get, post};
 use crate::client::Client;
+use crate::line::Transport;
 use crate::server::{Server, token};
 
 async fn notify(server: &Server, user: &str, title: &str, message: &str) {
@@ -104,4 +105,21 @@ async fn a_change_of_the_user_while_the_inbox_is_read_loses_nothing() {
             missing.retain(|missing| *missing != title[0]);
         }
     }
+}
+
+#[tokio::test]
+async fn large_ones_come_in_batches_that_a_client_can_take() {
+    let server = Server::start();
+    let expected: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    for title in &expected {
+        notify(&server, "u", title, &"x".repeat(20_000)).await;
+    }
+    let auth = json!({"token": token("u")});
+    let connected = Client::try_connect_by(Transport::Polling, &server, "/notifications", auth).await;
+    let mut client = connected.expect("connected");
+    assert_eq!(titles(&mut client, 100).await, expected);
+    client.nothing_else().await;
+    notify(&server, "u", "large", &"x".repeat(500_000)).await;
+    assert_eq!(titles(&mut client, 1).await, ["large"]);
+    client.nothing_else().await;
 }

@@ -9,6 +9,7 @@ use super::super::{
 };
 use super::Failed;
 use crate::clock::Moment;
+use crate::limits::INBOX_BATCH_BYTES;
 
 /// What is needed of a notification to answer a repeat.
 #[derive(Debug)]
@@ -111,9 +112,19 @@ pub(super) fn inbox(connection: &Connection, user: &str, limit: usize, as_of: u6
          WHERE user = ?1 AND seq > coalesce((SELECT received FROM inboxes WHERE user = ?1), 0)
          ORDER BY seq LIMIT ?2",
     )?;
-    let item = |row: &Row<'_>| Ok(InboxItem { seq: row.get(0)?, id: row.get(1)?, payload: row.get(2)? });
-    let undelivered = statement.query_map((user, limit), item)?.collect::<Result<_, _>>()?;
-    Ok(Inbox { undelivered, unread: unread(connection, user)?, as_of })
+    // One more tells whether there is more.
+    let mut rows = statement.query((user, limit + 1))?;
+    let (mut undelivered, mut bytes, mut more) = (Vec::new(), 0, false);
+    while let Some(row) = rows.next()? {
+        let item = InboxItem { seq: row.get(0)?, id: row.get(1)?, payload: row.get(2)? };
+        bytes += item.payload.len();
+        more = undelivered.len() == limit || (bytes > INBOX_BATCH_BYTES && !undelivered.is_empty());
+        if more {
+            break;
+        }
+        undelivered.push(item);
+    }
+    Ok(Inbox { undelivered, more, unread: unread(connection, user)?, as_of })
 }
 
 pub(super) fn received(connection: &Connection, user: &str, up_to: u64) -> rusqlite::Result<()> {
