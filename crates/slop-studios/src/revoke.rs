@@ -74,6 +74,11 @@ impl Revoker {
         self.revoke(Revocation { subject: Revoked::Token(token_id.into()), at, until }).await
     }
 
+    /// Whether a token with this `exp` is accepted no more, so that there is nothing to revoke.
+    pub(crate) fn is_over(&self, expires_at: Moment) -> bool {
+        expires_at.after(self.leeway) <= Moment::now()
+    }
+
     /// In a task of its own: if whoever asked hangs up, what was committed has to come into force all the same.
     async fn revoke(self: &Arc<Self>, revocation: Revocation) -> Result<Enforced, StoreError> {
         let revoker = Arc::clone(self);

@@ -67,7 +67,7 @@ pub(crate) async fn user(
 #[serde(rename_all = "camelCase")]
 #[schema(as = TokenToRevoke)]
 pub(crate) struct TokenBody {
-    /// When it ends by itself (its `exp`), and need not be remembered any longer.
+    /// When it ends by itself (its `exp`), and need not be remembered any longer. Not in the past.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Moment>,
@@ -106,9 +106,16 @@ pub(crate) async fn token(
     app.publish_rate.take(&publisher, 1)?;
     publisher.scopes.require(Operation::RevokeToken, &jti)?;
     let expires_at = optional_fields(&app, request, expires_at).await?.flatten();
+    let mut errors = Vec::new();
     if !is_token_id(&jti) {
-        let message = format!("must be 1 to {MAX_TOKEN_ID_BYTES} bytes");
-        return Err(Problem::invalid(vec![FieldError::new("jti", message)]));
+        errors.push(FieldError::new("jti", format!("must be 1 to {MAX_TOKEN_ID_BYTES} bytes")));
+    }
+    // Success would say of a token that it is good no more, though it is if the time is wrong.
+    if expires_at.is_some_and(|end| app.revoker.is_over(end)) {
+        errors.push(FieldError::new("expiresAt", "must not be in the past"));
+    }
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
     }
     let Enforced { until, sockets, .. } = app.revoker.token(&jti, expires_at).await.map_err(problem)?;
     Ok(Json(TokenRevocationBody { jti, kept_until: until, sockets }))
@@ -140,7 +147,7 @@ fn expires_at(fields: &mut Fields<'_>) -> Option<Moment> {
     let text = fields.string("expiresAt")?;
     let moment = text.parse::<Timestamp>().ok().and_then(|time| u64::try_from(time.as_millisecond()).ok());
     if moment.is_none() {
-        fields.refuse("expiresAt", "must be a time, as 2026-11-24T08:31:54Z");
+        fields.refuse("expiresAt", "must be a time, as 2096-10-02T07:06:40Z");
     }
     moment.map(Moment::from_epoch_ms)
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use slop_studios::clock::Moment;
 use slop_studios::identity::epoch_seconds;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -212,9 +213,22 @@ async fn the_body_says_when_the_token_ends_by_itself() {
     let year = kept_until(post(&server, "/v1/tokens/t1/revoke", &json!({})).await.json());
     let capped = kept_until(post(&server, "/v1/tokens/t2/revoke", &json!({"expiresAt": end})).await.json());
     assert!(capped.as_str() < end && capped >= year, "no token lives for longer than a year: {capped}");
-    let soon = "2020-01-01T01:00:00+01:00";
-    let over = post(&server, "/v1/tokens/t3/revoke", &json!({"expiresAt": soon})).await.json();
-    assert_eq!(kept_until(over), "2020-01-01T00:00:00.000Z");
+    let soon = Moment::now().after(Duration::from_secs(3_600)).to_string();
+    let exact = post(&server, "/v1/tokens/t3/revoke", &json!({"expiresAt": soon})).await.json();
+    assert_eq!(kept_until(exact), soon);
+}
+
+#[tokio::test]
+async fn a_token_that_has_ended_is_not_said_to_be_revoked() {
+    let server = Server::start();
+    let over = json!({"expiresAt": "2020-01-01T01:00:00+01:00"});
+    let path = "/v1/tokens/t1/revoke";
+    assert_eq!(post(&server, path, &over).await.problem(422, "invalid"), ["expiresAt"]);
+    // Until it is accepted no more it can be revoked.
+    let server = Server::start_with(&[("JWT_LEEWAY_SECONDS", "60")]);
+    let ending = |ago| json!({"expiresAt": Moment::now().before(Duration::from_secs(ago)).to_string()});
+    assert_eq!(post(&server, path, &ending(5)).await.status, 200);
+    assert_eq!(post(&server, path, &ending(60)).await.problem(422, "invalid"), ["expiresAt"]);
 }
 
 #[tokio::test]
