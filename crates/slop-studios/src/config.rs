@@ -27,9 +27,9 @@ mod together;
 
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
-    api_keys, boolean, buffer, claim_name, cors_origin, count, days, host, hours, jwks_url, log_format, log_level,
-    milliseconds, optional_path, path, port, previous_secrets, public_key_files, rate, secret, size, size_or_none,
-    store_sync, texts, trusted_proxies, whole,
+    accepted_claims, api_keys, boolean, buffer, claim_name, cors_origin, count, days, host, hours, jwks_url,
+    log_format, log_level, milliseconds, optional_path, path, port, previous_secrets, public_key_files, rate, secret,
+    size, size_or_none, store_sync, trusted_proxies, whole,
 };
 pub use tables::Tables;
 
@@ -96,10 +96,10 @@ settings! {
     jwks_max_age: Duration = "JWKS_MAX_AGE_MS" Number DefaultValue::Fixed(defaults::JWKS_MAX_AGE_MS), milliseconds;
 
     /// Issuers whose tokens are accepted (claim `iss`), comma-separated; without any, all whose signature is good
-    jwt_issuers: Vec<String> = "JWT_ISSUER" List DefaultValue::Fixed(""), texts;
+    jwt_issuers: Vec<String> = "JWT_ISSUER" List DefaultValue::Fixed(""), accepted_claims;
 
     /// Audiences of which a token must name one (claim `aud`), comma-separated; without any, it need not
-    jwt_audiences: Vec<String> = "JWT_AUDIENCE" List DefaultValue::Fixed(""), texts;
+    jwt_audiences: Vec<String> = "JWT_AUDIENCE" List DefaultValue::Fixed(""), accepted_claims;
 
     /// Seconds that the issuers' clocks may be off by; a token is accepted for so long after its end
     jwt_leeway: Duration = "JWT_LEEWAY_SECONDS" Number DefaultValue::Fixed(defaults::JWT_LEEWAY_SECONDS),

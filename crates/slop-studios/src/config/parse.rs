@@ -146,6 +146,12 @@ pub(super) fn previous_secrets(text: &str) -> Result<Vec<SecretString>, String> 
 pub(super) fn public_key_files(text: &str) -> Result<Vec<PublicKeyFile>, String> {
     let file = |element: &str| {
         let named = element.split_once(':').and_then(|(name, path)| Some((Algorithm::from_str(name).ok()?, path)));
+        if named.is_none()
+            && let Some((name, _)) = element.split_once(':')
+            && looks_like_an_algorithm(name)
+        {
+            return Err(format!("has {element:?}: there is no algorithm {name}"));
+        }
         let (algorithm, path) = named.map_or((None, element), |(algorithm, path)| (Some(algorithm), path));
         if path.is_empty() {
             return Err(format!("has {element:?}, which names no file"));
@@ -156,6 +162,11 @@ pub(super) fn public_key_files(text: &str) -> Result<Vec<PublicKeyFile>, String>
         Ok(PublicKeyFile { path: PathBuf::from(path), algorithm })
     };
     elements(text).map(file).collect()
+}
+
+/// As `RS256`; few files' names are so.
+fn looks_like_an_algorithm(name: &str) -> bool {
+    name.len() > 1 && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
 }
 
 pub(super) fn jwks_url(text: &str) -> Result<Option<Uri>, String> {
@@ -176,8 +187,13 @@ pub(super) fn jwks_url(text: &str) -> Result<Option<Uri>, String> {
     })
 }
 
-pub(super) fn texts(text: &str) -> Result<Vec<String>, String> {
-    Ok(elements(text).map(str::to_owned).collect())
+/// What tokens must name one of. Only where nothing is said at all may they name any.
+pub(super) fn accepted_claims(text: &str) -> Result<Vec<String>, String> {
+    let accepted: Vec<String> = elements(text).map(str::to_owned).collect();
+    if accepted.is_empty() && !text.is_empty() {
+        return Err(format!("is {text:?}, which names none: leave it empty to accept any"));
+    }
+    Ok(accepted)
 }
 
 pub(super) fn api_keys(text: &str) -> Result<Vec<SecretString>, String> {

@@ -224,6 +224,33 @@ fn some_limits_may_be_none_at_all() {
 }
 
 #[test]
+fn whose_tokens_are_accepted_is_said_or_left_open() {
+    for name in ["JWT_ISSUER", "JWT_AUDIENCE"] {
+        let run = |value| Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), (name, value)]);
+        for value in ["", "https://id.example.com", "a, b,"] {
+            run(value).ok();
+        }
+        for nobody in [",", " ", " , ,"] {
+            let ran = run(nobody).refused();
+            let error = format!("error: {name} (from env) is {nobody:?}, which names none");
+            assert!(ran.stderr.contains(&error), "{ran:#?}");
+        }
+    }
+}
+
+#[test]
+fn an_algorithm_that_nobody_knows_is_no_part_of_a_file() {
+    let run = |value| Place::new().run_with(&["check-config"], &[("JWT_PUBLIC_KEYS", value)]);
+    let ran = run("XX256:/nope.pem").refused();
+    let error = r#"error: JWT_PUBLIC_KEYS (from env) has "XX256:/nope.pem": there is no algorithm XX256"#;
+    assert!(ran.stderr.contains(error), "{ran:#?}");
+    for file in ["keys:one.pem", "/nope/A:b.pem", ":nope.pem"] {
+        let ran = run(file);
+        assert!(ran.stderr.contains(&format!("can't read {file}")), "{ran:#?}");
+    }
+}
+
+#[test]
 fn proxies_are_networks() {
     let run = |value| Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), ("TRUSTED_PROXIES", value)]);
     let ran = run("10.0.0.0/8, fd00::/8,192.0.2.1").ok();
