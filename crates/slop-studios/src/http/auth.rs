@@ -19,7 +19,9 @@ impl FromRequestParts<Arc<App>> for Publisher {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        authenticate(&app.publishers, credential(&parts.headers)).await
+        let publisher = authenticate(&app.publishers, credential(&parts.headers)).await?;
+        // With `PUBLISH_CLAIM` every user has a valid token: who may do nothing is not to have a body taken in either.
+        if publisher.scopes.are_none() { Err(Problem::no_scope()) } else { Ok(publisher) }
     }
 }
 

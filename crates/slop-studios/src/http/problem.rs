@@ -116,6 +116,16 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, Code::PublishingOff, detail)
     }
 
+    /// RFC 6750 §3.1.
+    fn not_in_scope(detail: impl Into<Cow<'static, str>>) -> Self {
+        let problem = Self::new(StatusCode::FORBIDDEN, Code::NotInScope, detail);
+        Self { challenge: Some(r#"Bearer realm="slop-studios", error="insufficient_scope""#), ..problem }
+    }
+
+    pub(crate) fn no_scope() -> Self {
+        Self::not_in_scope("the publisher has no scopes")
+    }
+
     pub(crate) fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::NOT_FOUND, Code::NotFound, detail)
     }
@@ -208,10 +218,8 @@ impl Problem {
 }
 
 impl From<MissingScope> for Problem {
-    /// RFC 6750 §3.1.
     fn from(missing: MissingScope) -> Self {
-        let problem = Self::new(StatusCode::FORBIDDEN, Code::NotInScope, missing.to_string());
-        Self { challenge: Some(r#"Bearer realm="slop-studios", error="insufficient_scope""#), ..problem }
+        Self::not_in_scope(missing.to_string())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The routes that publish.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Request, State};
@@ -12,6 +13,7 @@ use utoipa::ToSchema;
 use super::problem::Problem;
 use super::{App, body};
 use crate::limits::{MAX_BATCH_ITEMS, MAX_IDEMPOTENCY_KEY_BYTES};
+use crate::metrics::PublishOutcome;
 use crate::publish::body::{CompleteBody, ErrorBody, NotificationBody, ProgressBody, RoomEventBody};
 use crate::publish::{FieldError, Kind, Publish, Published, Receipt, fields, fingerprint};
 use crate::publishers::Publisher;
@@ -125,6 +127,12 @@ async fn publish(
     request: Request,
 ) -> Result<Response, Problem> {
     app.publish_rate.take(publisher, 1)?;
+    let (operation, whom) = kind.operation(target);
+    if let Err(missing) = publisher.scopes.require(operation, whom) {
+        // The body is not taken in from somebody who may not send it, so the executor never hears of it.
+        app.metrics.published(kind, PublishOutcome::Refused, Duration::ZERO);
+        return Err(missing.into());
+    }
     let key = idempotency_key(request.headers())?;
     let bytes = body::read(request, app.body).await?;
     let key = key.map(|key| {

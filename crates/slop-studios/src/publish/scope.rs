@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::Publish;
+use super::{Kind, Publish};
 use crate::policy::{Pattern, PatternError};
 use crate::rooms;
 
@@ -75,21 +75,36 @@ impl Operation {
     }
 }
 
+impl Kind {
+    /// What a publisher must be allowed to do for a publish to this item, user or room, and to which one.
+    #[must_use]
+    pub fn operation(self, target: &str) -> (Operation, &str) {
+        match self {
+            Self::Progress => (Operation::MediaProgress, target),
+            Self::Complete => (Operation::MediaComplete, target),
+            Self::Error => (Operation::MediaError, target),
+            Self::Notification => (Operation::UsersNotify, target),
+            // A user's room is the user's, whatever way leads to it: `rooms:*` is no way into all of them.
+            Self::RoomEvent => match rooms::user_of(target) {
+                Some(user_id) => (Operation::UsersEmit, user_id),
+                None => (Operation::RoomsEmit, target),
+            },
+        }
+    }
+}
+
 impl Publish {
     /// What a publisher must be allowed to do for this, and to which item, user or room.
     #[must_use]
     pub fn operation(&self) -> (Operation, &str) {
-        match self {
-            Self::Progress { media_id, .. } => (Operation::MediaProgress, media_id),
-            Self::Complete { media_id, .. } => (Operation::MediaComplete, media_id),
-            Self::Error { media_id, .. } => (Operation::MediaError, media_id),
-            Self::Notification { user_id, .. } => (Operation::UsersNotify, user_id),
-            // A user's room is the user's, whatever way leads to it: `rooms:*` is no way into all of them.
-            Self::RoomEvent { room, .. } => match rooms::user_of(room) {
-                Some(user_id) => (Operation::UsersEmit, user_id),
-                None => (Operation::RoomsEmit, room),
-            },
-        }
+        let target = match self {
+            Self::Progress { media_id, .. } | Self::Complete { media_id, .. } | Self::Error { media_id, .. } => {
+                media_id
+            }
+            Self::Notification { user_id, .. } => user_id,
+            Self::RoomEvent { room, .. } => room,
+        };
+        self.kind().operation(target)
     }
 }
 
@@ -195,6 +210,11 @@ impl Scopes {
             Value::Array(scopes) => scopes.iter().filter_map(Value::as_str).filter_map(parse).collect(),
             _ => Vec::new(),
         })
+    }
+
+    /// Whether they allow nothing at all.
+    pub(crate) const fn are_none(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// That the publisher may do this to that.

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use slop_studios::publishers::KeyHash;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::api::{Answer, post_with, send};
 use crate::client::Client;
@@ -28,6 +31,20 @@ async fn get_as(server: &Server, key: &str, path: &str) -> Answer {
 
 fn progress() -> Value {
     json!({"progress": 1, "stage": "s"})
+}
+
+/// Begins a POST that announces a body and sends none of it; what comes is an answer that did not wait for it.
+async fn answer_before_the_body(server: &Server, key: &str, path: &str) -> String {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n\
+         Content-Length: 1000000\r\n\r\n"
+    );
+    let mut stream = TcpStream::connect(server.address).await.expect("the server takes connections");
+    stream.write_all(head.as_bytes()).await.expect("it reads");
+    let mut answer = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut answer)).await;
+    assert!(read.is_ok(), "{path} waits for the body");
+    answer
 }
 
 /// Each handler asks for its publisher itself, so one that forgets to would be open.
@@ -81,6 +98,29 @@ async fn a_key_does_what_its_scopes_say() {
     get_as(&server, "render-key", "/v1/media/other").await.problem(403, "not_in_scope");
     get_as(&server, "mail-key", "/v1/users/7/notifications").await.problem(403, "not_in_scope");
     get_as(&server, "no-key", "/v1/media/render-1").await.problem(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn no_body_is_taken_in_from_who_may_not_publish() {
+    let config = "publish_claim = \"publish\"\n".to_owned() + &entry("mailer", "mail-key", &["users.notify:7"]);
+    let server = Configured::start_with(&config, &[("API_KEYS", "")]);
+    let user = token_until("alice", 60);
+    for (key, path, detail) in [
+        (user.as_str(), "/v1/publish", "the publisher has no scopes"),
+        (&user, "/v1/media/m/progress", "the publisher has no scopes"),
+        (&user, "/v1/tokens/t/revoke", "the publisher has no scopes"),
+        ("mail-key", "/v1/media/m/progress", "no scope of the publisher covers media.progress:m"),
+        ("mail-key", "/v1/media/m/complete", "no scope of the publisher covers media.complete:m"),
+        ("mail-key", "/v1/media/m/error", "no scope of the publisher covers media.error:m"),
+        ("mail-key", "/v1/users/8/notifications", "no scope of the publisher covers users.notify:8"),
+        ("mail-key", "/v1/rooms/user:7/events", "no scope of the publisher covers users.emit:7"),
+        ("mail-key", "/v1/rooms/lobby/events", "no scope of the publisher covers rooms.emit:lobby"),
+    ] {
+        let answer = answer_before_the_body(&server, key, path).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{path}: {answer}");
+        assert!(answer.contains("not_in_scope") && answer.contains(detail), "{path}: {answer}");
+    }
+    assert_eq!(server.metric("slop_publishes_total{kind=\"roomEvent\",outcome=\"refused\"}").await, 2);
 }
 
 #[tokio::test]
