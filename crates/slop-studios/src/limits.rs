@@ -16,6 +16,10 @@ pub const MAX_JSON_DEPTH: usize = 128;
 /// Most members of a publish object. The largest of our bodies has eight; more is not ours.
 pub const MAX_BODY_MEMBERS: usize = 64;
 
+/// A publisher's body up to this size is let be, however much others hold, as the engine does with clients' messages: most
+/// publishes are smaller.
+pub const SMALL_BODY_BYTES: usize = 4096;
+
 /// Most items of one batch. At 1,000 bytes each it fills the default payload limit.
 pub const MAX_BATCH_ITEMS: usize = 1_000;
 

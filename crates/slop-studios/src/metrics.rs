@@ -60,6 +60,8 @@ pub enum Limit {
     UserRate,
     /// `PUBLISH_RATE_PER_KEY`.
     PublishRate,
+    /// `MAX_UNFINISHED_BYTES`, by publishers.
+    UnfinishedBodies,
     /// `MAX_ROOMS_PER_SOCKET`.
     Rooms,
     /// `AUTH_FAILURE_LIMIT`.
@@ -71,6 +73,7 @@ impl Limit {
         match self {
             Self::UserRate => "event rate per user",
             Self::PublishRate => "publish rate per key",
+            Self::UnfinishedBodies => "unfinished bytes of publishers",
             Self::Rooms => "rooms and subscriptions",
             Self::AuthFailures => "failed authentications",
         }
@@ -510,7 +513,7 @@ impl Collector for Snapshot {
         for (limit, count) in &engine.limits {
             limits.get_or_create(&LimitLabels { limit: limit.as_str() }).inc_by(*count);
         }
-        for limit in [Limit::UserRate, Limit::PublishRate, Limit::Rooms, Limit::AuthFailures] {
+        for limit in [Limit::UserRate, Limit::PublishRate, Limit::UnfinishedBodies, Limit::Rooms, Limit::AuthFailures] {
             let labels = LimitLabels { limit: limit.as_str() };
             limits.get_or_create(&labels).inc_by(self.limits.get_or_create(&labels).get());
         }

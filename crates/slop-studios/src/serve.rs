@@ -17,7 +17,7 @@ use tokio::time::interval;
 
 use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
-use crate::http::{Api, App, BodyLimits, PublishRate};
+use crate::http::{Api, App, Bodies, BodyLimits, PublishRate};
 use crate::identity::{Revocations, TokenVerifier};
 use crate::in_force::InForce;
 use crate::inbox::Inboxes;
@@ -167,12 +167,17 @@ fn start(
         settings.jwt_leeway,
     ));
     let publishers = Arc::new(Publishers::new(credentials(settings), Arc::clone(&sessions)));
+    let bodies = BodyLimits {
+        bytes: settings.max_payload_bytes,
+        time: settings.body_timeout,
+        unfinished: settings.max_unfinished_bytes,
+    };
     let app = App {
         executor: Executor::new(Arc::clone(&store), Arc::clone(metrics)),
         revoker,
         publishers: Arc::clone(&publishers),
         registry: metrics.registry(handle.clone(), Arc::clone(&store)),
-        body: BodyLimits { bytes: settings.max_payload_bytes, time: settings.body_timeout },
+        bodies: Bodies::new(bodies, Arc::clone(metrics)),
         publish_rate: PublishRate::new(settings.publish_rate_per_key, Arc::clone(metrics)),
         store: Arc::clone(&store),
         handle,

@@ -1,5 +1,7 @@
-//! Reads a request's body: declared as JSON, bounded in size and time.
+//! Reads a request's body: declared as JSON, bounded in size and time, and all that are on their way bounded together.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,6 +12,8 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use super::problem::Problem;
+use crate::limits::SMALL_BODY_BYTES;
+use crate::metrics::{Limit, Metrics};
 
 /// What a body may be.
 #[derive(Debug, Clone, Copy)]
@@ -18,32 +22,87 @@ pub(crate) struct Limits {
     pub(crate) bytes: usize,
     /// How long it may take to arrive.
     pub(crate) time: Duration,
+    /// Bytes of all bodies that have not come in whole.
+    pub(crate) unfinished: usize,
 }
 
-pub(crate) async fn read(request: Request, limits: Limits) -> Result<Bytes, Problem> {
-    if !is_json(request.headers()) {
-        return Err(Problem::unsupported_media_type());
-    }
-    read_any(request, limits).await
+/// Reads bodies.
+#[derive(Debug)]
+pub(crate) struct Bodies {
+    limits: Limits,
+    /// Bytes of those that have not come in whole.
+    unfinished: AtomicUsize,
+    metrics: Arc<Metrics>,
 }
 
-/// Reads a body without a look at its type.
-pub(crate) async fn read_any(request: Request, Limits { bytes: limit, time }: Limits) -> Result<Bytes, Problem> {
-    let (parts, body) = request.into_parts();
-    // What is small on the wire may be anything when it is unpacked.
-    if parts.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return Err(Problem::unsupported_encoding());
+impl Bodies {
+    pub(crate) fn new(limits: Limits, metrics: Arc<Metrics>) -> Self {
+        Self { limits, unfinished: AtomicUsize::new(0), metrics }
     }
-    let declared = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|declared| declared > limit as u64) {
-        return Err(Problem::too_large(limit));
+
+    pub(crate) async fn read(&self, request: Request) -> Result<Bytes, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::unsupported_media_type());
+        }
+        self.read_any(request).await
     }
-    let collected = tokio::time::timeout(time, Limited::<Body>::new(body, limit).collect());
-    match collected.await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::too_large(limit)),
-        Ok(Err(_broken)) => Err(Problem::malformed("the body could not be read to its end")),
-        Err(_elapsed) => Err(Problem::timeout()),
+
+    /// Reads a body without a look at its type.
+    pub(crate) async fn read_any(&self, request: Request) -> Result<Bytes, Problem> {
+        let (parts, body) = request.into_parts();
+        // What is small on the wire may be anything when it is unpacked.
+        if parts.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+            return Err(Problem::unsupported_encoding());
+        }
+        let limit = self.limits.bytes;
+        let declared = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if declared.is_some_and(|declared| declared > limit as u64) {
+            return Err(Problem::too_large(limit));
+        }
+        tokio::time::timeout(self.limits.time, self.collect(body))
+            .await
+            .unwrap_or_else(|_elapsed| Err(Problem::timeout()))
+    }
+
+    async fn collect(&self, body: Body) -> Result<Bytes, Problem> {
+        let mut body = Limited::new(body, self.limits.bytes);
+        let mut held = Held { bodies: self, bytes: Vec::new(), count: 0 };
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => held.add(&frame.into_data().unwrap_or_default())?,
+                Err(error) if error.is::<LengthLimitError>() => return Err(Problem::too_large(self.limits.bytes)),
+                Err(_broken) => return Err(Problem::malformed("the body could not be read to its end")),
+            }
+        }
+        Ok(std::mem::take(&mut held.bytes).into())
+    }
+}
+
+/// What has come of a body.
+struct Held<'a> {
+    bodies: &'a Bodies,
+    bytes: Vec<u8>,
+    /// As it is counted among all.
+    count: usize,
+}
+
+impl Held<'_> {
+    fn add(&mut self, data: &[u8]) -> Result<(), Problem> {
+        self.bytes.extend_from_slice(data);
+        let more = self.bytes.capacity() - self.count;
+        self.count += more;
+        let all = self.bodies.unfinished.fetch_add(more, Ordering::Relaxed) + more;
+        if more == 0 || all <= self.bodies.limits.unfinished || self.count <= SMALL_BODY_BYTES {
+            return Ok(());
+        }
+        self.bodies.metrics.limit_met(Limit::UnfinishedBodies);
+        Err(Problem::too_many_bodies())
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.bodies.unfinished.fetch_sub(self.count, Ordering::Relaxed);
     }
 }
 

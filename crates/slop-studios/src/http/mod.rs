@@ -38,7 +38,7 @@ mod read;
 mod revoke;
 mod security_headers;
 
-pub(crate) use body::Limits as BodyLimits;
+pub(crate) use body::{Bodies, Limits as BodyLimits};
 use problem::Problem;
 pub(crate) use rate::PublishRate;
 use security_headers::SecurityHeaders;
@@ -56,8 +56,7 @@ pub(crate) struct App {
     pub(crate) handle: Handle,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
-    /// What a request's body may be.
-    pub(crate) body: body::Limits,
+    pub(crate) bodies: Bodies,
     pub(crate) publish_rate: PublishRate,
 }
 

@@ -82,7 +82,7 @@ pub(crate) enum Code {
     Draining,
     /// The store can't be written now, for example because the disk is full.
     StoreUnavailable,
-    /// More is published than the store can take.
+    /// More is published than the server or its store can take.
     Overloaded,
     /// As many revocations are kept as may be.
     TooManyRevocations,
@@ -184,7 +184,14 @@ impl Problem {
     }
 
     pub(crate) fn overloaded() -> Self {
-        let detail = "too much waits for the store, and nothing happened; try again";
+        Self::too_much("too much waits for the store, and nothing happened; try again")
+    }
+
+    pub(crate) fn too_many_bodies() -> Self {
+        Self::too_much("too many bodies are on their way, and nothing happened; try again")
+    }
+
+    fn too_much(detail: &'static str) -> Self {
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded, detail);
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
     }

@@ -10,8 +10,8 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::App;
 use super::problem::Problem;
-use super::{App, body};
 use crate::limits::{MAX_BATCH_ITEMS, MAX_IDEMPOTENCY_KEY_BYTES};
 use crate::metrics::PublishOutcome;
 use crate::publish::body::{CompleteBody, ErrorBody, NotificationBody, ProgressBody, RoomEventBody};
@@ -134,7 +134,7 @@ async fn publish(
         return Err(missing.into());
     }
     let key = idempotency_key(request.headers())?;
-    let bytes = body::read(request, app.body).await?;
+    let bytes = app.bodies.read(request).await?;
     let key = key.map(|key| {
         let asked = fingerprint(&[kind.as_str().as_bytes(), target.as_bytes(), &bytes]);
         keyed(publisher, key, asked)
@@ -181,7 +181,7 @@ pub(crate) async fn batch(
 ) -> Result<Response, Problem> {
     app.publish_rate.take(&publisher, 1)?;
     let key = idempotency_key(request.headers())?;
-    let bytes = body::read(request, app.body).await?;
+    let bytes = app.bodies.read(request).await?;
     let key = key.map(|key| keyed(&publisher, key, fingerprint(&[b"batch", &bytes])));
     let items = fields::parse_array(fields::check_text(&bytes)?)?;
     if items.len() > MAX_BATCH_ITEMS {

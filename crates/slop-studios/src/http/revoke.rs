@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::App;
 use super::problem::Problem;
-use super::{App, body};
 use crate::clock::Moment;
 use crate::identity::is_token_id;
 use crate::limits::MAX_TOKEN_ID_BYTES;
@@ -129,8 +129,8 @@ async fn optional_fields<T>(
 ) -> Result<Option<T>, Problem> {
     let is_typed = request.headers().contains_key(CONTENT_TYPE);
     let bytes = match is_typed {
-        true => body::read(request, app.body).await?,
-        false => body::read_any(request, app.body).await?,
+        true => app.bodies.read(request).await?,
+        false => app.bodies.read_any(request).await?,
     };
     if bytes.is_empty() {
         return Ok(None);

@@ -1,6 +1,10 @@
 //! Limits of users and publishers, and those that only a process has.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::api::{get, post, send};
 use crate::client::Client;
@@ -84,6 +88,47 @@ async fn a_compressed_body_is_refused() {
     }
     let answer = send(&server, "POST", "/v1/media/m/progress", &headers("identity"), body.as_bytes()).await;
     assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn the_bodies_of_publishers_are_bounded_together() {
+    let server = Server::start_with(&[("MAX_UNFINISHED_BYTES", "2000000"), ("BODY_TIMEOUT_MS", "60000")]);
+    let head = format!(
+        "POST /v1/publish HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n\
+         Content-Length: 1000000\r\n\r\n"
+    );
+    let half = [head.as_bytes(), &[b' '; 500_000]].concat();
+    let mut publishers = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(server.address).await.expect("the server takes connections");
+        // One that is refused is closed while it sends.
+        let _ = stream.write_all(&half).await;
+        publishers.push(stream);
+    }
+    let met = "slop_limits_met_total{limit=\"unfinished bytes of publishers\"} ";
+    let refused = async || {
+        let metrics = get(&server, "/metrics").await.text;
+        metrics.lines().find_map(|line| line.strip_prefix(met)?.parse().ok()).unwrap_or(0)
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // A buffer that grows has up to twice what came.
+    while refused().await < 16 {
+        assert!(Instant::now() < deadline, "{} are refused", refused().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(refused().await <= 18, "{} are refused", refused().await);
+
+    // What is small gets through, what is not is told to come again, and can once the others are gone.
+    assert_eq!(post(&server, "/v1/media/m/progress", &progress(1)).await.status, 200);
+    let large = json!({"progress": 2, "stage": "x".repeat(900_000)});
+    let answer = post(&server, "/v1/media/m/progress", &large).await;
+    answer.problem(503, "overloaded");
+    assert_eq!(answer.header("retry-after"), "1");
+    drop(publishers);
+    while post(&server, "/v1/media/m/progress", &large).await.status != 200 {
+        assert!(Instant::now() < deadline, "the bodies are still held");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
