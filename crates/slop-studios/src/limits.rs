@@ -104,6 +104,10 @@ pub const NOTIFICATIONS_PAGE: usize = 20;
 /// See [`NOTIFICATIONS_PAGE`].
 pub const MAX_NOTIFICATIONS_PAGE: usize = 100;
 
+/// Bytes of notifications in one answer, unless the first alone is larger; the next page goes on from there. A hundred usual
+/// ones are a quarter of it, and it is three quarters of what may wait for a client that is still read.
+pub const MAX_NOTIFICATIONS_PAGE_BYTES: usize = 192 * 1024;
+
 /// Notifications that waited for a user and are sent at once; the next ones follow when these have arrived.
 pub const INBOX_BATCH: usize = 100;
 

@@ -61,7 +61,9 @@ pub trait Store: Debug + Send + Sync {
     /// order of these numbers. It looks at `most` items, and says how far it came.
     fn media_under_way(&self, after: u64, until: u64, most: usize) -> BoxFuture<'_, Result<MediaUnderWay, StoreError>>;
 
-    /// A user's notifications, newest first: at most `limit`, and only those older than the one with the id `before`.
+    /// A user's notifications, newest first: at most `limit`, and only those older than the one with the id `before`. Fewer
+    /// if they are large: a page has at most [`MAX_NOTIFICATIONS_PAGE_BYTES`](crate::limits::MAX_NOTIFICATIONS_PAGE_BYTES)
+    /// or one notification.
     fn notifications(
         &self,
         user_id: &str,

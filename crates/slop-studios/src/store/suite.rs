@@ -10,6 +10,7 @@ use super::{
     NotificationChange, ReadMark, Replay, Revocation, Revoked, RoomEvent, SessionRecord, Step, Store, StoreError, What,
 };
 use crate::clock::Moment;
+use crate::limits::MAX_NOTIFICATIONS_PAGE_BYTES;
 use crate::rooms::{media_room, user_room};
 
 /// Makes an empty store that dispatches here.
@@ -23,6 +24,7 @@ pub(super) fn run(make: Make) {
     a_claim_has_no_receipt(make);
     a_notification_id_is_carried_out_once(make);
     notifications_are_paged_newest_first(make);
+    a_page_of_notifications_is_bounded_in_bytes(make);
     a_snapshot_has_its_place_in_the_order(make);
     what_is_under_way_is_found_by_its_last_event(make);
     concurrent_repeats_are_one_publish(make);
@@ -253,6 +255,28 @@ fn notifications_are_paged_newest_first(make: Make) {
     assert_eq!(unknown.map(|page| page.next), Err(StoreError::UnknownNotification));
     let nobody = wait(store.notifications("nobody", None, 2)).expect("readable");
     assert!(nobody.notifications.is_empty());
+}
+
+fn a_page_of_notifications_is_bounded_in_bytes(make: Make) {
+    let (store, _) = made(make);
+    let third = MAX_NOTIFICATIONS_PAGE_BYTES / 3;
+    for (id, bytes) in [("1", third), ("2", third + 1), ("3", third), ("4", third), ("5", 900_000), ("6", 100)] {
+        let mut change = notification("u", id, 0);
+        if let What::Notification(notification) = &mut change.what {
+            notification.payload = "x".repeat(bytes).into();
+        }
+        assert!(wait(store.commit(change)).is_ok());
+    }
+    let page = |before: Option<&str>| {
+        let page = wait(store.notifications("u", before, 100)).expect("readable");
+        let sizes: Vec<usize> = page.notifications.iter().map(|kept| kept.payload.len()).collect();
+        (sizes, page.next.map(|next| next.to_string()))
+    };
+    let next = |id: &str| Some(id.to_owned());
+    assert_eq!(page(None), (vec![100], next("6")));
+    assert_eq!(page(Some("6")), (vec![900_000], next("5")));
+    assert_eq!(page(Some("5")), (vec![third, third], next("3")));
+    assert_eq!(page(Some("3")), (vec![third + 1, third], None));
 }
 
 fn a_snapshot_has_its_place_in_the_order(make: Make) {

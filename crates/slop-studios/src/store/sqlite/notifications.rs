@@ -9,7 +9,7 @@ use super::super::{
 };
 use super::Failed;
 use crate::clock::Moment;
-use crate::limits::INBOX_BATCH_BYTES;
+use crate::limits::{INBOX_BATCH_BYTES, MAX_NOTIFICATIONS_PAGE_BYTES};
 
 /// What is needed of a notification to answer a repeat.
 #[derive(Debug)]
@@ -91,19 +91,19 @@ pub(super) fn page(
     let mut statement = connection.prepare_cached(
         "SELECT id, payload, read FROM notifications WHERE user = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3",
     )?;
-    let kept = |row: &Row<'_>| {
-        let notification = KeptNotification { payload: row.get(1)?, read: row.get(2)? };
-        Ok((row.get::<_, Arc<str>>(0)?, notification))
-    };
     // One more tells whether there is a next page.
-    let rows = statement.query_map((user, end, limit + 1), kept)?.collect::<Result<Vec<_>, _>>()?;
-    let more = rows.len() > limit;
-    let rows = &rows[..rows.len().min(limit)];
-    Ok(NotificationsPage {
-        next: rows.last().filter(|_| more).map(|(id, _)| Arc::clone(id)),
-        notifications: rows.iter().map(|(_, notification)| notification.clone()).collect(),
-        unread: unread(connection, user)?,
-    })
+    let mut rows = statement.query((user, end, limit + 1))?;
+    let (mut notifications, mut last, mut next, mut bytes) = (Vec::new(), None, None, 0);
+    while let Some(row) = rows.next()? {
+        bytes += row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?.len();
+        if notifications.len() >= limit || (bytes > MAX_NOTIFICATIONS_PAGE_BYTES && !notifications.is_empty()) {
+            next = last;
+            break;
+        }
+        last = Some(row.get::<_, Arc<str>>(0)?);
+        notifications.push(KeptNotification { payload: row.get(1)?, read: row.get(2)? });
+    }
+    Ok(NotificationsPage { notifications, next, unread: unread(connection, user)? })
 }
 
 pub(super) fn inbox(connection: &Connection, user: &str, limit: usize, as_of: u64) -> rusqlite::Result<Inbox> {
