@@ -1,9 +1,11 @@
 //! How fast a user may send events, over all connections. A user is known here for as long as one of the user's sockets that
-//! has sent something is there.
+//! has sent something is there, and then until what was sent is paid off: who connects anew goes on where it was.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
@@ -21,7 +23,7 @@ pub(crate) struct UserRates {
 
 #[derive(Debug, Default)]
 struct Users {
-    known: HashMap<Box<str>, Weak<UserRate>>,
+    known: HashMap<Box<str>, Arc<UserRate>>,
     /// How many there were when they were last looked through.
     tidied: usize,
 }
@@ -31,6 +33,9 @@ struct Users {
 pub(crate) struct UserRate {
     user_id: Box<str>,
     limiter: DefaultDirectRateLimiter,
+    began: Instant,
+    /// When all that was sent is paid off at the latest, in ms since it began.
+    paid_by: AtomicU64,
 }
 
 /// So many a second, and [`BURST_SECONDS`] times as many at once; none if that is 0.
@@ -52,15 +57,22 @@ impl UserRates {
             return Some(held);
         }
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = users.known.get(user_id).and_then(Weak::upgrade) {
-            return Some(known);
+        if let Some(known) = users.known.get(user_id) {
+            return Some(Arc::clone(known));
         }
         if users.known.len() >= FEW_USERS.max(users.tidied * 2) {
-            users.known.retain(|_, user| user.strong_count() > 0);
+            users.known.retain(|_, user| Arc::strong_count(user) > 1 || !user.is_paid_off());
+            let len = users.known.len();
+            users.known.shrink_to(len * 2);
             users.tidied = users.known.len();
         }
-        let user = Arc::new(UserRate { user_id: user_id.into(), limiter: RateLimiter::direct(quota) });
-        users.known.insert(user_id.into(), Arc::downgrade(&user));
+        let user = Arc::new(UserRate {
+            user_id: user_id.into(),
+            limiter: RateLimiter::direct(quota),
+            began: Instant::now(),
+            paid_by: AtomicU64::new(0),
+        });
+        users.known.insert(user_id.into(), Arc::clone(&user));
         Some(user)
     }
 }
@@ -68,7 +80,17 @@ impl UserRates {
 impl UserRate {
     /// Counts an event; false if it is one too many.
     pub(crate) fn admits(&self) -> bool {
+        // What may come at once is paid off in that time, and more is never owed. The rest of a millisecond counts as one.
+        self.paid_by.store(self.age_ms() + u64::from(BURST_SECONDS) * 1000 + 1, Ordering::Relaxed);
         self.limiter.check().is_ok()
+    }
+
+    fn is_paid_off(&self) -> bool {
+        self.age_ms() >= self.paid_by.load(Ordering::Relaxed)
+    }
+
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -91,11 +113,22 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_is_forgotten() {
+    fn who_is_gone_is_known_until_all_is_paid_off() {
         let rates = UserRates::new(1);
-        for number in 0..5 * FEW_USERS {
-            rates.of(&number.to_string(), None);
-        }
-        assert!(rates.users.lock().expect("no panic").known.len() <= FEW_USERS);
+        let known = || rates.users.lock().expect("no panic").known.len();
+        let crowd = |name: &str| {
+            for number in 0..5 * FEW_USERS {
+                rates.of(&format!("{name}{number}"), None);
+            }
+        };
+        let ann = || rates.of("ann", None).expect("there is a limit");
+        while ann().admits() {}
+        crowd("a");
+        assert!(!ann().admits(), "to come again is no way to have sent nothing");
+        assert!(known() <= FEW_USERS, "{}", known());
+        ann().paid_by.store(0, Ordering::Relaxed);
+        crowd("b");
+        assert!(ann().admits(), "it was forgotten");
+        assert!(known() <= FEW_USERS, "{}", known());
     }
 }

@@ -75,6 +75,20 @@ async fn the_connections_of_a_user_share_a_rate() {
 }
 
 #[tokio::test]
+async fn who_connects_anew_has_the_rate_that_it_had() {
+    let server = Server::start_with(&[("EVENT_RATE_PER_USER", "1")]);
+    let mut refused = 0;
+    for _ in 0..30 {
+        let mut client = Client::connect_as(&server, "/", &token("ann")).await;
+        let ack = client.call("ping", json!([])).await;
+        refused += u32::from(ack["error"] == "Too many events");
+        client.leave().await;
+    }
+    // Some seconds may have passed.
+    assert!((5..=20).contains(&refused), "{refused}");
+}
+
+#[tokio::test]
 async fn a_compressed_body_is_refused() {
     let server = Server::start();
     let key = format!("Bearer {KEY}");
