@@ -252,7 +252,7 @@ settings! {
     /// gets 429
     publish_rate_per_key: u32 = "PUBLISH_RATE_PER_KEY" Number DefaultValue::Fixed(defaults::PUBLISH_RATE_PER_KEY), rate;
 
-    /// Failed authentications of one socket after which its connection is closed
+    /// Failed authentications in a row on one connection after which it is closed
     auth_failure_limit: u32 = "AUTH_FAILURE_LIMIT" Number DefaultValue::Fixed(defaults::AUTH_FAILURE_LIMIT), count;
 
     /// Idempotency keys that are remembered; past it the oldest are forgotten

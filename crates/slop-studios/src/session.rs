@@ -44,7 +44,7 @@ pub(crate) struct Sessions {
     pub(crate) metrics: Arc<Metrics>,
     /// How long before its token ends a client is told; zero for never.
     pub(crate) expiry_notice: Duration,
-    /// Failed authentications of a socket after which its connection is closed.
+    /// Failed authentications in a row after which a connection is closed.
     pub(crate) auth_failure_limit: u32,
     /// Rooms and subscriptions of a socket, its own rooms not counted.
     pub(crate) max_rooms: usize,
@@ -59,6 +59,7 @@ struct Session {
     identity: Option<Rc<Identity>>,
     /// What became of the handshake's token, until the client has been told.
     handshake: Option<Result<(), AuthError>>,
+    /// Failed authentications that it has come back with; those of now are counted by the connection.
     auth_failures: u32,
     /// Why it lost its identity while the client was away, and the client is not told yet.
     lost_away: Option<AuthError>,
@@ -152,16 +153,19 @@ impl Sessions {
         if outcome != Err(AuthError::Required) {
             self.metrics.authenticated(socket.namespace(), outcome);
         }
+        match outcome {
+            Ok(()) => socket.set_strikes(0),
+            Err(AuthError::Required) => {}
+            Err(_) => strike(socket),
+        }
         if self.policy.get().auth_required() && outcome.is_err() {
+            self.enforce_failure_limit(socket);
             return Err(ConnectError::new("Unauthorized").with_data(&json!({"code": "UNAUTHORIZED"})));
         }
         match verified {
             // Nobody offered a token: anonymous, and nothing to report.
             Err(AuthError::Required) => {}
-            Err(error) => with_session(socket, |session| {
-                session.auth_failures = 1;
-                session.handshake = Some(Err(error));
-            }),
+            Err(error) => with_session(socket, |session| session.handshake = Some(Err(error))),
             Ok(identity) => with_session(socket, |session| {
                 session.identity = Some(Rc::new(identity));
                 session.handshake = Some(Ok(()));
@@ -175,7 +179,10 @@ impl Sessions {
         let handshake = socket.with_data(|session: &mut Session| session.handshake.take()).flatten();
         match handshake {
             None => {}
-            Some(Err(error)) => send_auth_error(socket, error),
+            Some(Err(error)) => {
+                send_auth_error(socket, error);
+                self.enforce_failure_limit(socket);
+            }
             Some(Ok(())) => {
                 self.enter(socket);
                 send_authenticated(socket);
@@ -193,13 +200,13 @@ impl Sessions {
         match verified {
             Ok(identity) => {
                 let user_id = identity.user_id.clone();
-                with_session(socket, |session| session.auth_failures = 0);
+                socket.set_strikes(0);
                 self.become_user(socket, Some(identity));
                 send_authenticated(socket);
                 Ok(user_id)
             }
             Err(error) => {
-                with_session(socket, |session| session.auth_failures = session.auth_failures.saturating_add(1));
+                strike(socket);
                 send_auth_error(socket, error);
                 Err(error)
             }
@@ -222,7 +229,7 @@ impl Sessions {
 
     /// Closes the connection of a client that has failed to authenticate too often.
     pub(crate) fn enforce_failure_limit(&self, socket: &Socket) {
-        let failures = with_session(socket, |session| session.auth_failures);
+        let failures = socket.strikes();
         if failures >= self.auth_failure_limit {
             self.metrics.limit_met(Limit::AuthFailures);
             tracing::debug!(
@@ -325,7 +332,7 @@ impl Sessions {
         let state = socket.with_data(|session: &mut Session| SavedState {
             identity: session.identity.as_deref().cloned(),
             subscriptions: session.subscriptions.clone(),
-            auth_failures: session.auth_failures,
+            auth_failures: socket.strikes(),
             inbox_sent: (session.identity.as_ref()).map_or(0, |identity| session.inbox.sent_to(&identity.user_id)),
         });
         state.and_then(|state| serde_json::to_string(&state).ok()).unwrap_or_default()
@@ -398,6 +405,9 @@ impl Sessions {
 
     /// Goes on with a session that was restored.
     pub(crate) fn resume(&self, socket: &Socket) {
+        let failures = socket.with_data(|session: &mut Session| session.auth_failures).unwrap_or_default();
+        // Each of the connection's sockets may bring back those of them all.
+        socket.set_strikes(socket.strikes().max(failures));
         self.enter(socket);
         if let Some(lost) = socket.with_data(|session: &mut Session| session.lost_away.take()).flatten() {
             send_auth_error(socket, lost);
@@ -435,6 +445,11 @@ impl Sessions {
         });
         socket.set_timer(timer);
     }
+}
+
+/// Counts a failed authentication. It is the connection's: a socket is left and made anew at will.
+fn strike(socket: &Socket) {
+    socket.set_strikes(socket.strikes().saturating_add(1));
 }
 
 /// The token that a socket's handshake offers.

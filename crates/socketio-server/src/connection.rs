@@ -77,6 +77,8 @@ pub(crate) struct Connection {
     /// The id that requests name it by; a connection that began as a WebSocket needs none.
     sid: Option<Id>,
     pub(crate) client: IpAddr,
+    /// What the application counts on it; see [`Socket::strikes`].
+    pub(crate) strikes: Cell<u32>,
     /// Given back when it is closed, however long its memory lives.
     place: Cell<Option<ConnectionPlace>>,
     pub(crate) headers: Option<Box<HeaderMap>>,
@@ -140,6 +142,7 @@ impl Connection {
             shard: shard.clone(),
             sid: transport.sid(),
             client: origin.client,
+            strikes: Cell::new(0),
             place: Cell::new(Some(origin.place)),
             headers: origin.headers,
             protocol: origin.protocol,

@@ -162,6 +162,19 @@ impl Socket {
         self.0.connection.client
     }
 
+    /// A number that the application keeps with the connection, such as how often its client has done wrong; 0 at first. All
+    /// sockets of the connection share it, those that were and those that are not admitted among them, so it can't be shed by
+    /// leaving a namespace and coming again.
+    #[must_use]
+    pub fn strikes(&self) -> u32 {
+        self.0.connection.strikes.get()
+    }
+
+    /// Changes [`Socket::strikes`].
+    pub fn set_strikes(&self, strikes: u32) {
+        self.0.connection.strikes.set(strikes);
+    }
+
     /// A header of the handshake request, if [`Config::kept_headers`](crate::Config::kept_headers) names it.
     #[must_use]
     pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::{accepted, post};
+use crate::api::{accepted, get, post};
 use crate::client::Client;
 use crate::server::{Server, token, token_until};
 
@@ -158,6 +158,40 @@ async fn too_many_failures_end_the_connection() {
         assert_eq!(answer["error"], json!("Token is invalid"));
     }
     client.closed().await;
+}
+
+#[tokio::test]
+async fn failures_count_on_the_connection() {
+    let bad = json!({"token": "x"});
+    for required in ["false", "true"] {
+        let server = Server::start_with(&[("AUTH_FAILURE_LIMIT", "4"), ("AUTH_REQUIRED", required)]);
+        let mut client = Client::connect_as(&server, "/", &token("u")).await;
+        let again = async |client: &Client| match client.try_beside("/media", bad.clone()).await {
+            Ok(mut beside) => {
+                assert_eq!(required, "false");
+                for event in ["welcome", "authError"] {
+                    beside.expect(event).await;
+                }
+                beside.leave().await;
+            }
+            Err(error) => assert_eq!((required, &error["message"]), ("true", &json!("Unauthorized"))),
+        };
+        for _ in 0..3 {
+            again(&client).await;
+        }
+        // A success begins the count again, on whichever socket.
+        client.call("authenticate", json!([{"token": token("u")}])).await;
+        client.call("authenticate", json!([bad])).await;
+        for _ in 0..2 {
+            again(&client).await;
+        }
+        assert_eq!(client.call("getConnectionInfo", json!([])).await["authenticated"], true);
+        let last = client.try_beside("/media", bad.clone()).await;
+        assert_eq!(last.is_err(), required == "true");
+        client.closed().await;
+        let metrics = get(&server, "/metrics").await.text;
+        assert!(metrics.contains("slop_limits_met_total{limit=\"failed authentications\"} 1\n"), "{metrics}");
+    }
 }
 
 #[tokio::test]
