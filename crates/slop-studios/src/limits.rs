@@ -29,6 +29,10 @@ pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// How long an idempotency key is remembered. Publishers retry for minutes; a day covers a broken night.
 pub const IDEMPOTENCY_KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Rooms in the answer to `getConnectionInfo` that cost as much as an event, by which it is counted as several: with 1,000
+/// rooms of 128 bytes it takes 435 µs, and an event 7 µs.
+pub const ROOMS_PER_EVENT: usize = 16;
+
 /// Seconds of a user's events, and of a publisher's publishes, that may come at once: what piled up while the network
 /// was away, or one batch after another.
 pub const BURST_SECONDS: u32 = 10;

@@ -11,6 +11,7 @@ use crate::events::{
     AuthenticateResponse, ConnectionInfo, Done, Failed, HeartbeatAck, Pong, RoomChanged, Welcome, client, server,
 };
 use crate::inbox::{self, Inboxes};
+use crate::limits::ROOMS_PER_EVENT;
 use crate::media;
 use crate::rooms::{self, Target};
 use crate::session::{Denied, NOT_ALLOWED, Sessions, identity, send};
@@ -46,7 +47,12 @@ fn common(
     arrive: impl Fn(&Socket) + Clone + Send + Sync + 'static,
 ) -> Namespace {
     let namespace = Namespace::new(name)
-        .on(client::GET_CONNECTION_INFO, |socket, event| event.ack(&connection_info(socket)))
+        .on(client::GET_CONNECTION_INFO, |socket, event| {
+            let info = connection_info(socket);
+            // A small event may have a large answer.
+            socket.charge(u32::try_from(info.rooms.len() / ROOMS_PER_EVENT).unwrap_or(u32::MAX));
+            event.ack(&info);
+        })
         .on(client::PING, |socket, event| {
             let pong = Pong { timestamp: Moment::now().epoch_ms() };
             send(socket, server::PONG, &pong);

@@ -175,6 +175,12 @@ impl Socket {
         self.0.connection.strikes.set(strikes);
     }
 
+    /// Counts the event that is being handled as so many more, because it costs as much: see
+    /// [`Config::event_rate_per_socket`](crate::Config::event_rate_per_socket).
+    pub fn charge(&self, events: u32) {
+        self.0.connection.charge(events);
+    }
+
     /// A header of the handshake request, if [`Config::kept_headers`](crate::Config::kept_headers) names it.
     #[must_use]
     pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {

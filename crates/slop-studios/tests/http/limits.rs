@@ -89,6 +89,22 @@ async fn who_connects_anew_has_the_rate_that_it_had() {
 }
 
 #[tokio::test]
+async fn an_event_with_a_large_answer_counts_as_several() {
+    // A thousand at once.
+    let server = Server::start_with(&[("EVENT_RATE_PER_SOCKET", "100")]);
+    let mut client = Client::connect(&server, "/").await;
+    for room in 0..320 {
+        assert_eq!(client.call("joinRoom", json!([format!("room-{room}")])).await["success"], true);
+    }
+    let mut answers = 0;
+    while client.call("getConnectionInfo", json!([])).await["error"] != "Too many events" {
+        answers += 1;
+        assert!(answers < 200, "each is counted as one");
+    }
+    assert!(answers > 30, "{answers}");
+}
+
+#[tokio::test]
 async fn a_compressed_body_is_refused() {
     let server = Server::start();
     let key = format!("Bearer {KEY}");

@@ -27,6 +27,15 @@ impl Connection {
         Ok(())
     }
 
+    /// Counts what the client has sent as so many messages more.
+    pub(crate) fn charge(self: &Rc<Self>, messages: u32) {
+        for _ in 0..messages {
+            if let Err(reason) = self.pay() {
+                return self.close_later(reason);
+            }
+        }
+    }
+
     /// Counts the bytes of the client's unfinished message: those of the transport, and of a packet that lacks attachments.
     pub(crate) fn hold(&self, in_transport: usize) -> Result<(), Violation> {
         let bytes = in_transport + self.assembling.borrow().as_ref().map_or(0, |assembling| assembling.bytes);
