@@ -111,14 +111,10 @@ impl Rooms {
         Some(self.rooms.get(membership.room as usize)?.members.get(membership.position as usize)?.met.get())
     }
 
-    /// Whether the walk of this number has met the socket in one of its rooms.
-    pub(crate) fn is_met(&self, socket: &Socket, turn: u64) -> bool {
-        let memberships = socket.inner().memberships.borrow();
-        memberships.iter().any(|membership| {
-            let room = self.rooms.get(membership.room as usize);
-            room.and_then(|room| room.members.get(membership.position as usize))
-                .is_some_and(|member| member.met.get() == turn)
-        })
+    /// Whether the walk of this number, through these rooms, has met the socket wherever it may meet it.
+    pub(crate) fn is_met(&self, socket: &Socket, names: &[Box<str>], turn: u64) -> bool {
+        let mut met = names.iter().filter_map(|name| self.met(socket, name)).peekable();
+        met.peek().is_some() && met.all(|last| last == turn)
     }
 
     /// Adds the socket, after a broadcast; false if it was in the room already.

@@ -102,11 +102,15 @@ impl Crowd {
         self.jobs.last().map_or(0, |job| job.offset)
     }
 
-    /// Whether the socket was given the broadcasts, or is not to get them.
+    /// Whether the socket was given the broadcasts, or is not to get them. One that joins a room while the walk rests may
+    /// still be met in another.
     pub(super) fn has_met(&self, socket: &Socket) -> bool {
-        let space = socket.space();
-        self.jobs.first().is_some_and(|job| job.namespace == socket.reference().namespace)
-            && (socket.inner().considered.get() == self.turn || space.rooms.borrow().is_met(socket, self.turn))
+        let Some(job) = self.jobs.first().filter(|job| job.namespace == socket.reference().namespace) else {
+            return false;
+        };
+        socket.inner().considered.get() == self.turn
+            || (!job.rooms.iter().any(|room| **room == *socket.id())
+                && socket.space().rooms.borrow().is_met(socket, &job.rooms, self.turn))
     }
 
     fn begin(&mut self, shard: &Shard, space: &Space, job: &Job) {

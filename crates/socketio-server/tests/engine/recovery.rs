@@ -35,6 +35,7 @@ on_one_and_three_shards!(
     who_leaves_and_comes_back_at_once_has_left,
     an_answer_to_a_heartbeat_does_not_come_between,
     a_replay_may_be_larger_than_what_else_may_wait,
+    who_joins_a_room_while_a_broadcast_rests_still_gets_it,
 );
 
 async fn a_session_comes_back_with_what_was_missed(shards: usize) {
@@ -461,4 +462,49 @@ async fn a_replay_may_be_larger_than_what_else_may_wait(shards: usize) {
         drop(server.handle.to("/", "a").emit("said", &(what, &large)).expect("a name"));
     }
     polling.expect_gone().await;
+}
+
+/// What a socket is sent while a broadcast to two rooms rests must not say that it has that broadcast, whichever room it
+/// joins meanwhile.
+async fn who_joins_a_room_while_a_broadcast_rests_still_gets_it(shards: usize) {
+    const BROADCAST: u32 = 99;
+    const OTHERS: u32 = 6;
+    for joins in ["elsewhere", "a"] {
+        let config = Config { fanout_per_turn: 1, ..config(shards) };
+        let server = TestServer::start(config, |server| {
+            server.namespace(studio("/").on_async("both", |socket, event| {
+                let joins: String = event.parse(0).expect("a string");
+                async move {
+                    drop(socket.handle().to("/", "a").room("b").emit("said", &BROADCAST).expect("a name"));
+                    for turn in 0..OTHERS {
+                        socket.emit("said", &turn).expect("a name");
+                        tokio::task::yield_now().await;
+                        socket.join(&joins).expect("a room");
+                    }
+                }
+            }))
+        });
+        let mut client = Client::connect(&server).await;
+        client.join("b").await;
+        let mut others = Vec::new();
+        for _ in 0..OTHERS * shards as u32 {
+            let mut other = Client::connect(&server).await;
+            other.join("a").await;
+            others.push(other);
+        }
+        client.ws.send(&format!(r#"42["both","{joins}"]"#)).await;
+        let mut before = 0;
+        let memory = loop {
+            let memory = client.memory.clone();
+            let packet = client.ws.text().await;
+            if client.memory.event(&packet).1 == [json!(BROADCAST)] {
+                break memory;
+            }
+            before += 1;
+        };
+        assert!(before > 2, "it came after {before} others");
+        client.lose(&server).await;
+        let expected: Vec<u32> = [BROADCAST].into_iter().chain(before..OTHERS).collect();
+        Client::back(&server, memory).await.hears(&expected).await;
+    }
 }
