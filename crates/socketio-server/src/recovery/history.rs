@@ -20,7 +20,7 @@ pub(crate) struct Entry {
     except: Box<[Box<str>]>,
     except_socket: Option<Id>,
     /// Of those with the same key only the newest is remembered.
-    latest: Option<Box<str>>,
+    latest: Option<Arc<str>>,
     at: Instant,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct History {
     start: u64,
     /// The last broadcast that is forgotten and was not replaced by a newer one.
     forgotten: u64,
-    rooms: HashMap<RoomKey, VecDeque<Arc<Entry>>>,
+    rooms: HashMap<RoomKey, Room>,
     all: Queue,
     latest: Queue,
     age: Duration,
@@ -48,6 +48,48 @@ pub(crate) struct History {
 
 /// A namespace and a room in it; everyone, if it names none.
 type RoomKey = (u16, Option<Arc<str>>);
+
+/// What is remembered of a room, in its order.
+#[derive(Default)]
+struct Room {
+    entries: VecDeque<Arc<Entry>>,
+    /// The number of the newest for each key, where there are keys. Looking for it among all the others, one would be as
+    /// slow as there are keys in the room, while everybody waits for the history.
+    #[expect(clippy::box_collection, reason = "most rooms have no keys, and a map is six words even when it is empty")]
+    newest: Option<Box<HashMap<Arc<str>, u64>>>,
+}
+
+impl Room {
+    /// Adds the newest, which replaces the one with its key.
+    fn push(&mut self, entry: Arc<Entry>) {
+        if let Some(key) = &entry.latest
+            && let Some(older) = self.newest.get_or_insert_default().insert(key.clone(), entry.offset)
+        {
+            // It stays in the queue, where age and size end it.
+            self.take(older);
+        }
+        self.entries.push_back(entry);
+    }
+
+    /// Forgets an entry; false if it was replaced before.
+    fn forget(&mut self, entry: &Entry) -> bool {
+        let forgotten = self.take(entry.offset);
+        if forgotten && let (Some(newest), Some(key)) = (&mut self.newest, &entry.latest) {
+            newest.remove(key);
+            if newest.is_empty() {
+                self.newest = None;
+            } else if newest.len() * 4 < newest.capacity() {
+                newest.shrink_to(newest.len() * 2);
+            }
+        }
+        forgotten
+    }
+
+    fn take(&mut self, offset: u64) -> bool {
+        let index = self.entries.binary_search_by_key(&offset, |entry| entry.offset);
+        index.is_ok_and(|index| self.entries.remove(index).is_some())
+    }
+}
 
 /// Broadcasts in their order, bounded in bytes.
 #[derive(Default)]
@@ -113,14 +155,7 @@ impl History {
             at: now,
         });
         for key in entry.keys() {
-            let room = self.rooms.entry(key).or_default();
-            if entry.latest.is_some()
-                && let Some(older) = room.iter().rposition(|older| older.latest == entry.latest)
-            {
-                // It stays in the queue, where age and size end it.
-                room.remove(older);
-            }
-            room.push_back(entry.clone());
+            self.rooms.entry(key).or_default().push(entry.clone());
         }
         let queue = if entry.latest.is_some() { &mut self.latest } else { &mut self.all };
         queue.bytes += entry.bytes();
@@ -138,14 +173,10 @@ impl History {
                 queue.bytes -= first.bytes();
                 for key in first.keys() {
                     let Some(room) = self.rooms.get_mut(&key) else { continue };
-                    // Those of the other queue may be older.
-                    if let Some(index) = room.iter().position(|entry| entry.offset >= first.offset)
-                        && room.get(index).is_some_and(|entry| entry.offset == first.offset)
-                    {
-                        room.remove(index);
+                    if room.forget(&first) {
                         self.forgotten = self.forgotten.max(first.offset);
                     }
-                    if room.is_empty() {
+                    if room.entries.is_empty() {
                         self.rooms.remove(&key);
                     }
                 }
@@ -177,8 +208,8 @@ impl History {
         let keys = named.map(|(room, joined)| (Some(Arc::from(room)), joined)).chain([(None, 0)]);
         let mut missed: Vec<Arc<Entry>> = Vec::new();
         for (room, joined) in keys {
-            let Some(entries) = self.rooms.get(&(namespace, room)) else { continue };
-            let newer = entries.iter().rev().take_while(|entry| entry.offset > offset.max(joined));
+            let Some(room) = self.rooms.get(&(namespace, room)) else { continue };
+            let newer = room.entries.iter().rev().take_while(|entry| entry.offset > offset.max(joined));
             missed.extend(newer.filter(|entry| entry.offset <= until).cloned());
         }
         missed.retain(|entry| {
@@ -201,5 +232,79 @@ impl Entry {
     fn keys(&self) -> impl Iterator<Item = RoomKey> {
         let everyone = self.rooms.is_empty().then_some((self.namespace, None));
         self.rooms.iter().map(|room| (self.namespace, Some(room.clone()))).chain(everyone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+
+    use super::*;
+
+    const AGE: Duration = Duration::from_secs(60);
+
+    fn history(max_latest_bytes: usize) -> History {
+        History::new(&Recovery { max_latest_bytes, after: Some(0), ..Recovery::default() }, AGE)
+    }
+
+    /// Remembers a broadcast to these rooms; returns its number.
+    fn push(history: &mut History, rooms: &[&str], latest: Option<&str>) -> u64 {
+        let rooms: Vec<Box<str>> = rooms.iter().map(|&room| room.into()).collect();
+        let number = history.next(None);
+        let audience = Audience { namespace: 0, rooms: &rooms, except: &[], except_socket: None };
+        history.push(&audience, latest, smallvec![Frame::text(|out| out.extend_from_slice(b"42[]"))]);
+        number
+    }
+
+    fn missed(history: &History, room: &str) -> Vec<u64> {
+        let socket = Id::parse("AAAAAAAAAAAAAAAAAAAA").expect("an id");
+        let missed = history.missed(0, &socket, &[(room.to_owned(), 0)], 0, u64::MAX).expect("nothing is forgotten");
+        missed.iter().map(|entry| entry.offset).collect()
+    }
+
+    fn keys(history: &History) -> usize {
+        history.rooms.values().filter_map(|room| room.newest.as_ref()).map(|newest| newest.len()).sum()
+    }
+
+    #[test]
+    fn of_each_key_a_room_has_the_newest() {
+        let mut history = history(1 << 20);
+        push(&mut history, &["a", "b"], Some("x"));
+        push(&mut history, &["a"], None);
+        push(&mut history, &["a"], Some("y"));
+        push(&mut history, &["a"], Some("x"));
+        // The same room named twice has it once.
+        push(&mut history, &["b", "b"], Some("y"));
+        assert_eq!(missed(&history, "a"), [2, 3, 4]);
+        assert_eq!(missed(&history, "b"), [1, 5]);
+        assert_eq!(keys(&history), 4);
+    }
+
+    #[test]
+    fn keys_are_forgotten_with_their_entries() {
+        let mut history = history(10 * ENTRY_OVERHEAD);
+        for number in 0..1_000 {
+            push(&mut history, &["a"], Some(&format!("key {number}")));
+        }
+        assert!(keys(&history) < 10, "{}", keys(&history));
+        assert_eq!(keys(&history), history.size().0);
+        push(&mut history, &["a"], None);
+        history.trim(Instant::now() + 2 * AGE);
+        assert_eq!((keys(&history), history.rooms.len(), history.size()), (0, 0, (0, 0)));
+        // One that comes again is new.
+        push(&mut history, &["a"], Some("key 1"));
+        assert_eq!(keys(&history), 1);
+    }
+
+    /// It took half a minute when each looked for the one before it among all others.
+    #[test]
+    fn many_keys_in_one_room_do_not_make_each_other_slow() {
+        let mut history = history(1 << 30);
+        let began = Instant::now();
+        for number in 0..60_000 {
+            push(&mut history, &["a"], Some(&format!("key {}", number % 30_000)));
+        }
+        assert_eq!(missed(&history, "a").len(), 30_000);
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     }
 }
