@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { connect } from '../client.js';
+import { TRANSPORTS, connect } from '../client.js';
 import { acks, events } from '../shapes.js';
 import { Server, token } from '../server.js';
 import { within } from '../wait.js';
@@ -149,4 +149,17 @@ describe('authenticate, logout, expiry', () => {
     assert.ok(failures >= 3, `a person may mistype: closed after ${failures}`);
     await bystander.fence();
   });
+
+  for (const [name, options] of Object.entries(TRANSPORTS)) {
+    test(`${name}: who fails too often hears all that was said before it is closed`, async () => {
+      const client = await connect(server, options);
+      const mark = client.mark();
+      for (let failure = 0; failure < 10; failure += 1) {
+        client.socket.emit('authenticate', { token: 'wrong' }, () => client.log.push({ name: 'ack', args: [] }));
+      }
+      assert.equal(await client.next('local:disconnect'), 'io server disconnect');
+      const heard = client.names(mark).filter((entry) => entry !== 'local:disconnect');
+      assert.deepEqual(heard, Array(10).fill(['authError', 'ack']).flat());
+    });
+  }
 });

@@ -221,49 +221,74 @@ impl Polling {
     pub(crate) fn close(mut self, connection: &Rc<Connection>, reason: DisconnectReason, outbox: &mut Outbox) {
         let shard = &connection.shard;
         self.release_post();
-        let reply = match reason {
+        let last = match reason {
             // The client closed: nothing is left to tell it.
-            DisconnectReason::TransportClose => Ok(b"6".to_vec()),
-            DisconnectReason::ServerNamespace | DisconnectReason::ParseError => {
-                let mut payload = PayloadWriter::new();
-                outbox.drain_into(&mut payload, usize::MAX, POLL_RESPONSE_LIMIT);
-                payload.push_text(b"1");
-                Ok(payload.finish())
-            }
+            DisconnectReason::TransportClose => Ok(VecDeque::from([b"6".to_vec()])),
+            DisconnectReason::ServerNamespace | DisconnectReason::ParseError => Ok(last_payloads(outbox)),
             // The client is to come back. Told by a close packet, python-engineio would not.
             _ => Err(EngineError::Unavailable),
         };
-        match (self.poll.take(), reply) {
-            (Some(poll), reply) => drop(poll.send(reply)),
+        match (self.poll.take(), last) {
+            (Some(poll), Ok(mut payloads)) => {
+                let first = payloads.pop_front().unwrap_or_default();
+                let _ = poll.send(Ok(first));
+                shard.farewells.borrow_mut().add(self.sid, payloads, shard.config.ping_timeout);
+            }
+            (Some(poll), Err(error)) => drop(poll.send(Err(error))),
             // Whoever broke the protocol was told so by what it sent.
             (None, Ok(_)) if reason == DisconnectReason::ParseError => {}
             // A poll may be on its way, which is to be answered as if it had been there.
-            (None, Ok(body)) => shard.farewells.borrow_mut().add(self.sid, body, shard.config.ping_timeout),
+            (None, Ok(payloads)) => shard.farewells.borrow_mut().add(self.sid, payloads, shard.config.ping_timeout),
             (None, Err(_)) => {}
         }
     }
 }
 
-/// The last packets of sessions that the server closed between two polls.
+/// What waits, and then the packet that closes. That comes by itself, since the stock client closes as soon as it reads it,
+/// and hands what it has read before to its application only after that: by then it would be no longer connected.
+fn last_payloads(outbox: &mut Outbox) -> VecDeque<Vec<u8>> {
+    let mut payloads = VecDeque::new();
+    while !outbox.is_empty() {
+        let mut payload = PayloadWriter::new();
+        outbox.drain_into(&mut payload, POLL_RESPONSE_PACKETS, POLL_RESPONSE_LIMIT);
+        payloads.push_back(payload.finish());
+    }
+    payloads.push_back(b"1".to_vec());
+    payloads
+}
+
+/// The last packets of sessions that the server closed between two polls: the answers to their next polls.
 #[derive(Default)]
-pub(crate) struct Farewells(VecDeque<(Instant, Id, Vec<u8>)>);
+pub(crate) struct Farewells(VecDeque<Farewell>);
+
+struct Farewell {
+    until: Instant,
+    sid: Id,
+    payloads: VecDeque<Vec<u8>>,
+}
 
 /// Longer ones are not kept: they are for a disconnect packet and what was said just before.
 const MAX_FAREWELL_BYTES: usize = 16 * 1024;
 
 impl Farewells {
-    fn add(&mut self, sid: Id, body: Vec<u8>, keep: Duration) {
+    fn add(&mut self, sid: Id, payloads: VecDeque<Vec<u8>>, keep: Duration) {
         let now = Instant::now();
-        self.0.retain(|(until, ..)| *until > now);
-        if body.len() <= MAX_FAREWELL_BYTES {
+        self.0.retain(|farewell| farewell.until > now);
+        let bytes: usize = payloads.iter().map(Vec::len).sum();
+        if !payloads.is_empty() && bytes <= MAX_FAREWELL_BYTES {
             self.0.truncate(MAX_FAREWELLS - 1);
-            self.0.push_front((now + keep, sid, body));
+            self.0.push_front(Farewell { until: now + keep, sid, payloads });
         }
     }
 
     fn take(&mut self, sid: Id) -> Option<Vec<u8>> {
-        let position = self.0.iter().position(|(_, known, _)| *known == sid)?;
-        self.0.remove(position).map(|(.., body)| body)
+        let position = self.0.iter().position(|farewell| farewell.sid == sid)?;
+        let payloads = &mut self.0.get_mut(position)?.payloads;
+        let next = payloads.pop_front();
+        if payloads.is_empty() {
+            self.0.remove(position);
+        }
+        next
     }
 }
 

@@ -360,6 +360,43 @@ async fn a_post_that_ends_its_connection_is_answered_like_any_other() {
     assert_eq!(server.ended(DisconnectReason::ServerNamespace), 2);
 }
 
+/// The stock client closes as soon as it reads "1", and has not told its application by then what came with it.
+#[tokio::test]
+async fn a_close_comes_after_all_that_was_said() {
+    let server = TestServer::start(Config { shards: 1, ..Config::default() }, |server| {
+        server.namespace(Namespace::new("/").on("bye", |socket, event| {
+            for number in 1..event.parse(0).expect("a number") {
+                socket.emit("said", &number).expect("a name");
+            }
+            event.ack(&"bye");
+            socket.close_connection();
+        }))
+    });
+    for (packets, payloads) in [(2, vec![3]), (40, vec![16, 16, 9])] {
+        for poll_first in [true, false] {
+            let (session, _) = Polling::connected(server.addr).await;
+            let poll = if poll_first { Some(session.begin_poll().await) } else { None };
+            server.settle().await;
+            session.send(format!(r#"420["bye",{packets}]"#)).await;
+            let mut answers = match poll {
+                Some(poll) => vec![poll.response().await.body],
+                None => Vec::new(),
+            };
+            while answers.last().is_none_or(|last| last != "1") {
+                let answer = session.get().await;
+                assert_eq!(answer.status, 200, "after {answers:?}");
+                answers.push(answer.body);
+            }
+            answers.pop();
+            session.expect_gone().await;
+            let said = (1..packets).map(|number| format!(r#"42["said",{number}]"#));
+            let expected: Vec<String> = said.chain([r#"430["bye"]"#.to_owned(), "41".to_owned()]).collect();
+            assert_eq!(answers.iter().map(|answer| answer.split('\x1e').count()).collect::<Vec<_>>(), payloads);
+            assert_eq!(answers.join("\x1e"), expected.join("\x1e"));
+        }
+    }
+}
+
 #[tokio::test]
 async fn sessions_are_told_apart() {
     let server = TestServer::echo(Config { shards: 3, ..Config::default() });
