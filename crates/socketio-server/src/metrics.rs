@@ -111,6 +111,8 @@ metrics! {
     events_refused,
     /// Gauge: bytes of unfinished messages.
     unfinished_bytes,
+    /// Gauge: deadlines that are remembered.
+    timers,
     /// Events received that no handler knows.
     events_unknown,
     /// Events received for a namespace that the connection had left.
@@ -167,7 +169,7 @@ impl Metric {
         self.0.store(value, Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }

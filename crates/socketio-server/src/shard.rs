@@ -509,6 +509,20 @@ impl Shard {
         if self.timers.borrow_mut().push(at, timer) {
             self.timers_changed.notify_one();
         }
+        self.tidy_timers();
+    }
+
+    /// Makes the timers anew if most of them are of what is gone, or of deadlines that an earlier one has replaced.
+    pub(crate) fn tidy_timers(&self) {
+        let connections = self.connections.borrow();
+        let mut timers = self.timers.borrow_mut();
+        let owners = connections.len() + self.metrics.sockets.get() as usize;
+        if timers.are_mostly_old(owners) {
+            let mut deadlines = Vec::with_capacity(owners);
+            connections.iter().for_each(|(_, connection)| connection.add_timers(&mut deadlines));
+            *timers = Timers::of(deadlines);
+        }
+        self.metrics.timers.set(timers.len() as u64);
     }
 
     async fn run_timers(self: Rc<Self>) {
@@ -530,17 +544,15 @@ impl Shard {
                     Timer::Socket(reference) => self.on_socket_timer(reference, now),
                 }
             }
+            self.tidy_timers();
         }
     }
 
     fn on_socket_timer(&self, reference: SocketRef, now: Instant) {
         let Some(socket) = self.socket(reference) else { return };
-        // An entry whose deadline was replaced is not due.
-        if socket.inner().timer.get().is_none_or(|at| at > now) {
-            return;
-        }
-        socket.inner().timer.set(None);
-        if let Some(on_timer) = &self.space(reference.namespace).handlers().on_timer {
+        if socket.take_due(now)
+            && let Some(on_timer) = &self.space(reference.namespace).handlers().on_timer
+        {
             self.guarded(|| on_timer(&socket));
         }
     }

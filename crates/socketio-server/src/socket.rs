@@ -24,6 +24,7 @@ use crate::{
     recovery::{ASK_AT_BYTES, Offset, SavedSession, SocketRecovery},
     rooms::Memberships,
     shard::{Shard, Space},
+    timers::Timer,
 };
 
 /// A client's connection to one namespace, as handlers get it. It lives on its connection's shard; for other threads
@@ -42,7 +43,9 @@ pub(crate) struct SocketInner {
     acks: RefCell<Option<Box<PendingAcks>>>,
     /// Events that wait for the asynchronous handler that runs; none runs if absent.
     pub(crate) backlog: RefCell<Option<Box<Backlog>>>,
-    pub(crate) timer: Cell<Option<Instant>>,
+    timer: Cell<Option<Instant>>,
+    /// The socket's earliest entry among the shard's timers.
+    timer_at: Cell<Option<Instant>>,
     /// The last walk that marked this socket, so that each gets a broadcast once.
     pub(crate) considered: Cell<u64>,
     pub(crate) recovery: Option<Box<SocketRecovery>>,
@@ -98,6 +101,7 @@ impl Socket {
             acks: RefCell::default(),
             backlog: RefCell::default(),
             timer: Cell::new(None),
+            timer_at: Cell::new(None),
             considered: Cell::new(0),
             recovery,
         }))
@@ -448,9 +452,37 @@ impl Socket {
     /// before.
     pub fn set_timer(&self, at: Option<Instant>) {
         self.0.timer.set(at);
-        if let Some(at) = at {
-            self.shard().set_timer(at, crate::timers::Timer::Socket(self.0.reference));
+        // Before, the shard does not know the socket.
+        if self.is_connected() {
+            self.queue_timer();
         }
+    }
+
+    /// Puts the deadline among the shard's timers, unless an entry comes up before it.
+    pub(crate) fn queue_timer(&self) {
+        let Some(at) = self.0.timer.get() else { return };
+        if self.0.timer_at.get().is_none_or(|queued| at < queued) {
+            self.0.timer_at.set(Some(at));
+            self.shard().set_timer(at, Timer::Socket(self.0.reference));
+        }
+    }
+
+    /// The entry among the shard's timers that counts.
+    pub(crate) fn timer_at(&self) -> Option<Instant> {
+        self.0.timer_at.get()
+    }
+
+    /// An entry has come up: whether it is time.
+    pub(crate) fn take_due(&self, now: Instant) -> bool {
+        if self.0.timer_at.get().is_some_and(|at| at <= now) {
+            self.0.timer_at.set(None);
+        }
+        if self.0.timer.get().is_some_and(|at| at <= now) {
+            self.0.timer.set(None);
+            return true;
+        }
+        self.queue_timer();
+        false
     }
 
     pub(crate) fn drop_data(&self) {

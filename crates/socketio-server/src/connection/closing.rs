@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 use socketio_protocol::{packet, websocket::CloseCode};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::Connection;
-use crate::{DisconnectReason, Socket, frame::Frame, recovery::Away, transport::Transport};
+use crate::{DisconnectReason, Socket, frame::Frame, recovery::Away, timers::Timer, transport::Transport};
 
 impl Connection {
     /// Disconnects one namespace, or all and the connection, when no handler runs.
@@ -141,7 +141,16 @@ impl Connection {
             connections.shrink_to_fit();
         }
         drop(connections);
+        self.shard.tidy_timers();
         self.wake_reader();
         self.shard.something_ended();
+    }
+
+    /// The entries among the shard's timers that count, while the connection is open.
+    pub(crate) fn add_timers(&self, deadlines: &mut Vec<(Instant, Timer)>) {
+        deadlines.extend(self.timer_at.get().map(|at| (at, Timer::Connection(self.key))));
+        for socket in self.sockets.borrow().iter() {
+            deadlines.extend(socket.timer_at().map(|at| (at, Timer::Socket(socket.reference()))));
+        }
     }
 }

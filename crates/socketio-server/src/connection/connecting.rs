@@ -91,6 +91,7 @@ impl Connection {
         self.shard.metrics.sockets.increment();
         self.shard.metrics.sockets_connected.increment();
         socket.set_connected(true);
+        socket.queue_timer();
         if let (Some(pid), Some(recovery)) = (pid, self.shard.handle.recovery()) {
             recovery.sessions().is_with(pid, socket.reference());
             self.ping_soon();
