@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
+use rusqlite::{Connection, OptionalExtension as _, named_params};
 
 use super::super::{
     Fingerprint, Inbox, InboxItem, KeptNotification, NotificationChange, NotificationsPage, ReadMark, StoreError,
