@@ -75,15 +75,11 @@ impl Progress {
         replace(&mut self.reading, Reading::No) == Reading::Again
     }
 
-    /// The socket has left its user's room: from here on nothing comes live.
-    pub(crate) fn end(&mut self) {
-        self.is_drained = false;
-    }
-
-    /// A notification was sent live. While older ones wait, they are still to come.
-    fn sent_live(&mut self, seq: u64) {
-        if self.is_drained {
-            self.has = self.has.max(seq);
+    /// The socket leaves its user's room, where it was given everything up to the number `position` live. As long as older
+    /// ones wait, that says nothing of them.
+    pub(crate) fn end(&mut self, position: u64) {
+        if replace(&mut self.is_drained, false) {
+            self.has = self.has.max(position);
         }
     }
 
@@ -194,11 +190,7 @@ impl Inboxes {
     /// A notification of the socket's user has just been sent to it. Runs on the socket's shard.
     pub(crate) fn notified(self: &Arc<Self>, socket: &Socket, user_id: &Arc<str>, seq: u64, unread: u64) {
         self.count_changed(socket, unread);
-        let is_drained = session::inbox(socket, |progress| {
-            progress.sent_live(seq);
-            progress.is_drained
-        });
-        if is_drained {
+        if session::inbox(socket, |progress| progress.is_drained) {
             let (inboxes, user_id) = (Arc::clone(self), Arc::clone(user_id));
             socket.when_arrived(move || inboxes.received(&user_id, seq));
         }
@@ -332,13 +324,12 @@ mod tests {
         let mut progress = Progress::default();
         progress.begin(&user);
         assert_eq!(taken(&mut progress, &waiting(&[2, 3, 6], 7), 4), [2, 3], "the last one came live");
-        progress.sent_live(8);
-        progress.end();
+        progress.end(8);
         progress.begin(&user);
         // Nothing is confirmed yet, and 9 came while it was logged out.
         assert_eq!(taken(&mut progress, &waiting(&[2, 3, 6, 8, 9], 10), 9), [9]);
         assert_eq!(taken(&mut progress, &waiting(&[2, 3, 6, 8, 9], 10), 9), [0; 0]);
-        progress.end();
+        progress.end(10);
         progress.begin(&other);
         assert_eq!(taken(&mut progress, &waiting(&[5], 11), 11), [5], "another one's inbox");
     }
@@ -354,12 +345,12 @@ mod tests {
         assert!(progress.was_read(), "for those that came meanwhile");
         // It joined after that read: 2 is on its way, and what comes live does not stand for it.
         assert_eq!(progress.take(&waiting(&[1], 1), 3, true).len(), 1);
-        progress.sent_live(4);
+        progress.end(4);
         assert!(progress.begin(&user));
         assert!(!progress.was_read());
         assert_eq!(taken(&mut progress, &waiting(&[1, 2, 4], 4), 3), [2]);
         assert!(!progress.begin(&user), "nothing waits");
-        progress.end();
+        progress.end(5);
         assert!(progress.begin(&user));
     }
 
@@ -369,8 +360,8 @@ mod tests {
         progress.begin(&"u".into());
         let batch = store::Inbox { more: true, ..waiting(&[1, 2], 500) };
         assert_eq!(taken(&mut progress, &batch, 400), [1, 2]);
-        progress.sent_live(501);
-        assert_eq!(taken(&mut progress, &waiting(&[300, 501], 501), 400), [300]);
+        progress.end(501);
+        assert_eq!(taken(&mut progress, &waiting(&[300, 502], 502), 502), [300, 502]);
     }
 
     #[test]
@@ -379,8 +370,7 @@ mod tests {
         let mut progress = Progress::default();
         progress.begin(&user);
         assert_eq!(taken(&mut progress, &waiting(&[1], 2), 2), [1]);
-        progress.sent_live(3);
-        progress.end();
+        progress.end(3);
         progress.begin(&user);
         assert_eq!(taken(&mut progress, &waiting(&[1, 3, 4], 5), 5), [4]);
         assert_eq!((progress.sent_to("u"), progress.sent_to("v")), (1, 0));

@@ -291,8 +291,8 @@ impl Sessions {
         if let Some(before) = before
             && next.is_none_or(|next| next.user_id != before.user_id)
         {
+            with_session(socket, |session| session.inbox.end(socket.position()));
             socket.leave(&rooms::user_room(&before.user_id));
-            with_session(socket, |session| session.inbox.end());
         }
         self.leave_what_is_denied(socket);
         self.enter(socket);

@@ -361,6 +361,13 @@ impl Socket {
         self.space().rooms.borrow().joined(self, room)
     }
 
+    /// The number of the last broadcast that the socket has been given, or would have been if it were for it. As
+    /// [`Socket::joined_at`].
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.shard().position_of(self)
+    }
+
     /// The rooms that the socket has joined, without its own id.
     #[must_use]
     pub fn rooms(&self) -> Vec<String> {
