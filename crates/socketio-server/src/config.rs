@@ -61,7 +61,8 @@ pub struct Config {
     pub connection_rate_per_address: u32,
     /// What the server waits for, in all: so many TCP connections that have not sent a whole request yet, those included whose
     /// body is not there, and so many Engine.IO connections without a namespace. Past it a client gets 503. Default 10,000: at
-    /// 10 KiB each, 100 MB of either, and a fleet of 100,000 is through in ten rounds.
+    /// 10 KiB each, 100 MB of either, or 430 MB if all have sent as much as headers may be; and a fleet of 100,000 is through
+    /// in ten rounds.
     pub max_handshakes: usize,
     /// The same of one client address, past which a client gets 429; 0 for no limit. Default 5,000: half of
     /// all, so that others get in; and 2,000 long-polling clients that come at once make 4,000 requests.
@@ -89,7 +90,7 @@ pub struct Config {
     /// Origins that browsers may connect from. Default: any.
     pub origins: Origins,
     /// Headers of the handshake request that are kept for [`Socket::header`](crate::Socket::header). Default: none,
-    /// because what is kept is paid for by every idle connection.
+    /// because what is kept is paid for by every idle connection. A client that sends one of more than 17 KiB gets 431.
     pub kept_headers: Vec<HeaderName>,
     /// Bytes waiting for a client at which the server stops reading from it. Default 256 KiB: some thousand
     /// events, far more than a client that reads ever has waiting.
@@ -157,6 +158,15 @@ impl Default for Config {
 /// TCP connections past [`Config::max_connections`] that are taken, for those who are not clients: publishers, health checks,
 /// scrapes of the metrics, and the requests of polling clients.
 pub(crate) const HTTP_PLACES: usize = 1024;
+
+/// Bytes of a request's headers, and of a body that hyper reads ahead: a token of 16 KiB in `Authorization`, as much again
+/// for cookies and what proxies add. Whoever begins a request may hold so many until
+/// [`Config::header_timeout`].
+pub(crate) const MAX_HEADER_BYTES: usize = 32 * 1024;
+
+/// Bytes of one of the [`Config::kept_headers`], held for as long as the connection: a token of 16 KiB, and the name of its
+/// scheme.
+pub(crate) const MAX_KEPT_HEADER_BYTES: usize = 17 * 1024;
 
 /// Seconds of a client address's new connections that it may make at once: all its clients, after a restart.
 pub(crate) const CONNECTION_BURST_SECONDS: u32 = 10;

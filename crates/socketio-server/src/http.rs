@@ -34,7 +34,8 @@ use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 
 use crate::{
     Limit, Origins,
-    admission::{ConnectionPlace, HttpPlace},
+    admission::HttpPlace,
+    config::{MAX_HEADER_BYTES, MAX_KEPT_HEADER_BYTES},
     connection::{Origin, Protocol},
     identifier::Id,
     shard::{Shard, StreamGuard},
@@ -130,6 +131,7 @@ async fn serve_http(
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shard.config.header_timeout)
+        .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut drained = pin!(shard.drain_began.notified());
     let mut draining = false;
@@ -148,6 +150,9 @@ async fn serve_http(
         // A connection that had its answers and is idle ends in the same way.
         if error.is_timeout() && place.is_handshaking() {
             shard.metrics.limit_met(Limit::HeaderTime);
+        }
+        if error.is_parse_too_large() {
+            shard.metrics.limit_met(Limit::HeaderSize);
         }
         tracing::debug!(%error, %peer, "http connection ended");
         return None;
@@ -171,8 +176,7 @@ async fn answer(
         request.extensions_mut().insert(SocketAddr::new(client, peer.port()));
         return fallback.call(request).await;
     };
-    let origin = request.headers().get(ORIGIN).cloned();
-    let requested_headers = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let origin = request.headers().get(ORIGIN).and_then(detached);
     let allowed = shard.config.origins.allows(
         origin.as_ref().map(|origin| origin.to_str().unwrap_or_default()),
         request.headers().get(HOST).and_then(|host| host.to_str().ok()),
@@ -180,7 +184,7 @@ async fn answer(
     let result = if !allowed {
         Err(EngineError::Forbidden)
     } else if request.method() == Method::OPTIONS {
-        Ok(preflight(requested_headers))
+        Ok(preflight(request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned()))
     } else {
         engine(shard, request, client, protocol, place, upgrade).await
     };
@@ -261,7 +265,11 @@ async fn engine(
     place: &HttpPlace,
     upgrade: &Cell<Option<Upgrade>>,
 ) -> Result<Response<ResponseBody>, EngineError> {
-    let admit = || shard.handle.0.admission.connection(client).map_err(EngineError::Limit);
+    let origin = |headers| {
+        let headers = kept_headers(shard, headers)?;
+        let place = shard.handle.0.admission.connection(client).map_err(EngineError::Limit)?;
+        Ok(Origin { client, place, headers, protocol })
+    };
     let query = Query::parse(request.uri().query().unwrap_or_default());
     if query.version.as_deref() != Some("4") {
         return Err(EngineError::UnsupportedVersion);
@@ -275,7 +283,7 @@ async fn engine(
             Some(sid) => polling_request(shard, request, place, sid).await,
             None if request.method() != Method::GET => Err(EngineError::BadHandshakeMethod),
             None if shard.is_draining() => Err(EngineError::Unavailable),
-            None => Ok(packets(open_polling(shard, origin_of(shard, &request, client, admit()?, protocol)))),
+            None => Ok(packets(open_polling(shard, origin(request.headers())?))),
         },
         Some("websocket") => {
             let response = accept_websocket(&request)?;
@@ -288,7 +296,7 @@ async fn engine(
                     upgrade.set(Some(Upgrade::Session(sid)));
                 }
                 None if shard.is_draining() => return Err(EngineError::Unavailable),
-                None => upgrade.set(Some(Upgrade::Open(origin_of(shard, &request, client, admit()?, protocol)))),
+                None => upgrade.set(Some(Upgrade::Open(origin(request.headers())?))),
             }
             Ok(response)
         }
@@ -321,20 +329,22 @@ impl<'a> Query<'a> {
     }
 }
 
-fn origin_of(
-    shard: &Shard,
-    request: &Request<Incoming>,
-    client: IpAddr,
-    place: ConnectionPlace,
-    protocol: Protocol,
-) -> Origin {
+/// What of the headers is kept for as long as the connection.
+fn kept_headers(shard: &Shard, headers: &HeaderMap) -> Result<Option<Box<HeaderMap>>, EngineError> {
     let mut kept = HeaderMap::new();
     for name in &shard.config.kept_headers {
-        if let Some(value) = request.headers().get(name) {
-            kept.insert(name, value.clone());
+        let Some(value) = headers.get(name) else { continue };
+        if value.len() > MAX_KEPT_HEADER_BYTES {
+            return Err(EngineError::HeaderTooLarge);
         }
+        kept.extend(detached(value).map(|value| (name.clone(), value)));
     }
-    Origin { client, place, headers: (!kept.is_empty()).then(|| Box::new(kept)), protocol }
+    Ok((!kept.is_empty()).then(|| Box::new(kept)))
+}
+
+/// A copy with memory of its own. A clone holds all that was read together with it.
+fn detached(value: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(value.as_bytes()).ok()
 }
 
 fn accept_websocket(request: &Request<Incoming>) -> Result<Response<ResponseBody>, EngineError> {
@@ -374,6 +384,8 @@ async fn polling_request(
     let (reply, answer) = oneshot::channel();
     match *request.method() {
         Method::GET => {
+            // A poll waits for long, and what was read with it need not.
+            drop(request);
             shard.route(EngineRequest::Poll { sid, reply });
             let dropped = PollGuard { shard, sid, answered: Cell::new(false) };
             let answer = answer.await;

@@ -27,6 +27,7 @@ pub(crate) enum EngineError {
     Forbidden,
     UnsupportedVersion,
     TooLarge,
+    HeaderTooLarge,
     Timeout,
     Unavailable,
     UnsupportedEncoding,
@@ -47,6 +48,7 @@ impl EngineError {
             Self::Forbidden => (403, 4, "Forbidden"),
             Self::UnsupportedVersion => (400, 5, "Unsupported protocol version"),
             Self::TooLarge => (413, 3, "Payload too large"),
+            Self::HeaderTooLarge => (431, 3, "Request header fields too large"),
             Self::Timeout => (408, 3, "Request timeout"),
             Self::UnsupportedEncoding => (415, 3, "Unsupported content encoding"),
             Self::Limit(Limit::Connections | Limit::Handshakes) | Self::NoRoom | Self::Unavailable => {
@@ -70,6 +72,7 @@ impl EngineError {
     pub(crate) fn limit(self) -> Option<Limit> {
         match self {
             Self::Limit(limit) => Some(limit),
+            Self::HeaderTooLarge => Some(Limit::HeaderSize),
             Self::Timeout => Some(Limit::BodyTime),
             _ => None,
         }

@@ -71,6 +71,8 @@ async fn probe(
 ) -> Option<(ReadHalf, Vec<u8>)> {
     let mut decoder = Decoder::new(MAX_PROBE_MESSAGE);
     let mut input = leftover.to_vec();
+    // It is a part of all that HTTP has read.
+    drop(leftover);
     let mut probed = false;
     let mut noops = interval(PROBE_NOOP_INTERVAL);
     loop {

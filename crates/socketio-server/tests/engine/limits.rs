@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use http::HeaderName;
 use socketio_server::{Config, DisconnectReason, Limit, Namespace, TrustedProxies};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -9,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{Ask, Http, Polling, Received, Response, Ws, get, masked, socket_id, text_frames},
+    client::{Ask, Http, Polling, Received, Response, Ws, get, masked, request, socket_id, text_frames},
     harness::{TestServer, echo, eventually, within},
 };
 use socketio_protocol::websocket::OpCode;
@@ -383,6 +384,45 @@ async fn a_request_that_is_refused_leaves_no_place_behind() {
     .await;
 }
 
+async fn headers_are_bounded(shards: usize) {
+    let kept = HeaderName::from_static("authorization");
+    let config = Config { kept_headers: vec![kept.clone()], ..impatient(shards) };
+    let server = TestServer::start(config, |server| {
+        server.namespace(Namespace::new("/").on_connect(move |socket| {
+            let length = socket.header(&kept).map_or(0, |value| value.len());
+            socket.emit("kept", &length).expect("a name");
+        }))
+    });
+    let bytes = |count| "x".repeat(count);
+    let websocket = "/socket.io/?EIO=4&transport=websocket";
+
+    // The largest that is kept, and much besides.
+    let (token, other) = (bytes(17 * 1024), bytes(14 * 1024));
+    let ask = Ask { headers: &[("Authorization", &token), ("X-Other", &other)], ..Ask::default() };
+    let mut ws = Ws::ask(server.addr, websocket, ask).await.expect("a WebSocket");
+    ws.text().await;
+    ws.enter("/").await;
+    assert_eq!(ws.text().await, r#"42["kept",17408]"#);
+
+    let token = bytes(17 * 1024 + 1);
+    let headers = [("Authorization", token.as_str())];
+    let refused = Ws::ask(server.addr, websocket, Ask { headers: &headers, ..Ask::default() }).await;
+    for refused in [refused.map(drop).unwrap_err(), request(server.addr, "GET", HANDSHAKE, &headers, b"").await] {
+        assert_eq!(refused.parts(), (431, r#"{"code":3,"message":"Request header fields too large"}"#));
+    }
+    assert_eq!(met(&server, Limit::HeaderSize), 2);
+
+    // All together. What is not read any more may be answered with a reset.
+    let mut http = Http::connect(server.addr).await;
+    http.send_raw(format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Other: {}", bytes(32 * 1024)).as_bytes()).await;
+    assert!(http.response().await.is_none_or(|response| response.status == 431));
+    eventually("it is counted", || met(&server, Limit::HeaderSize) == 3).await;
+
+    // Bodies have a bound of their own.
+    let (session, _) = Polling::connected(server.addr).await;
+    session.send(format!(r#"42["nobody","{}"]"#, bytes(999_000))).await;
+}
+
 on_one_and_three_shards!(
     the_server_is_full_for_one_more,
     an_address_takes_no_more_than_its_share,
@@ -391,4 +431,5 @@ on_one_and_three_shards!(
     handshakes_that_are_not_finished_are_few,
     a_body_is_awaited_of_a_session_only_and_one_at_a_time,
     a_polling_session_has_a_rate,
+    headers_are_bounded,
 );

@@ -131,3 +131,66 @@ async fn answers_that_nobody_takes() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn long_headers() {
+    let siege = Siege::of("500 requests, each with a header of 400 KB");
+    siege
+        .run(async |server| {
+            let met = limit_met(server, "header size").await;
+            let head = format!("GET {HANDSHAKE} HTTP/1.1\r\nHost: test\r\nX-Long: {}", "x".repeat(400_000));
+            let mut peers = Vec::new();
+            for _ in 0..MANY {
+                let mut peer = Peer::connect(server).await;
+                peer.send(head.as_bytes()).await;
+                peers.push(peer);
+            }
+            for peer in &mut peers {
+                // What has come besides is not read, and so the answer may be lost.
+                assert!(peer.answer().await.is_none_or(|answer| answer.status == 431));
+            }
+            assert_eq!(limit_met(server, "header size").await, met + MANY as u64);
+            "431 past 32 KiB".to_owned()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn long_headers_that_do_not_end() {
+    let siege =
+        Siege::of("500 requests, each with 31 KB of a header and no more").with("HEADER_TIMEOUT_MS", "2000").memory(32);
+    siege
+        .run(async |server| {
+            let head = format!("GET {HANDSHAKE} HTTP/1.1\r\nHost: test\r\nX-Long: {}", "x".repeat(31_000));
+            let mut peers = Vec::new();
+            for _ in 0..MANY {
+                let mut peer = Peer::connect(server).await;
+                peer.send(head.as_bytes()).await;
+                peers.push(peer);
+            }
+            for peer in &mut peers {
+                peer.closed().await;
+            }
+            "closed after `HEADER_TIMEOUT_MS`".to_owned()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn long_headers_of_clients() {
+    let siege = Siege::of("1,000 WebSockets that began with `Authorization` and 30 KB of another header");
+    siege
+        .run(async |server| {
+            let headers = format!("Authorization: Basic eDp5\r\nX-Long: {}\r\n", "x".repeat(30_000));
+            let mut peers = Vec::new();
+            for _ in 0..1_000 {
+                let mut peer = Peer::connect(server).await;
+                assert_eq!(peer.upgrade("", &headers).await.status, 101);
+                peer.text("40").await;
+                peer.until(|text| text.starts_with("40{")).await;
+                peers.push(peer);
+            }
+            "served; `Authorization` is kept, and nothing besides".to_owned()
+        })
+        .await;
+}
