@@ -458,7 +458,7 @@ fn a_replay_is_what_the_rooms_were_told(make: Make) {
     // Once, though it went to both.
     let both = replayed(&*store, "/media", &[&item, &owner], 0);
     assert_eq!(names(&both), ["mediaComplete"]);
-    assert_eq!(both.events[0].rooms, [item.clone(), owner.clone()]);
+    assert_eq!(both.events[0].rooms, [item, owner.clone()]);
     assert_eq!(names(&replayed(&*store, "/media", &[&owner, &media_room("n")], 0)), ["mediaComplete", "mediaError"]);
     let notified = replayed(&*store, "/notifications", &[&owner], 0);
     assert_eq!(names(&notified), ["notification"]);
