@@ -27,7 +27,7 @@ mod together;
 
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
-    accepted_claims, api_keys, boolean, buffer, claim_name, cors_origin, count, days, host, hours, jwks_url,
+    accepted_claims, api_keys, boolean, buffer, claim_name, cors_origin, count, days, headers, host, hours, jwks_url,
     log_format, log_level, milliseconds, optional_path, path, port, previous_secrets, public_key_files, rate, secret,
     size, size_or_none, store_sync, trusted_proxies, whole,
 };
@@ -213,6 +213,9 @@ settings! {
     /// Networks of proxies whose X-Forwarded-For is believed, comma-separated, as `10.0.0.0/8`; behind a balancer, its
     /// addresses, or all clients count as one
     trusted_proxies: TrustedProxies = "TRUSTED_PROXIES" List DefaultValue::Fixed(""), trusted_proxies;
+
+    /// Bytes of a request's headers
+    max_header_bytes: usize = "MAX_HEADER_BYTES" Number DefaultValue::Fixed(defaults::MAX_HEADER_BYTES), headers;
 
     /// How long a client may take to send a request's headers
     header_timeout: Duration = "HEADER_TIMEOUT_MS" Number DefaultValue::Fixed(defaults::HEADER_TIMEOUT_MS), milliseconds;

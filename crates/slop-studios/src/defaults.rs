@@ -68,6 +68,8 @@ pub const CONNECTION_RATE_PER_ADDRESS: &str = "2000";
 pub const MAX_HANDSHAKES: &str = "10000";
 /// Half of all, so that others get in; and 2,000 long-polling clients that come at once make 4,000 requests.
 pub const MAX_HANDSHAKES_PER_ADDRESS: &str = "5000";
+/// A token of 16 KiB in `Authorization`, and as much again for cookies and what proxies add.
+pub const MAX_HEADER_BYTES: &str = "32768";
 /// A request's headers are one packet or two, which even a bad mobile network brings within some round trips.
 pub const HEADER_TIMEOUT_MS: &str = "10000";
 /// The largest body in 30 s is 35 KB/s.

@@ -308,6 +308,7 @@ fn engine_config(settings: &Settings) -> Config {
         write_stall_timeout: settings.write_stall,
         // One more for the user's room, which a socket gets however many others it is in.
         max_rooms_per_socket: settings.max_rooms_per_socket.saturating_add(1),
+        max_header_bytes: settings.max_header_bytes,
         header_timeout: settings.header_timeout,
         body_timeout: settings.body_timeout,
         max_connections: max_connections(settings.max_connections),

@@ -44,6 +44,10 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// How long a WebSocket probe may take to finish its upgrade. Default 10 s.
     pub upgrade_timeout: Duration,
+    /// Largest headers of a request in bytes, and of a body's beginning that is read with them; at least 8 KiB. Whoever begins
+    /// a request may hold so many until `header_timeout`. Default 32 KiB: a token of 16 KiB in `Authorization`, and as much
+    /// again for cookies and what proxies add.
+    pub max_header_bytes: usize,
     /// How long a client may take to send a request's headers, the first one's from when it is connected. Default 10 s: a
     /// request is one packet or two, and even a bad mobile network brings those within some round trips.
     pub header_timeout: Duration,
@@ -126,6 +130,7 @@ impl Default for Config {
             ping_timeout: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(10),
             upgrade_timeout: Duration::from_secs(10),
+            max_header_bytes: 32 * 1024,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             max_connections: 100_000,
@@ -159,10 +164,8 @@ impl Default for Config {
 /// scrapes of the metrics, and the requests of polling clients.
 pub(crate) const HTTP_PLACES: usize = 1024;
 
-/// Bytes of a request's headers, and of a body that hyper reads ahead: a token of 16 KiB in `Authorization`, as much again
-/// for cookies and what proxies add. Whoever begins a request may hold so many until
-/// [`Config::header_timeout`].
-pub(crate) const MAX_HEADER_BYTES: usize = 32 * 1024;
+/// hyper's buffer is at least as large.
+pub(crate) const MIN_HEADER_BYTES: usize = 8 * 1024;
 
 /// Bytes of one of the [`Config::kept_headers`], held for as long as the connection: a token of 16 KiB, and the name of its
 /// scheme.

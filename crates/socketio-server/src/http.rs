@@ -35,7 +35,7 @@ use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 use crate::{
     Limit, Origins,
     admission::HttpPlace,
-    config::{MAX_HEADER_BYTES, MAX_KEPT_HEADER_BYTES},
+    config::{MAX_KEPT_HEADER_BYTES, MIN_HEADER_BYTES},
     connection::{Origin, Protocol},
     identifier::Id,
     shard::{Shard, StreamGuard},
@@ -131,7 +131,7 @@ async fn serve_http(
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shard.config.header_timeout)
-        .max_buf_size(MAX_HEADER_BYTES)
+        .max_buf_size(shard.config.max_header_bytes.max(MIN_HEADER_BYTES))
         .serve_connection(TokioIo::new(stream), service);
     let mut drained = pin!(shard.drain_began.notified());
     let mut draining = false;

@@ -33,7 +33,8 @@ limits! {
     HandshakesPerAddress => "handshakes per address",
     /// [`Config::header_timeout`](crate::Config::header_timeout).
     HeaderTime => "header time",
-    /// 32 KiB of a request's headers, or 17 KiB of one that is [kept](crate::Config::kept_headers).
+    /// [`Config::max_header_bytes`](crate::Config::max_header_bytes), or 17 KiB of one that is
+    /// [kept](crate::Config::kept_headers).
     HeaderSize => "header size",
     /// [`Config::body_timeout`](crate::Config::body_timeout).
     BodyTime => "body time",

@@ -48,6 +48,12 @@ pub(super) fn buffer(text: &str) -> Result<u32, String> {
     u32::try_from(number).map_err(|error| error.to_string())
 }
 
+/// No smaller than the HTTP library can make do with.
+pub(super) fn headers(text: &str) -> Result<usize, String> {
+    let number = whole(text, 8 * 1024, u64::from(u32::MAX))?;
+    usize::try_from(number).map_err(|error| error.to_string())
+}
+
 /// As `size`, and 0 for any number.
 pub(super) fn size_or_none(text: &str) -> Result<usize, String> {
     let number = whole(text, 0, u64::from(u32::MAX))?;
