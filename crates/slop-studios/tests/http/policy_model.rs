@@ -105,6 +105,8 @@ enum Step {
     ComeBack(usize, Transport),
     /// Away while other rules come into force: what is rare by chance, and where it matters most.
     BackToOtherRules(usize, usize),
+    /// The server is stopped, and started with these rules; the socket was away before, and is back.
+    Restart(usize, usize),
     ConnectAnew(usize, Transport, Who),
     /// Over the other's connection, which may have authenticated or not.
     ConnectBeside(usize, Who),
@@ -129,6 +131,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..2usize).prop_map(Step::LoseConnection),
         3 => (0..2usize, transport()).prop_map(|(socket, transport)| Step::ComeBack(socket, transport)),
         3 => (0..2usize, 0..POLICIES.len()).prop_map(|(socket, policy)| Step::BackToOtherRules(socket, policy)),
+        2 => (0..2usize, 0..POLICIES.len()).prop_map(|(socket, policy)| Step::Restart(socket, policy)),
         1 => (0..2usize, transport(), who()).prop_map(|(socket, by, who)| Step::ConnectAnew(socket, by, who)),
         3 => (0..2usize, who()).prop_map(|(socket, who)| Step::ConnectBeside(socket, who)),
         1 => (0..2usize).prop_map(Step::PollAsAnother),
@@ -226,7 +229,7 @@ impl World {
 
 /// A case under way.
 struct Run<'s> {
-    server: &'s Configured,
+    server: &'s mut Configured,
     world: World,
     seats: [Seat; 2],
     /// Ends the items' ids.
@@ -235,7 +238,7 @@ struct Run<'s> {
 }
 
 impl<'s> Run<'s> {
-    async fn begin(server: &'s Configured, case: u32) -> Self {
+    async fn begin(server: &'s mut Configured, case: u32) -> Self {
         server.reload(POLICIES[0]).await;
         let seat = async |namespace| Seat {
             namespace,
@@ -277,6 +280,15 @@ impl<'s> Run<'s> {
                 self.lose_connection(socket).await;
                 self.check().await;
                 self.reload(policy).await;
+                self.check().await;
+                self.come_back(socket, Transport::WebSocket).await;
+            }
+            Step::Restart(socket, policy) => {
+                self.lose_connection(socket).await;
+                self.check().await;
+                self.lose_connection(1 - socket).await;
+                self.server.restart(POLICIES[policy]).await;
+                self.world.policy = policy;
                 self.check().await;
                 self.come_back(socket, Transport::WebSocket).await;
             }
@@ -459,9 +471,8 @@ impl<'s> Run<'s> {
         for room in ROOMS {
             for namespace in NAMESPACES {
                 let data = json!({"room": room, "n": n});
-                batch.push(
-                    json!({"kind": "roomEvent", "room": room, "event": "e", "namespace": namespace, "data": data}),
-                );
+                let delivery = if n.is_multiple_of(2) { "durable" } else { "recoverable" };
+                batch.push(json!({"kind": "roomEvent", "room": room, "event": "e", "namespace": namespace, "data": data, "delivery": delivery}));
             }
         }
         for item in 0..ITEMS.len() {
@@ -499,7 +510,9 @@ impl<'s> Run<'s> {
 #[test]
 fn no_sequence_brings_a_socket_where_it_may_not_be() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let server = Configured::start_with("", &[("AUTH_FAILURE_LIMIT", "1000")]);
+    let start = || Configured::start_with("", &[("AUTH_FAILURE_LIMIT", "1000"), ("SHUTDOWN_GRACE_MS", "50")]);
+    // One for all cases, unless one failed.
+    let kept = Cell::new(None);
     // PROPTEST_CASES asks for more.
     let asked = std::env::var_os("PROPTEST_CASES").is_some();
     let cases = if asked { Config::default().cases } else { 32 };
@@ -507,13 +520,15 @@ fn no_sequence_brings_a_socket_where_it_may_not_be() {
     let case = Cell::new(0);
     let outcome = TestRunner::new(config).run(&prop::collection::vec(step(), 1..40), |steps| {
         case.set(case.get() + 1);
+        let mut server = kept.take().unwrap_or_else(start);
         runtime.block_on(async {
-            let mut run = Run::begin(&server, case.get()).await;
+            let mut run = Run::begin(&mut server, case.get()).await;
             for step in steps {
                 run.carry_out(step).await;
                 run.check().await;
             }
         });
+        kept.set(Some(server));
         Ok(())
     });
     if let Err(error) = outcome {

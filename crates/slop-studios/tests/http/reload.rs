@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use crate::server::{SECRET, Server, signed_with, token};
 pub(crate) struct Configured {
     server: Server,
     folder: TempDir,
+    settings: Vec<(String, String)>,
 }
 
 impl Deref for Configured {
@@ -36,11 +38,17 @@ impl Configured {
     /// With settings as in the environment; those that the file is to say are empty there.
     pub(crate) fn start_with(toml: &str, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect::<Vec<_>>();
         fs::write(folder.path().join("slop.toml"), toml).expect("the folder can be written");
-        let log = File::create(folder.path().join("log")).expect("the folder can be written");
-        let mut command = Server::command(&folder.path().join("data"), settings);
-        command.arg("--config").arg(folder.path().join("slop.toml")).stderr(log);
-        Self { server: Server::spawn(command), folder }
+        Self { server: spawn(folder.path(), &settings), folder, settings }
+    }
+
+    /// Stops the server as a deploy does, and starts it with another configuration.
+    pub(crate) async fn restart(&mut self, toml: &str) {
+        self.signal("TERM");
+        assert!(self.server.wait().await.success(), "{}", self.log());
+        fs::write(self.folder.path().join("slop.toml"), toml).expect("the folder can be written");
+        self.server = spawn(self.folder.path(), &self.settings);
     }
 
     /// Puts another configuration in force, which must be a good one.
@@ -79,6 +87,14 @@ impl Configured {
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).expect("the log is there")
     }
+}
+
+fn spawn(folder: &Path, settings: &[(String, String)]) -> Server {
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let log = File::options().create(true).append(true).open(folder.join("log")).expect("the folder can be written");
+    let mut command = Server::command(&folder.join("data"), &settings);
+    command.arg("--config").arg(folder.join("slop.toml")).stderr(log);
+    Server::spawn(command)
 }
 
 #[tokio::test]
