@@ -69,16 +69,12 @@ pub(crate) struct Connection {
     outbox: RefCell<Outbox>,
     /// Bytes that the last flush left, as the metrics know.
     waiting: Cell<usize>,
-    /// Bytes of a replay, which may wait besides what else may, until the outbox is within its limit again.
-    beyond_limit: Cell<usize>,
     /// Since when the client takes nothing.
     blocked_since: Cell<Option<Instant>>,
     pub(crate) key: ConnectionKey,
     /// The id that requests name it by; a connection that began as a WebSocket needs none.
     sid: Option<Id>,
     pub(crate) client: IpAddr,
-    /// What the application counts on it; see [`Socket::strikes`].
-    pub(crate) strikes: Cell<u32>,
     /// Given back when it is closed, however long its memory lives.
     place: Cell<Option<ConnectionPlace>>,
     pub(crate) headers: Option<Box<HeaderMap>>,
@@ -100,6 +96,10 @@ pub(crate) struct Connection {
     connecting: RefCell<SmallVec<[u16; 4]>>,
     /// What waits until the client has got what it was sent. Hardly any connection has something.
     arrivals: RefCell<Option<Box<Arrivals>>>,
+    /// Bytes of a replay, which may wait besides what else may, until the outbox is within its limit again.
+    beyond_limit: Cell<usize>,
+    /// What the application counts on it; see [`Socket::strikes`].
+    pub(crate) strikes: Cell<u32>,
 }
 
 /// What is to be done when a heartbeat is answered: the one under way, or the next.

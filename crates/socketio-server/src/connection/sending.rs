@@ -126,11 +126,11 @@ impl Connection {
     /// Tells the metrics what the last flush left.
     pub(super) fn count_waiting(&self) {
         let waiting = self.outbox.borrow().bytes();
-        if waiting <= self.shard.config.outbox_hard_limit {
-            self.beyond_limit.set(0);
-        }
         let before = self.waiting.replace(waiting);
         if waiting != before {
+            if waiting <= self.shard.config.outbox_hard_limit {
+                self.beyond_limit.set(0);
+            }
             self.shard.metrics.outbox_bytes.add((waiting as u64).wrapping_sub(before as u64));
         }
     }
