@@ -236,6 +236,8 @@ impl Shard {
                             commands.len() > known
                         } {}
                         while !self.fan_out_for_a_while(is_large, &mut commands) {
+                            // Once for what has come meanwhile to be read, and once for what that causes to be written.
+                            yield_now().await;
                             yield_now().await;
                             take_waiting(&mut mailbox, &mut commands);
                         }
