@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::peer::{HANDSHAKE, Peer, session};
 use super::siege::{Siege, falls_to, limit_met, metric};
+use crate::server::Server;
 
 /// Attackers at a time.
 const MANY: usize = 500;
@@ -132,20 +133,25 @@ async fn answers_that_nobody_takes() {
         .await;
 }
 
+/// Requests that have sent so much of a header, and not its end.
+async fn begin_headers_of(server: &Server, bytes: usize) -> Vec<Peer> {
+    let head = format!("GET {HANDSHAKE} HTTP/1.1\r\nHost: test\r\nX-Long: {}", "x".repeat(bytes));
+    let mut peers = Vec::new();
+    for _ in 0..MANY {
+        let mut peer = Peer::connect(server).await;
+        peer.send(head.as_bytes()).await;
+        peers.push(peer);
+    }
+    peers
+}
+
 #[tokio::test]
 async fn long_headers() {
     let siege = Siege::of("500 requests, each with a header of 400 KB");
     siege
         .run(async |server| {
             let met = limit_met(server, "header size").await;
-            let head = format!("GET {HANDSHAKE} HTTP/1.1\r\nHost: test\r\nX-Long: {}", "x".repeat(400_000));
-            let mut peers = Vec::new();
-            for _ in 0..MANY {
-                let mut peer = Peer::connect(server).await;
-                peer.send(head.as_bytes()).await;
-                peers.push(peer);
-            }
-            for peer in &mut peers {
+            for peer in &mut begin_headers_of(server, 400_000).await {
                 // What has come besides is not read, and so the answer may be lost.
                 assert!(peer.answer().await.is_none_or(|answer| answer.status == 431));
             }
@@ -161,14 +167,7 @@ async fn long_headers_that_do_not_end() {
         Siege::of("500 requests, each with 31 KB of a header and no more").with("HEADER_TIMEOUT_MS", "2000").memory(32);
     siege
         .run(async |server| {
-            let head = format!("GET {HANDSHAKE} HTTP/1.1\r\nHost: test\r\nX-Long: {}", "x".repeat(31_000));
-            let mut peers = Vec::new();
-            for _ in 0..MANY {
-                let mut peer = Peer::connect(server).await;
-                peer.send(head.as_bytes()).await;
-                peers.push(peer);
-            }
-            for peer in &mut peers {
+            for peer in &mut begin_headers_of(server, 31_000).await {
                 peer.closed().await;
             }
             "closed after `HEADER_TIMEOUT_MS`".to_owned()
