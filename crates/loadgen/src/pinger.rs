@@ -1,15 +1,21 @@
 //! A client of its own thread that pings in even intervals, so that what the other connections get can't hold up its
-//! clock.
+//! clock. When an answer arrived, the system tells: a thread that waits for a processor would see it later.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{IoSliceMut, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::setpriority_process;
 use socketio_protocol::websocket::{OpCode, encode_masked};
 
@@ -43,8 +49,7 @@ impl Pinger {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            // A clock that waits for a processor shows how busy the load generator is. Without the right to go first it
-            // goes like any other.
+            // Pings should go out when they are due. Without the right to go first they go when they can.
             let _ = setpriority_process(None, FIRST);
             client.ping_until(&stopped)
         });
@@ -77,6 +82,7 @@ impl Client {
     fn connect(server: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&server, PATIENCE)?;
         stream.set_nodelay(true)?;
+        setsockopt(&stream, sockopt::ReceiveTimestampns, &true)?;
         let mut client = Self { stream, input: Vec::new() };
         client.stream.write_all(http::UPGRADE)?;
         let deadline = Instant::now() + PATIENCE;
@@ -90,7 +96,7 @@ impl Client {
         client.send(b"40")?;
         let mut welcomed = false;
         while !welcomed {
-            if !client.read(deadline)? {
+            if client.read(deadline)?.is_none() {
                 bail!("the pinger got no welcome");
             }
             client.take(|message| welcomed |= *message == Message::Welcome)?;
@@ -117,20 +123,17 @@ impl Client {
                     bail!("{} pings were not answered", waiting.len());
                 }
             } else if now >= due {
+                waiting.push_back((next_id, wall_clock()?));
                 self.send(format!(r#"42{next_id}["ping"]"#).as_bytes())?;
-                waiting.push_back((next_id, Instant::now()));
                 next_id = next_id.wrapping_add(1);
                 due = (due + INTERVAL).max(now);
             }
-            if !self.read(due)? {
-                continue;
-            }
-            let at = Instant::now();
+            let Some(at) = self.read(due)? else { continue };
             let mut stray = false;
             self.take(|message| match message {
                 Message::Pong => pongs += 1,
                 Message::Ack(id, _) => match waiting.pop_front() {
-                    Some((expected, sent_at)) if expected == *id => latencies.push(at - sent_at),
+                    Some((expected, sent_at)) if expected == *id => latencies.push((at - sent_at).into()),
                     _ => stray = true,
                 },
                 _ => {}
@@ -147,21 +150,23 @@ impl Client {
         Ok(self.stream.write_all(&frame)?)
     }
 
-    /// Whether something arrived before the deadline.
-    fn read(&mut self, deadline: Instant) -> Result<bool> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(false);
+    /// When what it read arrived, by the system's clock; none if nothing did before the deadline.
+    fn read(&mut self, deadline: Instant) -> Result<Option<TimeSpec>> {
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()))?;
+        // Not the socket's own timeout, which the kernel rounds to its ticks of milliseconds.
+        if poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&left))? == 0 {
+            return Ok(None);
         }
-        self.stream.set_read_timeout(Some(left))?;
-        let mut buffer = [0; 4096];
-        match self.stream.read(&mut buffer) {
-            Ok(0) => bail!("the server closed the pinger's connection"),
-            Ok(len) => self.input.extend_from_slice(&buffer[..len]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(false),
-            Err(error) => return Err(error.into()),
+        let (mut buffer, mut control) = ([0; 4096], cmsg_space!(TimeSpec));
+        let mut pieces = [IoSliceMut::new(&mut buffer)];
+        let message = recvmsg::<()>(self.stream.as_raw_fd(), &mut pieces, Some(&mut control), MsgFlags::empty())?;
+        let (len, at) = (message.bytes, message.cmsgs()?.find_map(arrival));
+        if len == 0 {
+            bail!("the server closed the pinger's connection");
         }
-        Ok(true)
+        self.input.extend_from_slice(&buffer[..len]);
+        // The kernel begins to take the time soon after the first socket has asked for it.
+        at.map_or_else(wall_clock, Ok).map(Some)
     }
 
     fn take(&mut self, mut f: impl FnMut(&Message<'_>)) -> Result<()> {
@@ -177,4 +182,13 @@ impl Client {
         self.input.drain(..taken);
         if heartbeat { self.send(b"3") } else { Ok(()) }
     }
+}
+
+/// By the clock that the kernel's times of arrival are of.
+fn wall_clock() -> Result<TimeSpec> {
+    Ok(clock_gettime(ClockId::CLOCK_REALTIME)?)
+}
+
+fn arrival(message: ControlMessageOwned) -> Option<TimeSpec> {
+    if let ControlMessageOwned::ScmTimestampns(at) = message { Some(at) } else { None }
 }
