@@ -314,6 +314,8 @@ fn toml_text(kind: Kind, value: toml::Value) -> Result<String, String> {
                 .into_iter()
                 .map(|value| match value {
                     toml::Value::String(text) if text.contains(',') => Err("has an element with a comma".to_owned()),
+                    // Lost in the joined text, it would leave open what the list was to narrow.
+                    toml::Value::String(text) if text.trim().is_empty() => Err("has an empty element".to_owned()),
                     toml::Value::String(text) => Ok(text),
                     other => Err(is(&format!("list with {}", other.type_str()))),
                 })

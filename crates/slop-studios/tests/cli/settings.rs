@@ -237,6 +237,21 @@ fn whose_tokens_are_accepted_is_said_or_left_open() {
             let error = format!("error: {name} (from env) is {nobody:?}, which names none");
             assert!(ran.stderr.contains(&error), "{ran:#?}");
         }
+        let place = Place::new();
+        let key = name.to_lowercase();
+        let of_file = |list: &str| {
+            place.write("slop.toml", &format!("jwt_secret = {SECRET:?}\n{key} = {list}\n"));
+            place.run(&["check-config", "--config", "slop.toml"])
+        };
+        of_file("[]").ok();
+        of_file(r#"["a", "b"]"#).ok();
+        let faults =
+            [(r#"[""]"#, "an empty element"), (r#"["a", " "]"#, "an empty element"), (r#"["a,b"]"#, "a comma")];
+        for (list, fault) in faults {
+            let ran = of_file(list).refused();
+            assert!(ran.stderr.contains(&format!("error: {name} (from `{key}` in slop.toml) has ")), "{ran:#?}");
+            assert!(ran.stderr.contains(fault), "{ran:#?}");
+        }
     }
 }
 
