@@ -46,6 +46,10 @@ fn guide(scheme: &str, address: SocketAddr, executable: &Path, token: &SecretStr
     let token = token.expose_secret();
     let key = key.expose_secret();
     let authorization = shell_quoted(&format!("Authorization: Bearer {key}"));
+    let trust = match scheme {
+        "https" => "Where this system does not trust the certificate, add --ca FILE, and --cacert FILE to curl.\n",
+        _ => "",
+    };
     format!(
         "
 token of the user {USER:?}, valid for {days} days:
@@ -59,7 +63,7 @@ and into a third what publishes:
   curl -sS {url}/v1/media/demo/progress -H {authorization} \\
     -H 'Content-Type: application/json' -d '{{\"progress\": 42, \"stage\": \"render\"}}'
   {program} publish --url {url} --key {quoted_key} complete demo https://example.com/demo.mp4
-
+{trust}
 Stop with Ctrl-C.
 ",
         days = TOKEN_SECONDS / 86_400,
