@@ -47,7 +47,9 @@ fn guide(scheme: &str, address: SocketAddr, executable: &Path, token: &SecretStr
     let key = key.expose_secret();
     let authorization = shell_quoted(&format!("Authorization: Bearer {key}"));
     let trust = match scheme {
-        "https" => "Where this system does not trust the certificate, add --ca FILE, and --cacert FILE to curl.\n",
+        "https" => {
+            "Where this system does not know who signed the certificate, add --ca FILE, or --cacert FILE to curl.\n"
+        }
         _ => "",
     };
     format!(
