@@ -472,7 +472,10 @@ impl<'s> Run<'s> {
             for namespace in NAMESPACES {
                 let data = json!({"room": room, "n": n});
                 let delivery = if n.is_multiple_of(2) { "durable" } else { "recoverable" };
-                batch.push(json!({"kind": "roomEvent", "room": room, "event": "e", "namespace": namespace, "data": data, "delivery": delivery}));
+                batch.push(json!({
+                    "kind": "roomEvent", "room": room, "event": "e", "namespace": namespace, "data": data,
+                    "delivery": delivery,
+                }));
             }
         }
         for item in 0..ITEMS.len() {
