@@ -30,7 +30,7 @@ use crate::{
     identifier::{Entropy, Id, SocketIds},
     metrics::ShardMetrics,
     rate::Rate,
-    recovery::TIDY_INTERVAL,
+    recovery::{Offset, TIDY_INTERVAL},
     rooms::Rooms,
     timers::{Timer, Timers},
     transport::{EngineRequest, Farewells},
@@ -119,6 +119,9 @@ pub(crate) struct Shard {
     /// Sockets whose sessions changed since the keeper was told.
     unsaved: RefCell<Vec<Socket>>,
     save_due: Notify,
+    /// The socket whose client is about to get what it has missed, and the offset that it came back with: until then every
+    /// event of the socket's has that.
+    pub(crate) before_replay: Cell<Option<(SocketRef, Offset)>>,
     draining: Cell<bool>,
     pub(crate) drain_began: Notify,
     /// TCP connections that are served.
@@ -176,6 +179,7 @@ impl Shard {
             position: Cell::new(start),
             unsaved: RefCell::default(),
             save_due: Notify::new(),
+            before_replay: Cell::new(None),
             draining: Cell::new(false),
             drain_began: Notify::new(),
             streams: Cell::new(0),

@@ -90,18 +90,18 @@ impl Connection {
         memory.keep(recovery.pid, Away::new(namespace, id, session, direct));
     }
 
-    /// Ends the connection since its client has come back on another; `done` is dropped when that is so. What the client said
-    /// before still counts, and may be that it leaves.
+    /// Ends the connection since its client has come back on another; `done` is dropped when it has ended. Bytes already
+    /// received are processed first: they may hold a DISCONNECT.
     pub(crate) fn hand_over(self: &Rc<Self>, done: oneshot::Sender<()>) {
         if self.reader.borrow().is_none() {
             return self.close(DisconnectReason::SessionResumed);
         }
-        self.arrivals.borrow_mut().get_or_insert_default().handed_over = Some(done);
+        self.arrivals.borrow_mut().get_or_insert_default().handed_over.push(done);
         self.wake_reader();
     }
 
     pub(crate) fn is_handed_over(&self) -> bool {
-        self.arrivals.borrow().as_ref().is_some_and(|arrivals| arrivals.handed_over.is_some())
+        self.arrivals.borrow().as_ref().is_some_and(|arrivals| !arrivals.handed_over.is_empty())
     }
 
     /// Ends the connection now. Not to be called while a handler of its own runs; that is `close_later`.

@@ -10,6 +10,7 @@ use crate::{
     ConnectError, DisconnectReason, Socket, SocketRef,
     frame::Frame,
     identifier::Id,
+    namespace::OnSocket,
     recovery::{SocketRecovery, Wish, resume},
 };
 
@@ -75,8 +76,13 @@ impl Connection {
         }
         shard.space(namespace).sockets.borrow_mut().insert(id, socket.clone());
         self.welcome(&socket, pid);
-        if let Some(on_connect) = &handlers.on_connect
-            && shard.guarded(|| on_connect(&socket)).is_none()
+        self.call(&socket, handlers.on_connect.as_deref());
+    }
+
+    /// Calls a handler, if there is one; a panic there ends the connection.
+    pub(crate) fn call(self: &Rc<Self>, socket: &Socket, handler: Option<&OnSocket>) {
+        if let Some(handler) = handler
+            && self.shard.guarded(|| handler(socket)).is_none()
         {
             self.close_later(DisconnectReason::HandlerPanic);
         }

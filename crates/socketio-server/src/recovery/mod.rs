@@ -29,7 +29,7 @@ pub(crate) use history::{Audience, Entry, History};
 pub use keeper::{MissedEvent, Recalled, SavedSession, SessionKeeper};
 pub(crate) use offset::Offset;
 pub(crate) use resume::{Wish, resume};
-pub(crate) use sessions::{Away, Sessions, Whereabouts};
+pub(crate) use sessions::{Away, Sessions, TooLate, Whereabouts};
 
 use crate::{Config, identifier::Id};
 

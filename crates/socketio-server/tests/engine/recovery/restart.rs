@@ -8,14 +8,19 @@ use std::{
 
 use serde_json::json;
 use socketio_server::{MissedEvent, Namespace, Recalled, Recovery, SavedSession, SessionKeeper};
+use tokio::sync::oneshot;
 
 use super::client::{Client, Memory, recovering, studio};
-use crate::harness::{TestServer, eventually};
+use crate::{
+    client::Ws,
+    harness::{TestServer, eventually},
+};
 
 on_one_and_three_shards!(
     a_session_outlives_the_server,
     what_a_restarted_server_sent_is_sent_again_if_it_was_lost,
     what_a_session_may_no_longer_be_in_is_not_sent_after_a_restart,
+    a_session_on_its_way_back_can_be_claimed_by_the_next_connection,
 );
 
 /// Keeps sessions and the events of earlier lives as an application would.
@@ -23,6 +28,8 @@ on_one_and_three_shards!(
 struct Cellar {
     sessions: Mutex<HashMap<String, SavedSession>>,
     events: Mutex<Vec<(String, u64, u32)>>,
+    /// What the next session that is asked for waits for.
+    gate: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl SessionKeeper for Cellar {
@@ -36,7 +43,13 @@ impl SessionKeeper for Cellar {
 
     fn recall(&self, pid: &str) -> Recalled<SavedSession> {
         let session = self.sessions.lock().expect("no test panicked").get(pid).cloned();
-        Box::pin(std::future::ready(session))
+        let gate = self.gate.lock().expect("no test panicked").take();
+        Box::pin(async {
+            if let Some(gate) = gate {
+                let _ = gate.await;
+            }
+            session
+        })
     }
 
     fn missed(&self, _namespace: &str, rooms: Vec<(String, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
@@ -120,6 +133,34 @@ async fn what_a_session_may_no_longer_be_in_is_not_sent_after_a_restart(shards: 
     assert!(client.memory.recovered);
     client.hears(&[2]).await;
     assert_eq!(client.ask("rooms", json!([])).await, json!(["open"]));
+}
+
+/// The client's first connection after the restart is lost while its session is read.
+async fn a_session_on_its_way_back_can_be_claimed_by_the_next_connection(shards: usize) {
+    let cellar = Arc::<Cellar>::default();
+    let mut first = cellar.start(shards, 100, studio("/"));
+    let mut client = Client::connect(&first).await;
+    client.join("a").await;
+    cellar.knows(&client.memory, &["a"]).await;
+    let memory = client.lose(&first).await;
+    first.shut_down(Duration::from_millis(100)).await;
+
+    let second = cellar.start(shards, 1_000, studio("/"));
+    let (open, gate) = oneshot::channel();
+    *cellar.gate.lock().expect("no test panicked") = Some(gate);
+    let mut lost = Ws::open(second.addr).await;
+    lost.send(&memory.connect_packet()).await;
+    eventually("the session is asked for", || cellar.gate.lock().expect("no test panicked").is_none()).await;
+    drop(lost);
+    eventually("the loss is noticed", || second.metrics().connections == 0).await;
+    let mut next = Ws::open(second.addr).await;
+    next.send(&memory.connect_packet()).await;
+    second.settle().await;
+    drop(open);
+    let mut back = memory.clone();
+    back.connected(&next.text().await);
+    assert!(back.recovered);
+    assert_eq!(back.id, memory.id);
 }
 
 async fn a_session_outlives_the_server(shards: usize) {
