@@ -77,13 +77,16 @@ impl Connection {
     /// Keeps the socket's session for its client, or ends it.
     fn end_session(&self, socket: &Socket, reason: DisconnectReason) {
         let (Some(recovery), Some(memory)) = (&socket.inner().recovery, self.shard.handle.recovery()) else { return };
+        recovery.end(&mut self.shard.confirmed.borrow_mut());
         if !reason.is_recoverable() {
             return memory.end(&recovery.pid);
         }
         let session = socket.session(recovery);
-        // What the keeper has is as good, unless something has changed.
-        if let Some(keeper) = memory.settings.keeper.as_ref().filter(|_| recovery.unsaved.take()) {
-            keeper.save(recovery.pid.as_str(), session.clone());
+        if let Some(keeper) = &memory.settings.keeper {
+            if recovery.unsaved.take() {
+                keeper.save(recovery.pid.as_str(), session.clone());
+            }
+            keeper.left(recovery.pid.as_str(), session.since);
         }
         let (namespace, id) = (socket.reference().namespace, socket.inner().id);
         let direct = recovery.direct.take().pack();

@@ -276,7 +276,7 @@ impl Connection {
         })?;
         ending.goes_on();
 
-        self.welcome(&socket, Some(claim.pid));
+        self.welcome(&socket);
         let claimed = offset.copied().unwrap_or(Offset::of_broadcast(since));
         shard.before_replay.set(Some((socket.reference(), claimed)));
         self.call(&socket, space.handlers().before_replay.as_deref());
