@@ -4,8 +4,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Number, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
+use super::numbers::{id_text, literal_text};
 use crate::defaults::{CLOCK_SKEW_SECONDS, MAX_EMAIL_BYTES, MAX_EXPIRY_SECONDS, MAX_USER_ID_BYTES};
 use crate::limits::MAX_TOKEN_ID_BYTES;
 use crate::policy::KeptClaims;
@@ -26,7 +28,7 @@ pub struct Identity {
     /// The claim `iat` in epoch milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_at_ms: Option<u64>,
-    /// The claim `jti`, if it is a string of 1 to 256 bytes.
+    /// The claim `jti`, if it is a string or a number of 1 to 256 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<Box<str>>,
     /// The claims that rules of the room policy name.
@@ -75,16 +77,16 @@ pub struct ClaimRules {
 #[derive(Deserialize)]
 pub(super) struct Claims {
     #[serde(rename = "userId")]
-    user_id: Option<Value>,
-    id: Option<Value>,
-    sub: Option<Value>,
+    user_id: Option<Box<RawValue>>,
+    id: Option<Box<RawValue>>,
+    sub: Option<Box<RawValue>>,
     email: Option<Value>,
     exp: Option<Value>,
     nbf: Option<Value>,
     iat: Option<Value>,
     iss: Option<Value>,
     aud: Option<Value>,
-    jti: Option<Value>,
+    jti: Option<Box<RawValue>>,
 }
 
 impl ClaimRules {
@@ -115,15 +117,13 @@ impl ClaimRules {
             return Err(AuthError::NotYetValid);
         }
 
-        let user_id = claims.user_id.or(claims.id).or(claims.sub).and_then(user_id_text).ok_or(AuthError::NoUserId)?;
+        let user_id = claims.user_id.or(claims.id).or(claims.sub).and_then(|claim| id_text(&claim));
+        let user_id = user_id.filter(|user_id| is_user_id(user_id)).ok_or(AuthError::NoUserId)?;
         let email = match claims.email {
             Some(Value::String(email)) if !email.is_empty() && email.len() <= MAX_EMAIL_BYTES => Some(email),
             _ => None,
         };
-        let token_id = match claims.jti {
-            Some(Value::String(id)) if is_token_id(&id) => Some(id.into()),
-            _ => None,
-        };
+        let token_id = claims.jti.and_then(|claim| literal_text(&claim)).filter(|id| is_token_id(id)).map(Into::into);
         let issued_at_ms = claims.iat.as_ref().and_then(Value::as_f64).map(|seconds| (seconds * 1000.0) as u64);
         Ok(Identity { user_id, email, expires_at, issued_at_ms, token_id, claims: KeptClaims::default() })
     }
@@ -149,23 +149,6 @@ pub fn is_user_id(text: &str) -> bool {
 /// Whether a token with this `jti` can be revoked by it: 1 to 256 bytes.
 pub(crate) fn is_token_id(text: &str) -> bool {
     (1..=MAX_TOKEN_ID_BYTES).contains(&text.len())
-}
-
-fn user_id_text(claim: Value) -> Option<String> {
-    let text = match claim {
-        Value::String(text) => text,
-        Value::Number(number) => javascript_text(&number),
-        _ => return None,
-    };
-    is_user_id(&text).then_some(text)
-}
-
-/// A number as JavaScript would write it: `42.0` is `42`, so that a token's number and a publisher's string agree.
-pub(crate) fn javascript_text(number: &Number) -> String {
-    match number.as_f64() {
-        Some(float) if number.is_f64() => float.to_string(),
-        _ => number.to_string(),
-    }
 }
 
 /// RFC 7519 §2: seconds, perhaps with a fraction, which is dropped. Before 1970 counts as 1970.

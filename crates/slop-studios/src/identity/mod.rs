@@ -12,15 +12,17 @@ use jsonwebtoken::decode_header;
 mod claims;
 mod jwks;
 mod keys;
+mod numbers;
 mod revocations;
 mod signing;
 #[cfg(test)]
 mod tests;
 
 pub use claims::{AuthError, ClaimRules, Identity, epoch_seconds, is_user_id};
-pub(crate) use claims::{is_token_id, javascript_text};
+pub(crate) use claims::is_token_id;
 pub(crate) use jwks::{Jwks, JwksError, Pace};
 pub use keys::{KeyError, Keys, PublicKeyFile};
+pub(crate) use numbers::{is_number, number_text};
 pub(crate) use revocations::Revocations;
 pub use signing::{SignError, SigningAlgorithm, TokenSigner};
 

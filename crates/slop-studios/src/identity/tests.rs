@@ -153,8 +153,38 @@ fn a_number_becomes_a_string() {
     assert_eq!(user_id(json!({"userId": 42.0})), Ok("42".into()));
     assert_eq!(user_id(json!({"userId": -7})), Ok("-7".into()));
     assert_eq!(user_id(json!({"userId": 0})), Ok("0".into()));
-    assert_eq!(user_id(json!({"userId": 1.5})), Ok("1.5".into()));
-    assert_eq!(user_id(json!({"userId": u64::MAX})), Ok("18446744073709551615".into()));
+    assert_eq!(user_id(json!({"userId": 9_007_199_254_740_991u64})), Ok("9007199254740991".into()));
+}
+
+/// A token whose claims are this text.
+fn signed_text(claims: &str) -> String {
+    let claims = serde_json::value::RawValue::from_string(claims.to_owned()).expect("JSON");
+    let key = EncodingKey::from_secret(secret().expose_secret().as_bytes());
+    jsonwebtoken::encode(&Header::default(), &claims, &key).expect("HMAC signs")
+}
+
+/// Two users whose numbers are rounded to one would be one user.
+#[test]
+fn a_number_that_is_not_exact_names_nobody() {
+    for literal in [
+        "9007199254740992",
+        "9007199254740993",
+        "-9007199254740993",
+        "9007199254740993.0",
+        "18446744073709551615",
+        "18446744073709551617",
+        "1e300",
+        "1.5",
+        "42.00000000000000000001",
+        "1e-400",
+    ] {
+        for claim in ["userId", "id", "sub"] {
+            let refused = verify(&signed_text(&format!(r#"{{"{claim}":{literal}}}"#)));
+            assert_eq!(refused, Err(AuthError::NoUserId), "{claim}: {literal}");
+        }
+    }
+    let exact = verify(&signed_text(r#"{"userId":4.2e1}"#)).map(|identity| identity.user_id);
+    assert_eq!(exact, Ok("42".into()));
 }
 
 #[test]
@@ -337,9 +367,16 @@ fn no_token_lives_longer_than_revocations_are_kept() {
 fn what_revocation_needs_is_read() {
     let identity = verify_claims(json!({"sub": "u", "iat": 1_700_000_000.25, "jti": "t-1"})).expect("valid");
     assert_eq!((identity.issued_at_ms, identity.token_id.as_deref()), (Some(1_700_000_000_250), Some("t-1")));
-    for jti in [json!(""), json!(5), json!(["t"]), json!("x".repeat(257))] {
+    for jti in [json!(""), json!(["t"]), json!(true), json!("x".repeat(257))] {
         let identity = verify_claims(json!({"sub": "u", "jti": jti})).expect("valid");
         assert_eq!(identity.token_id, None, "{jti}");
+    }
+    // Whatever number it is, it has one text to revoke it by.
+    for (literal, text) in
+        [("5", "5"), ("5.0", "5"), ("12345678901234567890123", "12345678901234567890123"), ("0.50", "0.50")]
+    {
+        let identity = verify(&signed_text(&format!(r#"{{"sub":"u","jti":{literal}}}"#))).expect("valid");
+        assert_eq!(identity.token_id.as_deref(), Some(text));
     }
 }
 

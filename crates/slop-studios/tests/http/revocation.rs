@@ -206,6 +206,21 @@ async fn nobody_slips_through_while_it_is_carried_out() {
 }
 
 #[tokio::test]
+async fn a_numeric_id_is_revoked_by_its_text() {
+    let server = Server::start();
+    let large = 1_234_567_890_123_456_789u64;
+    for (jti, text) in [(json!(42), "42"), (json!(7.0), "7"), (json!(large), "1234567890123456789")] {
+        let now = epoch_seconds();
+        let token = signed(json!({"userId": "u", "jti": jti, "iat": now - 60, "exp": now + 3600}));
+        let mut client = Client::connect_as(&server, "/", &token).await;
+        let answer = revoke(&server, &format!("/v1/tokens/{text}/revoke")).await;
+        assert_eq!(answer["sockets"], json!(1), "{text}");
+        was_told(&mut client).await;
+        is_refused(&server, "/media", &token).await;
+    }
+}
+
+#[tokio::test]
 async fn the_body_says_when_the_token_ends_by_itself() {
     let server = Server::start();
     let end = "2096-10-02T07:06:40.000Z";
