@@ -16,7 +16,7 @@ use crate::events::{Failed, KeptNotifications, NotificationsRead, UnreadCount, c
 use crate::limits::{INBOX_BATCH, MAX_IDS_PER_MARK, MAX_NOTIFICATIONS_PAGE, NOTIFICATIONS_PAGE};
 use crate::namespaces::NOTIFICATIONS;
 use crate::rooms;
-use crate::session::{self, identity, send};
+use crate::session::{self, identity, send_to_user};
 use crate::store::{self, InboxItem, ReadMark, Store, StoreError};
 
 /// What a socket on `/notifications` has of its user's inbox.
@@ -163,7 +163,9 @@ impl Inboxes {
         let (new, is_drained) =
             session::inbox(socket, |progress| (progress.take(inbox, joined, is_late), progress.is_drained));
         for item in new {
-            if let Err(error) = socket.emit_args(server::NOTIFICATION, &EventArgs::from_raw(&*item.payload)) {
+            let args = EventArgs::from_raw(&*item.payload);
+            // A session that comes back as somebody else, or as nobody, does not get it again.
+            if let Err(error) = socket.emit_args_in(&rooms::user_room(user_id), server::NOTIFICATION, &args) {
                 tracing::error!(%error, "encode a notification");
             }
         }
@@ -198,8 +200,9 @@ impl Inboxes {
 
     /// Tells the client how much its user has not read, if it knows of such things. Runs on the socket's shard.
     pub(crate) fn count_changed(&self, socket: &Socket, unread: u64) {
+        let Some(identity) = identity(socket) else { return };
         if session::inbox(socket, |progress| progress.wants_count) {
-            send(socket, server::UNREAD_COUNT, &UnreadCount { count: unread });
+            send_to_user(socket, &identity.user_id, server::UNREAD_COUNT, &UnreadCount { count: unread });
         }
     }
 }

@@ -83,6 +83,8 @@ fn common(
     let namespace = namespace.save(move |socket| s.save(socket));
     let s = Arc::clone(sessions);
     let namespace = namespace.restore(move |socket, saved, auth| s.restore(socket, saved, auth));
+    let s = Arc::clone(sessions);
+    let namespace = namespace.before_replay(move |socket| s.before_replay(socket));
     let (s, arrived) = (Arc::clone(sessions), arrive.clone());
     let namespace = namespace.on_recovered(move |socket| {
         s.resume(socket);

@@ -8,8 +8,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::numbers::{id_text, literal_text};
+use super::proof::{Proof, VerifiedBy};
 use crate::defaults::{CLOCK_SKEW_SECONDS, MAX_EMAIL_BYTES, MAX_EXPIRY_SECONDS, MAX_USER_ID_BYTES};
-use crate::limits::MAX_TOKEN_ID_BYTES;
+use crate::limits::{MAX_AUDIENCE_BYTES, MAX_ISSUER_BYTES, MAX_TOKEN_ID_BYTES};
 use crate::policy::KeptClaims;
 
 /// What a verified token says about its bearer.
@@ -31,13 +32,17 @@ pub struct Identity {
     /// The claim `jti`, if it is a string or a number of 1 to 256 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<Box<str>>,
+    /// What decides whether its token is still accepted.
+    #[serde(default)]
+    pub proof: Proof,
     /// The claims that rules of the room policy name.
     #[serde(default, skip_serializing_if = "KeptClaims::is_empty")]
     pub claims: KeptClaims,
 }
 
 /// Why a token was refused. The text is the contract's, word for word, for `authError` and acks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum AuthError {
     /// There was none, or an empty one.
     #[error("Token is required")]
@@ -90,25 +95,24 @@ pub(super) struct Claims {
 }
 
 impl ClaimRules {
-    /// Who the claims are of, as of `now` in epoch seconds.
-    pub(super) fn check(&self, claims: Claims, now: u64) -> Result<Identity, AuthError> {
-        if !self.issuers.is_empty() && !claims.iss.is_some_and(|issuer| is_any(&issuer, &self.issuers)) {
-            tracing::debug!("refuse a token of another issuer");
-            return Err(AuthError::Invalid);
-        }
-        let is_for_us = |audience: Value| match audience {
-            Value::Array(audiences) => audiences.iter().any(|audience| is_any(audience, &self.audiences)),
-            audience => is_any(&audience, &self.audiences),
+    /// Who the claims are of, as of `now` in epoch seconds, if this key has verified them.
+    pub(super) fn check(
+        &self,
+        claims: Claims,
+        verified_by: Option<VerifiedBy>,
+        now: u64,
+    ) -> Result<Identity, AuthError> {
+        let issuer = claims.iss.as_ref().and_then(Value::as_str);
+        let audiences = match &claims.aud {
+            Some(Value::Array(audiences)) => audiences.iter().filter_map(Value::as_str).collect(),
+            audience => Vec::from_iter(audience.as_ref().and_then(Value::as_str)),
         };
-        if !self.audiences.is_empty() && !claims.aud.is_some_and(is_for_us) {
-            tracing::debug!("refuse a token for another audience");
-            return Err(AuthError::Invalid);
-        }
+        self.check_parties(issuer, audiences.iter().copied())?;
 
-        let expires_at = claims.exp.as_ref().map(numeric_date).transpose()?;
+        let exp = claims.exp.as_ref().map(numeric_date).transpose()?;
         let not_before = claims.nbf.as_ref().map(numeric_date).transpose()?;
         let issued_at = claims.iat.as_ref().map(numeric_date).transpose()?;
-        let expires_at = self.end(expires_at, issued_at);
+        let expires_at = self.end(exp, issued_at);
         if expires_at.is_some_and(|end| now >= end) {
             return Err(AuthError::Expired);
         }
@@ -125,7 +129,39 @@ impl ClaimRules {
         };
         let token_id = claims.jti.and_then(|claim| literal_text(&claim)).filter(|id| is_token_id(id)).map(Into::into);
         let issued_at_ms = claims.iat.as_ref().and_then(Value::as_f64).map(|seconds| (seconds * 1000.0) as u64);
-        Ok(Identity { user_id, email, expires_at, issued_at_ms, token_id, claims: KeptClaims::default() })
+        let iss = issuer.filter(|issuer| issuer.len() <= MAX_ISSUER_BYTES).map(Box::from);
+        let held = |audience: &&str| size_of::<Box<str>>() + audience.len();
+        let fits = audiences.iter().map(held).sum::<usize>() <= MAX_AUDIENCE_BYTES;
+        let aud = audiences.iter().filter(|_| fits).map(|audience| Box::from(*audience)).collect();
+        let proof = Proof { verified_by, exp, iss, aud };
+        Ok(Identity { user_id, email, expires_at, issued_at_ms, token_id, proof, claims: KeptClaims::default() })
+    }
+
+    /// Whether a token that was accepted once still is, as of `now`, and when it ends. `nbf` is not asked again, nor whether
+    /// `iat` lies in the future: time has only gone on.
+    pub(super) fn check_again(&self, identity: &Identity, now: u64) -> Result<Option<u64>, AuthError> {
+        let Proof { exp, iss, aud, .. } = &identity.proof;
+        self.check_parties(iss.as_deref(), aud.iter().map(|audience| &**audience))?;
+        let end = self.end(*exp, identity.issued_at_ms.map(|ms| ms / 1000));
+        if end.is_some_and(|end| now >= end) { Err(AuthError::Expired) } else { Ok(end) }
+    }
+
+    /// By whom and for whom it has to be.
+    fn check_parties<'a>(
+        &self,
+        issuer: Option<&str>,
+        mut audiences: impl Iterator<Item = &'a str>,
+    ) -> Result<(), AuthError> {
+        let is_any = |texts: &[String], claim: &str| texts.iter().any(|text| text == claim);
+        if !self.issuers.is_empty() && !issuer.is_some_and(|issuer| is_any(&self.issuers, issuer)) {
+            tracing::debug!("refuse a token of another issuer");
+            return Err(AuthError::Invalid);
+        }
+        if !self.audiences.is_empty() && !audiences.any(|audience| is_any(&self.audiences, audience)) {
+            tracing::debug!("refuse a token for another audience");
+            return Err(AuthError::Invalid);
+        }
+        Ok(())
     }
 
     /// When a token with this `exp` and `iat` ends.
@@ -135,10 +171,6 @@ impl ClaimRules {
         let longest = issued_at.zip(self.max_lifetime).map(|(iat, lifetime)| after(iat, lifetime));
         [expires_at, longest].into_iter().flatten().min()
     }
-}
-
-fn is_any(claim: &Value, texts: &[String]) -> bool {
-    claim.as_str().is_some_and(|claim| texts.iter().any(|text| text == claim))
 }
 
 /// Whether `text` can be a user's id: 1 to 128 bytes without control characters.

@@ -19,8 +19,8 @@ use tokio::sync::oneshot;
 
 use super::{
     Change, Class, Committed, CommittedEvent, Dispatch, Dispatched, IdempotencyKey, InboxThen, MediaState,
-    MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, SessionKey, SessionRecord, SnapshotThen, Store,
-    StoreError, Usage, What,
+    MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, Revocations, Revoked, SessionKey, SessionRecord,
+    SnapshotThen, Store, StoreError, Usage, What,
 };
 use crate::clock::Moment;
 use crate::metrics::Metrics;
@@ -49,6 +49,7 @@ pub use open::{OpenError, Options, StoreSync};
 use order::Order;
 use queue::{Left, Queue, Reply, Request, SessionChange};
 pub use retention::{Bound, Bounds};
+pub use revocations::RevocationBound;
 use sequence::Sequence;
 use writer::Writer;
 
@@ -311,12 +312,16 @@ impl Store for SqliteStore {
         }
     }
 
-    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<Revocations, StoreError>> {
         self.ask(|reply| Request::Revoke { revocation, reply })
     }
 
-    fn revocations(&self) -> BoxFuture<'_, Result<Vec<Revocation>, StoreError>> {
-        self.read(|connection| Ok(revocations::all(connection, Moment::now())?))
+    fn undo_revocation(&self, subject: Revoked) -> BoxFuture<'_, Result<Option<Revocation>, StoreError>> {
+        self.ask(|reply| Request::UndoRevocation { subject, reply })
+    }
+
+    fn revocations(&self) -> BoxFuture<'_, Result<Revocations, StoreError>> {
+        self.read(|connection| Ok(revocations::all(connection)?))
     }
 
     fn is_open(&self) -> bool {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use rusqlite::{Connection, Row};
 
 use super::super::{Amount, Usage};
-use super::{log, revocations};
+use super::log;
+use super::revocations::{self, RevocationBound};
 use crate::clock::Moment;
 use crate::limits::ROW_OVERHEAD_BYTES;
 
@@ -35,8 +36,8 @@ pub struct Bounds {
     pub sessions: Bound,
     /// Idempotency keys.
     pub receipts: Bound,
-    /// Revocations. None leaves before it is over: one more is refused.
-    pub revocations: u64,
+    /// Revocations, none of which leaves by age alone.
+    pub revocations: RevocationBound,
 }
 
 /// A table of which the oldest rows leave.
@@ -137,9 +138,7 @@ impl Bounds {
         now: Moment,
         most: usize,
     ) -> rusqlite::Result<bool> {
-        let over = revocations::remove_over(connection, now, most)?;
-        usage.revocations.rows = usage.revocations.rows.saturating_sub(over as u64);
-        let mut more = over == most;
+        let mut more = false;
         for shelf in SHELVES {
             more |= shelf.remove_oldest(connection, &(shelf.bound)(self), (shelf.amount)(usage), now, most)? == most;
         }

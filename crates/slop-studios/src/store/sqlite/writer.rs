@@ -199,7 +199,10 @@ impl Writer {
                 (Request::Claim { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
                 (Request::MarkRead { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
                 (Request::Revoke { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
-                (Request::Claim { reply, .. } | Request::Revoke { reply, .. }, _) => drop(reply.send(Ok(()))),
+                (Request::Revoke { reply, .. }, Applied::Revoked(forgotten)) => drop(reply.send(Ok(forgotten))),
+                (Request::UndoRevocation { reply, .. }, Applied::Undone(undone)) => drop(reply.send(Ok(undone))),
+                (Request::UndoRevocation { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
+                (Request::Claim { reply, .. }, _) => drop(reply.send(Ok(()))),
                 (Request::Snapshot { reply, .. } | Request::Inbox { reply, .. }, _) => drop(reply.send(Ok(()))),
                 (Request::MarkRead { reply, .. }, Applied::Unread { unread, .. }) => drop(reply.send(Ok(unread))),
                 (Request::Read(read), _) => read(self.ledger.connection()),
@@ -226,7 +229,7 @@ impl Writer {
                     };
                     drop(reply.send(Ok(committed)));
                 }
-                (Request::MarkRead { .. }, _) => {}
+                (Request::MarkRead { .. } | Request::Revoke { .. } | Request::UndoRevocation { .. }, _) => {}
             }
         }
     }
@@ -250,6 +253,7 @@ impl Writer {
                 Request::Claim { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::MarkRead { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::Revoke { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Request::UndoRevocation { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::Snapshot { media_id, then, reply } => {
                     let state = media::find(self.ledger.connection(), &media_id).map_err(failed);
                     let done = state.map(|state| {
