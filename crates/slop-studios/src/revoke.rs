@@ -1,12 +1,12 @@
 //! Revocation: the one executor of it. What is answered with success is committed, known to the verifier, and carried out on
-//! every socket.
+//! every socket. Undoing one is committed and known to the verifier; no socket gets an identity by it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use socketio_server::{Handle, Socket};
-use tokio::sync::oneshot;
+use tokio::sync::{RwLock, oneshot};
 
 use crate::clock::Moment;
 use crate::identity::{AuthError, Revocations};
@@ -27,6 +27,9 @@ pub(crate) struct Revoker {
     max_lifetime: Duration,
     /// How long a token is accepted after its `exp`.
     leeway: Duration,
+    /// Read while something is revoked, written while that is undone: of one subject, store and memory must see both in one
+    /// order.
+    order: RwLock<()>,
 }
 
 /// A revocation that is in force.
@@ -48,7 +51,7 @@ impl Revoker {
         max_lifetime: Duration,
         leeway: Duration,
     ) -> Self {
-        Self { store, revocations, sessions, handle, max_lifetime, leeway }
+        Self { store, revocations, sessions, handle, max_lifetime, leeway, order: RwLock::default() }
     }
 
     /// Revokes all tokens of a user that were issued before now.
@@ -71,6 +74,25 @@ impl Revoker {
         self.revoke(Revocation { subject: Revoked::Token(token_id.into()), at: Moment::now(), expires_at }).await
     }
 
+    /// Makes the tokens good again that were revoked by this subject, as far as nothing else is against them. Returns the
+    /// revocation, if one was kept.
+    ///
+    /// # Errors
+    /// If it could not be committed. Nothing happened.
+    pub(crate) async fn undo(self: &Arc<Self>, subject: Revoked) -> Result<Option<Revocation>, StoreError> {
+        let revoker = Arc::clone(self);
+        in_its_own_task(async move {
+            let _alone = revoker.order.write().await;
+            let undone = revoker.store.undo_revocation(subject.clone()).await?;
+            if undone.is_some() {
+                revoker.revocations.undo(&subject);
+                tracing::info!(kind = kind(&subject), "a revocation was undone");
+            }
+            Ok(undone)
+        })
+        .await
+    }
+
     /// Whether a token with this `exp` is accepted no more, so that there is nothing to revoke.
     pub(crate) fn is_over(&self, expires_at: Moment) -> bool {
         expires_at.after(self.leeway) <= Moment::now()
@@ -83,6 +105,7 @@ impl Revoker {
 
     async fn carry_out(&self, revocation: Revocation) -> Result<Enforced, StoreError> {
         let forgotten = {
+            let _with_others = self.order.read().await;
             let forgotten = self.store.revoke(revocation.clone()).await.inspect_err(|error| {
                 if *error == StoreError::TooManyRevocations {
                     self.sessions.metrics.limit_met(Limit::Revocations);

@@ -196,10 +196,14 @@ impl Problem {
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
     }
 
+    pub(crate) fn not_revoked() -> Self {
+        Self::not_found("no such revocation is kept")
+    }
+
     /// Nobody is let in again to make room for others.
     pub(crate) fn too_many_revocations() -> Self {
-        let detail = "too many revocations are kept, and nothing happened; a shorter JWT_MAX_LIFETIME_DAYS, or expiresAt, \
-                      lets them end sooner";
+        let detail = "too many revocations are kept of which none is over, and nothing happened; a shorter \
+                      JWT_MAX_LIFETIME_DAYS, or expiresAt, lets them end sooner";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::TooManyRevocations, detail)
     }
 

@@ -45,6 +45,15 @@ impl Revocations {
         });
     }
 
+    /// From now on the tokens that it covered are good again. The store has forgotten it already, and nothing else was made
+    /// of the subject meanwhile.
+    pub(crate) fn undo(&self, subject: &Revoked) {
+        self.change(|index| {
+            let (revocations, name) = index.place(subject);
+            revocations.remove(name);
+        });
+    }
+
     fn change(&self, f: impl FnOnce(&mut Index)) {
         f(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
     }
@@ -116,6 +125,14 @@ mod tests {
         assert_eq!(revocations.check(&identity("u", Some(u64::MAX), Some("t"))), Err(AuthError::Revoked));
         assert_eq!(revocations.check(&identity("u", Some(0), Some("T"))), Ok(()));
         assert_eq!(revocations.check(&identity("t", Some(0), None)), Ok(()), "a user is no token");
+    }
+
+    #[test]
+    fn what_was_undone_covers_nothing() {
+        let revocations = of(vec![user(5_000), token("u")]);
+        revocations.undo(&Revoked::User("u".into()));
+        assert_eq!(revocations.check(&identity("u", Some(1), None)), Ok(()));
+        assert_eq!(revocations.check(&identity("u", Some(1), Some("u"))), Err(AuthError::Revoked));
     }
 
     #[test]

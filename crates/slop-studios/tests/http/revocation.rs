@@ -8,7 +8,7 @@ use slop_studios::identity::epoch_seconds;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::api::{accepted, get, post, send};
+use crate::api::{Answer, accepted, get, post, send};
 use crate::client::Client;
 use crate::server::{KEY, Server, signed};
 
@@ -217,6 +217,78 @@ async fn a_numeric_id_is_revoked_by_its_text() {
         assert_eq!(answer["sockets"], json!(1), "{text}");
         was_told(&mut client).await;
         is_refused(&server, "/media", &token).await;
+    }
+}
+
+async fn undo(server: &Server, path: &str) -> Answer {
+    send(server, "DELETE", path, &[("authorization", &format!("Bearer {KEY}"))], b"").await
+}
+
+async fn is_accepted(server: &Server, token: &str) {
+    Client::connect_as(server, "/", token).await;
+}
+
+#[tokio::test]
+async fn a_revocation_can_be_undone() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start_in(data.path(), &[]);
+    let (of_user, of_token) = (token("u", "t1"), token("v", "t/2"));
+    let mut client = Client::connect_as(&server, "/", &of_user).await;
+    let revoked = revoke(&server, "/v1/users/u/revoke").await;
+    revoke(&server, "/v1/tokens/t%2F2/revoke").await;
+    was_told(&mut client).await;
+
+    let undone = undo(&server, "/v1/users/u/revoke").await;
+    assert_eq!((undone.status, undone.json()), (200, json!({"userId": "u", "issuedBefore": revoked["issuedBefore"]})));
+    let undone = undo(&server, "/v1/tokens/t%2F2/revoke").await;
+    assert_eq!((undone.status, undone.json()), (200, json!({"jti": "t/2"})));
+    for path in ["/v1/users/u/revoke", "/v1/tokens/t%2F2/revoke", "/v1/users/w/revoke"] {
+        undo(&server, path).await.problem(404, "not_found");
+    }
+    // Nobody becomes somebody by it, but who asks does.
+    assert!(is_anonymous(&mut client).await);
+    client.nothing_else().await;
+    assert_eq!(client.call("authenticate", json!([{"token": of_user}])).await["success"], json!(true));
+    is_accepted(&server, &of_token).await;
+
+    server.kill();
+    let server = Server::start_in(data.path(), &[]);
+    is_accepted(&server, &of_user).await;
+    is_accepted(&server, &of_token).await;
+    assert!(get(&server, "/metrics").await.text.contains("slop_revocations_kept 0"));
+    revoke(&server, "/v1/users/u/revoke").await;
+    is_refused(&server, "/", &of_user).await;
+}
+
+/// Of one subject, what the store carried out last holds in memory too.
+#[tokio::test]
+async fn revoking_and_undoing_at_once_agree_with_the_store() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut server = Server::start_in(data.path(), &[]);
+    for round in 0..5 {
+        let path = format!("/v1/tokens/t{round}/revoke");
+        let own = token("u", &format!("t{round}"));
+        let work = (0..40).map(|number| {
+            let (server, path) = (&server, &path);
+            async move {
+                if number % 2 == 0 {
+                    assert_eq!(post(server, path, &json!({})).await.status, 200);
+                } else {
+                    assert!(matches!(undo(server, path).await.status, 200 | 404));
+                }
+            }
+        });
+        futures_util::future::join_all(work).await;
+        let outcome = async |server: &Server| {
+            let connected = Client::try_connect(server, "/", json!({"token": own}), None).await;
+            let mut client = connected.expect("it is connected");
+            client.expect("welcome").await;
+            client.next().await.0
+        };
+        let in_memory = outcome(&server).await;
+        server.kill();
+        server = Server::start_in(data.path(), &[]);
+        assert_eq!(outcome(&server).await, in_memory, "what the store says");
     }
 }
 
