@@ -84,7 +84,7 @@ pub const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// costs at most 100 commits a second, and what a killed process forgets is too recent for a client to have used.
 pub const LAZY_WRITES_AFTER: Duration = Duration::from_millis(10);
 
-/// How long they wait after a commit that failed.
+/// How long they, and the search for what is too old, wait after a commit that failed: a full disk costs no processor time.
 pub const LAZY_WRITES_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Most sessions, and most users' inboxes, that wait to be written. As many as may be kept; more are dropped and counted.

@@ -291,6 +291,48 @@ fn what_nobody_waits_for_is_written_when_there_is_room_again() {
     until(|| store.usage().sessions.rows == 1);
 }
 
+/// Without room, without numbers, and with something to do that nobody asked for.
+#[test]
+fn what_fails_is_not_tried_again_at_once() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let day_before = Moment::now().before(Duration::from_secs(86_401));
+    for n in 0..5_000 {
+        publish(&store, Change { at: day_before, ..durable(&n.to_string(), "old") });
+    }
+    drop(store);
+    // It is busy removing them for a second.
+    let (store, _) = place.open();
+    let read_only = store.read(|connection| Ok(connection.pragma_update(None, "query_only", true)?));
+    assert_eq!(wait(read_only), Ok(()));
+    store.numbers.lock().expect("no test panicked").give_up_block();
+    store.save_session(session(1, "{}"));
+    store.received("u", 1);
+
+    let failed = || store.metrics.store_commits_failed.get();
+    until(|| failed() > 0);
+    assert!(store.usage().log.rows > 0, "it has still something to do");
+    let (before, began) = (failed(), Instant::now());
+    until(|| began.elapsed() > Duration::from_secs(1));
+    assert!(failed() - before <= 5, "{} times a second", failed() - before);
+}
+
+#[test]
+fn numbers_of_a_group_that_failed_go_to_the_next() {
+    let place = Place::new();
+    let (store, recorder) = place.open();
+    publish(&store, durable("1", "e"));
+    leave_room(&store, 0);
+    let mut large = durable("2", "e");
+    if let What::Room(event) = &mut large.what {
+        event.argument = "x".repeat(50_000).into();
+    }
+    assert!(matches!(wait(store.commit(large)), Err(StoreError::Unavailable(_))));
+    publish(&store, room("3", "e"));
+    let numbers = recorder.numbers();
+    assert_eq!(numbers, [store.boot_seq(), store.boot_seq() + 1]);
+}
+
 #[test]
 fn the_oldest_leave_first() {
     let place = Place::bounded(|bounds| {
@@ -513,9 +555,17 @@ fn after_a_panic_nothing_is_accepted() {
 
 #[test]
 fn after_a_panic_on_the_publishers_thread_nothing_is_accepted_either() {
-    let store = temporary(Arc::new(Broken));
-    let publish = || drop(store.commit(room("1", "broken")));
-    until(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(publish)).is_err());
+    let breaks = |store: &SqliteStore| {
+        let publish = || drop(store.commit(room("1", "broken")));
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(publish)).is_err()
+    };
+    let deadline = Instant::now() + DEADLINE;
+    let mut store = temporary(Arc::new(Broken));
+    while !breaks(&store) {
+        // The writer had the numbers, and so the event and the panic were its own.
+        assert!(Instant::now() < deadline, "it did not come about in time");
+        store = temporary(Arc::new(Broken));
+    }
     let outcome = wait(store.commit(room("2", "e")));
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
 }

@@ -10,7 +10,7 @@ use super::ledger::{Applied, Ledger, Origin};
 use super::queue::{Group, Lazy, Queue, Request};
 use super::sequence::Sequence;
 use super::{media, notifications, receipts};
-use crate::limits::{GROUP_REQUESTS, RETENTION_AGAIN, RETENTION_INTERVAL, RETENTION_ROWS};
+use crate::limits::{GROUP_REQUESTS, LAZY_WRITES_AGAIN_AFTER, RETENTION_AGAIN, RETENTION_INTERVAL, RETENTION_ROWS};
 use crate::metrics::Metrics;
 
 pub(super) struct Writer {
@@ -85,7 +85,6 @@ impl Writer {
                 }
             }
             Err(error) => {
-                self.ledger.rollback();
                 self.failed(&error);
                 self.queue.put_back(lazy);
                 self.answer_failed(requests, &StoreError::Unavailable(error.to_string().into()), numbers);
@@ -93,8 +92,24 @@ impl Writer {
         }
     }
 
+    /// Commits the group, or leaves everything as it was.
     fn commit(&mut self, requests: &[Request], lazy: &Lazy, numbers: &mut Sequence) -> rusqlite::Result<Outcome> {
         numbers.ensure(GROUP_REQUESTS, self.ledger.connection())?;
+        let first = numbers.peek();
+        let outcome = self.transact(requests, lazy, numbers);
+        if outcome.is_err() {
+            self.ledger.rollback();
+            numbers.take_back(first);
+            if self.ledger.may_come_back() {
+                // Whatever comes next needs a number, so the first thing is to reserve a block: a transaction of its own, in
+                // the place of the one that failed, other than it and synchronised to the disk. It makes that one void.
+                numbers.give_up_block();
+            }
+        }
+        outcome
+    }
+
+    fn transact(&mut self, requests: &[Request], lazy: &Lazy, numbers: &mut Sequence) -> rusqlite::Result<Outcome> {
         if !lazy.is_empty() {
             self.ledger.save(lazy)?;
         }
@@ -257,6 +272,7 @@ impl Writer {
 
     fn failed(&mut self, error: &rusqlite::Error) {
         self.metrics.store_commit_failed();
+        self.next_retention = self.next_retention.max(Instant::now() + LAZY_WRITES_AGAIN_AFTER);
         if !self.failing {
             self.failing = true;
             tracing::error!(%error, "commit to the store; publishers are told to try again");
