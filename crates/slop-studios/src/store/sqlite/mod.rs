@@ -3,13 +3,15 @@
 //! A request goes into the `queue` in the order of the calls. One thread, the `writer`, takes what is there, applies it
 //! to the `ledger` in one transaction, commits, dispatches and answers. An event of which nothing is kept is dispatched by
 //! whoever commits it, unless something waits before it. `media`, `log`, `notifications`, `sessions` and
-//! `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers.
+//! `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers. `files` notices that the
+//! file is gone, `sessions_mark` tells the next process that the sessions are not as they should be.
 //!
 //! A promise is as good as the disk: see [`StoreSync`].
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use futures_util::future::{BoxFuture, ready};
 use rusqlite::Connection;
@@ -23,6 +25,7 @@ use super::{
 use crate::clock::Moment;
 use crate::metrics::Metrics;
 
+mod files;
 mod ledger;
 mod log;
 mod media;
@@ -35,16 +38,20 @@ mod revocations;
 mod schema;
 mod sequence;
 mod sessions;
+mod sessions_mark;
 #[cfg(test)]
 pub(crate) mod tests;
 mod writer;
 
+use files::FilesInUse;
 use ledger::Ledger;
 pub use open::{OpenError, Options, StoreSync};
+pub use queue::{Backlog, Ending};
 use queue::{Queue, Reply, Request};
 pub use retention::{Bound, Bounds};
 use sequence::Sequence;
-use writer::Writer;
+use sessions_mark::SessionsMark;
+use writer::{Shared, Writer};
 
 /// See the module.
 pub struct SqliteStore {
@@ -57,6 +64,7 @@ pub struct SqliteStore {
     /// As of the last commit.
     usage: Arc<Mutex<Usage>>,
     metrics: Arc<Metrics>,
+    sessions_mark: Arc<Mutex<SessionsMark>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -98,21 +106,34 @@ impl SqliteStore {
         let numbers = Sequence::begin(&connection).map_err(unusable)?;
         let boot_seq = numbers.peek();
         let numbers = Arc::new(Mutex::new(numbers));
+        let inaccessible = |error| OpenError::File { file: options.folder.clone(), error };
+        let files = FilesInUse::note(&options.folder).map_err(inaccessible)?;
+        let mut sessions_mark = SessionsMark::find(&options.folder).map_err(inaccessible)?;
+        if !sessions_mark.is_set() {
+            let forgotten = sessions::remove_all(&connection).map_err(unusable)?;
+            if forgotten > 0 {
+                tracing::warn!(forgotten, "not all sessions could be saved when the server ended; none is recovered");
+            }
+            sessions_mark.set();
+        }
+        let sessions_mark = Arc::new(Mutex::new(sessions_mark));
         let ledger = Ledger::new(connection, options.bounds).map_err(unusable)?;
         let queue = Arc::<Queue>::default();
         let usage = Arc::new(Mutex::new(ledger.committed()));
-        let writer = Writer::new(
-            Arc::clone(&queue),
-            ledger,
-            Arc::clone(&numbers),
-            Arc::clone(&dispatch),
-            Arc::clone(&metrics),
-            Arc::clone(&usage),
-        );
+        let shared = Shared {
+            queue: Arc::clone(&queue),
+            numbers: Arc::clone(&numbers),
+            dispatch: Arc::clone(&dispatch),
+            metrics: Arc::clone(&metrics),
+            usage: Arc::clone(&usage),
+            sessions_mark: Arc::clone(&sessions_mark),
+        };
+        let writer = Writer::new(ledger, files, shared);
+        metrics.store_writable.set(1);
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
-        let thread = thread.map_err(|error| OpenError::File { file: options.folder.clone(), error })?;
+        let thread = thread.map_err(inaccessible)?;
         let writer = Mutex::new(Some(thread));
-        Ok(Self { queue, numbers, dispatch, boot_seq, socket_id_key, usage, metrics, writer })
+        Ok(Self { queue, numbers, dispatch, boot_seq, socket_id_key, usage, metrics, sessions_mark, writer })
     }
 
     /// The key that tells socket ids from other names, for this process and those after it.
@@ -129,6 +150,19 @@ impl SqliteStore {
             // Why it panicked was logged by itself.
             let _ = writer.join();
         }
+    }
+
+    /// The same, but waits no longer than until `deadline`, and says what was not written by then.
+    pub fn close_by(&self, deadline: Instant) -> Ending {
+        self.queue.close();
+        // It may stand in a write that never returns: nobody is to wait for it after this.
+        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.queue.wait_for_end(deadline)
+    }
+
+    /// Lets the next process recover no session, since changes of some are not written. It may wait for the disk.
+    pub fn void_sessions(&self) {
+        self.sessions_mark.lock().unwrap_or_else(PoisonError::into_inner).remove_for_good();
     }
 
     /// Commits what the file has nothing to do with, unless something waits before it.

@@ -34,6 +34,11 @@ pub(super) fn remove(connection: &Connection, key: &SessionKey) -> rusqlite::Res
         .optional()
 }
 
+/// Removes all sessions, and returns how many there were.
+pub(super) fn remove_all(connection: &Connection) -> rusqlite::Result<usize> {
+    connection.execute("DELETE FROM sessions", [])
+}
+
 pub(super) fn find(connection: &Connection, key: &SessionKey) -> rusqlite::Result<Option<SessionRecord>> {
     connection
         .prepare_cached("SELECT * FROM sessions WHERE key = ?1")?

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::super::suite::{
 use super::super::{Amount, CommittedEvent, Delivery, Dispatched, MediaChange, Revoked, Step, What};
 use super::*;
 use crate::clock::Moment;
-use crate::limits::STORE_QUEUE_REQUESTS;
+use crate::limits::{LAZY_WRITES, STORE_QUEUE_REQUESTS};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -30,10 +31,17 @@ fn options(folder: &Path) -> Options {
     Options { folder: folder.to_owned(), sync: StoreSync::Normal, bounds }
 }
 
-/// A store in a folder that may be gone already: the file stays for as long as it is open.
+thread_local! {
+    /// Gone when the test ends.
+    static FOLDERS: RefCell<Vec<TempDir>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A store in a folder of its own.
 pub(crate) fn temporary(dispatch: Arc<dyn Dispatch>) -> SqliteStore {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    SqliteStore::open(&options(folder.path()), dispatch, Arc::default()).expect("a store")
+    let store = SqliteStore::open(&options(folder.path()), dispatch, Arc::default()).expect("a store");
+    FOLDERS.with_borrow_mut(|folders| folders.push(folder));
+    store
 }
 
 /// A store, what it dispatched, and the folder it is in.
@@ -333,6 +341,81 @@ fn numbers_of_a_group_that_failed_go_to_the_next() {
     assert_eq!(numbers, [store.boot_seq(), store.boot_seq() + 1]);
 }
 
+/// As a stop finds it when the disk is full.
+#[test]
+fn what_is_not_written_in_the_end_is_said_and_sessions_are_void() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    store.save_session(session(1, "{}"));
+    until(|| store.usage().sessions.rows == 1);
+    leave_room(&store, 0);
+    store.save_session(session(2, &"x".repeat(20_000)));
+    store.received("u", 1);
+    let ending = store.close_by(Instant::now() + DEADLINE);
+    let unwritten = Backlog { requests: 0, sessions: 1, inboxes: 1 };
+    assert_eq!(ending, Ending { unwritten, is_broken: false });
+    drop(store);
+    let (again, _) = place.open();
+    assert_eq!(again.usage().sessions.rows, 0);
+    assert_eq!(wait(again.session([1; 32])), Ok(None));
+    assert_eq!(again.close_by(Instant::now() + DEADLINE), Ending::default());
+}
+
+#[test]
+fn a_session_for_which_there_is_no_room_voids_all_in_the_next_life() {
+    let gate = Arc::<Gate>::default();
+    let place = Place::new();
+    let store = SqliteStore::open(&place.options, Arc::<Gate>::clone(&gate), Arc::default()).expect("it opens");
+    store.save_session(session(1, "{}"));
+    until(|| store.usage().sessions.rows == 1);
+    let closed = gate.0.lock().expect("no test panicked");
+    let first = store.commit(durable("0", "e"));
+    for n in 0..=2 * LAZY_WRITES as u32 {
+        let mut key = [0xff; 32];
+        key[..4].copy_from_slice(&n.to_be_bytes());
+        store.forget_session(key);
+        if store.queue.given_up().sessions > 0 {
+            break;
+        }
+    }
+    assert_eq!(store.queue.given_up().sessions, 1);
+    drop(closed);
+    assert!(wait(first).is_ok());
+    // Everything that waited is written, and the next life knows that it is not all.
+    publish(&store, durable("1", "e"));
+    until(|| !place.folder.path().join("sessions.complete").exists());
+    drop(store);
+    let (again, _) = place.open();
+    assert_eq!(again.usage().sessions.rows, 0);
+}
+
+#[test]
+fn after_a_panic_no_session_is_recovered() {
+    let place = Place::new();
+    let store = SqliteStore::open(&place.options, Arc::new(Broken), Arc::default()).expect("it opens");
+    store.save_session(session(1, "{}"));
+    until(|| store.usage().sessions.rows == 1);
+    assert!(wait(store.commit(media("2", "m", Step::Complete))).is_err());
+    let ending = store.close_by(Instant::now() + DEADLINE);
+    assert!(ending.is_broken, "{ending:?}");
+    drop(store);
+    let (again, _) = place.open();
+    assert_eq!(again.usage().sessions.rows, 0);
+}
+
+#[test]
+fn a_store_that_does_not_end_in_time_says_what_waits() {
+    let gate = Arc::<Gate>::default();
+    let store = temporary(Arc::<Gate>::clone(&gate));
+    let closed = gate.0.lock().expect("no test panicked");
+    let commits: Vec<_> = (0..3).map(|n| store.commit(durable(&n.to_string(), "e"))).collect();
+    let ending = store.close_by(Instant::now() + Duration::from_millis(50));
+    assert_eq!(ending.unwritten.requests, 3);
+    drop(closed);
+    assert!(commits.into_iter().all(|commit| wait(commit).is_ok()));
+    assert_eq!(store.close_by(Instant::now() + DEADLINE), Ending::default());
+}
+
 #[test]
 fn the_oldest_leave_first() {
     let place = Place::bounded(|bounds| {
@@ -583,8 +666,7 @@ fn closing_carries_out_what_waits() {
     assert_eq!(recorder.lines().len(), 2_000);
     assert!(matches!(wait(store.commit(room("1", "e"))), Err(StoreError::Unavailable(_))));
     // All of it is in the one file.
-    let files: Vec<_> = std::fs::read_dir(place.folder.path()).expect("a folder").flatten().collect();
-    assert_eq!(files.len(), 1, "{files:?}");
+    assert!(place.file().exists() && !place.folder.path().join("store.db-wal").exists());
     let (again, _) = place.open();
     assert_eq!((again.usage().log.rows, again.usage().sessions.rows), (2_000, 1));
 }
