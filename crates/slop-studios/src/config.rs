@@ -252,7 +252,7 @@ settings! {
         |text| size(text, u64::from(u32::MAX));
 
     /// Publishes of one publisher key each second, and ten times as many at once; 0 for any number. Past it the publisher
-    /// gets 429
+    /// gets 429. A batch may go past it, and delays the next request
     publish_rate_per_key: u32 = "PUBLISH_RATE_PER_KEY" Number DefaultValue::Fixed(defaults::PUBLISH_RATE_PER_KEY), rate;
 
     /// Failed authentications in a row on one connection after which it is closed

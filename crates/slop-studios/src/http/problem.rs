@@ -16,7 +16,7 @@ use crate::store::StoreError;
 pub(crate) const CONTENT: &str = "application/problem+json";
 
 /// A store that was overloaded has made room by then, and one whose disk is full can be asked that often.
-const RETRY_AFTER_SECONDS: u16 = 1;
+const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// What went wrong (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -40,7 +40,7 @@ pub(crate) struct Problem {
     challenge: Option<&'static str>,
     /// Seconds for the header `Retry-After`.
     #[serde(skip)]
-    retry_after: Option<u16>,
+    retry_after: Option<u32>,
 }
 
 /// What kind of problem it is, for programs.
@@ -149,7 +149,7 @@ impl Problem {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::UnsupportedMediaType, detail)
     }
 
-    pub(crate) fn too_many_publishes(retry_after: u16) -> Self {
+    pub(crate) fn too_many_publishes(retry_after: u32) -> Self {
         let detail = "this publisher key publishes faster than it may, and nothing happened; try again";
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyPublishes, detail);
         Self { retry_after: Some(retry_after), ..problem }

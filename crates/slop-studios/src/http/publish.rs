@@ -126,7 +126,7 @@ async fn publish(
     target: &str,
     request: Request,
 ) -> Result<Response, Problem> {
-    app.publish_rate.take(publisher, 1)?;
+    app.publish_rate.take(publisher)?;
     let (operation, whom) = kind.operation(target);
     if let Err(missing) = publisher.scopes.require(operation, whom) {
         // The body is not taken in from somebody who may not send it, so the executor never hears of it.
@@ -179,7 +179,7 @@ pub(crate) async fn batch(
     publisher: Publisher,
     request: Request,
 ) -> Result<Response, Problem> {
-    app.publish_rate.take(&publisher, 1)?;
+    app.publish_rate.take(&publisher)?;
     let key = idempotency_key(request.headers())?;
     let bytes = app.bodies.read(request).await?;
     let key = key.map(|key| keyed(&publisher, key, fingerprint(&[b"batch", &bytes])));
@@ -188,8 +188,7 @@ pub(crate) async fn batch(
         let message = format!("must not have more than {MAX_BATCH_ITEMS} items");
         return Err(Problem::invalid(vec![FieldError::new("", message)]));
     }
-    // The request was one of them.
-    app.publish_rate.take(&publisher, items.len().saturating_sub(1))?;
+    app.publish_rate.take_batch(&publisher, items.len())?;
     let items = items.into_iter().map(|item| Publish::read_item(item.get())).collect();
     let mut all_accepted = true;
     let answers: Vec<BatchAnswer> = (app.executor.publish_all(&publisher.scopes, items, key).await?.into_iter())
