@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use serde_json::value::RawValue;
@@ -113,6 +114,11 @@ pub trait Store: Debug + Send + Sync {
 
     /// All revocations that are kept and not over.
     fn revocations(&self) -> BoxFuture<'_, Result<Vec<Revocation>, StoreError>>;
+
+    /// Since when every change that was asked for was taken, but for those that broke a rule. If the last one could not be
+    /// committed, a write that changes nothing is tried, and the error is what became of it. So the moment changes whenever
+    /// a publisher may have been told to come again.
+    fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>>;
 
     /// Whether it still takes changes; it does until it is closed or has broken down for good.
     fn is_open(&self) -> bool;

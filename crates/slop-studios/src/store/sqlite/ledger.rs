@@ -33,6 +33,8 @@ pub(super) enum Applied {
     Repeated { receipt: Receipt, first: Origin },
     /// The key is the request's.
     Claimed,
+    /// It can be written.
+    Written,
     /// So many are unread; if that is new, an event with this number is to go out.
     Unread { unread: u64, changed: Option<u64> },
     /// The tokens are revoked.
@@ -150,6 +152,7 @@ impl Ledger {
                 let as_of = numbers.peek() - 1;
                 notifications::inbox(&self.connection, user_id, *limit, as_of).map(Applied::Inbox).map_err(Failed::from)
             }
+            Request::TryToWrite { .. } => self.try_to_write(),
             Request::Read(_) => Ok(Applied::Later),
         };
         match applied {
@@ -318,6 +321,13 @@ impl Ledger {
             self.usage.revocations.add(0);
         }
         Ok(Applied::Revoked)
+    }
+
+    /// Writes a page as it is.
+    fn try_to_write(&mut self) -> Result<Applied, Failed> {
+        self.write()?;
+        self.connection.prepare_cached("UPDATE meta SET value = value WHERE name = 'next_seq'")?.execute([])?;
+        Ok(Applied::Written)
     }
 
     /// Writes what nobody waits for.

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use futures_util::future::{BoxFuture, ready};
 use rusqlite::Connection;
@@ -23,6 +24,7 @@ use super::{
 use crate::clock::Moment;
 use crate::metrics::Metrics;
 
+mod availability;
 mod ledger;
 mod log;
 mod media;
@@ -39,6 +41,7 @@ mod sessions;
 pub(crate) mod tests;
 mod writer;
 
+use availability::Availability;
 use ledger::Ledger;
 pub use open::{OpenError, Options, StoreSync};
 use queue::{Queue, Reply, Request};
@@ -57,6 +60,7 @@ pub struct SqliteStore {
     /// As of the last commit.
     usage: Arc<Mutex<Usage>>,
     metrics: Arc<Metrics>,
+    availability: Arc<Availability>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -101,6 +105,7 @@ impl SqliteStore {
         let ledger = Ledger::new(connection, options.bounds).map_err(unusable)?;
         let queue = Arc::<Queue>::default();
         let usage = Arc::new(Mutex::new(ledger.committed()));
+        let availability = Arc::<Availability>::default();
         let writer = Writer::new(
             Arc::clone(&queue),
             ledger,
@@ -108,11 +113,12 @@ impl SqliteStore {
             Arc::clone(&dispatch),
             Arc::clone(&metrics),
             Arc::clone(&usage),
+            Arc::clone(&availability),
         );
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(|error| OpenError::File { file: options.folder.clone(), error })?;
         let writer = Mutex::new(Some(thread));
-        Ok(Self { queue, numbers, dispatch, boot_seq, socket_id_key, usage, metrics, writer })
+        Ok(Self { queue, numbers, dispatch, boot_seq, socket_id_key, usage, metrics, availability, writer })
     }
 
     /// The key that tells socket ids from other names, for this process and those after it.
@@ -152,6 +158,7 @@ impl SqliteStore {
     ) -> BoxFuture<'_, Result<T, StoreError>> {
         let (reply, answer) = oneshot::channel();
         if let Err(error) = self.queue.push(request(reply)) {
+            self.availability.overflowed();
             return Box::pin(ready(Err(error)));
         }
         Box::pin(async { answer.await.unwrap_or_else(|_dropped| Err(queue::stopped())) })
@@ -272,6 +279,17 @@ impl Store for SqliteStore {
 
     fn revocations(&self) -> BoxFuture<'_, Result<Vec<Revocation>, StoreError>> {
         self.read(|connection| Ok(revocations::all(connection, Moment::now())?))
+    }
+
+    fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>> {
+        if let Some(since) = self.availability.since() {
+            return Box::pin(ready(Ok(since)));
+        }
+        let tried = self.ask(|reply| Request::TryToWrite { reply });
+        Box::pin(async move {
+            tried.await?;
+            self.availability.since().ok_or_else(|| StoreError::Unavailable("a commit has failed".into()))
+        })
     }
 
     fn is_open(&self) -> bool {

@@ -27,6 +27,7 @@ pub(super) enum Request {
     Claim { key: IdempotencyKey, reply: Reply<()> },
     MarkRead { user_id: Arc<str>, mark: ReadMark, reply: Reply<u64> },
     Revoke { revocation: Revocation, reply: Reply<()> },
+    TryToWrite { reply: Reply<()> },
     Snapshot { media_id: Arc<str>, then: Option<SnapshotThen>, reply: Reply<()> },
     Inbox { user_id: Arc<str>, limit: usize, then: Option<InboxThen>, reply: Reply<()> },
     Read(Box<dyn FnOnce(&Connection) + Send>),

@@ -36,6 +36,16 @@ pub(crate) fn temporary(dispatch: Arc<dyn Dispatch>) -> SqliteStore {
     SqliteStore::open(&options(folder.path()), dispatch, Arc::default()).expect("a store")
 }
 
+/// Tells nobody.
+#[derive(Debug)]
+pub(crate) struct Silent;
+
+impl Dispatch for Silent {
+    fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery> {
+        vec![Delivery::known(0); group.len()]
+    }
+}
+
 /// A store, what it dispatched, and the folder it is in.
 struct Place {
     folder: TempDir,
@@ -235,7 +245,7 @@ fn a_damaged_page_is_found_when_it_opens() {
 }
 
 /// As if the disk had room for so many pages more.
-fn leave_room(store: &SqliteStore, pages: u32) {
+pub(crate) fn leave_room(store: &SqliteStore, pages: u32) {
     let done = store.read(move |connection| {
         let used: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
         connection.pragma_update_and_check(None, "max_page_count", used + pages, |_| Ok(()))?;
@@ -277,6 +287,33 @@ fn on_a_full_disk_nothing_is_accepted_and_then_it_goes_on() {
         publish(&store, large(&format!("l{n}")));
     }
     assert_eq!((recorder.lines().len(), store.usage().media.rows), (21, 21));
+}
+
+#[test]
+fn the_store_says_since_when_it_takes_all() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let since = || wait(store.writable_since()).expect("it takes all");
+    let begun = since();
+    publish(&store, durable("1", "e"));
+    assert_eq!(since(), begun, "nothing was refused");
+    leave_room(&store, 0);
+    let mut large = durable("2", "e");
+    if let What::Room(event) = &mut large.what {
+        event.argument = "x".repeat(50_000).into();
+    }
+    assert!(wait(store.commit(large.clone())).is_err());
+    assert_eq!(store.availability.since(), None);
+    // It tries to write, what fits here.
+    let again = since();
+    assert!(again > begun);
+    assert_eq!((since(), store.availability.since()), (again, Some(again)));
+    drop(wait(store.commit(large)));
+    leave_room(&store, 1_000);
+    publish(&store, durable("3", "e"));
+    assert!(since() > again);
+    store.close();
+    assert!(wait(store.commit(durable("4", "e"))).is_err());
 }
 
 #[test]

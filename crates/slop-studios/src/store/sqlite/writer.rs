@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::{Committed, CommittedEvent, Delivery, Dispatch, Dispatched, StoreError, Usage, What};
+use super::availability::Availability;
 use super::ledger::{Applied, Ledger, Origin};
 use super::queue::{Group, Lazy, Queue, Request};
 use super::sequence::Sequence;
@@ -20,11 +21,10 @@ pub(super) struct Writer {
     dispatch: Arc<dyn Dispatch>,
     metrics: Arc<Metrics>,
     usage: Arc<Mutex<Usage>>,
+    availability: Arc<Availability>,
     /// Deliveries that the file does not have the count of. There are no more than publishers that wait for one.
     uncounted: HashMap<Origin, Delivery>,
     next_retention: Instant,
-    /// Whether the last transaction failed, so that a full disk is one line in the log.
-    failing: bool,
 }
 
 impl Writer {
@@ -35,10 +35,11 @@ impl Writer {
         dispatch: Arc<dyn Dispatch>,
         metrics: Arc<Metrics>,
         usage: Arc<Mutex<Usage>>,
+        availability: Arc<Availability>,
     ) -> Self {
         let next_retention = Instant::now();
         let uncounted = HashMap::new();
-        Self { queue, ledger, numbers, dispatch, metrics, usage, uncounted, next_retention, failing: false }
+        Self { queue, ledger, numbers, dispatch, metrics, usage, availability, uncounted, next_retention }
     }
 
     /// Works until the queue is closed and empty. However it ends, nobody waits for it afterwards.
@@ -174,6 +175,7 @@ impl Writer {
                 (Request::MarkRead { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
                 (Request::Revoke { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
                 (Request::Claim { reply, .. } | Request::Revoke { reply, .. }, _) => drop(reply.send(Ok(()))),
+                (Request::TryToWrite { reply }, _) => drop(reply.send(Ok(()))),
                 (Request::Snapshot { reply, .. } | Request::Inbox { reply, .. }, _) => drop(reply.send(Ok(()))),
                 (Request::MarkRead { reply, .. }, Applied::Unread { unread, .. }) => drop(reply.send(Ok(unread))),
                 (Request::Read(read), _) => read(self.ledger.connection()),
@@ -224,6 +226,7 @@ impl Writer {
                 Request::Claim { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::MarkRead { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::Revoke { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Request::TryToWrite { reply } => drop(reply.send(Err(error.clone()))),
                 Request::Snapshot { media_id, then, reply } => {
                     let state = media::find(self.ledger.connection(), &media_id).map_err(failed);
                     let done = state.map(|state| {
@@ -249,18 +252,18 @@ impl Writer {
 
     fn committed(&mut self, took: Duration, requests: usize) {
         self.metrics.store_committed(took, requests);
-        if self.failing {
-            self.failing = false;
+        if self.availability.committed() {
             tracing::info!("the store can be written again");
         }
     }
 
     fn failed(&mut self, error: &rusqlite::Error) {
         self.metrics.store_commit_failed();
-        if !self.failing {
-            self.failing = true;
+        // A full disk is one line in the log.
+        if self.availability.since().is_some() {
             tracing::error!(%error, "commit to the store; publishers are told to try again");
         }
+        self.availability.failed();
     }
 }
 

@@ -1,0 +1,54 @@
+//! Since when the store has taken every change.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Availability(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    since: Instant,
+    /// The last transaction failed.
+    is_failing: bool,
+}
+
+impl Default for Availability {
+    fn default() -> Self {
+        Self(Mutex::new(State { since: Instant::now(), is_failing: false }))
+    }
+}
+
+impl Availability {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics half way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// None while transactions fail.
+    pub(super) fn since(&self) -> Option<Instant> {
+        let state = self.state();
+        (!state.is_failing).then_some(state.since)
+    }
+
+    /// A transaction failed.
+    pub(super) fn failed(&self) {
+        self.state().is_failing = true;
+    }
+
+    /// A transaction was committed. Says whether the one before had failed.
+    pub(super) fn committed(&self) -> bool {
+        let mut state = self.state();
+        let has_failed = std::mem::replace(&mut state.is_failing, false);
+        if has_failed {
+            state.since = Instant::now();
+        }
+        has_failed
+    }
+
+    /// A request did not fit into the queue.
+    pub(super) fn overflowed(&self) {
+        self.state().since = Instant::now();
+    }
+}
