@@ -1,6 +1,7 @@
 //! Errors as RFC 9457 `application/problem+json`. Every error of the HTTP API is one.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -84,6 +85,8 @@ pub(crate) enum Code {
     StoreUnavailable,
     /// More is published than the server or its store can take.
     Overloaded,
+    /// As many idempotency keys are remembered as may be, of the publisher or of all.
+    TooManyIdempotencyKeys,
     /// As many revocations are kept as may be.
     TooManyRevocations,
 }
@@ -196,6 +199,20 @@ impl Problem {
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
     }
 
+    /// No key is forgotten before its time to make room for others.
+    fn too_many_keys(of_publisher: bool, limit: u64, wait: Duration) -> Self {
+        let (status, whose) = match of_publisher {
+            true => (StatusCode::TOO_MANY_REQUESTS, "of this publisher"),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "of all publishers"),
+        };
+        let detail = format!(
+            "{limit} idempotency keys {whose} are remembered, which is the most, and nothing happened; try again, or publish \
+             without a key"
+        );
+        let seconds = u32::try_from(wait.as_millis().div_ceil(1_000).max(1)).unwrap_or(u32::MAX);
+        Self { retry_after: Some(seconds), ..Self::new(status, Code::TooManyIdempotencyKeys, detail) }
+    }
+
     /// Nobody is let in again to make room for others.
     pub(crate) fn too_many_revocations() -> Self {
         let detail = "too many revocations are kept, and nothing happened; a shorter JWT_MAX_LIFETIME_DAYS, or expiresAt, \
@@ -255,6 +272,7 @@ impl From<Refused> for Problem {
                 Code::NotificationIdReused,
                 StoreError::NotificationIdReused.to_string(),
             ),
+            Refused::TooManyKeys { of_publisher, limit, wait } => Self::too_many_keys(of_publisher, limit, wait),
             Refused::Overloaded => Self::overloaded(),
             Refused::Unavailable => Self::store_unavailable(),
             Refused::Internal => Self::internal(),

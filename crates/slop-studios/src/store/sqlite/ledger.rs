@@ -1,6 +1,7 @@
 //! What requests do to the tables, within one transaction for the whole group.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -11,7 +12,7 @@ use super::super::{
 };
 use super::log::{self, Entry};
 use super::queue::{Lazy, Request};
-use super::receipts::{self, Receipt, Remembered};
+use super::receipts::{self, Keys, Place, Receipt};
 use super::retention::Bounds;
 use super::sequence::Sequence;
 use super::{Failed, media, notifications, revocations, sessions};
@@ -31,8 +32,8 @@ pub(super) enum Applied {
     Said { seq: u64, stored: bool },
     /// It was done before.
     Repeated { receipt: Receipt, first: Origin },
-    /// The key is the request's.
-    Claimed,
+    /// The key may be the request's.
+    KeyIsFit,
     /// It can be written.
     Written,
     /// So many are unread; if that is new, an event with this number is to go out.
@@ -52,8 +53,8 @@ pub(super) enum Applied {
 /// Where the number of sockets that a publish was queued for is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Origin {
-    /// With the receipt of this name.
-    Receipt(Vec<u8>),
+    /// With the receipt there.
+    Receipt(Place),
     /// With the notification of this number.
     Notification(u64),
 }
@@ -67,13 +68,14 @@ pub(super) struct Ledger {
     usage: Usage,
     /// What is kept, as it was before.
     committed: Usage,
+    keys: Keys,
     in_transaction: bool,
 }
 
 impl Ledger {
     pub(super) fn new(connection: Connection, bounds: Bounds) -> rusqlite::Result<Self> {
         let usage = Bounds::count(&connection)?;
-        Ok(Self { connection, bounds, usage, committed: usage, in_transaction: false })
+        Ok(Self { connection, bounds, usage, committed: usage, keys: Keys::default(), in_transaction: false })
     }
 
     /// To read with, between two transactions.
@@ -98,6 +100,7 @@ impl Ledger {
     /// See [`Bounds::enforce`].
     pub(super) fn enforce_bounds(&mut self, most: usize) -> rusqlite::Result<bool> {
         self.write()?;
+        self.keys.write(&self.connection)?;
         self.bounds.enforce(&self.connection, &mut self.usage, Moment::now(), most)
     }
 
@@ -112,9 +115,11 @@ impl Ledger {
 
     pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
         if self.in_transaction {
+            self.keys.write(&self.connection)?;
             self.connection.prepare_cached("COMMIT")?.execute([])?;
             self.in_transaction = false;
         }
+        self.keys.clear();
         self.committed = self.usage;
         Ok(())
     }
@@ -127,6 +132,7 @@ impl Ledger {
             tracing::error!(%error, "roll back");
         }
         self.in_transaction = false;
+        self.keys.clear();
         self.usage = self.committed;
     }
 
@@ -142,7 +148,7 @@ impl Ledger {
     pub(super) fn apply(&mut self, request: &Request, numbers: &mut Sequence) -> rusqlite::Result<Applied> {
         let applied = match request {
             Request::Commit { change, .. } => self.change(change, numbers),
-            Request::Claim { key, .. } => self.claim(key),
+            Request::CheckKey { key, .. } => self.receipt(key).map(|_| Applied::KeyIsFit),
             Request::MarkRead { user_id, mark, .. } => self.mark_read(user_id, mark, numbers),
             Request::Revoke { revocation, .. } => self.revoke(revocation),
             Request::Snapshot { media_id, .. } => {
@@ -164,25 +170,23 @@ impl Ledger {
 
     /// Nothing is written before the last reason to refuse, so a refusal leaves nothing behind.
     fn change(&mut self, change: &Change, numbers: &mut Sequence) -> Result<Applied, Failed> {
-        let name = change.key.as_ref().map(receipts::name);
-        if let (Some(key), Some(name)) = (&change.key, &name)
-            && let Some(receipt) = self.remembered(key, name)?.and_then(|remembered| remembered.receipt)
+        if let Some(key) = &change.key
+            && let Some(receipt) = self.receipt(key)?
         {
-            return Ok(Applied::Repeated { receipt, first: Origin::Receipt(name.clone()) });
+            return Ok(Applied::Repeated { receipt, first: Origin::Receipt(Place::of(key)) });
         }
         let applied = match &change.what {
             What::Media(step) => self.media(step, change.at, numbers)?,
             What::Notification(notification) => self.notification(notification, change.at, numbers)?,
             What::Room(event) => self.room(event, change.at, numbers)?,
         };
-        if let (Some(key), Some(name)) = (&change.key, &name) {
+        if let Some(key) = &change.key {
             let (stored, delivered) = match &applied {
                 Applied::Said { stored, .. } => (*stored, 0),
-                Applied::Repeated { receipt, .. } => (receipt.stored, receipt.delivered),
+                Applied::Repeated { receipt: Receipt(_, stored, delivered), .. } => (*stored, *delivered),
                 _ => (true, 0),
             };
-            let receipt = Receipt { id: Arc::clone(&change.id), stored, delivered };
-            self.remember(key, name, change.at, Some(receipt))?;
+            self.remember(key, change.at, Receipt(Arc::clone(&change.id), stored, delivered))?;
         }
         Ok(applied)
     }
@@ -224,7 +228,7 @@ impl Ledger {
             if found.fingerprint != notification.fingerprint {
                 return Err(StoreError::NotificationIdReused.into());
             }
-            let receipt = Receipt { id: Arc::clone(&notification.id), stored: true, delivered: found.delivered };
+            let receipt = Receipt(Arc::clone(&notification.id), true, found.delivered);
             return Ok(Applied::Repeated { receipt, first: Origin::Notification(found.seq) });
         }
         self.write()?;
@@ -271,36 +275,52 @@ impl Ledger {
         log::append(&self.connection, entry)
     }
 
-    fn claim(&mut self, key: &IdempotencyKey) -> Result<Applied, Failed> {
-        let name = receipts::name(key);
-        if self.remembered(key, &name)?.is_none() {
-            self.remember(key, &name, Moment::now(), None)?;
-        }
-        Ok(Applied::Claimed)
-    }
-
-    /// What the key was used for, unless that is too long ago.
-    fn remembered(&self, key: &IdempotencyKey, name: &[u8]) -> Result<Option<Remembered>, Failed> {
-        let since = Moment::now().before(self.bounds.receipts.age);
-        let remembered = receipts::find(&self.connection, name)?.filter(|remembered| remembered.at > since);
-        match remembered {
-            Some(remembered) if remembered.fingerprint != key.fingerprint => Err(StoreError::KeyReused.into()),
-            remembered => Ok(remembered),
+    /// The receipt that an earlier publish with this key got, unless that is too long ago. If the key is new, there is a
+    /// place for it.
+    fn receipt(&mut self, key: &IdempotencyKey) -> Result<Option<Receipt>, Failed> {
+        let (place, since) = (Place::of(key), self.keys_since(Moment::now()));
+        match self.keys.find(&self.connection, &place, since)? {
+            Some(known) if known.fingerprint != key.fingerprint => Err(StoreError::KeyReused.into()),
+            Some(known) => Ok(known.receipt(&place).cloned()),
+            None => self.make_room(&key.publisher).map(|()| None),
         }
     }
 
-    fn remember(
-        &mut self,
-        key: &IdempotencyKey,
-        name: &[u8],
-        at: Moment,
-        receipt: Option<Receipt>,
-    ) -> rusqlite::Result<()> {
+    /// Keys that were used then, or earlier, are forgotten.
+    fn keys_since(&self, now: Moment) -> Moment {
+        now.before(self.bounds.idempotency_keys.age)
+    }
+
+    /// Makes sure that a key of this publisher can be remembered, if need be by forgetting what is too old already. A batch
+    /// may be more than what is left: one that is large must not be refused for ever.
+    fn make_room(&mut self, publisher: &str) -> Result<(), Failed> {
+        let bounds = self.bounds.idempotency_keys;
+        for (of, limit) in [(Some(publisher), bounds.of_publisher), (None, bounds.of_all)] {
+            let used = match of {
+                Some(publisher) => receipts::used_by(&self.connection, publisher)?,
+                None => self.usage.idempotency_keys,
+            };
+            let Some(left) = used.checked_sub(limit) else { continue };
+            let Some((row, at)) = receipts::last_in_the_way(&self.connection, of, left + 1)? else { continue };
+            let now = Moment::now();
+            let since = self.keys_since(now);
+            if at > since {
+                let wait = Duration::from_millis(at.min(now).epoch_ms().saturating_sub(since.epoch_ms()));
+                return Err(StoreError::TooManyKeys { of_publisher: of.is_some(), limit, wait }.into());
+            }
+            self.write()?;
+            self.keys.write(&self.connection)?;
+            let (_, freed) = receipts::forget_up_to(&self.connection, of, row, since)?;
+            self.usage.idempotency_keys = self.usage.idempotency_keys.saturating_sub(freed);
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, key: &IdempotencyKey, at: Moment, receipt: Receipt) -> rusqlite::Result<()> {
         self.write()?;
-        let remembered = Remembered { fingerprint: key.fingerprint, at, receipt };
-        if !receipts::put(&self.connection, name, &remembered)? {
-            self.usage.receipts.add(0);
-        }
+        let since = self.keys_since(Moment::now());
+        let more = self.keys.add(&self.connection, key, (at, since), receipt)?;
+        self.usage.idempotency_keys = self.usage.idempotency_keys.saturating_add_signed(more);
         Ok(())
     }
 
@@ -348,9 +368,9 @@ impl Ledger {
     }
 
     /// Writes down how many sockets a publish was queued for.
-    pub(super) fn set_delivered(&self, origin: &Origin, delivered: u64) -> rusqlite::Result<()> {
+    pub(super) fn set_delivered(&mut self, origin: &Origin, delivered: u64) -> rusqlite::Result<()> {
         match origin {
-            Origin::Receipt(name) => receipts::set_delivered(&self.connection, name, delivered),
+            Origin::Receipt(place) => self.keys.set_delivered(&self.connection, place, delivered),
             Origin::Notification(seq) => notifications::set_delivered(&self.connection, *seq, delivered),
         }
     }

@@ -45,7 +45,7 @@ use availability::Availability;
 use ledger::Ledger;
 pub use open::{OpenError, Options, StoreSync};
 use queue::{Queue, Reply, Request};
-pub use retention::{Bound, Bounds};
+pub use retention::{Bound, Bounds, KeyBounds};
 use sequence::Sequence;
 use writer::Writer;
 
@@ -201,8 +201,8 @@ impl Store for SqliteStore {
         }
     }
 
-    fn claim(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.ask(|reply| Request::Claim { key, reply })
+    fn check_key(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(|reply| Request::CheckKey { key, reply })
     }
 
     fn media_state(&self, media_id: &str) -> BoxFuture<'_, Result<Option<MediaState>, StoreError>> {

@@ -24,7 +24,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What the writer is asked for. `then` is there until it has run.
 pub(super) enum Request {
     Commit { change: Change, reply: Reply<Committed> },
-    Claim { key: IdempotencyKey, reply: Reply<()> },
+    CheckKey { key: IdempotencyKey, reply: Reply<()> },
     MarkRead { user_id: Arc<str>, mark: ReadMark, reply: Reply<u64> },
     Revoke { revocation: Revocation, reply: Reply<()> },
     TryToWrite { reply: Reply<()> },
