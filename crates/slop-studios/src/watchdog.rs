@@ -65,12 +65,17 @@ impl Watchdog {
     pub(crate) async fn run(mut self) -> Infallible {
         let pause = self.patience / LOOKS as u32;
         let longest = pause + (self.patience / PAUSE_SHARE).max(SHORTEST_PAUSE);
+        let mut is_failing = false;
         loop {
             let begun = Instant::now();
-            if let Err(error) = self.look().await {
-                // The next look does what this one could not.
+            let looked = self.look().await;
+            // The next look does what this one could not, and there are many: one line for all that fail.
+            if let Err(error) = &looked
+                && !is_failing
+            {
                 tracing::warn!(%error, "end media items without news");
             }
+            is_failing = looked.is_err();
             sleep(pause).await;
             if begun.elapsed() > longest {
                 self.begin_anew();

@@ -465,7 +465,7 @@ mod tests {
             assert!(results.iter().all(|result| matches!(result, Err(Refused::Unreadable(_)))));
         }
         assert!(run_all(&[refused[0].clone(), event.clone()], b"c").expect("the key is free")[1].is_ok());
-        assert_eq!(run_all(&[event.clone()], b"d"), Err(Refused::KeyReused));
+        assert_eq!(run_all(&[event], b"d"), Err(Refused::KeyReused));
         assert_eq!(recorder.0.lock().expect("no test panicked").len(), 1);
     }
 

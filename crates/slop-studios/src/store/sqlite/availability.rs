@@ -37,14 +37,9 @@ impl Availability {
         self.state().is_failing = true;
     }
 
-    /// A transaction was committed. Says whether the one before had failed.
-    pub(super) fn committed(&self) -> bool {
-        let mut state = self.state();
-        let has_failed = std::mem::replace(&mut state.is_failing, false);
-        if has_failed {
-            state.since = Instant::now();
-        }
-        has_failed
+    /// A transaction was committed, after one that had failed.
+    pub(super) fn committed(&self) {
+        *self.state() = State { since: Instant::now(), is_failing: false };
     }
 
     /// A request did not fit into the queue.

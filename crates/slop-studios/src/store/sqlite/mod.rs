@@ -41,7 +41,6 @@ mod sessions;
 pub(crate) mod tests;
 mod writer;
 
-use availability::Availability;
 use ledger::Ledger;
 pub use open::{OpenError, Options, StoreSync};
 use queue::{Queue, Reply, Request};
@@ -60,7 +59,6 @@ pub struct SqliteStore {
     /// As of the last commit.
     usage: Arc<Mutex<Usage>>,
     metrics: Arc<Metrics>,
-    availability: Arc<Availability>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -105,7 +103,6 @@ impl SqliteStore {
         let ledger = Ledger::new(connection, options.bounds).map_err(unusable)?;
         let queue = Arc::<Queue>::default();
         let usage = Arc::new(Mutex::new(ledger.committed()));
-        let availability = Arc::<Availability>::default();
         let writer = Writer::new(
             Arc::clone(&queue),
             ledger,
@@ -113,12 +110,11 @@ impl SqliteStore {
             Arc::clone(&dispatch),
             Arc::clone(&metrics),
             Arc::clone(&usage),
-            Arc::clone(&availability),
         );
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(|error| OpenError::File { file: options.folder.clone(), error })?;
         let writer = Mutex::new(Some(thread));
-        Ok(Self { queue, numbers, dispatch, boot_seq, socket_id_key, usage, metrics, availability, writer })
+        Ok(Self { queue, numbers, dispatch, boot_seq, socket_id_key, usage, metrics, writer })
     }
 
     /// The key that tells socket ids from other names, for this process and those after it.
@@ -158,7 +154,6 @@ impl SqliteStore {
     ) -> BoxFuture<'_, Result<T, StoreError>> {
         let (reply, answer) = oneshot::channel();
         if let Err(error) = self.queue.push(request(reply)) {
-            self.availability.overflowed();
             return Box::pin(ready(Err(error)));
         }
         Box::pin(async { answer.await.unwrap_or_else(|_dropped| Err(queue::stopped())) })
@@ -282,13 +277,13 @@ impl Store for SqliteStore {
     }
 
     fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>> {
-        if let Some(since) = self.availability.since() {
+        if let Some(since) = self.queue.availability.since() {
             return Box::pin(ready(Ok(since)));
         }
         let tried = self.ask(|reply| Request::TryToWrite { reply });
         Box::pin(async move {
             tried.await?;
-            self.availability.since().ok_or_else(|| StoreError::Unavailable("a commit has failed".into()))
+            self.queue.availability.since().ok_or_else(|| StoreError::Unavailable("a commit has failed".into()))
         })
     }
 

@@ -13,6 +13,7 @@ use super::super::{
     Change, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, SessionKey, SessionRecord, SnapshotThen,
     StoreError, What,
 };
+use super::availability::Availability;
 use crate::limits::{
     GROUP_BYTES, GROUP_REQUESTS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER, STORE_QUEUE_BYTES,
     STORE_QUEUE_REQUESTS,
@@ -81,6 +82,7 @@ pub(super) struct Group {
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     work: Condvar,
+    pub(super) availability: Availability,
 }
 
 #[derive(Default)]
@@ -107,6 +109,7 @@ impl Queue {
         }
         let weight = request.weight();
         if waiting.requests.len() >= STORE_QUEUE_REQUESTS || waiting.bytes + weight > STORE_QUEUE_BYTES {
+            self.availability.overflowed();
             return Err(StoreError::Overloaded);
         }
         if let Request::Inbox { user_id, .. } = &request

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::{Committed, CommittedEvent, Delivery, Dispatch, Dispatched, StoreError, Usage, What};
-use super::availability::Availability;
 use super::ledger::{Applied, Ledger, Origin};
 use super::queue::{Group, Lazy, Queue, Request};
 use super::receipts::{Place, Receipt};
@@ -22,10 +21,11 @@ pub(super) struct Writer {
     dispatch: Arc<dyn Dispatch>,
     metrics: Arc<Metrics>,
     usage: Arc<Mutex<Usage>>,
-    availability: Arc<Availability>,
     /// Deliveries that the file does not have the count of. There are no more than publishers that wait for one.
     uncounted: HashMap<Origin, Delivery>,
     next_retention: Instant,
+    /// Whether the last transaction failed, so that a full disk is one line in the log.
+    failing: bool,
 }
 
 impl Writer {
@@ -36,11 +36,10 @@ impl Writer {
         dispatch: Arc<dyn Dispatch>,
         metrics: Arc<Metrics>,
         usage: Arc<Mutex<Usage>>,
-        availability: Arc<Availability>,
     ) -> Self {
         let next_retention = Instant::now();
         let uncounted = HashMap::new();
-        Self { queue, ledger, numbers, dispatch, metrics, usage, availability, uncounted, next_retention }
+        Self { queue, ledger, numbers, dispatch, metrics, usage, uncounted, next_retention, failing: false }
     }
 
     /// Works until the queue is closed and empty. However it ends, nobody waits for it afterwards.
@@ -253,18 +252,20 @@ impl Writer {
 
     fn committed(&mut self, took: Duration, requests: usize) {
         self.metrics.store_committed(took, requests);
-        if self.availability.committed() {
+        if self.failing {
+            self.failing = false;
+            self.queue.availability.committed();
             tracing::info!("the store can be written again");
         }
     }
 
     fn failed(&mut self, error: &rusqlite::Error) {
         self.metrics.store_commit_failed();
-        // A full disk is one line in the log.
-        if self.availability.since().is_some() {
+        if !self.failing {
+            self.failing = true;
+            self.queue.availability.failed();
             tracing::error!(%error, "commit to the store; publishers are told to try again");
         }
-        self.availability.failed();
     }
 }
 
