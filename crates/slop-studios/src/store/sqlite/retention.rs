@@ -7,8 +7,6 @@ use rusqlite::{Connection, Row};
 use super::super::{Amount, Usage};
 use super::{log, receipts, revocations};
 use crate::clock::Moment;
-#[cfg(doc)]
-use crate::limits::BATCH_ITEMS_PER_KEY;
 use crate::limits::ROW_OVERHEAD_BYTES;
 
 /// How much of something is kept.
@@ -41,7 +39,8 @@ pub struct Bounds {
     pub revocations: u64,
 }
 
-/// How many idempotency keys are remembered, a batch of more than [`BATCH_ITEMS_PER_KEY`] items counting as several.
+/// How many idempotency keys are remembered, a batch counting as one for every
+/// [`BATCH_ITEMS_PER_KEY`](crate::limits::BATCH_ITEMS_PER_KEY) of its items.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyBounds {
     /// For how long.
