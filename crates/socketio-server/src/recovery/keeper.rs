@@ -16,13 +16,16 @@ pub struct SavedSession {
     pub data: String,
     /// The last broadcast that is known to have arrived, or that came before it connected.
     pub since: u64,
+    /// It was never saved before.
+    pub is_new: bool,
 }
 
 impl SavedSession {
     /// A session in a namespace, in no room.
     #[must_use]
     pub fn new(namespace: impl Into<String>, socket_id: impl Into<String>, since: u64) -> Self {
-        Self { namespace: namespace.into(), socket_id: socket_id.into(), rooms: Vec::new(), data: String::new(), since }
+        let (namespace, socket_id) = (namespace.into(), socket_id.into());
+        Self { namespace, socket_id, rooms: Vec::new(), data: String::new(), since, is_new: true }
     }
 }
 
@@ -58,13 +61,24 @@ pub struct MissedEvent {
 
 /// Keeps sessions across the end of the process. The `pid` is the client's secret: who has it can take the session over.
 pub trait SessionKeeper: Debug + Send + Sync {
-    /// Keeps a session in place of what was kept of it. Called on the sockets' threads: must not block.
+    /// Keeps a session in place of what was kept of it. Called on the sockets' threads, before the client is told of what has
+    /// changed: must not block.
     fn save(&self, pid: &str, session: SavedSession);
+
+    /// The session's client has gone and may come back. It has received every broadcast up to `since`, or needs not. What was
+    /// saved of the session before is as good.
+    fn left(&self, pid: &str, since: u64);
+
+    /// Every session that is saved, not forgotten, and with a client (not [left](Self::left) since it was saved) has received
+    /// all broadcasts up to this one. Said again when it changes; it falls when a client comes back that has received less.
+    /// So the session of a client that stays and is sent nothing is as fresh as the others, and need not be saved again.
+    fn confirmed(&self, up_to: u64);
 
     /// The session has ended for good.
     fn forget(&self, pid: &str);
 
-    /// The session with this `pid` as an earlier life of the server kept it. Nothing if there is none.
+    /// The session with this `pid` as an earlier life of the server kept it, with the last broadcast that its client is known
+    /// to have received. Nothing if there is none, or the client has been away for too long.
     fn recall(&self, pid: &str) -> Recalled<SavedSession>;
 
     /// What earlier lives sent after `offset` to any of these rooms of a namespace, to each only what came after the number

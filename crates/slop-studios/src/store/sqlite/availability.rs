@@ -42,8 +42,8 @@ impl Availability {
         *self.state() = State { since: Instant::now(), is_failing: false };
     }
 
-    /// A request did not fit into the queue.
-    pub(super) fn overflowed(&self) {
+    /// A request did not fit into the queue, or the journal did not take an event. The next one may be taken.
+    pub(super) fn refused(&self) {
         self.state().since = Instant::now();
     }
 }
