@@ -26,6 +26,7 @@ use super::{
 use crate::clock::Moment;
 use crate::metrics::Metrics;
 
+mod availability;
 mod files;
 mod journal;
 mod ledger;
@@ -53,7 +54,7 @@ pub use open::{OpenError, Options, StoreSync};
 use order::Order;
 pub use queue::{Backlog, Ending};
 use queue::{Left, Queue, Reply, Request, SessionChange};
-pub use retention::{Bound, Bounds};
+pub use retention::{Bound, Bounds, KeyBounds};
 use sequence::Sequence;
 use sessions_mark::SessionsMark;
 use writer::{Shared, Writer};
@@ -198,6 +199,7 @@ impl SqliteStore {
         let seq = order.numbers.next();
         if let Err(error) = order.write([(seq, event)]) {
             self.metrics.store_commit_failed();
+            self.queue.availability.refused();
             return Some(Err(error));
         }
         let delivery = self.dispatch.dispatch(&[Dispatched { seq, event: CommittedEvent::Room(event) }]).pop()?;
@@ -252,8 +254,8 @@ impl Store for SqliteStore {
         }
     }
 
-    fn claim(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.ask(|reply| Request::Claim { key, reply })
+    fn check_key(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(|reply| Request::CheckKey { key, reply })
     }
 
     fn media_state(&self, media_id: &str) -> BoxFuture<'_, Result<Option<MediaState>, StoreError>> {
@@ -349,6 +351,17 @@ impl Store for SqliteStore {
 
     fn revocations(&self) -> BoxFuture<'_, Result<Vec<Revocation>, StoreError>> {
         self.read(|connection| Ok(revocations::all(connection, Moment::now())?))
+    }
+
+    fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>> {
+        if let Some(since) = self.queue.availability.since() {
+            return Box::pin(ready(Ok(since)));
+        }
+        let tried = self.ask(|reply| Request::TryToWrite { reply });
+        Box::pin(async move {
+            tried.await?;
+            self.queue.availability.since().ok_or_else(|| StoreError::Unavailable("a commit has failed".into()))
+        })
     }
 
     fn is_open(&self) -> bool {

@@ -13,6 +13,7 @@ use super::super::{
     Change, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, SessionKey, SessionRecord, SnapshotThen,
     StoreError, What,
 };
+use super::availability::Availability;
 use crate::clock::Moment;
 use crate::limits::{
     GROUP_BYTES, GROUP_REQUESTS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER, STORE_QUEUE_BYTES,
@@ -25,9 +26,10 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What the writer is asked for. `then` is there until it has run.
 pub(super) enum Request {
     Commit { change: Change, reply: Reply<Committed> },
-    Claim { key: IdempotencyKey, reply: Reply<()> },
+    CheckKey { key: IdempotencyKey, reply: Reply<()> },
     MarkRead { user_id: Arc<str>, mark: ReadMark, reply: Reply<u64> },
     Revoke { revocation: Revocation, reply: Reply<()> },
+    TryToWrite { reply: Reply<()> },
     Snapshot { media_id: Arc<str>, then: Option<SnapshotThen>, reply: Reply<()> },
     Inbox { user_id: Arc<str>, limit: usize, then: Option<InboxThen>, reply: Reply<()> },
     Read(Box<dyn FnOnce(&Connection) + Send>),
@@ -152,6 +154,7 @@ pub(super) struct Queue {
     work: Condvar,
     /// Tells that the writer has ended.
     over: Condvar,
+    pub(super) availability: Availability,
 }
 
 #[derive(Default)]
@@ -185,6 +188,7 @@ impl Queue {
         }
         let weight = request.weight();
         if waiting.requests.len() >= STORE_QUEUE_REQUESTS || waiting.bytes + weight > STORE_QUEUE_BYTES {
+            self.availability.refused();
             return Err(StoreError::Overloaded);
         }
         if let Request::Inbox { user_id, .. } = &request
