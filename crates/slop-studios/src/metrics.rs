@@ -48,6 +48,8 @@ pub struct Metrics {
     store_group_size: Histogram,
     pub(crate) store_commits_failed: Counter,
     store_writes_dropped: Counter,
+    /// 1 while commits succeed.
+    pub(crate) store_writable: Gauge,
     limits: Family<LimitLabels, Counter>,
     /// In seconds since 1970; none without TLS.
     pub(crate) certificate_expiry: Gauge,
@@ -61,6 +63,10 @@ pub enum Limit {
     UserRate,
     /// `PUBLISH_RATE_PER_KEY`.
     PublishRate,
+    /// `MAX_IDEMPOTENCY_KEYS`.
+    IdempotencyKeys,
+    /// `MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER`.
+    IdempotencyKeysPerPublisher,
     /// `MAX_UNFINISHED_BYTES`, by publishers.
     UnfinishedBodies,
     /// `MAX_ROOMS_PER_SOCKET`.
@@ -72,10 +78,22 @@ pub enum Limit {
 }
 
 impl Limit {
+    const ALL: [Self; 7] = [
+        Self::UserRate,
+        Self::PublishRate,
+        Self::IdempotencyKeys,
+        Self::IdempotencyKeysPerPublisher,
+        Self::UnfinishedBodies,
+        Self::Rooms,
+        Self::AuthFailures,
+    ];
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::UserRate => "event rate per user",
             Self::PublishRate => "publish rate per key",
+            Self::IdempotencyKeys => "idempotency keys",
+            Self::IdempotencyKeysPerPublisher => "idempotency keys per publisher",
             Self::UnfinishedBodies => "unfinished bytes of publishers",
             Self::Rooms => "rooms and subscriptions",
             Self::AuthFailures => "failed authentications",
@@ -176,6 +194,7 @@ impl Default for Metrics {
             store_group_size: Histogram::new(GROUP_REQUESTS),
             store_commits_failed: Counter::default(),
             store_writes_dropped: Counter::default(),
+            store_writable: Gauge::default(),
             limits: Family::default(),
             certificate_expiry: Gauge::default(),
             certificate_reloads: Family::default(),
@@ -394,6 +413,11 @@ impl Metrics {
             "Sessions and inbox positions not written because too many waited",
             self.store_writes_dropped.clone(),
         );
+        registry.register(
+            "store_writable",
+            "1 if the last transaction of the store was committed; 0 if it failed, or the store's files are gone",
+            self.store_writable.clone(),
+        );
         if self.certificate_expiry.get() != 0 {
             registry.register_with_unit(
                 "tls_certificate_expiry_timestamp",
@@ -453,7 +477,11 @@ impl Collector for Snapshot {
                 kept.journal_bytes,
             ),
             ("sessions_kept", "Sessions that are kept for recovery", kept.sessions.rows),
-            ("idempotency_keys", "Idempotency keys that are remembered", kept.receipts.rows),
+            (
+                "idempotency_keys",
+                "Idempotency keys that are remembered; a batch counts as one for every ten of its items",
+                kept.idempotency_keys,
+            ),
             ("revocations_kept", "Revocations of users and tokens that are kept", kept.revocations.rows),
             ("store_queue_length", "Requests that wait for the store", kept.queued),
             ("sessions_away", "Sessions whose clients are away and may come back", engine.sessions_away),
@@ -528,7 +556,7 @@ impl Collector for Snapshot {
         for (limit, count) in &engine.limits {
             limits.get_or_create(&LimitLabels { limit: limit.as_str() }).inc_by(*count);
         }
-        for limit in [Limit::UserRate, Limit::PublishRate, Limit::UnfinishedBodies, Limit::Rooms, Limit::AuthFailures] {
+        for limit in Limit::ALL {
             let labels = LimitLabels { limit: limit.as_str() };
             limits.get_or_create(&labels).inc_by(self.limits.get_or_create(&labels).get());
         }

@@ -331,6 +331,9 @@ pub(crate) struct SavedState {
     /// The number of the last notification that was sent from the inbox.
     #[serde(skip_serializing_if = "is_zero")]
     inbox_sent: u64,
+    /// The client is told how many notifications are unread.
+    #[serde(skip_serializing_if = "is_zero")]
+    wants_count: bool,
 }
 
 impl SavedState {
@@ -353,6 +356,7 @@ impl Sessions {
             subscriptions: session.subscriptions.clone(),
             auth_failures: socket.strikes(),
             inbox_sent: (session.identity.as_ref()).map_or(0, |identity| session.inbox.sent_to(&identity.user_id)),
+            wants_count: session.inbox.wants_count(),
         });
         state.and_then(|state| serde_json::to_string(&state).ok()).unwrap_or_default()
     }
@@ -395,9 +399,8 @@ impl Sessions {
             lost.into_iter().for_each(|reason| self.metrics.identity_lost(reason));
         }
         // What was sent to a user is not repeated to somebody else: if the user comes back later, the inbox begins anew.
-        let inbox = (identity.as_ref())
-            .map(|identity| inbox::Progress::sent_up_to(&identity.user_id, state.inbox_sent))
-            .unwrap_or_default();
+        let user_id = identity.as_ref().map(|identity| &*identity.user_id);
+        let inbox = inbox::Progress::restored(user_id, state.inbox_sent, state.wants_count);
         let untold = lost.or(state.untold).or(refused).filter(|_| identity.is_none());
         let identity = identity.map(Rc::new);
         let mut subscriptions = state.subscriptions;

@@ -54,7 +54,7 @@ pub(crate) async fn user(
     Path(user_id): Path<String>,
     request: Request,
 ) -> Result<Json<UserRevocationBody>, Problem> {
-    app.publish_rate.take(&publisher, 1)?;
+    app.publish_rate.take(&publisher)?;
     publisher.scopes.require(Operation::RevokeUser, &user_id)?;
     optional_fields(&app, request, |_| ()).await?;
     check_user_id("userId", &user_id).map_err(|error| Problem::invalid(vec![error]))?;
@@ -103,7 +103,7 @@ pub(crate) async fn token(
     Path(jti): Path<String>,
     request: Request,
 ) -> Result<Json<TokenRevocationBody>, Problem> {
-    app.publish_rate.take(&publisher, 1)?;
+    app.publish_rate.take(&publisher)?;
     publisher.scopes.require(Operation::RevokeToken, &jti)?;
     let expires_at = optional_fields(&app, request, expires_at).await?.flatten();
     let mut errors = Vec::new();
@@ -147,7 +147,7 @@ pub(crate) async fn undo_user(
     publisher: Publisher,
     Path(user_id): Path<String>,
 ) -> Result<Json<UserUndoneBody>, Problem> {
-    app.publish_rate.take(&publisher, 1)?;
+    app.publish_rate.take(&publisher)?;
     publisher.scopes.require(Operation::UnrevokeUser, &user_id)?;
     let undone = app.revoker.undo(Revoked::User(user_id.as_str().into())).await.map_err(problem)?;
     let undone = undone.ok_or_else(Problem::not_revoked)?;
@@ -177,7 +177,7 @@ pub(crate) async fn undo_token(
     publisher: Publisher,
     Path(jti): Path<String>,
 ) -> Result<Json<TokenUndoneBody>, Problem> {
-    app.publish_rate.take(&publisher, 1)?;
+    app.publish_rate.take(&publisher)?;
     publisher.scopes.require(Operation::UnrevokeToken, &jti)?;
     let undone = app.revoker.undo(Revoked::Token(jti.as_str().into())).await.map_err(problem)?;
     undone.ok_or_else(Problem::not_revoked)?;

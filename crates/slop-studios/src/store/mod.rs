@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use serde_json::value::RawValue;
@@ -33,7 +34,8 @@ pub use media::{MediaChange, MediaState, Status, Step};
 /// - **Once.** Of changes with the same idempotency key, or notifications of one user with the same id, one is
 ///   committed and dispatched; the others are answered with its receipt, even when they come at the same time.
 /// - **No gap.** [`Store::media_snapshot_then`] and [`Store::inbox_then`] take their place in the same order.
-/// - **Bounded.** Whatever is kept has a limit; the oldest leaves first.
+/// - **Bounded.** Whatever is kept has a limit; the oldest leaves first. Idempotency keys and revocations leave when their
+///   time is over, and no sooner: one more is refused.
 pub trait Store: Debug + Send + Sync {
     /// The first number of this process's life: all events with a lower one were dispatched by its predecessors.
     fn boot_seq(&self) -> u64;
@@ -42,9 +44,10 @@ pub trait Store: Debug + Send + Sync {
     /// the change.
     fn commit(&self, change: Change) -> BoxFuture<'_, Result<Committed, StoreError>>;
 
-    /// Remembers that an idempotency key belongs to a request, without a receipt of its own: for requests of several
-    /// changes, which have a receipt each under [`IdempotencyKey::item`].
-    fn claim(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Whether the changes of a request can be committed with this key, each under its [`IdempotencyKey::item`]: that it
+    /// belongs to no other request, and that there is a place for it. It is the request's from the first change on that is
+    /// accepted.
+    fn check_key(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// The last state of a media item, if it is known.
     fn media_state(&self, media_id: &str) -> BoxFuture<'_, Result<Option<MediaState>, StoreError>>;
@@ -125,6 +128,11 @@ pub trait Store: Debug + Send + Sync {
 
     /// All revocations that are kept.
     fn revocations(&self) -> BoxFuture<'_, Result<Revocations, StoreError>>;
+
+    /// Since when every change that was asked for was taken, but for those that broke a rule. If the last one could not be
+    /// committed, a write that changes nothing is tried, and the error is what became of it. So the moment changes whenever
+    /// a publisher may have been told to come again.
+    fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>>;
 
     /// Whether it still takes changes; it does until it is closed or has broken down for good.
     fn is_open(&self) -> bool;
@@ -492,8 +500,8 @@ pub struct Usage {
     pub log: Amount,
     /// Sessions for recovery.
     pub sessions: Amount,
-    /// Idempotency keys.
-    pub receipts: Amount,
+    /// What the idempotency keys count as: one each, and a batch as one for every ten of its items.
+    pub idempotency_keys: u64,
     /// Bytes of the journal's files.
     pub journal_bytes: u64,
     /// Revocations.
@@ -526,14 +534,24 @@ pub enum StoreError {
     /// The user has no notification with the id.
     #[error("no such notification is kept")]
     UnknownNotification,
+    /// As many idempotency keys are remembered as may be. Nothing happened.
+    #[error("too many idempotency keys are remembered")]
+    TooManyKeys {
+        /// Of the publisher, else of all.
+        of_publisher: bool,
+        /// How many may be.
+        limit: u64,
+        /// When the next one leaves.
+        wait: Duration,
+    },
     /// As many revocations are kept as may be.
     #[error("too many revocations are kept")]
     TooManyRevocations,
     /// Too much waits for the store. Nothing happened.
     #[error("too much waits for the store")]
     Overloaded,
-    /// The store could not do it. A change was not dispatched, and is not kept unless the process or the machine dies
-    /// at that very moment.
+    /// The store could not do it. A change was not dispatched. It is not kept, unless the process or the machine dies before
+    /// the store has committed anything else; until then nothing is dispatched either.
     #[error("the store is unavailable: {0}")]
     Unavailable(Arc<str>),
 }
