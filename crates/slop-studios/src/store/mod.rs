@@ -101,8 +101,8 @@ pub trait Store: Debug + Send + Sync {
         until: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>>;
 
-    /// Keeps a session for recovery, instead of an older one of the same key. It never waits; what is saved in the last
-    /// moments before the process is killed may be lost.
+    /// Keeps a session for recovery, instead of an older one of the same key. It never waits for the disk. If the process is
+    /// killed before it is written, an older one that it changes is not found by the next either.
     fn save_session(&self, session: SessionRecord);
 
     /// A session's client has gone and may come back. It has received every event up to `since_seq`. It never waits.
@@ -112,7 +112,7 @@ pub trait Store: Debug + Send + Sync {
     /// place in the order of the calls of [`Store::save_session`] and [`Store::session_left`], and never waits.
     fn sessions_confirmed(&self, up_to: u64);
 
-    /// Forgets a session. It never waits.
+    /// Forgets a session. As [`Store::save_session`].
     fn forget_session(&self, key: SessionKey);
 
     /// A session that an earlier life of the server kept, with what its client is known to have received, and when it was
@@ -440,6 +440,8 @@ pub struct SessionRecord {
     pub updated_at: Moment,
     /// When its client was last known to be there; none if it is there now.
     pub left_at: Option<Moment>,
+    /// Whether what was kept of it before must not be found any more.
+    pub is_changed: bool,
 }
 
 /// Tokens that are good no more.

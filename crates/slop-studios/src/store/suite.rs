@@ -607,6 +607,7 @@ pub(super) fn session(key: u8, data: &str) -> SessionRecord {
         since_seq: 7,
         updated_at: Moment::now(),
         left_at: None,
+        is_changed: false,
     }
 }
 

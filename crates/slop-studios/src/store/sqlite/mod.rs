@@ -5,7 +5,7 @@
 //! `journal` and dispatched by whoever commits it, unless something waits before it. `media`, `log`, `notifications`,
 //! `sessions` and `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers, `order`
 //! these and the journal. `files` notices that the file is gone, `sessions_mark` tells the next process that the sessions are
-//! not as they should be.
+//! not as they should be, `unsaved` which of them.
 //!
 //! A promise is as good as the disk: see [`StoreSync`].
 
@@ -45,6 +45,7 @@ mod sessions;
 mod sessions_mark;
 #[cfg(test)]
 pub(crate) mod tests;
+mod unsaved;
 mod writer;
 
 use files::FilesInUse;
@@ -58,6 +59,7 @@ pub use retention::{Bound, Bounds, KeyBounds};
 pub use revocations::RevocationBound;
 use sequence::Sequence;
 use sessions_mark::SessionsMark;
+use unsaved::Unsaved;
 use writer::{Shared, Writer};
 
 /// See the module.
@@ -128,9 +130,12 @@ impl SqliteStore {
             }
             sessions_mark.set();
         }
+        let unsaved = unsaved::found(&options.folder).map_err(inaccessible)?;
+        sessions::remove_each(&connection, &unsaved).map_err(unusable)?;
         let sessions_mark = Arc::new(Mutex::new(sessions_mark));
+        let unsaved = Unsaved::begin(&options.folder, Arc::clone(&sessions_mark)).map_err(inaccessible)?;
         let ledger = Ledger::new(connection, options.bounds, boot_seq).map_err(unusable)?;
-        let queue = Arc::<Queue>::default();
+        let queue = Arc::new(Queue::new(Some(unsaved)));
         let usage = Arc::new(Mutex::new(ledger.committed()));
         let shared = Shared {
             queue: Arc::clone(&queue),

@@ -234,6 +234,32 @@ fn how_far_a_client_has_come_is_known_in_the_next_life() {
     assert!(second <= first);
 }
 
+/// The process is killed before a change of a session is written.
+#[test]
+fn a_session_that_has_changed_since_it_was_saved_is_not_found() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for key in 1..=4 {
+        store.save_session(session(key, "{}"));
+    }
+    until(|| store.usage().sessions.rows == 4);
+    // Nothing is written for as long as somebody dispatches.
+    let dispatching = store.order.lock().expect("no test panicked");
+    store.save_session(SessionRecord { is_changed: true, ..session(1, "logged out") });
+    store.save_session(SessionRecord { is_changed: false, ..session(2, "{}") });
+    store.forget_session([3; 32]);
+    let killed = place.killed();
+    drop(dispatching);
+    let found =
+        |store: &SqliteStore| [1, 2, 3, 4].map(|key| wait(store.session([key; 32])).expect("readable").is_some());
+    let (again, _) = killed.open();
+    assert_eq!(found(&again), [false, true, false, true]);
+    assert_eq!(again.usage().sessions.rows, 2);
+    store.close();
+    let (again, _) = place.open();
+    assert_eq!(found(&again), [true, true, false, true]);
+}
+
 #[test]
 fn sessions_of_a_life_that_left_no_journal_are_unknown() {
     let mut place = Place::new();
