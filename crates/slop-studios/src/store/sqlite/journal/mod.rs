@@ -106,7 +106,7 @@ impl Journal {
 
     /// Waits for the disk, and writes down that nothing is missing.
     pub(super) fn close(&mut self) -> io::Result<()> {
-        self.segments.iter_mut().try_for_each(Segment::sync)?;
+        self.segments.iter().try_for_each(Segment::sync)?;
         self.current()?.mark_closed(Moment::now())
     }
 
