@@ -225,5 +225,7 @@ test('a machine that lost its power is noticed: everybody is connected anew, and
   assert.equal((await user.next('notification')).id, 'n1');
   assert.equal((await member.info()).rooms.length, 1);
   assert.deepEqual(member.all('update'), []);
+  const { text } = await studio.server.request('GET', '/metrics');
+  assert.match(text, /^slop_recovery_failures_total\{reason="events forgotten"\} 2$/m);
   await studio.close();
 });
