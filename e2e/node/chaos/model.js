@@ -43,8 +43,9 @@ export class Model {
   trouble = [];
   lastClockStep = -Infinity;
   lastRestart = { ms: -Infinity, tick: 0 };
-  /** When the disk was last bad, and since when in this life of the server. */
+  /** Until when the disk is bad, when the server last ended with a bad one, and since when it is in this life of the server. */
   diskTrouble = -Infinity;
+  lastBadRestart = -Infinity;
   diskSince = Infinity;
 
   /** `relaxed`: recoverable events may be lost with the process. `serverMs`: the server's wall clock. */
@@ -149,6 +150,7 @@ export class Model {
   ended(how, ms) {
     this.now();
     this.lastRestart = { ms, tick: this.tick };
+    if (this.diskSince !== Infinity) this.lastBadRestart = ms;
     for (const seat of this.seats) seat.serverEnded(how, ms);
   }
 
@@ -310,6 +312,7 @@ export class Seat {
       this.log(`identity: ${[...identity.keys()].join(' or ')}${hard ? '' : ' (not told)'}`);
     }
     if (hard) this.untold = new Map();
+    if (!same || [...identity].some(([user, tokens]) => tokens.size !== this.identity.get(user).size)) this.identityTick = this.model.tick;
     this.identity = identity;
     this.follow({ hard, forgettable, restored });
   }
@@ -415,13 +418,16 @@ export class Seat {
     const perhaps = status === 'good' || status === 'unsure' ? [[offered.user, new Set([offered])]] : [];
     this.expects = status;
     this.become(union(nobody(), perhaps), { hard: true });
+    // It was there for the server some time before the client heard of it.
+    for (const channel of this.channels.values()) channel.outUntil = this.opened.tick;
   }
 
   recovered(id) {
     const { model } = this;
     model.recoveries += 1;
     if (id !== this.id) model.violation('identity', this, `the socket's id ${this.id}`, id);
-    if (this.ended) model.violation('recovered', this, 'a new session after disconnect()', 'recovered: true');
+    // A disconnect() on a dead line is not heard.
+    this.ended = false;
     const now = model.moment();
     const { offered } = this;
     const offer = offered ? model.status(offered, this.opened, now) : 'none';
@@ -471,8 +477,9 @@ export class Seat {
     if (this.ended) return 'it ended with disconnect()';
     if (now - this.lastHeard > model.recoveryMs - WINDOW_MS) return 'away for long';
     if (model.lastRestart.ms > this.sessionMs && model.lastRestart.ms - this.sessionMs < FORGET_MS) return 'it began right before the server ended';
-    if (model.diskTrouble > this.sessionMs) return 'the disk failed since';
-    if (model.lastClockStep > this.sessionMs) return 'the clock was set since';
+    if (now < model.diskTrouble) return 'the disk fails';
+    if (model.lastBadRestart > this.sessionMs) return 'the disk failed before the server ended';
+    if (model.lastClockStep > this.sessionMs && model.lastRestart.ms > this.sessionMs) return 'the clock was set, and the server ended';
     const { offered } = this;
     if (offered) {
       if (this.identity.has(null)) return 'it was nobody\'s, perhaps, and a token is offered';
@@ -690,8 +697,9 @@ export class Seat {
     if (socketId !== this.id) model.violation('identity', this, this.id, socketId);
     const user = rooms.find((room) => room.startsWith('user:'))?.slice('user:'.length) ?? null;
     if (authenticated !== (user !== null)) model.violation('identity', this, 'authenticated as the rooms say', JSON.stringify({ rooms, authenticated }));
-    const wasAnother = !call.before.has(user);
-    if (wasAnother && !this.identity.has(user)) {
+    // What changed meanwhile, the answer may not know of.
+    if (this.identityTick > call.tick) return undefined;
+    if (!this.identity.has(user)) {
       model.violation('identity', this, `to be ${[...this.identity.keys()].join(' or ')}`, `${user}`);
     }
     if (!this.is(user)) {
@@ -755,6 +763,12 @@ export class Seat {
     const channel = this.channel(event.channel);
     if (channel.state !== IN || channel.since >= event.start) return;
     if (this.topics.get(event.topic)?.got.has(event.serial)) return;
+    const { lastRestart } = this.model;
+    if (lastRestart.tick > event.start) {
+      // Accepted before the server ended, perhaps, and then gone as such are.
+      if (event.kind === 'room' && (event.delivery === 'latest' || (event.delivery === 'recoverable' && this.model.relaxed))) return;
+      if (event.kind === 'progress') this.fragile.add(event.serial);
+    }
     if (event.delivery === 'latest') {
       this.drop((older) => older.topic === event.topic && older.key === event.key && older.index < event.index);
       const isOlder = [...(this.topics.get(event.topic)?.got.values() ?? [])].some(({ event: got }) => got.key === event.key && got.index > event.index);

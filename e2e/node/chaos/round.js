@@ -290,7 +290,7 @@ export class Round {
     renameSync(`${file}.next`, file);
     const now = performance.now();
     const { model } = this;
-    if (this.hasBadDisk || rules !== '') model.diskTrouble = now + 1_000;
+    if (this.hasBadDisk || rules !== '') model.diskTrouble = rules === '' ? now + 1_000 : Infinity;
     if (rules !== '') {
       model.diskSince = Math.min(model.diskSince, now);
       this.hasBadDisk = now;
