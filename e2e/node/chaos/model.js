@@ -874,7 +874,7 @@ export class Seat {
     }
     const first = topic.got.get(event.serial);
     // Unconfirmed, and the server was lost within that round trip: rather again than not at all.
-    const isUnconfirmed = event.kind === 'notification' && model.lastRestart.ms > first.ms && !this.isConfirmed(first.ms, model.lastRestart.ms);
+    const isUnconfirmed = event.kind === 'notification' && model.lastRestart.ms > first.ms - 1_000 && !this.isConfirmed(first.ms, model.lastRestart.ms);
     if (!isUnconfirmed) model.violation('twice', this, `event ${event.serial} once`, 'it came again', event);
   }
 
