@@ -225,6 +225,7 @@ export class Seat {
   identity = nobody();
   /** What time or a revocation has taken, and the client is not told of yet. */
   untold = new Map();
+  identityTick = 0;
   identityChanges = [];
   channels = new Map();
   topics = new Map();
@@ -635,7 +636,7 @@ export class Seat {
     const answers = users.map((user) => model.allows(user, call.argument));
     if (answer.success) {
       if (call.name === 'leaveRoom') return this.set(channel, OUT, sure);
-      const isUnchanged = this.channel(channel).changed <= call.tick;
+      const isUnchanged = this.identityTick <= call.tick;
       if (answers.every((allowed) => allowed === false) && isUnchanged && this.rulesAge(call)) {
         model.violation('let in', this, `joinRoom ${call.argument} is refused to ${users}`, 'success');
       }
