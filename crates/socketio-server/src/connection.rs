@@ -107,8 +107,9 @@ pub(crate) struct Connection {
 struct Arrivals {
     asked: Vec<Box<dyn FnOnce()>>,
     waiting: Vec<Box<dyn FnOnce()>>,
-    /// Dropped when the connection has ended, which it does as soon as all is read that has come.
-    handed_over: Option<oneshot::Sender<()>>,
+    /// Dropped when the connection has ended, which it does as soon as all is read that has come. One for each session that
+    /// its client has come back for.
+    handed_over: SmallVec<[oneshot::Sender<()>; 3]>,
 }
 
 #[derive(Debug, Clone, Copy)]

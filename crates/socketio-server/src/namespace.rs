@@ -30,7 +30,7 @@ impl ConnectError {
 
 type BeforeConnect = dyn Fn(Option<&RawValue>, Option<&HeaderMap>) -> Option<HandlerFuture> + Send + Sync;
 type Authorize = dyn Fn(&Socket, Option<&RawValue>) -> Result<(), ConnectError> + Send + Sync;
-type OnSocket = dyn Fn(&Socket) + Send + Sync;
+pub(crate) type OnSocket = dyn Fn(&Socket) + Send + Sync;
 type Admit = dyn Fn(&Socket) -> bool + Send + Sync;
 type OnEvent = dyn Fn(&Socket, Event<'_>) + Send + Sync;
 type Save = dyn Fn(&Socket) -> String + Send + Sync;
@@ -62,6 +62,7 @@ pub struct Namespace {
     pub(crate) on_disconnect: Option<Box<OnDisconnect>>,
     pub(crate) save: Option<Box<Save>>,
     pub(crate) restore: Option<Box<Restore>>,
+    pub(crate) before_replay: Option<Box<OnSocket>>,
     pub(crate) on_recovered: Option<Box<OnSocket>>,
 }
 
@@ -91,6 +92,7 @@ impl Namespace {
             on_disconnect: None,
             save: None,
             restore: None,
+            before_replay: None,
             on_recovered: None,
         }
     }
@@ -203,6 +205,15 @@ impl Namespace {
     #[must_use]
     pub fn restore(mut self, f: impl Fn(&Socket, &str, Option<&RawValue>) -> bool + Send + Sync + 'static) -> Self {
         self.restore = Some(Box::new(f));
+        self
+    }
+
+    /// With recovery, called when a client has its session back, before anything that it missed is sent. What is emitted here
+    /// to the socket comes first. It is not remembered for a client that comes back without it once more: use
+    /// [`Socket::when_arrived`] to know.
+    #[must_use]
+    pub fn before_replay(mut self, f: impl Fn(&Socket) + Send + Sync + 'static) -> Self {
+        self.before_replay = Some(Box::new(f));
         self
     }
 

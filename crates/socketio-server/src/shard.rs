@@ -30,7 +30,7 @@ use crate::{
     identifier::{Entropy, Id, SocketIds},
     metrics::ShardMetrics,
     rate::Rate,
-    recovery::TIDY_INTERVAL,
+    recovery::{Confirmed, Offset, TIDY_INTERVAL},
     rooms::Rooms,
     timers::{Timer, Timers},
     transport::{EngineRequest, Farewells},
@@ -119,6 +119,10 @@ pub(crate) struct Shard {
     /// Sockets whose sessions changed since the keeper was told.
     unsaved: RefCell<Vec<Socket>>,
     save_due: Notify,
+    /// The socket whose client is about to get what it has missed, and the offset that it came back with: until then every
+    /// event of the socket's has that.
+    pub(crate) before_replay: Cell<Option<(SocketRef, Offset)>>,
+    pub(crate) confirmed: RefCell<Confirmed>,
     draining: Cell<bool>,
     pub(crate) drain_began: Notify,
     /// TCP connections that are served.
@@ -176,6 +180,8 @@ impl Shard {
             position: Cell::new(start),
             unsaved: RefCell::default(),
             save_due: Notify::new(),
+            before_replay: Cell::new(None),
+            confirmed: RefCell::new(Confirmed::new(start)),
             draining: Cell::new(false),
             drain_began: Notify::new(),
             streams: Cell::new(0),
@@ -460,15 +466,18 @@ impl Shard {
         }
     }
 
-    /// Forgets what recovery need not remember any longer. One shard does it for all.
+    /// Tells how far the shard's sessions have come, and forgets what recovery need not remember any longer. One shard does
+    /// that for all.
     async fn tidy_up(self: Rc<Self>) {
-        if self.id != 0 {
-            return;
-        }
-        let mut ticks = tokio::time::interval(TIDY_INTERVAL);
+        // Heartbeats tell how far the sessions have come, so more often would tell nothing new.
+        let mut ticks = tokio::time::interval(TIDY_INTERVAL.min(self.config.ping_interval));
         while let Some(recovery) = self.handle.recovery() {
             ticks.tick().await;
-            recovery.tidy();
+            self.confirmed.borrow_mut().begin(self.past_position());
+            recovery.confirmed(self.id, self.confirmed.borrow().position());
+            if self.id == 0 {
+                recovery.tidy();
+            }
         }
     }
 

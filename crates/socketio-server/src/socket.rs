@@ -51,6 +51,15 @@ pub(crate) struct SocketInner {
     pub(crate) recovery: Option<Box<SocketRecovery>>,
 }
 
+/// Whether an event is sent again to a client that comes back without it.
+#[derive(Clone, Copy)]
+enum Memorable<'a> {
+    No,
+    Yes,
+    /// If it is still in this room.
+    In(&'a str),
+}
+
 /// Boxed, since hardly any socket has one at a time.
 #[derive(Default)]
 pub(crate) struct Backlog(pub(crate) VecDeque<OwnedEvent>);
@@ -204,21 +213,31 @@ impl Socket {
     /// # Errors
     /// If the name is one of Socket.IO's own.
     pub fn emit_args(&self, event: &str, args: &EventArgs) -> Result<(), EncodeError> {
-        self.emit_frames(event, args, true)
+        self.emit_frames(event, args, Memorable::Yes)
     }
 
-    fn emit_frames(&self, event: &str, args: &EventArgs, remember: bool) -> Result<(), EncodeError> {
+    /// As [`Socket::emit_args`], for what the socket gets because it is in a room: with
+    /// [recovery](crate::Config::recovery), a client that comes back is sent it again only if it is still in that room.
+    ///
+    /// # Errors
+    /// As [`Socket::emit_args`].
+    pub fn emit_args_in(&self, room: &str, event: &str, args: &EventArgs) -> Result<(), EncodeError> {
+        self.emit_frames(event, args, Memorable::In(room))
+    }
+
+    fn emit_frames(&self, event: &str, args: &EventArgs, memorable: Memorable<'_>) -> Result<(), EncodeError> {
         let Some(recovery) = self.0.recovery.as_ref().filter(|_| self.is_connected()) else {
             self.queue(args.event_frames(self.namespace(), None, event, None)?);
             return Ok(());
         };
         check_name(event)?;
         let after = self.shard().position_of(self);
-        let number = match remember {
-            true => recovery.direct.borrow_mut().next(),
-            false => recovery.direct.borrow().last(),
+        let before_replay = self.shard().before_replay.get().filter(|(socket, _)| *socket == self.reference());
+        let (offset, remember) = match (before_replay, memorable) {
+            (Some((_, claimed)), _) => (claimed, false),
+            (None, Memorable::No) => (Offset::of_direct(after, recovery.direct.borrow().last(), &self.0.id), false),
+            (None, _) => (Offset::of_direct(after, recovery.direct.borrow_mut().next(), &self.0.id), true),
         };
-        let offset = Offset::of_direct(after, number, &self.0.id);
         let frames = args.event_frames(self.namespace(), None, event, Some(offset))?;
         let frames: SmallVec<[Rc<Frame>; 1]> = frames.into_iter().map(Rc::new).collect();
         self.shard().metrics.packets_encoded.increment();
@@ -227,7 +246,8 @@ impl Socket {
         }
         if remember {
             let max_bytes = self.handle().recovery().map_or(0, |recovery| recovery.settings.max_direct_bytes);
-            let bytes = recovery.direct.borrow_mut().push(after, frames, max_bytes);
+            let room = if let Memorable::In(room) = memorable { Some(room) } else { None };
+            let bytes = recovery.direct.borrow_mut().push(after, room, frames, max_bytes);
             if bytes > ASK_AT_BYTES {
                 self.0.connection.ask_what_arrived();
             }
@@ -241,7 +261,7 @@ impl Socket {
     /// As [`Socket::emit`].
     pub fn emit_volatile(&self, event: &str, payload: &impl Serialize) -> Result<(), EncodeError> {
         if self.0.connection.is_ready() {
-            return self.emit_frames(event, &EventArgs::new(payload)?, false);
+            return self.emit_frames(event, &EventArgs::new(payload)?, Memorable::No);
         }
         check_name(event)?;
         self.shard().metrics.volatile_dropped.increment();

@@ -77,31 +77,34 @@ impl Connection {
     /// Keeps the socket's session for its client, or ends it.
     fn end_session(&self, socket: &Socket, reason: DisconnectReason) {
         let (Some(recovery), Some(memory)) = (&socket.inner().recovery, self.shard.handle.recovery()) else { return };
+        recovery.end(&mut self.shard.confirmed.borrow_mut());
         if !reason.is_recoverable() {
             return memory.end(&recovery.pid);
         }
         let session = socket.session(recovery);
-        // What the keeper has is as good, unless something has changed.
-        if let Some(keeper) = memory.settings.keeper.as_ref().filter(|_| recovery.unsaved.take()) {
-            keeper.save(recovery.pid.as_str(), session.clone());
+        if let Some(keeper) = &memory.settings.keeper {
+            if recovery.unsaved.take() {
+                keeper.save(recovery.pid.as_str(), session.clone());
+            }
+            keeper.left(recovery.pid.as_str(), session.since);
         }
         let (namespace, id) = (socket.reference().namespace, socket.inner().id);
         let direct = recovery.direct.take().pack();
         memory.keep(recovery.pid, Away::new(namespace, id, session, direct));
     }
 
-    /// Ends the connection since its client has come back on another; `done` is dropped when that is so. What the client said
-    /// before still counts, and may be that it leaves.
+    /// Ends the connection since its client has come back on another; `done` is dropped when it has ended. Bytes already
+    /// received are processed first: they may hold a DISCONNECT.
     pub(crate) fn hand_over(self: &Rc<Self>, done: oneshot::Sender<()>) {
         if self.reader.borrow().is_none() {
             return self.close(DisconnectReason::SessionResumed);
         }
-        self.arrivals.borrow_mut().get_or_insert_default().handed_over = Some(done);
+        self.arrivals.borrow_mut().get_or_insert_default().handed_over.push(done);
         self.wake_reader();
     }
 
     pub(crate) fn is_handed_over(&self) -> bool {
-        self.arrivals.borrow().as_ref().is_some_and(|arrivals| arrivals.handed_over.is_some())
+        self.arrivals.borrow().as_ref().is_some_and(|arrivals| !arrivals.handed_over.is_empty())
     }
 
     /// Ends the connection now. Not to be called while a handler of its own runs; that is `close_later`.

@@ -9,7 +9,7 @@ use super::Connection;
 use crate::{
     ConnectError, DisconnectReason, Socket, SocketRef,
     frame::Frame,
-    identifier::Id,
+    namespace::OnSocket,
     recovery::{SocketRecovery, Wish, resume},
 };
 
@@ -74,16 +74,21 @@ impl Connection {
             return;
         }
         shard.space(namespace).sockets.borrow_mut().insert(id, socket.clone());
-        self.welcome(&socket, pid);
-        if let Some(on_connect) = &handlers.on_connect
-            && shard.guarded(|| on_connect(&socket)).is_none()
+        self.welcome(&socket);
+        self.call(&socket, handlers.on_connect.as_deref());
+    }
+
+    /// Calls a handler, if there is one; a panic there ends the connection.
+    pub(crate) fn call(self: &Rc<Self>, socket: &Socket, handler: Option<&OnSocket>) {
+        if let Some(handler) = handler
+            && self.shard.guarded(|| handler(socket)).is_none()
         {
             self.close_later(DisconnectReason::HandlerPanic);
         }
     }
 
     /// The socket is one of the connection's from now on.
-    pub(crate) fn welcome(self: &Rc<Self>, socket: &Socket, pid: Option<Id>) {
+    pub(crate) fn welcome(self: &Rc<Self>, socket: &Socket) {
         if self.connect_by.take().is_some() {
             self.settle();
         }
@@ -92,12 +97,15 @@ impl Connection {
         self.shard.metrics.sockets_connected.increment();
         socket.set_connected(true);
         socket.queue_timer();
-        if let (Some(pid), Some(recovery)) = (pid, self.shard.handle.recovery()) {
-            recovery.sessions().is_with(pid, socket.reference());
+        if let (Some(memory), Some(recovery)) = (self.shard.handle.recovery(), &socket.inner().recovery) {
+            let mut confirmed = self.shard.confirmed.borrow_mut();
+            recovery.begin(&mut confirmed);
+            memory.is_with(recovery.pid, socket.reference(), confirmed.position());
+            drop(confirmed);
             self.ping_soon();
         }
         socket.session_changed();
-        let pid = pid.as_ref().map(Id::as_str);
+        let pid = socket.inner().recovery.as_ref().map(|recovery| recovery.pid.as_str());
         socket.queue(vec![Frame::text(|out| packet::encode_connect(out, socket.namespace(), socket.id(), pid))]);
     }
 

@@ -74,7 +74,7 @@ impl Connection {
     fn ping(self: &Rc<Self>, now: Instant) {
         self.heartbeat.set(Heartbeat::PongBy(now + self.shard.config.ping_timeout));
         for recovery in self.sockets.borrow().iter().filter_map(|socket| socket.inner().recovery.as_ref()) {
-            recovery.ask(self.shard.past_position());
+            recovery.ask(self.shard.past_position(), &self.shard.confirmed.borrow());
         }
         if let Some(arrivals) = self.arrivals.borrow_mut().as_mut() {
             arrivals.asked.append(&mut arrivals.waiting);
@@ -109,14 +109,14 @@ impl Connection {
 
     fn sent_has_arrived(self: &Rc<Self>) {
         for recovery in self.sockets.borrow().iter().filter_map(|socket| socket.inner().recovery.as_ref()) {
-            recovery.answered();
+            recovery.answered(&mut self.shard.confirmed.borrow_mut());
         }
         let (asked, waiting) = {
             let mut arrivals = self.arrivals.borrow_mut();
             let Some(known) = arrivals.as_mut() else { return };
             let both = (std::mem::take(&mut known.asked), std::mem::take(&mut known.waiting));
             // Who waits for the connection's end waits on.
-            if known.handed_over.is_none() {
+            if known.handed_over.is_empty() {
                 *arrivals = None;
             }
             both

@@ -40,7 +40,16 @@ struct Place {
 #[derive(Debug)]
 struct Event<F> {
     place: Place,
+    /// The room without which the client may not have it.
+    room: Option<Box<str>>,
     frames: SmallVec<[F; 1]>,
+}
+
+impl<F> Event<F> {
+    /// Bytes that it takes besides its frames.
+    fn overhead(&self) -> usize {
+        size_of::<Self>() + self.room.as_deref().map_or(0, str::len)
+    }
 }
 
 impl<F> Default for Direct<F> {
@@ -59,7 +68,7 @@ impl<F> Default for Log<F> {
 impl<F> Direct<F> {
     fn map<G>(self, f: impl Fn(F) -> G) -> Direct<G> {
         let Self { last, asked, arrived, log } = self;
-        let event = |event: Event<F>| Event { place: event.place, frames: event.frames.into_iter().map(&f).collect() };
+        let event = |Event { place, room, frames }| Event { place, room, frames: frames.into_iter().map(&f).collect() };
         let log = log.map(|log| {
             let Log { events, bytes, forgotten } = *log;
             Box::new(Log { events: events.into_iter().map(event).collect(), bytes, forgotten })
@@ -69,7 +78,7 @@ impl<F> Direct<F> {
 
     /// Bytes that it takes besides itself.
     pub(crate) fn held(&self) -> usize {
-        let of = |log: &Log<F>| size_of::<Log<F>>() + log.bytes + log.events.len() * size_of::<Event<F>>();
+        let of = |log: &Log<F>| size_of::<Log<F>>() + log.bytes + log.events.iter().map(Event::overhead).sum::<usize>();
         self.log.as_deref().map_or(0, of)
     }
 }
@@ -86,11 +95,19 @@ impl Direct {
         self.last
     }
 
-    /// Remembers the event that got the last number. Returns the bytes that are remembered.
-    pub(crate) fn push(&mut self, after: u64, frames: SmallVec<[Rc<Frame>; 1]>, max_bytes: usize) -> usize {
+    /// Remembers the event that got the last number, for as long as the socket is in `room`. Returns the bytes that are
+    /// remembered.
+    pub(crate) fn push(
+        &mut self,
+        after: u64,
+        room: Option<&str>,
+        frames: SmallVec<[Rc<Frame>; 1]>,
+        max_bytes: usize,
+    ) -> usize {
         let log = self.log.get_or_insert_default();
         log.bytes += bytes(&frames);
-        log.events.push_back(Event { place: Place { number: self.last, after }, frames });
+        let (place, room) = (Place { number: self.last, after }, room.map(Box::from));
+        log.events.push_back(Event { place, room, frames });
         while log.bytes > max_bytes
             && let Some(first) = log.events.pop_front()
         {
@@ -125,6 +142,10 @@ impl Direct {
     /// Forgets what a client that came back with this offset has. False if something that it has not is forgotten already.
     pub(crate) fn resume(&mut self, socket: &Id, offset: Option<&Offset>) -> bool {
         let number = offset.and_then(|offset| offset.direct_of(socket)).unwrap_or_default().max(self.arrived);
+        // A heartbeat that is under way on another connection says nothing of what is sent again on this one.
+        (self.arrived, self.asked) = (number, number);
+        // An earlier life of the server may have come further: its numbers must not be given again.
+        self.last = self.last.max(number);
         // Without a number of its own, a broadcast tells that what was emitted before it has arrived.
         let has = |place: Place| place.number <= number || offset.is_some_and(|offset| place.after < offset.broadcast);
         let Some(log) = &mut self.log else { return true };
@@ -134,6 +155,13 @@ impl Direct {
         log.events.retain(|event| !has(event.place));
         log.bytes = log.events.iter().map(|event| bytes(&event.frames)).sum();
         true
+    }
+
+    /// Forgets what the socket was sent as a member of rooms that it is no longer in.
+    pub(crate) fn retain_rooms(&mut self, is_in: impl Fn(&str) -> bool) {
+        let Some(log) = &mut self.log else { return };
+        log.events.retain(|event| event.room.as_deref().is_none_or(&is_in));
+        log.bytes = log.events.iter().map(|event| bytes(&event.frames)).sum();
     }
 
     /// The events, each with the last broadcast before it.
@@ -173,7 +201,7 @@ mod tests {
     fn emit(direct: &mut Direct, after: u64) -> Offset {
         let number = direct.next();
         let frame = Rc::new(Frame::text(|out| out.resize(108, b'x')));
-        direct.push(after, SmallVec::from_iter([frame]), MAX);
+        direct.push(after, None, SmallVec::from_iter([frame]), MAX);
         Offset::of_direct(after, number, &socket())
     }
 
@@ -216,6 +244,39 @@ mod tests {
         assert!(direct.log.is_none());
         emit(&mut direct, 3);
         assert!(direct.pack().unpack().resume(&socket(), None));
+    }
+
+    #[test]
+    fn a_heartbeat_on_another_connection_says_nothing_of_a_replay() {
+        let mut direct = Direct::default();
+        emit(&mut direct, 1);
+        direct.ask();
+        let mut direct = direct.pack().unpack();
+        assert!(direct.resume(&socket(), None));
+        direct.answered();
+        assert_eq!(places(&direct), [1]);
+    }
+
+    #[test]
+    fn numbers_go_on_after_those_that_the_client_has() {
+        let mut direct = Direct::default();
+        let offset = Offset::of_direct(5, 7, &socket());
+        assert!(direct.resume(&socket(), Some(&offset)));
+        emit(&mut direct, 6);
+        assert!(direct.resume(&socket(), Some(&offset)));
+        assert_eq!(places(&direct), [6]);
+    }
+
+    #[test]
+    fn what_was_for_a_member_is_forgotten_with_the_membership() {
+        let mut direct = Direct::default();
+        for (after, room) in [(1, None), (2, Some("a")), (3, Some("b"))] {
+            direct.next();
+            let frame = Rc::new(Frame::text(|out| out.extend_from_slice(b"42[]")));
+            direct.push(after, room, SmallVec::from_iter([frame]), MAX);
+        }
+        direct.retain_rooms(|room| room == "b");
+        assert_eq!(places(&direct), [1, 3]);
     }
 
     #[test]

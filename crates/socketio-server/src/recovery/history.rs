@@ -1,7 +1,7 @@
 //! The broadcasts of this node that clients may still ask for, by room.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -42,7 +42,7 @@ pub(crate) struct History {
     forgotten: u64,
     rooms: HashMap<RoomKey, Room>,
     all: Queue,
-    latest: Queue,
+    latest: Newest,
     age: Duration,
 }
 
@@ -60,20 +60,18 @@ struct Room {
 }
 
 impl Room {
-    /// Adds the newest, which replaces the one with its key.
-    fn push(&mut self, entry: Arc<Entry>) {
-        if let Some(key) = &entry.latest
-            && let Some(older) = self.newest.get_or_insert_default().insert(key.clone(), entry.offset)
-        {
-            // It stays in the queue, where age and size end it.
-            self.take(older);
-        }
+    /// Adds the newest, which replaces the one with its key. Returns that one.
+    fn push(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+        let older = (entry.latest.as_ref())
+            .and_then(|key| self.newest.get_or_insert_default().insert(key.clone(), entry.offset))
+            .and_then(|older| self.take(older));
         self.entries.push_back(entry);
+        older
     }
 
     /// Forgets an entry; false if it was replaced before.
     fn forget(&mut self, entry: &Entry) -> bool {
-        let forgotten = self.take(entry.offset);
+        let forgotten = self.take(entry.offset).is_some();
         if forgotten && let (Some(newest), Some(key)) = (&mut self.newest, &entry.latest) {
             newest.remove(key);
             if newest.is_empty() {
@@ -85,9 +83,9 @@ impl Room {
         forgotten
     }
 
-    fn take(&mut self, offset: u64) -> bool {
-        let index = self.entries.binary_search_by_key(&offset, |entry| entry.offset);
-        index.is_ok_and(|index| self.entries.remove(index).is_some())
+    fn take(&mut self, offset: u64) -> Option<Arc<Entry>> {
+        let index = self.entries.binary_search_by_key(&offset, |entry| entry.offset).ok()?;
+        self.entries.remove(index)
     }
 }
 
@@ -97,6 +95,61 @@ struct Queue {
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     max_bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, entry: Arc<Entry>) {
+        self.bytes += entry.bytes();
+        self.entries.push_back(entry);
+    }
+
+    /// Takes the oldest, if it has to be forgotten.
+    fn pop(&mut self, now: Instant, age: Duration) -> Option<Arc<Entry>> {
+        self.entries.front().filter(|first| self.bytes > self.max_bytes || now.duration_since(first.at) > age)?;
+        let first = self.entries.pop_front()?;
+        self.bytes -= first.bytes();
+        if self.entries.is_empty() {
+            self.entries = VecDeque::new();
+        }
+        Some(first)
+    }
+}
+
+/// The same of those with a key, which leave also from the middle: when every room has a newer one.
+#[derive(Default)]
+struct Newest {
+    /// By their numbers, each with the rooms that have no newer one.
+    entries: BTreeMap<u64, (Arc<Entry>, usize)>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+impl Newest {
+    fn push(&mut self, entry: Arc<Entry>, rooms: usize) {
+        self.bytes += entry.bytes();
+        self.entries.insert(entry.offset, (entry, rooms));
+    }
+
+    /// A room has a newer one.
+    fn replaced(&mut self, offset: u64) {
+        let Some((entry, rooms)) = self.entries.get_mut(&offset) else { return };
+        *rooms = rooms.saturating_sub(1);
+        if *rooms == 0 {
+            self.bytes -= entry.bytes();
+            self.entries.remove(&offset);
+        }
+    }
+
+    /// Takes the oldest, if it has to be forgotten.
+    fn pop(&mut self, now: Instant, age: Duration) -> Option<Arc<Entry>> {
+        let first = self.entries.first_entry()?;
+        if self.bytes <= self.max_bytes && now.duration_since(first.get().0.at) <= age {
+            return None;
+        }
+        let (first, _) = first.remove();
+        self.bytes -= first.bytes();
+        Some(first)
+    }
 }
 
 /// What an entry takes beside its frames, roughly.
@@ -120,7 +173,7 @@ impl History {
             forgotten: start,
             rooms: HashMap::new(),
             all: Queue { max_bytes: settings.max_bytes, ..Queue::default() },
-            latest: Queue { max_bytes: settings.max_latest_bytes, ..Queue::default() },
+            latest: Newest { max_bytes: settings.max_latest_bytes, ..Newest::default() },
             age,
         }
     }
@@ -154,35 +207,33 @@ impl History {
             latest: latest.map(Into::into),
             at: now,
         });
+        let mut rooms = 0;
         for key in entry.keys() {
-            self.rooms.entry(key).or_default().push(entry.clone());
+            rooms += 1;
+            if let Some(older) = self.rooms.entry(key).or_default().push(entry.clone()) {
+                // A room that is named twice has replaced the entry by itself.
+                if older.offset == entry.offset { rooms -= 1 } else { self.latest.replaced(older.offset) }
+            }
         }
-        let queue = if entry.latest.is_some() { &mut self.latest } else { &mut self.all };
-        queue.bytes += entry.bytes();
-        queue.entries.push_back(entry);
+        if entry.latest.is_some() {
+            self.latest.push(entry, rooms);
+        } else {
+            self.all.push(entry);
+        }
         self.trim(now);
     }
 
     /// Forgets what is too old or too much.
     pub(crate) fn trim(&mut self, now: Instant) {
-        for queue in [&mut self.all, &mut self.latest] {
-            while let Some(first) = queue.entries.front()
-                && (queue.bytes > queue.max_bytes || now.duration_since(first.at) > self.age)
-                && let Some(first) = queue.entries.pop_front()
-            {
-                queue.bytes -= first.bytes();
-                for key in first.keys() {
-                    let Some(room) = self.rooms.get_mut(&key) else { continue };
-                    if room.forget(&first) {
-                        self.forgotten = self.forgotten.max(first.offset);
-                    }
-                    if room.entries.is_empty() {
-                        self.rooms.remove(&key);
-                    }
+        while let Some(first) = self.all.pop(now, self.age).or_else(|| self.latest.pop(now, self.age)) {
+            for key in first.keys() {
+                let Some(room) = self.rooms.get_mut(&key) else { continue };
+                if room.forget(&first) {
+                    self.forgotten = self.forgotten.max(first.offset);
                 }
-            }
-            if queue.entries.is_empty() {
-                queue.entries = VecDeque::new();
+                if room.entries.is_empty() {
+                    self.rooms.remove(&key);
+                }
             }
         }
         if self.rooms.is_empty() {
@@ -278,6 +329,22 @@ mod tests {
         assert_eq!(missed(&history, "a"), [2, 3, 4]);
         assert_eq!(missed(&history, "b"), [1, 5]);
         assert_eq!(keys(&history), 4);
+    }
+
+    #[test]
+    fn what_is_replaced_takes_no_memory() {
+        let mut history = history(10 * ENTRY_OVERHEAD);
+        push(&mut history, &["other"], Some("kept"));
+        for number in 0..1_000 {
+            push(&mut history, &["a", "b"], Some("x"));
+            push(&mut history, &["b"], Some("x"));
+            assert!(history.size().0 <= 3, "{number}: {:?}", history.size());
+        }
+        assert_eq!(missed(&history, "other"), [1]);
+        push(&mut history, &["a"], Some("x"));
+        assert_eq!(history.size().0, 3);
+        history.trim(Instant::now() + 2 * AGE);
+        assert_eq!(history.size(), (0, 0));
     }
 
     #[test]

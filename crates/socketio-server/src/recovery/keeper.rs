@@ -61,10 +61,20 @@ pub trait SessionKeeper: Debug + Send + Sync {
     /// Keeps a session in place of what was kept of it. Called on the sockets' threads: must not block.
     fn save(&self, pid: &str, session: SavedSession);
 
+    /// The session's client has gone and may come back. It has received every broadcast up to `since`, or needs not. What was
+    /// saved of the session before is as good.
+    fn left(&self, pid: &str, since: u64);
+
+    /// Every session that is saved, not forgotten, and with a client (not [left](Self::left) since it was saved) has received
+    /// all broadcasts up to this one. Said again when it changes; it falls when a client comes back that has received less.
+    /// So the session of a client that stays and is sent nothing is as fresh as the others, and need not be saved again.
+    fn confirmed(&self, up_to: u64);
+
     /// The session has ended for good.
     fn forget(&self, pid: &str);
 
-    /// The session with this `pid` as an earlier life of the server kept it. Nothing if there is none.
+    /// The session with this `pid` as an earlier life of the server kept it, with the last broadcast that its client is known
+    /// to have received. Nothing if there is none, or the client has been away for too long.
     fn recall(&self, pid: &str) -> Recalled<SavedSession>;
 
     /// What earlier lives sent after `offset` to any of these rooms of a namespace, to each only what came after the number

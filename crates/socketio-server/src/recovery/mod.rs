@@ -10,6 +10,7 @@
 //!
 //! [`sessions`] knows where each session is: with a socket, or kept for a client that is away. [`resume`] brings it back.
 
+mod confirmed;
 mod direct;
 mod history;
 mod keeper;
@@ -20,18 +21,22 @@ mod sessions;
 use std::{
     cell::{Cell, RefCell},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+pub(crate) use confirmed::{Confirmed, MomentId};
 pub(crate) use direct::Direct;
 pub(crate) use history::{Audience, Entry, History};
 pub use keeper::{MissedEvent, Recalled, SavedSession, SessionKeeper};
 pub(crate) use offset::Offset;
 pub(crate) use resume::{Wish, resume};
-pub(crate) use sessions::{Away, Sessions, Whereabouts};
+pub(crate) use sessions::{Away, Sessions, TooLate, Whereabouts};
 
-use crate::{Config, identifier::Id};
+use crate::{Config, SocketRef, identifier::Id};
 
 /// Settings and limits of connection state recovery; see [`Config::recovery`](crate::Config::recovery).
 ///
@@ -124,16 +129,22 @@ pub(crate) struct Memory {
     pub(crate) settings: Recovery,
     history: Mutex<History>,
     sessions: Mutex<Sessions>,
+    /// What the sessions of each shard have received; see [`Confirmed`]. Changed, and told to the keeper, under the lock of
+    /// the sessions: a session that has received less is taken into account before it is saved.
+    confirmed: Box<[AtomicU64]>,
 }
 
 impl Memory {
     pub(crate) fn new(settings: &Recovery, config: &Config) -> Self {
         // A lost connection is noticed after a heartbeat at the latest, and from then on the client has its time.
         let age = settings.window + config.ping_interval + config.ping_timeout;
+        let history = History::new(settings, age);
+        let confirmed = (0..config.shards.max(1)).map(|_| AtomicU64::new(history.start())).collect();
         Self {
             settings: settings.clone(),
-            history: Mutex::new(History::new(settings, age)),
+            history: Mutex::new(history),
             sessions: Mutex::new(Sessions::new(settings)),
+            confirmed,
         }
     }
 
@@ -157,6 +168,36 @@ impl Memory {
         let now = Instant::now();
         self.history().trim(now);
         self.forget(&self.sessions().trim(now));
+    }
+
+    /// A session is with a socket from now on, of a shard whose sessions have all received what came up to `confirmed`.
+    pub(crate) fn is_with(&self, pid: Id, socket: SocketRef, confirmed: u64) {
+        let mut sessions = self.sessions();
+        sessions.is_with(pid, socket);
+        if let Some(known) = self.confirmed.get(usize::from(socket.shard))
+            && confirmed < known.load(Ordering::Relaxed)
+        {
+            self.confirm(known, confirmed);
+        }
+    }
+
+    /// All sessions of a shard have received what came up to `confirmed`.
+    pub(crate) fn confirmed(&self, shard: u8, confirmed: u64) {
+        let _order = self.sessions();
+        if let Some(known) = self.confirmed.get(usize::from(shard))
+            && confirmed != known.load(Ordering::Relaxed)
+        {
+            self.confirm(known, confirmed);
+        }
+    }
+
+    fn confirm(&self, known: &AtomicU64, confirmed: u64) {
+        let least = || self.confirmed.iter().map(|position| position.load(Ordering::Relaxed)).min();
+        let before = least();
+        known.store(confirmed, Ordering::Relaxed);
+        if let (Some(keeper), Some(least)) = (&self.settings.keeper, least().filter(|least| Some(*least) != before)) {
+            keeper.confirmed(least);
+        }
     }
 
     /// Keeps a session whose client may come back.
@@ -197,6 +238,8 @@ pub(crate) struct SocketRecovery {
     pub(crate) since: Cell<u64>,
     /// The same once the heartbeat under way is answered.
     pub(crate) asked: Cell<u64>,
+    /// Where it is counted, and where once the heartbeat under way is answered. None before it is with its socket.
+    moments: Cell<Option<(MomentId, MomentId)>>,
     pub(crate) direct: RefCell<Direct>,
     /// Waits to be given to the keeper.
     pub(crate) unsaved: Cell<bool>,
@@ -214,18 +257,36 @@ impl SocketRecovery {
     fn new(pid: Id, recovered: bool, since: u64, direct: Direct) -> Box<Self> {
         let direct = RefCell::new(direct);
         let (asked, since, unsaved) = (Cell::new(since), Cell::new(since), Cell::new(false));
-        Box::new(Self { pid, recovered, since, asked, direct, unsaved })
+        Box::new(Self { pid, recovered, since, asked, moments: Cell::default(), direct, unsaved })
+    }
+
+    /// The session is with its socket from now on.
+    pub(crate) fn begin(&self, confirmed: &mut Confirmed) {
+        let moment = confirmed.enter(self.since.get());
+        self.moments.set(Some((moment, moment)));
     }
 
     /// A heartbeat goes out after this broadcast.
-    pub(crate) fn ask(&self, position: u64) {
+    pub(crate) fn ask(&self, position: u64, confirmed: &Confirmed) {
         self.asked.set(position);
+        self.moments.set(self.moments.get().map(|(moment, _)| (moment, confirmed.now())));
         self.direct.borrow_mut().ask();
     }
 
     /// The heartbeat was answered.
-    pub(crate) fn answered(&self) {
+    pub(crate) fn answered(&self, confirmed: &mut Confirmed) {
         self.since.set(self.asked.get());
+        if let Some((moment, asked)) = self.moments.get() {
+            confirmed.advance(moment, asked);
+            self.moments.set(Some((asked, asked)));
+        }
         self.direct.borrow_mut().answered();
+    }
+
+    /// The socket has gone.
+    pub(crate) fn end(&self, confirmed: &mut Confirmed) {
+        if let Some((moment, _)) = self.moments.take() {
+            confirmed.leave(moment);
+        }
     }
 }

@@ -7,12 +7,12 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use crate::{
-    DisconnectReason, RecoveryFailure, Socket, SocketRef,
+    RecoveryFailure, Socket, SocketRef,
     connection::Connection,
     event::EventArgs,
     frame::Frame,
     identifier::Id,
-    recovery::{Away, Direct, Entry, MissedEvent, Offset, SavedSession, SocketRecovery, Whereabouts},
+    recovery::{Away, Direct, Entry, Memory, MissedEvent, Offset, SavedSession, SocketRecovery, TooLate, Whereabouts},
     shard::{Command, Shard},
 };
 
@@ -91,23 +91,19 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
     let shard = &connection.shard;
     let Some(recovery) = shard.handle.recovery() else { return Err(unknown) };
     let offset = claim.offset.as_ref().map_err(|failure| *failure)?;
-    let held_by = match recovery.sessions().find(&claim.pid) {
-        Some(Whereabouts::With(socket)) => Some(*socket),
-        Some(Whereabouts::Returning) => return Err(unknown),
-        Some(Whereabouts::Away(_)) | None => None,
-    };
-    if let Some(socket) = held_by {
-        if socket.is_of(connection) {
-            return Err(unknown);
+    let taken = loop {
+        match whereabouts(recovery, &claim.pid) {
+            Held::ByNobody(taken) => break taken,
+            Held::BySocket(socket) if socket.is_of(connection) => return Err(unknown),
+            // The client knew sooner than the server that its connection was lost.
+            Held::BySocket(socket) => hang_up(shard, socket).await,
+            // The same of a connection on which it has just come back.
+            Held::ByAnother(returned) => {
+                let _ = returned.await;
+            }
         }
-        // The client knew sooner than we that its connection was lost.
-        hang_up(shard, socket).await;
-    }
-    let taken = {
-        let mut sessions = recovery.sessions();
-        match sessions.find(&claim.pid) {
-            Some(Whereabouts::With(_) | Whereabouts::Returning) => return Err(unknown),
-            Some(Whereabouts::Away(_)) | None => sessions.take(claim.pid),
+        if connection.is_closed() {
+            return Err(unknown);
         }
     };
     let mut returning = Returning { connection, pid: claim.pid, exists: false };
@@ -154,6 +150,25 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
     }
     returning.goes_on();
     Ok(found)
+}
+
+/// What a session waits for before a client can have it.
+enum Held {
+    ByNobody(Result<Option<Away>, TooLate>),
+    BySocket(SocketRef),
+    ByAnother(oneshot::Receiver<()>),
+}
+
+/// Takes the session, unless somebody has it.
+fn whereabouts(recovery: &Memory, pid: &Id) -> Held {
+    let mut sessions = recovery.sessions();
+    if let Some(Whereabouts::With(socket)) = sessions.find(pid) {
+        return Held::BySocket(*socket);
+    }
+    match sessions.returned(pid) {
+        Some(returned) => Held::ByAnother(returned),
+        None => Held::ByNobody(sessions.take(*pid)),
+    }
 }
 
 /// Ends the session, unless it goes on.
@@ -244,6 +259,9 @@ impl Connection {
                 let held: HashSet<&str> = rooms.iter().map(|(room, _)| room.as_str()).chain([id.as_str()]).collect();
                 let is_held = |event: &MissedEvent| event.rooms.iter().any(|room| held.contains(room.as_str()));
                 recalled.retain(|event| event.rooms.is_empty() || is_held(event));
+                if let Some(recovery) = &socket.inner().recovery {
+                    recovery.direct.borrow_mut().retain_rooms(|room| held.contains(room));
+                }
                 let replay = replay(&socket, &recalled, &missed);
                 let most = shard.config.outbox_hard_limit.saturating_mul(REPLAY_LIMITS);
                 let bytes: usize = replay.iter().map(|frame| frame.len()).sum();
@@ -258,14 +276,14 @@ impl Connection {
         })?;
         ending.goes_on();
 
-        self.welcome(&socket, Some(claim.pid));
+        self.welcome(&socket);
+        let claimed = offset.copied().unwrap_or(Offset::of_broadcast(since));
+        shard.before_replay.set(Some((socket.reference(), claimed)));
+        self.call(&socket, space.handlers().before_replay.as_deref());
+        shard.before_replay.set(None);
         self.allow_beyond_limit(bytes);
         replay.into_iter().for_each(|frame| self.queue(frame));
-        if let Some(on_recovered) = &space.handlers().on_recovered
-            && shard.guarded(|| on_recovered(&socket)).is_none()
-        {
-            self.close_later(DisconnectReason::HandlerPanic);
-        }
+        self.call(&socket, space.handlers().on_recovered.as_deref());
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use slab::Slab;
+use tokio::sync::oneshot;
 
 use crate::{
     SocketRef,
@@ -35,8 +36,8 @@ pub(crate) enum Whereabouts {
     With(SocketRef),
     /// Its client is away. Where it is kept.
     Away(u32),
-    /// A client has come back for it.
-    Returning,
+    /// A client has come back for it. The senders are dropped when it is with a socket, kept again or has ended.
+    Returning(Vec<oneshot::Sender<()>>),
 }
 
 /// A session whose client is away, as small as can be: after a crowd has left there are many.
@@ -108,10 +109,19 @@ impl Sessions {
         self.known.get(pid)
     }
 
+    /// Resolves when the session is on its way back no longer; `None` if it is not.
+    pub(crate) fn returned(&mut self, pid: &Id) -> Option<oneshot::Receiver<()>> {
+        let Some(Whereabouts::Returning(waiting)) = self.known.get_mut(pid) else { return None };
+        let (done, is_done) = oneshot::channel();
+        waiting.retain(|waiting| !waiting.is_closed());
+        waiting.push(done);
+        Some(is_done)
+    }
+
     /// A client has come back for a session: nobody else can until it is with a socket or has ended. Returns the session,
     /// if it is kept here for its client.
     pub(crate) fn take(&mut self, pid: Id) -> Result<Option<Away>, TooLate> {
-        match self.known.insert(pid, Whereabouts::Returning) {
+        match self.known.insert(pid, Whereabouts::Returning(Vec::new())) {
             Some(Whereabouts::Away(key)) => {
                 let Some(away) = self.remove(key) else { return Ok(None) };
                 if away.since.elapsed() > self.window { Err(TooLate) } else { Ok(Some(away)) }
@@ -199,10 +209,14 @@ mod tests {
         sessions.keep(pid, away());
         assert_eq!(sessions.away(), 1);
         assert!(matches!(sessions.take(pid), Ok(Some(_))));
-        assert!(matches!(sessions.find(&pid), Some(Whereabouts::Returning)));
+        assert!(matches!(sessions.find(&pid), Some(Whereabouts::Returning(_))));
+        let mut returned = sessions.returned(&pid).expect("it is on its way");
+        assert!(returned.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty));
         assert_eq!(sessions.away(), 0);
         sessions.end(&pid);
         assert!(sessions.find(&pid).is_none());
+        assert!(returned.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
+        assert!(sessions.returned(&pid).is_none());
     }
 
     #[test]

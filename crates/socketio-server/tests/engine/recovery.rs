@@ -3,6 +3,7 @@
 mod client;
 mod cuts;
 mod restart;
+mod together;
 mod without;
 
 use std::time::Duration;

@@ -7,15 +7,21 @@ use std::{
 };
 
 use serde_json::json;
-use socketio_server::{MissedEvent, Namespace, Recalled, Recovery, SavedSession, SessionKeeper};
+use socketio_server::{Config, MissedEvent, Namespace, Recalled, Recovery, SavedSession, SessionKeeper};
+use tokio::sync::oneshot;
 
-use super::client::{Client, Memory, recovering, studio};
-use crate::harness::{TestServer, eventually};
+use super::client::{Client, Memory, studio};
+use crate::{
+    client::Ws,
+    harness::{TestServer, eventually},
+};
 
 on_one_and_three_shards!(
     a_session_outlives_the_server,
     what_a_restarted_server_sent_is_sent_again_if_it_was_lost,
     what_a_session_may_no_longer_be_in_is_not_sent_after_a_restart,
+    what_every_client_has_received_is_told,
+    a_session_on_its_way_back_can_be_claimed_by_the_next_connection,
 );
 
 /// Keeps sessions and the events of earlier lives as an application would.
@@ -23,11 +29,23 @@ on_one_and_three_shards!(
 struct Cellar {
     sessions: Mutex<HashMap<String, SavedSession>>,
     events: Mutex<Vec<(String, u64, u32)>>,
+    /// What the next session that is asked for waits for.
+    gate: Mutex<Option<oneshot::Receiver<()>>>,
+    left: Mutex<HashMap<String, u64>>,
+    confirmed: Mutex<u64>,
 }
 
 impl SessionKeeper for Cellar {
     fn save(&self, pid: &str, session: SavedSession) {
         self.sessions.lock().expect("no test panicked").insert(pid.to_owned(), session);
+    }
+
+    fn left(&self, pid: &str, since: u64) {
+        self.left.lock().expect("no test panicked").insert(pid.to_owned(), since);
+    }
+
+    fn confirmed(&self, up_to: u64) {
+        *self.confirmed.lock().expect("no test panicked") = up_to;
     }
 
     fn forget(&self, pid: &str) {
@@ -36,7 +54,13 @@ impl SessionKeeper for Cellar {
 
     fn recall(&self, pid: &str) -> Recalled<SavedSession> {
         let session = self.sessions.lock().expect("no test panicked").get(pid).cloned();
-        Box::pin(std::future::ready(session))
+        let gate = self.gate.lock().expect("no test panicked").take();
+        Box::pin(async {
+            if let Some(gate) = gate {
+                let _ = gate.await;
+            }
+            session
+        })
     }
 
     fn missed(&self, _namespace: &str, rooms: Vec<(String, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
@@ -53,10 +77,19 @@ impl SessionKeeper for Cellar {
 impl Cellar {
     /// A life of the server, whose first event is the one after this.
     fn start(self: &Arc<Self>, shards: usize, after: u64, namespace: Namespace) -> TestServer {
+        self.start_with(shards, after, namespace, Config::default())
+    }
+
+    fn start_with(self: &Arc<Self>, shards: usize, after: u64, namespace: Namespace, config: Config) -> TestServer {
         let keeper: Arc<dyn SessionKeeper> = Arc::<Self>::clone(self);
         let (after, id_key, keeper) = (Some(after), Some([9; 16]), Some(keeper));
         let recovery = Recovery { after, id_key, keeper, ..Recovery::default() };
-        TestServer::start(recovering(shards, recovery), |server| server.namespace(namespace))
+        let config = Config { shards, recovery: Some(recovery), ..config };
+        TestServer::start(config, |server| server.namespace(namespace))
+    }
+
+    fn confirmed(&self) -> u64 {
+        *self.confirmed.lock().expect("no test panicked")
     }
 
     /// Sends an event to a room, and keeps it.
@@ -120,6 +153,61 @@ async fn what_a_session_may_no_longer_be_in_is_not_sent_after_a_restart(shards: 
     assert!(client.memory.recovered);
     client.hears(&[2]).await;
     assert_eq!(client.ask("rooms", json!([])).await, json!(["open"]));
+}
+
+async fn what_every_client_has_received_is_told(shards: usize) {
+    let cellar = Arc::<Cellar>::default();
+    let config = Config { ping_interval: Duration::from_millis(50), ..Config::default() };
+    let server = cellar.start_with(shards, 100, studio("/"), config);
+    // It is in no room, and is sent nothing but heartbeats.
+    let mut quiet = Client::connect(&server).await;
+    let answers_until = async |quiet: &mut Client, number: u64| {
+        while cellar.confirmed() != number {
+            assert_eq!(quiet.ws.text().await, "2");
+            quiet.ws.send("3").await;
+        }
+    };
+    cellar.say(&server, "a", 101, 1).await;
+    answers_until(&mut quiet, 101).await;
+    let memory = Client::connect(&server).await.lose(&server).await;
+    let pid = memory.pid.clone().expect("a pid");
+    assert_eq!(cellar.left.lock().expect("no test panicked").get(&pid), Some(&101));
+    cellar.say(&server, "a", 102, 2).await;
+    answers_until(&mut quiet, 102).await;
+    // Who comes back holds all back until it has received what the others have.
+    let mut back = Client::back(&server, memory).await;
+    assert_eq!(cellar.confirmed(), 101);
+    assert_eq!(back.ws.text().await, "2");
+    back.ws.send("3").await;
+    answers_until(&mut quiet, 102).await;
+}
+
+/// The client's first connection after the restart is lost while its session is read.
+async fn a_session_on_its_way_back_can_be_claimed_by_the_next_connection(shards: usize) {
+    let cellar = Arc::<Cellar>::default();
+    let mut first = cellar.start(shards, 100, studio("/"));
+    let mut client = Client::connect(&first).await;
+    client.join("a").await;
+    cellar.knows(&client.memory, &["a"]).await;
+    let memory = client.lose(&first).await;
+    first.shut_down(Duration::from_millis(100)).await;
+
+    let second = cellar.start(shards, 1_000, studio("/"));
+    let (open, gate) = oneshot::channel();
+    *cellar.gate.lock().expect("no test panicked") = Some(gate);
+    let mut lost = Ws::open(second.addr).await;
+    lost.send(&memory.connect_packet()).await;
+    eventually("the session is asked for", || cellar.gate.lock().expect("no test panicked").is_none()).await;
+    drop(lost);
+    eventually("the loss is noticed", || second.metrics().connections == 0).await;
+    let mut next = Ws::open(second.addr).await;
+    next.send(&memory.connect_packet()).await;
+    second.settle().await;
+    drop(open);
+    let mut back = memory.clone();
+    back.connected(&next.text().await);
+    assert!(back.recovered);
+    assert_eq!(back.id, memory.id);
 }
 
 async fn a_session_outlives_the_server(shards: usize) {

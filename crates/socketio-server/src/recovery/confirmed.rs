@@ -1,0 +1,188 @@
+//! How far everybody has come: the last broadcast that every session of a shard is known to have received.
+//!
+//! Sessions are counted by the moment up to which their heartbeats have confirmed what they were sent. A heartbeat moves one
+//! session from an older moment to a newer one, so that nothing is ever looked through.
+
+use std::collections::VecDeque;
+
+/// Moments that are told apart. A session that confirms nothing for longer holds back all others, as it must.
+const MAX_MOMENTS: usize = 64;
+
+/// The sessions of one shard.
+pub(crate) struct Confirmed {
+    /// Names the first moment.
+    first: u32,
+    moments: VecDeque<Moment>,
+}
+
+/// Sessions that have received everything up to a broadcast.
+struct Moment {
+    position: u64,
+    sessions: usize,
+}
+
+/// Names a moment of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MomentId(u32);
+
+impl Confirmed {
+    /// Of a shard without sessions, where everything up to `position` has been sent.
+    pub(crate) fn new(position: u64) -> Self {
+        Self { first: 0, moments: VecDeque::from([Moment { position, sessions: 0 }]) }
+    }
+
+    /// The last broadcast that every session has received.
+    pub(crate) fn position(&self) -> u64 {
+        self.moments.front().map_or(0, |first| first.position)
+    }
+
+    /// Begins a moment: everything up to `position` has been sent.
+    pub(crate) fn begin(&mut self, position: u64) {
+        self.drop_passed();
+        if self.moments.len() < MAX_MOMENTS && self.moments.back().is_none_or(|last| last.position < position) {
+            self.moments.push_back(Moment { position, sessions: 0 });
+        }
+        self.drop_passed();
+    }
+
+    /// The last moment. What a heartbeat confirms that is sent now.
+    pub(crate) fn now(&self) -> MomentId {
+        MomentId(self.first.wrapping_add(self.moments.len() as u32).wrapping_sub(1))
+    }
+
+    /// A session has come that has received everything up to `since`.
+    pub(crate) fn enter(&mut self, since: u64) -> MomentId {
+        let after = self.moments.partition_point(|moment| moment.position <= since);
+        let index = after.checked_sub(1).unwrap_or_else(|| {
+            self.moments.push_front(Moment { position: since, sessions: 0 });
+            self.first = self.first.wrapping_sub(1);
+            0
+        });
+        self.count(index, |sessions| sessions + 1);
+        MomentId(self.first.wrapping_add(index as u32))
+    }
+
+    /// A session has received more.
+    pub(crate) fn advance(&mut self, from: MomentId, to: MomentId) {
+        if from != to {
+            self.leave(from);
+            self.count(self.index(to), |sessions| sessions + 1);
+        }
+    }
+
+    /// A session has gone.
+    pub(crate) fn leave(&mut self, moment: MomentId) {
+        self.count(self.index(moment), |sessions| sessions.saturating_sub(1));
+    }
+
+    fn index(&self, moment: MomentId) -> usize {
+        moment.0.wrapping_sub(self.first) as usize
+    }
+
+    fn count(&mut self, index: usize, change: impl FnOnce(usize) -> usize) {
+        if let Some(moment) = self.moments.get_mut(index) {
+            moment.sessions = change(moment.sessions);
+        }
+    }
+
+    fn drop_passed(&mut self) {
+        while self.moments.len() > 1 && self.moments.front().is_some_and(|first| first.sessions == 0) {
+            self.moments.pop_front();
+            self.first = self.first.wrapping_add(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_session_that_has_received_least_decides() {
+        let mut confirmed = Confirmed::new(10);
+        let (one, other) = (confirmed.enter(12), confirmed.enter(15));
+        confirmed.begin(20);
+        assert_eq!(confirmed.position(), 10);
+        let asked = confirmed.now();
+        confirmed.begin(30);
+        confirmed.advance(one, asked);
+        confirmed.begin(40);
+        assert_eq!(confirmed.position(), 10);
+        confirmed.leave(other);
+        confirmed.begin(40);
+        assert_eq!(confirmed.position(), 20);
+        // One that comes back has received less than all others.
+        let back = confirmed.enter(5);
+        assert_eq!(confirmed.position(), 5);
+        confirmed.advance(back, confirmed.now());
+        confirmed.leave(asked);
+        confirmed.begin(40);
+        assert_eq!(confirmed.position(), 40);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Broadcast,
+        Begin,
+        Enter(u64),
+        Ask(usize),
+        Answer(usize),
+        Leave(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            Just(Step::Broadcast),
+            Just(Step::Begin),
+            (0u64..20).prop_map(Step::Enter),
+            (0usize..8).prop_map(Step::Ask),
+            (0usize..8).prop_map(Step::Answer),
+            (0usize..8).prop_map(Step::Leave),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    /// What a session has received, and its moment; the same as of the heartbeat that is under way.
+    struct Session {
+        since: (u64, MomentId),
+        asked: (u64, MomentId),
+    }
+
+    proptest! {
+        /// No session has received less than is said of all.
+        #[test]
+        fn nothing_is_confirmed_that_a_session_lacks(steps in steps()) {
+            let (mut confirmed, mut position) = (Confirmed::new(0), 0);
+            let mut sessions: Vec<Session> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Broadcast => position += 1,
+                    Step::Begin => confirmed.begin(position),
+                    Step::Enter(lag) => {
+                        let since = position.saturating_sub(lag);
+                        let since = (since, confirmed.enter(since));
+                        sessions.push(Session { since, asked: since });
+                    }
+                    Step::Ask(n) if n < sessions.len() => sessions[n].asked = (position, confirmed.now()),
+                    Step::Answer(n) if n < sessions.len() => {
+                        let session = &mut sessions[n];
+                        confirmed.advance(session.since.1, session.asked.1);
+                        session.since = session.asked;
+                    }
+                    Step::Leave(n) if n < sessions.len() => confirmed.leave(sessions.remove(n).since.1),
+                    _ => {}
+                }
+                let least = sessions.iter().map(|session| session.since.0).min().unwrap_or(position);
+                prop_assert!(confirmed.position() <= least);
+            }
+            // And it does not stay behind for good.
+            for session in sessions {
+                confirmed.leave(session.since.1);
+            }
+            confirmed.begin(position);
+            prop_assert_eq!(confirmed.position(), position);
+        }
+    }
+}
