@@ -29,6 +29,8 @@ export class Model {
   items = new Map();
   /** The newest answered event of each topic. */
   newest = new Map();
+  /** The newest event of each key of which the newest is enough, also if it is not answered yet. */
+  newestBegun = new Map();
   revocations = [];
   /** Keys that verify no more: since when perhaps, since when certainly. */
   removedKeys = new Map();
@@ -82,6 +84,7 @@ export class Model {
   publish(event) {
     event.start = this.now();
     this.events.set(event.serial, event);
+    if (event.delivery === 'latest') this.newestBegun.set(keyOf(event), event.index);
     if (event.item) {
       const item = this.items.get(event.item) ?? { owner: undefined };
       this.items.set(event.item, item);
@@ -203,6 +206,7 @@ export function describe(event) {
   return `event ${serial}: ${kind} ${index} of ${topic}, ${delivery}, through ${channel}, accepted in ticks ${start}–${answer ?? '…'}`;
 }
 
+const keyOf = ({ topic, key }) => `${topic}\0${key}`;
 const userChannel = (user) => `user:${user}`;
 
 /** An identity that the model keeps: a user's tokens, or in their place how it came that it is nobody's. */
@@ -732,6 +736,7 @@ export class Seat {
     for (const event of [...this.pending.values()]) {
       if (event.answer >= call.tick) continue;
       this.pending.delete(event.serial);
+      if (this.isReplaced(event)) continue;
       model.violation('missed', this, `${describe(event)}, before the answer to ${call.name} of tick ${call.tick}`, 'not that event', event);
     }
     this.snapshots = this.snapshots.filter((snapshot) => {
@@ -756,6 +761,11 @@ export class Seat {
       this.topics.set(name, topic);
     }
     return topic;
+  }
+
+  /** Whether a newer one is enough, which may be accepted by now. */
+  isReplaced(event) {
+    return event.delivery === 'latest' && this.model.newestBegun.get(keyOf(event)) > event.index;
   }
 
   /** An answered event has to come, if the socket was there all along. */
@@ -855,9 +865,8 @@ export class Seat {
       for (const owed of [...this.pending.values()]) {
         if (owed.topic !== event.topic || owed.index > event.index || (owed.order ?? event.order) !== undefined) continue;
         this.pending.delete(owed.serial);
-        const isReplaced = owed.delivery === 'latest' && owed.key === event.key;
         const isOver = owed.delivery === 'latest' && isSnapshot;
-        if (!isReplaced && !isOver) model.violation('missed', this, describe(owed), `the later ${describe(event)}`, owed);
+        if (!this.isReplaced(owed) && !isOver) model.violation('missed', this, describe(owed), `the later ${describe(event)}`, owed);
       }
       topic.max = Math.max(topic.max, event.index);
     }
