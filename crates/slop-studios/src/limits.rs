@@ -64,6 +64,17 @@ pub const MAX_SESSION_BYTES: u64 = 256 * 1024 * 1024;
 /// been open and quiet for a week. One that ended is forgotten at once.
 pub const SESSION_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// How often the server writes down that it is alive: so much more than the window of recovery a client may have been away
+/// when the server was killed.
+pub const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Bytes of the journal: as much as the engine remembers in memory for clients that come back, 64 MiB of room events and 16
+/// MiB of those of which the newest is enough.
+pub const JOURNAL_BYTES: u64 = 80 * 1024 * 1024;
+
+/// Bytes after which the journal goes on in another file: a tenth, since a file is removed as a whole.
+pub const JOURNAL_SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+
 /// What a row takes besides its payload: ids, names, and its entries in the indexes. Measured: 150 to 300 bytes.
 pub const ROW_OVERHEAD_BYTES: u64 = 256;
 

@@ -437,6 +437,11 @@ impl Collector for Snapshot {
             ("notification_bytes", "Bytes of notifications that are kept", kept.notifications.bytes),
             ("log_entries", "Durable events that are kept for replay", kept.log.rows),
             ("log_bytes", "Bytes of durable events that are kept for replay", kept.log.bytes),
+            (
+                "journal_bytes",
+                "Bytes of the journal's files, which have the room events that are not durable",
+                kept.journal_bytes,
+            ),
             ("sessions_kept", "Sessions that are kept for recovery", kept.sessions.rows),
             ("idempotency_keys", "Idempotency keys that are remembered", kept.receipts.rows),
             ("revocations_kept", "Revocations of users and tokens that are kept", kept.revocations.rows),

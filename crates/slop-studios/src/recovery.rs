@@ -1,14 +1,14 @@
 //! Sessions that outlive the process: the engine's keeper on top of the store.
 
 use std::collections::BTreeMap;
-use std::future::ready;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use socketio_server::{MissedEvent, Recalled, SavedSession, SessionKeeper};
 
 use crate::clock::Moment;
+use crate::limits::ALIVE_INTERVAL;
 use crate::session::SavedState;
 use crate::store::{SessionKey, SessionRecord, Store, StoreError, StoredEvent};
 
@@ -17,13 +17,12 @@ use crate::store::{SessionKey, SessionRecord, Store, StoreError, StoredEvent};
 pub(crate) struct StoreKeeper {
     store: Arc<dyn Store>,
     window: Duration,
-    began: Instant,
 }
 
 impl StoreKeeper {
-    /// Clients of an earlier life of the server are waited for until `window` has passed.
+    /// A client may be away for `window`, whether the server ends meanwhile or not.
     pub(crate) fn new(store: Arc<dyn Store>, window: Duration) -> Self {
-        Self { store, window, began: Instant::now() }
+        Self { store, window }
     }
 }
 
@@ -43,7 +42,16 @@ impl SessionKeeper for StoreKeeper {
             data: session.data,
             since_seq: session.since,
             updated_at: Moment::now(),
+            left_at: None,
         });
+    }
+
+    fn left(&self, pid: &str, since: u64) {
+        self.store.session_left(key_of(pid), since);
+    }
+
+    fn confirmed(&self, up_to: u64) {
+        self.store.sessions_confirmed(up_to);
     }
 
     fn forget(&self, pid: &str) {
@@ -51,12 +59,9 @@ impl SessionKeeper for StoreKeeper {
     }
 
     fn recall(&self, pid: &str) -> Recalled<SavedSession> {
-        if self.began.elapsed() > self.window {
-            return Box::pin(ready(None));
-        }
-        let (store, key) = (Arc::clone(&self.store), key_of(pid));
+        let (store, key, window) = (Arc::clone(&self.store), key_of(pid), self.window);
         Box::pin(async move {
-            recall(&*store, key).await.unwrap_or_else(|error| {
+            recall(&*store, key, window).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "recall a session");
                 None
             })
@@ -78,8 +83,11 @@ impl SessionKeeper for StoreKeeper {
     }
 }
 
-async fn recall(store: &dyn Store, key: SessionKey) -> Result<Option<SavedSession>, StoreError> {
+async fn recall(store: &dyn Store, key: SessionKey, window: Duration) -> Result<Option<SavedSession>, StoreError> {
     let Some(record) = store.session(key).await? else { return Ok(None) };
+    if record.left_at.is_some_and(|left_at| left_at.after(window + ALIVE_INTERVAL) < Moment::now()) {
+        return Ok(None);
+    }
     let mut session = SavedSession::new(record.namespace, record.socket_id, record.since_seq);
     session.rooms = record.rooms;
     session.data = up_to_date(store, &record.data).await?;
@@ -102,4 +110,32 @@ async fn up_to_date(store: &dyn Store, saved: &str) -> Result<String, StoreError
     state.subscriptions.extend(owners);
     state.forget_unconfirmed();
     Ok(serde_json::to_string(&state).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::tests::temporary;
+    use crate::store::suite::{Recorder, wait};
+
+    #[test]
+    fn a_client_may_be_away_for_the_window_however_often_the_server_was_restarted() {
+        let window = Duration::from_secs(120);
+        let store: Arc<dyn Store> = Arc::new(temporary(Arc::<Recorder>::default()));
+        let keeper = StoreKeeper::new(Arc::clone(&store), window);
+        for (pid, away, is_known) in [("a", 0, true), ("b", 119, true), ("c", 126, false)] {
+            store.save_session(SessionRecord {
+                key: key_of(pid),
+                namespace: "/".to_owned(),
+                socket_id: pid.to_owned(),
+                rooms: Vec::new(),
+                data: "{}".to_owned(),
+                since_seq: 1,
+                updated_at: Moment::now(),
+                left_at: Some(Moment::now().before(Duration::from_secs(away))),
+            });
+            assert_eq!(wait(keeper.recall(pid)).is_some(), is_known, "{away}");
+        }
+        assert!(wait(keeper.recall("d")).is_none());
+    }
 }

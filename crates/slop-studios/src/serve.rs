@@ -5,6 +5,7 @@ use std::future::pending;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use http::header::AUTHORIZATION;
@@ -263,9 +264,11 @@ fn recovery(settings: &Settings, embedded: &SqliteStore, store: &Arc<dyn Store>)
 }
 
 fn store_options(settings: &Settings) -> Options {
+    let unnoticed = settings.ping_interval + settings.ping_timeout;
     Options {
         folder: settings.data_dir.clone(),
         sync: settings.store_sync,
+        journal: if settings.recovery.is_zero() { Duration::ZERO } else { settings.recovery + unnoticed },
         bounds: Bounds {
             media: Bound {
                 age: settings.media_retention,

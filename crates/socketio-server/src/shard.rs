@@ -452,17 +452,26 @@ impl Shard {
     }
 
     async fn save_sessions(self: Rc<Self>) {
-        let keeper = self.handle.recovery().and_then(|recovery| recovery.settings.keeper.clone());
-        let Some(keeper) = keeper else { return };
         loop {
             self.save_due.notified().await;
             // What changes together is saved together.
             yield_now().await;
-            for socket in std::mem::take(&mut *self.unsaved.borrow_mut()) {
-                if let Some((pid, session)) = socket.session_to_save() {
-                    keeper.save(pid.as_str(), session);
-                }
-            }
+            self.save_unsaved();
+        }
+    }
+
+    /// Tells the keeper of the sessions that have changed. Called before a connection is written to as well, so that whatever
+    /// a client is told has been saved.
+    pub(crate) fn save_unsaved(&self) {
+        if self.unsaved.borrow().is_empty() {
+            return;
+        }
+        let unsaved = std::mem::take(&mut *self.unsaved.borrow_mut());
+        let Some(keeper) = self.handle.recovery().and_then(|recovery| recovery.settings.keeper.as_ref()) else {
+            return;
+        };
+        for (pid, session) in unsaved.iter().filter_map(Socket::session_to_save) {
+            keeper.save(pid.as_str(), session);
         }
     }
 

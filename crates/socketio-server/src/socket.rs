@@ -424,6 +424,7 @@ impl Socket {
                 .as_ref()
                 .map_or_else(String::new, |save| self.shard().guarded(|| save(self)).unwrap_or_default()),
             since: recovery.since.get(),
+            is_new: !recovery.saved.get(),
         }
     }
 
@@ -431,7 +432,9 @@ impl Socket {
     pub(crate) fn session_to_save(&self) -> Option<(Id, SavedSession)> {
         let recovery = self.0.recovery.as_ref().filter(|_| self.is_connected())?;
         recovery.unsaved.set(false);
-        Some((recovery.pid, self.session(recovery)))
+        let session = self.session(recovery);
+        recovery.saved.set(true);
+        Some((recovery.pid, session))
     }
 
     /// Runs `f` when the client has got what it was sent so far; never, if the connection is lost before. It is asked by a

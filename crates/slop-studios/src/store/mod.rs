@@ -17,7 +17,7 @@ use crate::clock::Moment;
 pub mod media;
 pub mod sqlite;
 #[cfg(test)]
-mod suite;
+pub(crate) mod suite;
 
 pub use media::{MediaChange, MediaState, Status, Step};
 
@@ -86,7 +86,8 @@ pub trait Store: Debug + Send + Sync {
     fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// The durable events after the number `after`, up to and with `until`, that went to any of these rooms of a
-    /// namespace, in order, and of each room only those after the number beside it; and the last progress of the media
+    /// namespace, in order, and of each room only those after the number beside it; with them all other room events of
+    /// earlier lives, for as long after the start as clients may come back from those; and the last progress of the media
     /// items whose events these rooms get, if it lies there too. Of an item whose room was joined after `after`, the
     /// state as of `until` is there in any case: it was sent at the joining, and need not have arrived.
     fn replay(
@@ -101,10 +102,18 @@ pub trait Store: Debug + Send + Sync {
     /// moments before the process is killed may be lost.
     fn save_session(&self, session: SessionRecord);
 
+    /// A session's client has gone and may come back. It has received every event up to `since_seq`. It never waits.
+    fn session_left(&self, key: SessionKey, since_seq: u64);
+
+    /// Every client that is there, of those whose sessions are kept, has received every event up to this one. It takes its
+    /// place in the order of the calls of [`Store::save_session`] and [`Store::session_left`], and never waits.
+    fn sessions_confirmed(&self, up_to: u64);
+
     /// Forgets a session. It never waits.
     fn forget_session(&self, key: SessionKey);
 
-    /// A session that was kept. It stays.
+    /// A session that an earlier life of the server kept, with what its client is known to have received, and when it was
+    /// last known to be there. None if that is not known. It stays.
     fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>>;
 
     /// Keeps a revocation, together with an older one of the same subject. What [`Store::revocations`] returns in this and
@@ -418,6 +427,8 @@ pub struct SessionRecord {
     pub since_seq: u64,
     /// When it was saved.
     pub updated_at: Moment,
+    /// When its client was last known to be there; none if it is there now.
+    pub left_at: Option<Moment>,
 }
 
 /// Tokens that are good no more.
@@ -453,6 +464,8 @@ pub struct Usage {
     pub sessions: Amount,
     /// Idempotency keys.
     pub receipts: Amount,
+    /// Bytes of the journal's files.
+    pub journal_bytes: u64,
     /// Revocations.
     pub revocations: Amount,
     /// Requests that wait for their turn.

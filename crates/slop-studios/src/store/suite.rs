@@ -52,7 +52,7 @@ pub(crate) fn wait<F: Future>(future: F) -> F::Output {
 
 /// Writes down what it is given, and says that it went to as many sockets as events were dispatched so far.
 #[derive(Debug, Default)]
-pub(super) struct Recorder(Mutex<Vec<(u64, String)>>);
+pub(crate) struct Recorder(Mutex<Vec<(u64, String)>>);
 
 impl Recorder {
     pub(super) fn lines(&self) -> Vec<String> {
@@ -132,7 +132,7 @@ pub(super) fn durable(id: &str, event: &str) -> Change {
     room_event(id, "r", event, Class::Durable)
 }
 
-fn room_event(id: &str, room: &str, event: &str, class: Class) -> Change {
+pub(super) fn room_event(id: &str, room: &str, event: &str, class: Class) -> Change {
     let (namespace, argument) = ("/", "");
     change(
         id,
@@ -592,6 +592,7 @@ pub(super) fn session(key: u8, data: &str) -> SessionRecord {
         data: data.to_owned(),
         since_seq: 7,
         updated_at: Moment::now(),
+        left_at: None,
     }
 }
 

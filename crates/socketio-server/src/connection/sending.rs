@@ -97,6 +97,7 @@ impl Connection {
         if self.closed.get() {
             return;
         }
+        self.shard.save_unsaved();
         let written = self.write_now();
         if let Some(reason) = self.close_due.take() {
             self.close(reason);

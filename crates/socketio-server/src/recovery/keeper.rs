@@ -16,13 +16,16 @@ pub struct SavedSession {
     pub data: String,
     /// The last broadcast that is known to have arrived, or that came before it connected.
     pub since: u64,
+    /// It was never saved before.
+    pub is_new: bool,
 }
 
 impl SavedSession {
     /// A session in a namespace, in no room.
     #[must_use]
     pub fn new(namespace: impl Into<String>, socket_id: impl Into<String>, since: u64) -> Self {
-        Self { namespace: namespace.into(), socket_id: socket_id.into(), rooms: Vec::new(), data: String::new(), since }
+        let (namespace, socket_id) = (namespace.into(), socket_id.into());
+        Self { namespace, socket_id, rooms: Vec::new(), data: String::new(), since, is_new: true }
     }
 }
 
@@ -58,7 +61,8 @@ pub struct MissedEvent {
 
 /// Keeps sessions across the end of the process. The `pid` is the client's secret: who has it can take the session over.
 pub trait SessionKeeper: Debug + Send + Sync {
-    /// Keeps a session in place of what was kept of it. Called on the sockets' threads: must not block.
+    /// Keeps a session in place of what was kept of it. Called on the sockets' threads, before the client is told of what has
+    /// changed: must not block.
     fn save(&self, pid: &str, session: SavedSession);
 
     /// The session's client has gone and may come back. It has received every broadcast up to `since`, or needs not. What was

@@ -243,6 +243,8 @@ pub(crate) struct SocketRecovery {
     pub(crate) direct: RefCell<Direct>,
     /// Waits to be given to the keeper.
     pub(crate) unsaved: Cell<bool>,
+    /// The keeper has been given it.
+    pub(crate) saved: Cell<bool>,
 }
 
 impl SocketRecovery {
@@ -257,7 +259,8 @@ impl SocketRecovery {
     fn new(pid: Id, recovered: bool, since: u64, direct: Direct) -> Box<Self> {
         let direct = RefCell::new(direct);
         let (asked, since, unsaved) = (Cell::new(since), Cell::new(since), Cell::new(false));
-        Box::new(Self { pid, recovered, since, asked, moments: Cell::default(), direct, unsaved })
+        let saved = Cell::new(recovered);
+        Box::new(Self { pid, recovered, since, asked, moments: Cell::default(), direct, unsaved, saved })
     }
 
     /// The session is with its socket from now on.

@@ -10,7 +10,7 @@ use super::super::{
     Usage, What,
 };
 use super::log::{self, Entry};
-use super::queue::{Lazy, Request};
+use super::queue::{Lazy, Request, SessionChange};
 use super::receipts::{self, Receipt, Remembered};
 use super::retention::Bounds;
 use super::sequence::Sequence;
@@ -27,8 +27,8 @@ pub(super) enum Applied {
     Media { state: MediaState, owner_became_known: bool },
     /// A user has a new notification, which is to go out.
     Notified { seq: u64, unread: u64 },
-    /// A room is to be told something.
-    Said { seq: u64, stored: bool },
+    /// A room is to be told something. `kept`: it is in the log, whether that was asked for or not.
+    Said { seq: u64, stored: bool, kept: bool },
     /// It was done before.
     Repeated { receipt: Receipt, first: Origin },
     /// The key is the request's.
@@ -61,6 +61,8 @@ pub(super) enum Origin {
 pub(super) struct Ledger {
     connection: Connection,
     bounds: Bounds,
+    /// The first number of this life.
+    life: u64,
     /// What is kept, as the transaction leaves it.
     usage: Usage,
     /// What is kept, as it was before.
@@ -69,9 +71,9 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(connection: Connection, bounds: Bounds) -> rusqlite::Result<Self> {
+    pub(super) fn new(connection: Connection, bounds: Bounds, life: u64) -> rusqlite::Result<Self> {
         let usage = Bounds::count(&connection)?;
-        Ok(Self { connection, bounds, usage, committed: usage, in_transaction: false })
+        Ok(Self { connection, bounds, life, usage, committed: usage, in_transaction: false })
     }
 
     /// To read with, between two transactions.
@@ -170,7 +172,7 @@ impl Ledger {
         let applied = match &change.what {
             What::Media(step) => self.media(step, change.at, numbers)?,
             What::Notification(notification) => self.notification(notification, change.at, numbers)?,
-            What::Room(event) => self.room(event, change.at, numbers)?,
+            What::Room(event) => self.room(event, change.at, name.is_some(), numbers)?,
         };
         if let (Some(key), Some(name)) = (&change.key, &name) {
             let (stored, delivered) = match &applied {
@@ -205,6 +207,7 @@ impl Ledger {
                 owner_room: owner_room.as_deref(),
                 event: state.step.event(),
                 argument: &state.payload,
+                is_latest: false,
             })?;
         }
         Ok(Applied::Media { state, owner_became_known })
@@ -239,17 +242,26 @@ impl Ledger {
             owner_room: None,
             event: server::NOTIFICATION,
             argument: &notification.payload,
+            is_latest: false,
         })?;
         Ok(Applied::Notified { seq, unread: notifications::unread(&self.connection, user)? })
     }
 
-    fn room(&mut self, event: &RoomEvent, at: Moment, numbers: &mut Sequence) -> Result<Applied, Failed> {
+    /// With an idempotency key it is logged whatever its class: once the receipt is committed, nobody publishes it again.
+    fn room(
+        &mut self,
+        event: &RoomEvent,
+        at: Moment,
+        has_key: bool,
+        numbers: &mut Sequence,
+    ) -> Result<Applied, Failed> {
         let stored = event.class == Class::Durable;
-        if stored {
+        let kept = stored || has_key;
+        if kept {
             self.write()?;
         }
         let seq = numbers.next();
-        if stored {
+        if kept {
             self.log(&Entry {
                 seq,
                 at,
@@ -258,9 +270,10 @@ impl Ledger {
                 owner_room: None,
                 event: &event.event,
                 argument: &event.argument,
+                is_latest: event.class == Class::Latest,
             })?;
         }
-        Ok(Applied::Said { seq, stored })
+        Ok(Applied::Said { seq, stored, kept })
     }
 
     fn log(&mut self, entry: &Entry<'_>) -> rusqlite::Result<()> {
@@ -323,13 +336,20 @@ impl Ledger {
     /// Writes what nobody waits for.
     pub(super) fn save(&mut self, lazy: &Lazy) -> rusqlite::Result<()> {
         self.write()?;
-        for (key, session) in &lazy.sessions {
+        for (key, change) in &lazy.sessions {
+            if let SessionChange::Left(left) = change {
+                sessions::left(&self.connection, key, *left)?;
+                continue;
+            }
             if let Some(bytes) = sessions::remove(&self.connection, key)? {
                 self.usage.sessions.remove(bytes);
             }
-            if let Some(session) = session {
-                self.usage.sessions.add(sessions::insert(&self.connection, session)?);
+            if let SessionChange::Saved(session) = change {
+                self.usage.sessions.add(sessions::insert(&self.connection, session, self.life)?);
             }
+        }
+        if let Some(up_to) = lazy.confirmed {
+            sessions::confirmed(&self.connection, self.life, up_to)?;
         }
         for (user_id, up_to) in &lazy.received {
             notifications::received(&self.connection, user_id, *up_to)?;

@@ -1,12 +1,12 @@
 //! The log of durable events, and what a client missed of them.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map;
+use std::collections::{BTreeMap, HashSet, btree_map};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
 use super::super::{MediaState, Replay, Step, StoredEvent};
+use super::journal::Earlier;
 use super::media;
 use crate::clock::Moment;
 use crate::limits::MAX_REPLAY_BYTES;
@@ -24,13 +24,15 @@ pub(super) struct Entry<'a> {
     pub(super) owner_room: Option<&'a str>,
     pub(super) event: &'a str,
     pub(super) argument: &'a str,
+    /// Of those of its name in its room, only the newest matters.
+    pub(super) is_latest: bool,
 }
 
 pub(super) fn append(connection: &Connection, entry: &Entry<'_>) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO log (seq, namespace, room, owner_room, event, argument, created_at)
-             VALUES (:seq, :namespace, :room, :owner_room, :event, :argument, :created_at)",
+            "INSERT INTO log (seq, namespace, room, owner_room, event, argument, latest, created_at)
+             VALUES (:seq, :namespace, :room, :owner_room, :event, :argument, :latest, :created_at)",
         )?
         .execute(named_params! {
             ":seq": entry.seq,
@@ -39,6 +41,7 @@ pub(super) fn append(connection: &Connection, entry: &Entry<'_>) -> rusqlite::Re
             ":owner_room": entry.owner_room,
             ":event": entry.event,
             ":argument": entry.argument,
+            ":latest": entry.is_latest,
             ":created_at": entry.at.epoch_ms(),
         })?;
     Ok(())
@@ -55,6 +58,7 @@ pub(super) fn removed(connection: &Connection, up_to: u64) -> rusqlite::Result<(
 /// See [`Store::replay`](super::super::Store::replay).
 pub(super) fn replay(
     connection: &Connection,
+    earlier: &Earlier,
     namespace: &str,
     rooms: &[(String, u64)],
     after: u64,
@@ -64,24 +68,38 @@ pub(super) fn replay(
         .prepare_cached("SELECT value FROM meta WHERE name = 'log_removed'")?
         .query_row([], |row| row.get(0))
         .optional()?;
-    if removed.is_some_and(|removed| removed > after) {
+    if removed.is_some_and(|removed| removed > after) || earlier.complete_after() > after {
         return Ok(Replay::default());
     }
 
     // By number, so that an event which went to several of the rooms is there once.
     let mut missed = Missed::default();
     let mut entries = connection.prepare_cached(
-        "SELECT seq, event, argument FROM log WHERE namespace = ?1 AND room = ?2 AND seq > ?3 AND seq <= ?4
+        "SELECT seq, event, argument, latest FROM log WHERE namespace = ?1 AND room = ?2 AND seq > ?3 AND seq <= ?4
          UNION ALL
-         SELECT seq, event, argument FROM log WHERE namespace = ?1 AND owner_room = ?2 AND seq > ?3 AND seq <= ?4",
+         SELECT seq, event, argument, latest FROM log
+         WHERE namespace = ?1 AND owner_room = ?2 AND seq > ?3 AND seq <= ?4",
     )?;
     for (room, joined) in rooms {
-        let mut rows = entries.query((namespace, room, after.max(*joined), until))?;
+        let (after, mut has_latest) = (after.max(*joined), false);
+        let mut rows = entries.query((namespace, room, after, until))?;
         while let Some(row) = rows.next()? {
-            missed.add(room, row.get(0)?, || Ok((row.get(1)?, row.get(2)?)))?;
+            let is_latest = row.get(3)?;
+            has_latest |= is_latest;
+            missed.add(room, row.get(0)?, is_latest, || Ok((row.get(1)?, row.get(2)?)))?;
             if missed.bytes > MAX_REPLAY_BYTES {
                 return Ok(Replay::default());
             }
+        }
+        for record in earlier.events(namespace, room, after, until) {
+            has_latest |= record.is_latest;
+            missed.add(room, record.seq, record.is_latest, || Ok((record.event.into(), record.argument.into())))?;
+            if missed.bytes > MAX_REPLAY_BYTES {
+                return Ok(Replay::default());
+            }
+        }
+        if has_latest {
+            missed.keep_newest(room);
         }
     }
     if namespace == MEDIA {
@@ -115,6 +133,7 @@ impl Missed {
         &mut self,
         room: &str,
         seq: u64,
+        latest: bool,
         read: impl FnOnce() -> rusqlite::Result<(Arc<str>, Arc<str>)>,
     ) -> rusqlite::Result<()> {
         let event = match self.events.entry(seq) {
@@ -122,7 +141,7 @@ impl Missed {
             btree_map::Entry::Vacant(place) => {
                 let (event, argument) = read()?;
                 self.bytes += event.len() + argument.len();
-                place.insert(StoredEvent { seq, event, argument, latest: false, rooms: Vec::new() })
+                place.insert(StoredEvent { seq, event, argument, latest, rooms: Vec::new() })
             }
         };
         if !event.rooms.iter().any(|known| known == room) {
@@ -133,12 +152,22 @@ impl Missed {
 
     fn add_states(&mut self, room: &str, states: impl IntoIterator<Item = MediaState>) -> rusqlite::Result<()> {
         for state in states {
-            let event = state.step.event().into();
-            self.add(room, state.seq, || Ok((event, state.payload)))?;
-            if let (Step::Progress(_), Some(added)) = (state.step, self.events.get_mut(&state.seq)) {
-                added.latest = true;
-            }
+            let (event, is_latest) = (state.step.event().into(), matches!(state.step, Step::Progress(_)));
+            self.add(room, state.seq, is_latest, || Ok((event, state.payload)))?;
         }
         Ok(())
+    }
+
+    /// Of the events of this room of which only the newest of a name matters, leaves that one.
+    fn keep_newest(&mut self, room: &str) {
+        let mut names = HashSet::new();
+        let of_room = |event: &&StoredEvent| event.latest && event.rooms.iter().any(|known| known == room);
+        let newest_first = self.events.values().rev().filter(of_room);
+        let older: Vec<StoredEvent> =
+            newest_first.filter(|event| !names.insert(Arc::clone(&event.event))).cloned().collect();
+        for event in older {
+            self.bytes -= event.event.len() + event.argument.len();
+            self.events.remove(&event.seq);
+        }
     }
 }

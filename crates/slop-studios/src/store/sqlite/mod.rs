@@ -1,15 +1,17 @@
 //! A store in one SQLite file, for one server.
 //!
 //! A request goes into the `queue` in the order of the calls. One thread, the `writer`, takes what is there, applies it
-//! to the `ledger` in one transaction, commits, dispatches and answers. An event of which nothing is kept is dispatched by
-//! whoever commits it, unless something waits before it. `media`, `log`, `notifications`, `sessions` and
-//! `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers.
+//! to the `ledger` in one transaction, commits, dispatches and answers. An event of which no row is kept is written to the
+//! `journal` and dispatched by whoever commits it, unless something waits before it. `media`, `log`, `notifications`,
+//! `sessions` and `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers, `order`
+//! these and the journal.
 //!
 //! A promise is as good as the disk: see [`StoreSync`].
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use futures_util::future::{BoxFuture, ready};
 use rusqlite::Connection;
@@ -23,11 +25,13 @@ use super::{
 use crate::clock::Moment;
 use crate::metrics::Metrics;
 
+mod journal;
 mod ledger;
 mod log;
 mod media;
 mod notifications;
 mod open;
+mod order;
 mod queue;
 mod receipts;
 mod retention;
@@ -39,9 +43,11 @@ mod sessions;
 pub(crate) mod tests;
 mod writer;
 
+use journal::{Earlier, Journal, Life};
 use ledger::Ledger;
 pub use open::{OpenError, Options, StoreSync};
-use queue::{Queue, Reply, Request};
+use order::Order;
+use queue::{Left, Queue, Reply, Request, SessionChange};
 pub use retention::{Bound, Bounds};
 use sequence::Sequence;
 use writer::Writer;
@@ -50,9 +56,11 @@ use writer::Writer;
 pub struct SqliteStore {
     queue: Arc<Queue>,
     /// Whoever has them dispatches: the writer from before it takes requests out of the queue until it has answered.
-    numbers: Arc<Mutex<Sequence>>,
+    order: Arc<Mutex<Order>>,
     dispatch: Arc<dyn Dispatch>,
     boot_seq: u64,
+    /// What earlier lives have left in the journal, for as long as clients may come back from them.
+    earlier: Mutex<(Arc<Earlier>, Instant)>,
     socket_id_key: [u8; 16],
     /// As of the last commit.
     usage: Arc<Mutex<Usage>>,
@@ -95,16 +103,20 @@ impl SqliteStore {
         let connection = open::open(options)?;
         let socket_id_key = open::secret(&connection, "socket ids", options)?;
         let unusable = |error| OpenError::of(&error, &options.folder);
-        let numbers = Sequence::begin(&connection).map_err(unusable)?;
+        let (numbers, previous) = Sequence::begin(&connection).map_err(unusable)?;
         let boot_seq = numbers.peek();
-        let numbers = Arc::new(Mutex::new(numbers));
-        let ledger = Ledger::new(connection, options.bounds).map_err(unusable)?;
+        let life = Life { boot_seq, previous };
+        let (journal, earlier) = Journal::open(&options.folder, life, options.journal)
+            .map_err(|error| OpenError::File { file: options.folder.clone(), error })?;
+        let earlier = Mutex::new((Arc::new(earlier), Instant::now() + options.journal));
+        let order = Arc::new(Mutex::new(Order::new(numbers, journal)));
+        let ledger = Ledger::new(connection, options.bounds, boot_seq).map_err(unusable)?;
         let queue = Arc::<Queue>::default();
         let usage = Arc::new(Mutex::new(ledger.committed()));
         let writer = Writer::new(
             Arc::clone(&queue),
             ledger,
-            Arc::clone(&numbers),
+            Arc::clone(&order),
             Arc::clone(&dispatch),
             Arc::clone(&metrics),
             Arc::clone(&usage),
@@ -112,7 +124,7 @@ impl SqliteStore {
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(|error| OpenError::File { file: options.folder.clone(), error })?;
         let writer = Mutex::new(Some(thread));
-        Ok(Self { queue, numbers, dispatch, boot_seq, socket_id_key, usage, metrics, writer })
+        Ok(Self { queue, order, dispatch, boot_seq, earlier, socket_id_key, usage, metrics, writer })
     }
 
     /// The key that tells socket ids from other names, for this process and those after it.
@@ -131,19 +143,33 @@ impl SqliteStore {
         }
     }
 
+    /// What earlier lives have left in the journal.
+    fn earlier(&self) -> Arc<Earlier> {
+        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, until) = &mut *earlier;
+        if Instant::now() > *until && known.complete_after() < self.boot_seq - 1 {
+            *known = Arc::new(Earlier::empty(self.boot_seq - 1));
+        }
+        Arc::clone(known)
+    }
+
     /// Commits what the file has nothing to do with, unless something waits before it.
-    fn commit_here(&self, change: &Change) -> Option<Committed> {
+    fn commit_here(&self, change: &Change) -> Option<Result<Committed, StoreError>> {
         let event = match &change.what {
             What::Room(event) if event.class != Class::Durable && change.key.is_none() => event,
             _ => return None,
         };
-        let mut numbers = self.numbers.try_lock().ok()?;
-        if numbers.left() == 0 || !self.queue.is_idle() {
+        let mut order = self.order.try_lock().ok()?;
+        if order.numbers.left() == 0 || !self.queue.is_idle() {
             return None;
         }
-        let event = Dispatched { seq: numbers.next(), event: CommittedEvent::Room(event) };
-        let delivery = self.dispatch.dispatch(&[event]).pop()?;
-        Some(Committed { id: Arc::clone(&change.id), stored: false, repeated: false, delivery })
+        let seq = order.numbers.next();
+        if let Err(error) = order.write([(seq, event)]) {
+            self.metrics.store_commit_failed();
+            return Some(Err(error));
+        }
+        let delivery = self.dispatch.dispatch(&[Dispatched { seq, event: CommittedEvent::Room(event) }]).pop()?;
+        Some(Ok(Committed { id: Arc::clone(&change.id), stored: false, repeated: false, delivery }))
     }
 
     fn ask<T: Send + 'static>(
@@ -189,7 +215,7 @@ impl Store for SqliteStore {
 
     fn commit(&self, change: Change) -> BoxFuture<'_, Result<Committed, StoreError>> {
         match self.commit_here(&change) {
-            Some(committed) => Box::pin(ready(Ok(committed))),
+            Some(committed) => Box::pin(ready(committed)),
             None => self.ask(|reply| Request::Commit { change, reply }),
         }
     }
@@ -247,22 +273,41 @@ impl Store for SqliteStore {
         after: u64,
         until: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>> {
-        let namespace = namespace.to_owned();
-        self.read(move |connection| Ok(log::replay(connection, &namespace, &rooms, after, until)?))
+        let (namespace, earlier) = (namespace.to_owned(), self.earlier());
+        self.read(move |connection| Ok(log::replay(connection, &earlier, &namespace, &rooms, after, until)?))
     }
 
     fn save_session(&self, session: SessionRecord) {
-        self.count_dropped(self.queue.put_session(session.key, Some(session)));
+        self.count_dropped(self.queue.put_session(session.key, SessionChange::Saved(session)));
+    }
+
+    fn session_left(&self, key: SessionKey, since_seq: u64) {
+        let left = Left { at: Moment::now(), since_seq };
+        self.count_dropped(self.queue.put_session(key, SessionChange::Left(left)));
+    }
+
+    fn sessions_confirmed(&self, up_to: u64) {
+        self.queue.put_confirmed(up_to);
     }
 
     fn forget_session(&self, key: SessionKey) {
-        self.count_dropped(self.queue.put_session(key, None));
+        self.count_dropped(self.queue.put_session(key, SessionChange::Forgotten));
     }
 
     fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>> {
         match self.queue.pending_session(&key) {
             Some(session) => Box::pin(ready(Ok(session))),
-            None => self.read(move |connection| Ok(sessions::find(connection, &key)?)),
+            None => {
+                let (earlier, boot_seq) = (self.earlier(), self.boot_seq);
+                self.read(move |connection| {
+                    let Some((mut session, life)) = sessions::find(connection, &key)? else { return Ok(None) };
+                    if life != boot_seq && session.left_at.is_none() {
+                        session.left_at = earlier.end_of(life);
+                        return Ok(Some(session).filter(|session| session.left_at.is_some()));
+                    }
+                    Ok(Some(session))
+                })
+            }
         }
     }
 

@@ -36,6 +36,9 @@ pub struct Options {
     pub sync: StoreSync,
     /// How much is kept.
     pub bounds: Bounds,
+    /// How long room events are kept that are not durable, for clients that come back: as long as a client may be away
+    /// and its loss unnoticed. With zero they are not.
+    pub journal: Duration,
 }
 
 /// Why a store can't be opened.

@@ -13,6 +13,7 @@ use super::super::{
     Change, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, SessionKey, SessionRecord, SnapshotThen,
     StoreError, What,
 };
+use crate::clock::Moment;
 use crate::limits::{
     GROUP_BYTES, GROUP_REQUESTS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER, STORE_QUEUE_BYTES,
     STORE_QUEUE_REQUESTS,
@@ -51,15 +52,48 @@ impl Request {
 /// What is written when there is time.
 #[derive(Debug, Default)]
 pub(super) struct Lazy {
-    /// Sessions to save, or to forget.
-    pub(super) sessions: HashMap<SessionKey, Option<SessionRecord>>,
+    /// What has become of sessions.
+    pub(super) sessions: HashMap<SessionKey, SessionChange>,
+    /// What all clients that are there have received.
+    pub(super) confirmed: Option<u64>,
     /// Up to where users have received their notifications.
     pub(super) received: HashMap<Arc<str>, u64>,
 }
 
+/// What has become of a session.
+#[derive(Debug)]
+pub(super) enum SessionChange {
+    Saved(SessionRecord),
+    Left(Left),
+    Forgotten,
+}
+
+/// A session's client has gone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Left {
+    pub(super) at: Moment,
+    /// The number of the last event that it has received.
+    pub(super) since_seq: u64,
+}
+
+impl SessionChange {
+    /// Both, one after the other.
+    fn then(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::Saved(mut session), Self::Left(left)) => {
+                session.left_at = Some(left.at);
+                session.since_seq = session.since_seq.max(left.since_seq);
+                Self::Saved(session)
+            }
+            (Self::Forgotten, Self::Left(_)) => Self::Forgotten,
+            (_, next) => next,
+        }
+    }
+}
+
 impl Lazy {
     pub(super) fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.received.is_empty()
+        self.sessions.is_empty() && self.confirmed.is_none() && self.received.is_empty()
     }
 
     fn received(&mut self, user_id: &Arc<str>, up_to: u64) {
@@ -89,6 +123,8 @@ struct Waiting {
     lazy: Lazy,
     /// When `lazy` is to be written at the latest, if there is any.
     lazy_due: Option<Instant>,
+    /// A change of a session was dropped: what is confirmed from then on need not hold of that one.
+    is_unsure: bool,
     closed: bool,
 }
 
@@ -121,19 +157,37 @@ impl Queue {
     }
 
     /// Says whether there was room for it.
-    pub(super) fn put_session(&self, key: SessionKey, session: Option<SessionRecord>) -> bool {
+    pub(super) fn put_session(&self, key: SessionKey, change: SessionChange) -> bool {
         let mut waiting = self.waiting();
-        let fits = waiting.lazy.sessions.len() < LAZY_WRITES || waiting.lazy.sessions.contains_key(&key);
-        if fits {
-            waiting.lazy.sessions.insert(key, session);
-            self.lazy_waits(waiting);
-        }
-        fits
+        let change = match waiting.lazy.sessions.remove(&key) {
+            Some(earlier) => earlier.then(change),
+            None if waiting.lazy.sessions.len() < LAZY_WRITES => change,
+            None => {
+                waiting.is_unsure = true;
+                return false;
+            }
+        };
+        waiting.lazy.sessions.insert(key, change);
+        self.lazy_waits(waiting);
+        true
     }
 
-    /// A session that is on its way to the file.
+    /// Takes note of what all clients that are there have received.
+    pub(super) fn put_confirmed(&self, up_to: u64) {
+        let mut waiting = self.waiting();
+        if !waiting.is_unsure {
+            waiting.lazy.confirmed = Some(up_to);
+            self.lazy_waits(waiting);
+        }
+    }
+
+    /// A session that is on its way to the file, or out of it.
     pub(super) fn pending_session(&self, key: &SessionKey) -> Option<Option<SessionRecord>> {
-        self.waiting().lazy.sessions.get(key).cloned()
+        match self.waiting().lazy.sessions.get(key)? {
+            SessionChange::Saved(session) => Some(Some(session.clone())),
+            SessionChange::Forgotten => Some(None),
+            SessionChange::Left(_) => None,
+        }
     }
 
     /// Says whether there was room for it.
@@ -161,9 +215,14 @@ impl Queue {
             // There is no later.
             return;
         }
-        for (key, session) in lazy.sessions {
-            waiting.lazy.sessions.entry(key).or_insert(session);
+        for (key, earlier) in lazy.sessions {
+            let change = match waiting.lazy.sessions.remove(&key) {
+                Some(change) => earlier.then(change),
+                None => earlier,
+            };
+            waiting.lazy.sessions.insert(key, change);
         }
+        waiting.lazy.confirmed = waiting.lazy.confirmed.or(lazy.confirmed);
         for (user_id, up_to) in lazy.received {
             waiting.lazy.received(&user_id, up_to);
         }

@@ -113,7 +113,7 @@ impl Amount {
 }
 
 impl Bounds {
-    /// Counts what is kept.
+    /// Counts what is kept in the file.
     pub(super) fn count(connection: &Connection) -> rusqlite::Result<Usage> {
         let mut usage = Usage::default();
         for shelf in SHELVES {

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use rusqlite_migration::{M, Migrations};
 
 /// Never change one that was released: add another.
-const MIGRATIONS: &[M<'static>] = &[M::up(TABLES), M::up(REVOCATIONS)];
+const MIGRATIONS: &[M<'static>] = &[M::up(TABLES), M::up(REVOCATIONS), M::up(LIVES)];
 
 /// How many migrations this version knows.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -111,6 +111,23 @@ CREATE TABLE secrets (
     name TEXT PRIMARY KEY NOT NULL,
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+/// How long a client was away, and what it has, is known across several restarts.
+const LIVES: &str = "
+-- Of a session: the first number of the life of the server that has saved it, and when its client left; NULL while it is
+-- there. Sessions of before are of no life that is known.
+ALTER TABLE sessions ADD COLUMN life INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN left_at INTEGER;
+
+-- confirmed: every client that was there when that life ended has received everything up to this seq.
+CREATE TABLE lives (
+    first_seq INTEGER PRIMARY KEY NOT NULL,
+    confirmed INTEGER NOT NULL
+) STRICT;
+
+-- latest: of the events of its name in its room, only the newest matters.
+ALTER TABLE log ADD COLUMN latest INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// How many migrations the file has had.

@@ -13,11 +13,14 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// Reserves the first block of this life.
-    pub(super) fn begin(connection: &Connection) -> rusqlite::Result<Self> {
+    /// Reserves the first block of this life. Returns the first number of the life before as well, 0 without one.
+    pub(super) fn begin(connection: &Connection) -> rusqlite::Result<(Self, u64)> {
         let mut sequence = Self { next: 0, end: 0 };
         sequence.reserve(connection)?;
-        Ok(sequence)
+        let previous = "SELECT value FROM meta WHERE name = 'life'";
+        let previous: u64 = connection.query_row(previous, [], |row| row.get(0)).optional()?.unwrap_or_default();
+        connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('life', ?1)", [sequence.next])?;
+        Ok((sequence, previous))
     }
 
     /// The next number; none is given twice.
@@ -74,16 +77,16 @@ mod tests {
     fn a_number_is_given_once() {
         let mut connection = Connection::open_in_memory().expect("memory");
         schema::migrate(&mut connection).expect("tables");
-        let mut first = Sequence::begin(&connection).expect("a block");
-        assert_eq!((first.next(), first.next(), first.peek()), (1, 2, 3));
+        let (mut first, previous) = Sequence::begin(&connection).expect("a block");
+        assert_eq!((previous, first.next(), first.next(), first.peek()), (0, 1, 2, 3));
         // The next life does not know how far this one came.
-        let mut second = Sequence::begin(&connection).expect("a block");
-        assert_eq!(second.next(), 1 + BLOCK);
+        let (mut second, previous) = Sequence::begin(&connection).expect("a block");
+        assert_eq!((previous, second.next()), (1, 1 + BLOCK));
 
         second.ensure(BLOCK as usize, &connection).expect("another block");
         assert_eq!(second.next(), 2 + BLOCK);
         assert!(second.end - second.next >= BLOCK);
-        let mut third = Sequence::begin(&connection).expect("a block");
+        let (mut third, _) = Sequence::begin(&connection).expect("a block");
         assert!(third.next() >= second.end);
     }
 }

@@ -1,18 +1,22 @@
-//! Sessions, kept for recovery.
+//! Sessions, kept for recovery, and how far their clients have come.
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
 use super::super::{SessionKey, SessionRecord};
+use super::queue::Left;
 use crate::clock::Moment;
 
-/// Adds a session, and returns its bytes.
-pub(super) fn insert(connection: &Connection, session: &SessionRecord) -> rusqlite::Result<u64> {
+/// Lives that are remembered: more than a client can be away for.
+const LIVES: u32 = 100;
+
+/// Adds a session that is saved in this life, and returns its bytes.
+pub(super) fn insert(connection: &Connection, session: &SessionRecord, life: u64) -> rusqlite::Result<u64> {
     // Names and numbers always have a JSON form.
     let rooms = serde_json::to_string(&session.rooms).unwrap_or_default();
     connection
         .prepare_cached(
-            "INSERT INTO sessions (key, namespace, socket_id, rooms, data, since_seq, created_at)
-             VALUES (:key, :namespace, :socket_id, :rooms, :data, :since_seq, :created_at)",
+            "INSERT INTO sessions (key, namespace, socket_id, rooms, data, since_seq, created_at, life, left_at)
+             VALUES (:key, :namespace, :socket_id, :rooms, :data, :since_seq, :created_at, :life, :left_at)",
         )?
         .execute(named_params! {
             ":key": session.key,
@@ -22,6 +26,8 @@ pub(super) fn insert(connection: &Connection, session: &SessionRecord) -> rusqli
             ":data": session.data,
             ":since_seq": session.since_seq,
             ":created_at": session.updated_at.epoch_ms(),
+            ":life": life,
+            ":left_at": session.left_at.map(Moment::epoch_ms),
         })?;
     Ok((rooms.len() + session.data.len()) as u64)
 }
@@ -34,20 +40,48 @@ pub(super) fn remove(connection: &Connection, key: &SessionKey) -> rusqlite::Res
         .optional()
 }
 
-pub(super) fn find(connection: &Connection, key: &SessionKey) -> rusqlite::Result<Option<SessionRecord>> {
+/// Takes note that a session's client has left.
+pub(super) fn left(connection: &Connection, key: &SessionKey, left: Left) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("SELECT * FROM sessions WHERE key = ?1")?
+        .prepare_cached("UPDATE sessions SET left_at = ?2, since_seq = max(since_seq, ?3) WHERE key = ?1")?
+        .execute((key, left.at.epoch_ms(), left.since_seq))?;
+    Ok(())
+}
+
+/// Takes note of what every client has received that is there in this life.
+pub(super) fn confirmed(connection: &Connection, life: u64, up_to: u64) -> rusqlite::Result<()> {
+    let known =
+        connection.prepare_cached("UPDATE lives SET confirmed = ?2 WHERE first_seq = ?1")?.execute((life, up_to))?;
+    if known == 0 {
+        connection.execute("INSERT INTO lives (first_seq, confirmed) VALUES (?1, ?2)", (life, up_to))?;
+        let newest = "SELECT first_seq FROM lives ORDER BY first_seq DESC LIMIT ?1";
+        connection.execute(&format!("DELETE FROM lives WHERE first_seq NOT IN ({newest})"), [LIVES])?;
+    }
+    Ok(())
+}
+
+/// A session, with what its client is known to have received, and the life that has saved it.
+pub(super) fn find(connection: &Connection, key: &SessionKey) -> rusqlite::Result<Option<(SessionRecord, u64)>> {
+    connection
+        .prepare_cached(
+            "SELECT sessions.*, lives.confirmed FROM sessions LEFT JOIN lives ON first_seq = life WHERE key = ?1",
+        )?
         .query_row([key], |row| {
             let rooms: String = row.get("rooms")?;
-            Ok(SessionRecord {
+            let (since, confirmed): (u64, Option<u64>) = (row.get("since_seq")?, row.get("confirmed")?);
+            let left_at: Option<u64> = row.get("left_at")?;
+            let record = SessionRecord {
                 key: *key,
                 namespace: row.get("namespace")?,
                 socket_id: row.get("socket_id")?,
                 rooms: serde_json::from_str(&rooms).unwrap_or_default(),
                 data: row.get("data")?,
-                since_seq: row.get("since_seq")?,
+                // Who had left by then is not among those of whom it was confirmed.
+                since_seq: since.max(confirmed.filter(|_| left_at.is_none()).unwrap_or_default()),
                 updated_at: Moment::from_epoch_ms(row.get("created_at")?),
-            })
+                left_at: left_at.map(Moment::from_epoch_ms),
+            };
+            Ok((record, row.get("life")?))
         })
         .optional()
 }

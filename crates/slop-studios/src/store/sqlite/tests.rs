@@ -6,9 +6,9 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::super::suite::{
-    FAR, Recorder, change, durable, key, keyed, media, notification, revocation, room, run, session, wait,
+    FAR, Recorder, change, durable, key, keyed, media, notification, revocation, room, room_event, run, session, wait,
 };
-use super::super::{Amount, CommittedEvent, Delivery, Dispatched, MediaChange, Revoked, Step, What};
+use super::super::{Amount, Class, CommittedEvent, Delivery, Dispatched, MediaChange, Revoked, Step, What};
 use super::*;
 use crate::clock::Moment;
 use crate::limits::STORE_QUEUE_REQUESTS;
@@ -27,7 +27,7 @@ fn options(folder: &Path) -> Options {
         receipts: UNBOUNDED,
         revocations: u64::MAX,
     };
-    Options { folder: folder.to_owned(), sync: StoreSync::Normal, bounds }
+    Options { folder: folder.to_owned(), sync: StoreSync::Normal, bounds, journal: Duration::from_secs(60) }
 }
 
 /// A store in a folder that may be gone already: the file stays for as long as it is open.
@@ -137,7 +137,87 @@ fn what_was_accepted_survives_a_kill() {
         Some("attempt 1 has ended; a higher attempt begins again")
     );
     assert_eq!(recorded.lines(), [""; 0]);
-    assert_eq!(again.usage(), store.usage());
+    let of_tables = |store: &SqliteStore| Usage { journal_bytes: 0, ..store.usage() };
+    assert_eq!(of_tables(&again), of_tables(&store));
+}
+
+/// Room events of each class, with and without an idempotency key.
+#[test]
+fn room_events_that_are_not_durable_survive_a_kill_too() {
+    let place = Place::new();
+    let (store, recorder) = place.open();
+    let latest = |id: &str, event: &str| room_event(id, "r", event, Class::Latest);
+    publish(&store, room("1", "first"));
+    publish(&store, latest("2", "state"));
+    publish(&store, durable("3", "second"));
+    publish(&store, latest("4", "state"));
+    publish(&store, keyed(room("5", "third"), key("k", 1)));
+    publish(&store, keyed(latest("6", "state"), key("l", 1)));
+    publish(&store, room("7", "fourth"));
+    let said = |replay: Replay| {
+        assert!(replay.complete);
+        replay.events.iter().map(|event| event.event.to_string()).collect::<Vec<_>>()
+    };
+    let all = ["first", "second", "third", "state", "fourth"];
+    let (again, _) = place.killed().open();
+    assert_eq!(said(replayed(&again, 0)), all);
+    assert_eq!(said(replayed(&again, recorder.numbers()[4])), all[3..]);
+    assert!(publish(&again, keyed(room("8", "third"), key("k", 1))).repeated);
+    publish(&again, room("9", "fifth"));
+    drop(again);
+    // Two lives later, and after an orderly end.
+    store.close();
+    let (again, _) = place.open();
+    publish(&again, room("9", "fifth"));
+    again.close();
+    let (third, _) = place.open();
+    assert_eq!(said(replayed(&third, 0)), ["first", "second", "third", "state", "fourth", "fifth"]);
+}
+
+#[test]
+fn how_far_a_client_has_come_is_known_in_the_next_life() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let found = |store: &SqliteStore, key| wait(store.session([key; 32])).expect("readable");
+    for key in 1..=3 {
+        store.save_session(session(key, "{}"));
+    }
+    store.session_left([2; 32], 9);
+    store.sessions_confirmed(12);
+    // It was there when that was confirmed, and left after it.
+    store.session_left([3; 32], 10);
+    until(|| store.usage().sessions.rows == 3);
+    let first_end = Moment::now();
+    let killed = place.killed();
+    let (second, _) = killed.open();
+    let since = |store: &SqliteStore| [1, 2, 3].map(|key| found(store, key).map(|session| session.since_seq));
+    assert_eq!(since(&second), [Some(12), Some(9), Some(10)]);
+    let left_at = |store: &SqliteStore| [1, 2, 3].map(|key| found(store, key).and_then(|session| session.left_at));
+    assert!(left_at(&second).iter().all(|left_at| left_at.is_some_and(|at| at <= first_end.after(DEADLINE))));
+
+    // One comes back that has received less than the others.
+    second.sessions_confirmed(11);
+    second.save_session(SessionRecord { since_seq: 11, ..session(1, "{}") });
+    second.close();
+    let (third, _) = killed.open();
+    assert_eq!(since(&third), [Some(11), Some(9), Some(10)]);
+    third.close();
+    // A session that nobody has come back for has the end of its own life.
+    let (fourth, _) = killed.open();
+    let [first, second, _] = left_at(&fourth).map(|at| at.expect("it is known"));
+    assert!(second <= first);
+}
+
+#[test]
+fn sessions_of_a_life_that_left_no_journal_are_unknown() {
+    let mut place = Place::new();
+    place.options.journal = Duration::ZERO;
+    let (store, _) = place.open();
+    store.save_session(session(1, "{}"));
+    store.close();
+    place.options.journal = Duration::from_secs(60);
+    let (again, _) = place.open();
+    assert_eq!(wait(again.session([1; 32])).expect("readable"), None);
 }
 
 #[test]
@@ -335,7 +415,7 @@ fn the_oldest_leave_first() {
         store.save_session(session(key, &n.to_string()));
         until(|| {
             wait(store.read(move |connection| Ok(sessions::find(connection, &[key; 32])?)))
-                .is_ok_and(|found| found.is_some_and(|found| found.data == n.to_string()))
+                .is_ok_and(|found| found.is_some_and(|(found, _)| found.data == n.to_string()))
         });
     }
     until(|| store.usage().sessions.rows == 2);
@@ -532,9 +612,9 @@ fn closing_carries_out_what_waits() {
     }
     assert_eq!(recorder.lines().len(), 2_000);
     assert!(matches!(wait(store.commit(room("1", "e"))), Err(StoreError::Unavailable(_))));
-    // All of it is in the one file.
+    // All of it is in the one file; the other one is the journal's.
     let files: Vec<_> = std::fs::read_dir(place.folder.path()).expect("a folder").flatten().collect();
-    assert_eq!(files.len(), 1, "{files:?}");
+    assert_eq!(files.len(), 2, "{files:?}");
     let (again, _) = place.open();
     assert_eq!((again.usage().log.rows, again.usage().sessions.rows), (2_000, 1));
 }

@@ -5,18 +5,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::super::{Committed, CommittedEvent, Delivery, Dispatch, Dispatched, StoreError, Usage, What};
+use super::super::{Committed, CommittedEvent, Delivery, Dispatch, Dispatched, RoomEvent, StoreError, Usage, What};
 use super::ledger::{Applied, Ledger, Origin};
+use super::order::Order;
 use super::queue::{Group, Lazy, Queue, Request};
 use super::sequence::Sequence;
 use super::{media, notifications, receipts};
-use crate::limits::{GROUP_REQUESTS, RETENTION_AGAIN, RETENTION_INTERVAL, RETENTION_ROWS};
+use crate::limits::{ALIVE_INTERVAL, GROUP_REQUESTS, RETENTION_AGAIN, RETENTION_INTERVAL, RETENTION_ROWS};
 use crate::metrics::Metrics;
 
 pub(super) struct Writer {
     queue: Arc<Queue>,
     ledger: Ledger,
-    numbers: Arc<Mutex<Sequence>>,
+    order: Arc<Mutex<Order>>,
     dispatch: Arc<dyn Dispatch>,
     metrics: Arc<Metrics>,
     usage: Arc<Mutex<Usage>>,
@@ -31,24 +32,32 @@ impl Writer {
     pub(super) fn new(
         queue: Arc<Queue>,
         ledger: Ledger,
-        numbers: Arc<Mutex<Sequence>>,
+        order: Arc<Mutex<Order>>,
         dispatch: Arc<dyn Dispatch>,
         metrics: Arc<Metrics>,
         usage: Arc<Mutex<Usage>>,
     ) -> Self {
         let next_retention = Instant::now();
         let uncounted = HashMap::new();
-        Self { queue, ledger, numbers, dispatch, metrics, usage, uncounted, next_retention, failing: false }
+        Self { queue, ledger, order, dispatch, metrics, usage, uncounted, next_retention, failing: false }
     }
 
     /// Works until the queue is closed and empty. However it ends, nobody waits for it afterwards.
     pub(super) fn run(mut self) {
         let _alarm = Alarm(Arc::clone(&self.queue));
-        let numbers = Arc::clone(&self.numbers);
-        while self.queue.wait(self.next_retention.saturating_duration_since(Instant::now())) {
+        let order = Arc::clone(&self.order);
+        loop {
+            let patience = self.next_retention.saturating_duration_since(Instant::now());
+            if !self.queue.wait(patience.min(ALIVE_INTERVAL)) {
+                break;
+            }
             // Poisoned if a dispatch panicked on another thread: nobody knows who got what.
-            let Ok(mut numbers) = numbers.lock() else { break };
-            self.carry_out(self.queue.take(), &mut numbers);
+            let Ok(mut order) = order.lock() else { break };
+            self.carry_out(self.queue.take(), &mut order);
+            order.tidy();
+        }
+        if let Ok(mut order) = order.lock() {
+            order.close();
         }
         if let Err(error) = self.finish() {
             tracing::error!(%error, "write the last counts to the store");
@@ -68,15 +77,17 @@ impl Writer {
         Ok(())
     }
 
-    fn carry_out(&mut self, group: Group, numbers: &mut Sequence) {
+    fn carry_out(&mut self, group: Group, order: &mut Order) {
         let Group { mut requests, lazy } = group;
         let begun = Instant::now();
-        match self.commit(&requests, &lazy, numbers) {
-            Ok(Outcome { applied, counted, wrote }) => {
+        match self.commit(&requests, &lazy, &mut order.numbers) {
+            Ok(Outcome { mut applied, counted, wrote }) => {
                 if wrote && !(requests.is_empty() && lazy.is_empty()) {
                     self.committed(begun.elapsed(), requests.len());
                 }
-                *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = self.ledger.committed();
+                let usage = Usage { journal_bytes: order.journal_bytes(), ..self.ledger.committed() };
+                *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+                self.write_journal(&requests, &mut applied, order);
                 let deliveries = self.dispatch(&mut requests, &applied);
                 self.answer(requests, applied, deliveries);
                 // Not before: a repeat in this group has seen the row without the count.
@@ -88,7 +99,7 @@ impl Writer {
                 self.ledger.rollback();
                 self.failed(&error);
                 self.queue.put_back(lazy);
-                self.answer_failed(requests, &StoreError::Unavailable(error.to_string().into()), numbers);
+                self.answer_failed(requests, &StoreError::Unavailable(error.to_string().into()), &order.numbers);
             }
         }
     }
@@ -129,6 +140,21 @@ impl Writer {
             }
         }
         Ok(counted)
+    }
+
+    /// Writes the events into the journal of which nothing else is kept. If it can't be done they are refused.
+    fn write_journal(&self, requests: &[Request], applied: &mut [Applied], order: &mut Order) {
+        let pairs = requests.iter().zip(applied.iter());
+        let events: Vec<(u64, &RoomEvent)> = pairs.filter_map(|(request, applied)| unkept(request, applied)).collect();
+        if let Err(error) = order.write(events.iter().copied()) {
+            self.metrics.store_commit_failed();
+            let is_unkept = |seq: u64| events.binary_search_by_key(&seq, |(seq, _)| *seq).is_ok();
+            for applied in applied {
+                if matches!(applied, Applied::Said { seq, .. } if is_unkept(*seq)) {
+                    *applied = Applied::Refused(error.clone());
+                }
+            }
+        }
     }
 
     /// Hands the events over in order, and runs what is to run between two of them in between.
@@ -272,6 +298,17 @@ struct Outcome {
     counted: Vec<Origin>,
     /// Whether there was a transaction.
     wrote: bool,
+}
+
+/// The event of a request that was applied, if nothing is kept of it.
+fn unkept<'a>(request: &'a Request, applied: &Applied) -> Option<(u64, &'a RoomEvent)> {
+    match (request, applied) {
+        (Request::Commit { change, .. }, Applied::Said { seq, kept: false, .. }) => match &change.what {
+            What::Room(event) => Some((*seq, event)),
+            What::Media(_) | What::Notification(_) => None,
+        },
+        _ => None,
+    }
 }
 
 /// What a request that was applied is to tell clients.

@@ -21,6 +21,7 @@ on_one_and_three_shards!(
     what_a_restarted_server_sent_is_sent_again_if_it_was_lost,
     what_a_session_may_no_longer_be_in_is_not_sent_after_a_restart,
     what_every_client_has_received_is_told,
+    what_a_client_is_told_has_been_saved,
     a_session_on_its_way_back_can_be_claimed_by_the_next_connection,
 );
 
@@ -153,6 +154,20 @@ async fn what_a_session_may_no_longer_be_in_is_not_sent_after_a_restart(shards: 
     assert!(client.memory.recovered);
     client.hears(&[2]).await;
     assert_eq!(client.ask("rooms", json!([])).await, json!(["open"]));
+}
+
+async fn what_a_client_is_told_has_been_saved(shards: usize) {
+    let cellar = Arc::<Cellar>::default();
+    let server = cellar.start(shards, 100, studio("/"));
+    let mut client = Client::connect(&server).await;
+    let pid = client.memory.pid.clone().expect("a pid");
+    let saved = || cellar.sessions.lock().expect("no test panicked").get(&pid).cloned().expect("it is saved");
+    for round in 0..100 {
+        client.join("a").await;
+        assert_eq!((saved().rooms.len(), saved().is_new), (1, false), "round {round}");
+        assert_eq!(client.ask("leave", json!(["a"])).await, true);
+        assert_eq!(saved().rooms.len(), 0, "round {round}");
+    }
 }
 
 async fn what_every_client_has_received_is_told(shards: usize) {

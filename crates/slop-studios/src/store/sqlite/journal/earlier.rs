@@ -1,0 +1,128 @@
+//! What earlier lives of the server have left in the journal, for clients that come back from them.
+
+use std::collections::HashMap;
+use std::io;
+
+use super::Life;
+use super::segment::{Found, Record, Segment, decode};
+use crate::clock::Moment;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Earlier {
+    /// All events of earlier lives with higher numbers are here.
+    complete_after: u64,
+    segments: Vec<Vec<u8>>,
+    /// By namespace and room, in their order.
+    rooms: HashMap<&'static str, HashMap<Box<str>, Vec<Place>>>,
+    /// When each life was last known to be alive, by its first number.
+    ends: HashMap<u64, Moment>,
+}
+
+/// Where a record is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    seq: u64,
+    segment: u32,
+    at: u32,
+}
+
+impl Earlier {
+    /// Reads the segments, the oldest first, from the last gap on. There is one wherever not all can be known that was
+    /// dispatched: a file is missing or damaged, or the machine has ended before the disk had all.
+    pub(super) fn read(segments: &[Segment], life: Life, machine: Option<[u8; 16]>) -> io::Result<Self> {
+        let mut earlier = Self::empty(life.boot_seq - 1);
+        let mut closed = HashMap::new();
+        for segment in segments {
+            let (boot_seq, end) = (segment.header().boot_seq, segment.end()?);
+            let known = earlier.ends.entry(boot_seq).or_insert(end.alive_at);
+            *known = end.alive_at.max(*known);
+            *closed.entry(boot_seq).or_default() |= end.closed;
+        }
+        let mut follows = None;
+        for segment in segments.iter().rev() {
+            let header = segment.header();
+            let is_next = follows.map_or(header.boot_seq == life.previous, |previous| header.starts_after == previous);
+            let is_all_there = (machine.is_some() && header.machine == machine) || closed[&header.boot_seq];
+            if !is_next || !is_all_there {
+                break;
+            }
+            let bytes = segment.read()?;
+            if !is_whole(&bytes) {
+                tracing::warn!(starts_after = header.starts_after, "a file of the journal is damaged");
+                break;
+            }
+            earlier.segments.push(bytes);
+            earlier.complete_after = header.starts_after;
+            follows = Some(header.previous);
+        }
+        earlier.segments.reverse();
+        earlier.index();
+        Ok(earlier)
+    }
+
+    /// Nothing is known of what came up to this number.
+    pub(crate) fn empty(complete_after: u64) -> Self {
+        Self { complete_after, segments: Vec::new(), rooms: HashMap::new(), ends: HashMap::new() }
+    }
+
+    fn index(&mut self) {
+        // Of those of one room and name the newest, where only that matters.
+        let mut newest: HashMap<(&'static str, Box<str>, Box<str>), u64> = HashMap::new();
+        for (segment, bytes) in self.segments.iter().enumerate() {
+            let mut at = 0;
+            while let Found::Record(record, next) = decode(bytes, at) {
+                let places = self.rooms.entry(record.namespace).or_default().entry(record.room.into()).or_default();
+                if record.is_latest
+                    && let Some(older) =
+                        newest.insert((record.namespace, record.room.into(), record.event.into()), record.seq)
+                    && let Ok(index) = places.binary_search_by_key(&older, |place| place.seq)
+                {
+                    places.remove(index);
+                }
+                // The files are far below 2^32 bytes, and few.
+                places.push(Place { seq: record.seq, segment: segment as u32, at: at as u32 });
+                at = next;
+            }
+        }
+    }
+
+    /// All events of earlier lives with higher numbers are known.
+    pub(crate) fn complete_after(&self) -> u64 {
+        self.complete_after
+    }
+
+    /// When a life was last known to be alive, if it is not too long ago.
+    pub(crate) fn end_of(&self, boot_seq: u64) -> Option<Moment> {
+        self.ends.get(&boot_seq).copied()
+    }
+
+    /// The events for a room with numbers above `after`, up to and with `until`.
+    pub(crate) fn events(
+        &self,
+        namespace: &str,
+        room: &str,
+        after: u64,
+        until: u64,
+    ) -> impl Iterator<Item = Record<'_>> {
+        let places = self.rooms.get(namespace).and_then(|rooms| rooms.get(room)).map_or(&[][..], Vec::as_slice);
+        let from = places.partition_point(|place| place.seq <= after);
+        let places = places.get(from..).unwrap_or_default().iter().take_while(move |place| place.seq <= until);
+        places.filter_map(|place| match decode(self.segments.get(place.segment as usize)?, place.at as usize) {
+            Found::Record(record, _) => Some(record),
+            Found::End | Found::Damage => None,
+        })
+    }
+}
+
+/// Whether there is nothing but records, up to the end or to one that was never finished.
+fn is_whole(bytes: &[u8]) -> bool {
+    let mut at = 0;
+    loop {
+        match decode(bytes, at) {
+            Found::Record(_, next) => at = next,
+            Found::End => return true,
+            Found::Damage => return false,
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The journal: files beside the store with the events that only recovery needs, room events that are not durable.
+//!
+//! An event is handed to the operating system before it is dispatched, by one `write` and without waiting for the disk. So
+//! the process may end in any way without losing one; only the end of the machine may, and that is noticed. Records go to
+//! the end of a `segment`; the oldest segments are removed, so that as much is kept as the engine keeps in memory. The next
+//! life of the server reads what it finds into [`Earlier`], for the clients that come back from this one.
+
+mod earlier;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+pub(super) use earlier::Earlier;
+use segment::{Header, Segment};
+
+use super::super::RoomEvent;
+use crate::clock::Moment;
+use crate::limits::{ALIVE_INTERVAL, JOURNAL_BYTES, JOURNAL_SEGMENT_BYTES};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Journal {
+    folder: PathBuf,
+    /// How long an event is kept.
+    age: Duration,
+    /// The oldest first. The last one is written.
+    segments: Vec<Segment>,
+    /// Records on their way into the file; kept to be used again.
+    buffer: Vec<u8>,
+    /// When it is written down again that the server is alive.
+    alive_due: Instant,
+}
+
+/// What the files belong to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Life {
+    /// The first number of this life.
+    pub(super) boot_seq: u64,
+    /// That of the life before.
+    pub(super) previous: u64,
+}
+
+impl Journal {
+    /// Goes on in a folder, and reads what earlier lives have left there. Events are kept for `age`; with zero nobody is
+    /// recovered, and there is no journal.
+    pub(super) fn open(folder: &Path, life: Life, age: Duration) -> io::Result<(Option<Self>, Earlier)> {
+        let machine = machine_id();
+        let mut segments = segment::list(folder)?;
+        if age.is_zero() {
+            segments.into_iter().try_for_each(Segment::remove)?;
+            return Ok((None, Earlier::empty(life.boot_seq - 1)));
+        }
+        let earlier = Earlier::read(&segments, life, machine)?;
+        // Of what is not known in full, nobody may be sent the rest.
+        for unusable in segments.extract_if(.., |segment| segment.header().starts_after < earlier.complete_after()) {
+            unusable.remove()?;
+        }
+        let previous = segments.last().map_or(0, |last| last.header().starts_after);
+        let header = Header { boot_seq: life.boot_seq, starts_after: life.boot_seq - 1, previous, machine };
+        segments.push(Segment::create(folder, header)?);
+        let (folder, buffer, alive_due) = (folder.to_owned(), Vec::new(), Instant::now());
+        Ok((Some(Self { folder, age, segments, buffer, alive_due }), earlier))
+    }
+
+    /// Hands events to the operating system, all or none. Their numbers rise.
+    ///
+    /// # Errors
+    /// If the system does not take them. Then the next call tries to go on after the last event that was taken.
+    pub(super) fn append<'a>(&mut self, events: impl IntoIterator<Item = (u64, &'a RoomEvent)>) -> io::Result<()> {
+        self.buffer.clear();
+        let mut first = None;
+        for (seq, event) in events {
+            first = first.or(Some(seq));
+            segment::encode(&mut self.buffer, seq, event);
+        }
+        let Some(first) = first else { return Ok(()) };
+        let now = Instant::now();
+        if self.current()?.is_longer_than(JOURNAL_SEGMENT_BYTES) {
+            self.begin_segment(first - 1, now)?;
+        }
+        let Self { segments, buffer, .. } = self;
+        let written = segments.last_mut().ok_or_else(no_segment)?.append(buffer, now);
+        // One large group is not held for ever.
+        self.buffer.shrink_to(JOURNAL_SEGMENT_BYTES / 8);
+        written
+    }
+
+    /// Writes down that the server is alive, and removes what is too old. `last` is the number of the last event.
+    pub(super) fn tidy(&mut self, last: u64) -> io::Result<()> {
+        let now = Instant::now();
+        if now < self.alive_due {
+            return Ok(());
+        }
+        self.alive_due = now + ALIVE_INTERVAL;
+        let age = self.age;
+        if self.current()?.is_older_than(age, now) {
+            self.begin_segment(last, now)?;
+        }
+        self.current()?.mark_alive(Moment::now())?;
+        self.trim(now)
+    }
+
+    /// Waits for the disk, and writes down that nothing is missing.
+    pub(super) fn close(&mut self) -> io::Result<()> {
+        self.segments.iter_mut().try_for_each(Segment::sync)?;
+        self.current()?.mark_closed(Moment::now())
+    }
+
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.iter().map(Segment::bytes).sum()
+    }
+
+    fn current(&mut self) -> io::Result<&mut Segment> {
+        self.segments.last_mut().ok_or_else(no_segment)
+    }
+
+    fn begin_segment(&mut self, starts_after: u64, now: Instant) -> io::Result<()> {
+        let last = self.current()?;
+        last.mend()?;
+        let header = Header { starts_after, previous: last.header().starts_after, ..*last.header() };
+        self.segments.push(Segment::create(&self.folder, header)?);
+        self.trim(now)
+    }
+
+    fn trim(&mut self, now: Instant) -> io::Result<()> {
+        while let [first, _, ..] = self.segments.as_slice()
+            && (self.bytes() + JOURNAL_SEGMENT_BYTES as u64 > JOURNAL_BYTES || first.was_written_before(self.age, now))
+        {
+            self.segments.remove(0).remove()?;
+        }
+        Ok(())
+    }
+}
+
+fn no_segment() -> io::Error {
+    io::Error::other("the journal has no file")
+}
+
+/// Tells one run of the machine from another. Linux has a random number for each; without one no run is like another.
+fn machine_id() -> Option<[u8; 16]> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(uuid::Uuid::parse_str(text.trim()).ok()?.into_bytes())
+}

@@ -1,0 +1,218 @@
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::Class;
+
+const AGE: Duration = Duration::from_secs(60);
+
+/// Lives of a server on one folder, each of a thousand numbers.
+struct Lives {
+    folder: TempDir,
+    count: u64,
+}
+
+impl Lives {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder"), count: 0 }
+    }
+
+    fn begin(&mut self) -> (Journal, Earlier) {
+        let previous = if self.count == 0 { 0 } else { self.boot_seq() };
+        self.count += 1;
+        let life = Life { boot_seq: self.boot_seq(), previous };
+        let (journal, earlier) = Journal::open(self.folder.path(), life, AGE).expect("it opens");
+        (journal.expect("somebody may be recovered"), earlier)
+    }
+
+    /// The first number of the life that began last.
+    fn boot_seq(&self) -> u64 {
+        self.count * 1_000
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.folder.path()).expect("a folder");
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("a file").path()).collect();
+        files.sort();
+        files
+    }
+
+    fn overwrite(file: &Path, at: u64, bytes: &[u8]) {
+        let file = OpenOptions::new().write(true).open(file).expect("a file");
+        file.write_all_at(bytes, at).expect("it can be written");
+    }
+}
+
+fn event(room: &str, event: &str, class: Class) -> RoomEvent {
+    RoomEvent { namespace: "/", room: room.into(), event: event.into(), argument: "{\"a\":1}".into(), class }
+}
+
+fn write(journal: &mut Journal, seq: u64, room: &str) {
+    journal.append([(seq, &event(room, &seq.to_string(), Class::Recoverable))]).expect("it is written");
+}
+
+fn found(earlier: &Earlier, room: &str) -> Vec<u64> {
+    earlier.events("/", room, 0, u64::MAX).map(|record| record.seq).collect()
+}
+
+#[test]
+fn the_next_life_finds_what_was_written() {
+    let mut lives = Lives::new();
+    let (mut journal, earlier) = lives.begin();
+    assert_eq!(earlier.complete_after(), 999);
+    let events = [event("a", "e", Class::Recoverable), event("b", "f", Class::Recoverable)];
+    journal.append([(1_000, &events[0]), (1_001, &events[1])]).expect("they are written");
+    write(&mut journal, 1_002, "a");
+    // Killed.
+    let (mut journal, earlier) = lives.begin();
+    assert_eq!(
+        (earlier.complete_after(), found(&earlier, "a"), found(&earlier, "b")),
+        (999, vec![1_000, 1_002], vec![1_001])
+    );
+    let record = earlier.events("/", "a", 0, u64::MAX).next().expect("a record");
+    assert_eq!((record.event, record.argument, record.is_latest), ("e", "{\"a\":1}", false));
+    assert_eq!(earlier.events("/", "a", 1_000, u64::MAX).count(), 1);
+    assert_eq!(earlier.events("/", "a", 0, 1_001).count(), 1);
+    assert_eq!(earlier.events("/media", "a", 0, u64::MAX).count(), 0);
+    assert!(earlier.end_of(1_000).is_some());
+    write(&mut journal, 2_000, "a");
+    let (_, earlier) = lives.begin();
+    assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, vec![1_000, 1_002, 2_000]));
+}
+
+#[test]
+fn of_latest_events_the_newest_of_a_name_is_found() {
+    let mut lives = Lives::new();
+    let (mut journal, _) = lives.begin();
+    for (seq, name, class) in [
+        (1_000, "x", Class::Latest),
+        (1_001, "y", Class::Latest),
+        (1_002, "x", Class::Recoverable),
+        (1_003, "x", Class::Latest),
+    ] {
+        journal.append([(seq, &event("a", name, class))]).expect("it is written");
+    }
+    assert_eq!(found(&lives.begin().1, "a"), [1_001, 1_002, 1_003]);
+}
+
+#[test]
+fn a_write_that_was_cut_off_is_none() {
+    for cut in 1..100 {
+        let mut lives = Lives::new();
+        let (mut journal, _) = lives.begin();
+        write(&mut journal, 1_000, "a");
+        let first = journal.bytes();
+        write(&mut journal, 1_001, "a");
+        if journal.bytes() - cut < first {
+            return;
+        }
+        let file = OpenOptions::new().write(true).open(&lives.files()[0]).expect("a file");
+        file.set_len(journal.bytes() - cut).expect("it is cut");
+        let (_, earlier) = lives.begin();
+        assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, vec![1_000]), "{cut}");
+    }
+}
+
+#[test]
+fn what_may_be_missing_is_known() {
+    type Fault = fn(&Lives);
+    let faults: [(&str, Fault); 4] = [
+        ("a damaged record", |lives| Lives::overwrite(&lives.files()[1], 64 + 30, b"X")),
+        ("a file that is gone", |lives| fs::remove_file(&lives.files()[1]).expect("it is there")),
+        ("another machine, or another run of this one", |lives| Lives::overwrite(&lives.files()[1], 32, &[7; 16])),
+        ("a life without a journal", |lives| Lives::overwrite(&lives.files()[1], 8, &1_500_u64.to_le_bytes())),
+    ];
+    for (fault, apply) in faults {
+        let mut lives = Lives::new();
+        let (mut journal, _) = lives.begin();
+        write(&mut journal, 1_000, "a");
+        let (mut journal, _) = lives.begin();
+        write(&mut journal, 2_000, "a");
+        apply(&lives);
+        let (mut journal, earlier) = lives.begin();
+        assert_eq!((earlier.complete_after(), found(&earlier, "a")), (2_999, vec![]), "{fault}");
+        write(&mut journal, 3_000, "a");
+        let (_, earlier) = lives.begin();
+        assert_eq!((earlier.complete_after(), found(&earlier, "a")), (2_999, vec![3_000]), "{fault}, one life later");
+    }
+}
+
+#[test]
+fn what_was_closed_outlives_the_machine() {
+    let mut lives = Lives::new();
+    let (mut journal, _) = lives.begin();
+    write(&mut journal, 1_000, "a");
+    journal.close().expect("it is closed");
+    Lives::overwrite(&lives.files()[0], 32, &[7; 16]);
+    let (_, earlier) = lives.begin();
+    assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, vec![1_000]));
+}
+
+#[test]
+fn the_oldest_files_leave() {
+    let mut lives = Lives::new();
+    let (mut journal, _) = lives.begin();
+    let mut large = event("a", "e", Class::Recoverable);
+    large.argument = "x".repeat(1_000_000).into();
+    for seq in 1_000..1_200 {
+        journal.append([(seq, &large)]).expect("it is written");
+        assert!(journal.bytes() <= JOURNAL_BYTES + large.argument.len() as u64 + 100);
+    }
+    assert!(lives.files().len() > 8);
+    let (_, earlier) = lives.begin();
+    let found = found(&earlier, "a");
+    assert_eq!((found[0], found.last()), (earlier.complete_after() + 1, Some(&1_199)));
+    assert!((1_115..1_140).contains(&found[0]), "{}", found[0]);
+
+    // And those that are older than a client may be away.
+    let mut lives = Lives::new();
+    let (mut journal, _) = lives.begin();
+    write(&mut journal, 1_000, "a");
+    let later = Instant::now() + 2 * AGE;
+    journal.begin_segment(1_000, later).expect("another file");
+    journal.trim(later + Duration::from_secs(1)).expect("the first leaves");
+    write(&mut journal, 1_001, "a");
+    let (_, earlier) = lives.begin();
+    assert_eq!((earlier.complete_after(), super::tests::found(&earlier, "a")), (1_000, vec![1_001]));
+}
+
+#[test]
+fn what_is_not_written_is_not_found_and_the_next_is() {
+    let mut lives = Lives::new();
+    let (mut journal, _) = lives.begin();
+    write(&mut journal, 1_000, "a");
+    journal.segments.last_mut().expect("a file").break_writes(true);
+    let refused = event("a", "e", Class::Recoverable);
+    assert!(journal.append([(1_001, &refused), (1_002, &refused)]).is_err());
+    assert!(journal.begin_segment(1_002, Instant::now()).is_err(), "it would leave the rest of a write behind");
+    journal.segments.last_mut().expect("a file").break_writes(false);
+    write(&mut journal, 1_003, "a");
+    let (_, earlier) = lives.begin();
+    assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, vec![1_000, 1_003]));
+}
+
+#[test]
+fn without_recovery_there_is_no_journal() {
+    let mut lives = Lives::new();
+    let (mut journal, _) = lives.begin();
+    write(&mut journal, 1_000, "a");
+    let life = Life { boot_seq: 5_000, previous: 1_000 };
+    let (journal, earlier) = Journal::open(lives.folder.path(), life, Duration::ZERO).expect("it opens");
+    assert!(journal.is_none());
+    assert_eq!((earlier.complete_after(), lives.files().len()), (4_999, 0));
+}
+
+#[test]
+fn other_files_are_left_alone() {
+    let mut lives = Lives::new();
+    let folder = lives.folder.path().to_owned();
+    for name in ["store.db", "events-old.txt", "notes.log"] {
+        fs::write(folder.join(name), "x").expect("it can be written");
+    }
+    // A file of the journal that was never finished.
+    fs::write(folder.join("events-00000000000000000001.log"), "slopev1\n").expect("it can be written");
+    let _ = lives.begin();
+    assert_eq!(lives.files().len(), 4);
+}

@@ -1,0 +1,70 @@
+//! What orders events: their numbers, and the journal that has those of which nothing else is kept. Whoever has it
+//! dispatches.
+
+use std::io;
+
+use super::super::{RoomEvent, StoreError};
+use super::journal::Journal;
+use super::sequence::Sequence;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) numbers: Sequence,
+    /// None if nobody is recovered.
+    journal: Option<Journal>,
+    /// Whether the journal could not be written the last time, so that a full disk is one line in the log.
+    failing: bool,
+}
+
+impl Order {
+    pub(super) fn new(numbers: Sequence, journal: Option<Journal>) -> Self {
+        Self { numbers, journal, failing: false }
+    }
+
+    /// Hands events to the operating system before they are dispatched, all or none.
+    ///
+    /// # Errors
+    /// If it does not take them. They must not be dispatched then.
+    pub(super) fn write<'a>(
+        &mut self,
+        events: impl IntoIterator<Item = (u64, &'a RoomEvent)>,
+    ) -> Result<(), StoreError> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let written = journal.append(events);
+        self.note(written).map_err(|error| StoreError::Unavailable(error.to_string().into()))
+    }
+
+    /// What is to be done now and then.
+    pub(super) fn tidy(&mut self) {
+        let last = self.numbers.peek() - 1;
+        if let Some(tidied) = self.journal.as_mut().map(|journal| journal.tidy(last)) {
+            // Said in the log, and done again before long.
+            let _ = self.note(tidied);
+        }
+    }
+
+    /// Nothing is dispatched any more.
+    pub(super) fn close(&mut self) {
+        if let Some(Err(error)) = self.journal.as_mut().map(Journal::close) {
+            tracing::error!(%error, "close the journal");
+        }
+    }
+
+    /// Bytes of the journal.
+    pub(super) fn journal_bytes(&self) -> u64 {
+        self.journal.as_ref().map_or(0, Journal::bytes)
+    }
+
+    fn note(&mut self, done: io::Result<()>) -> io::Result<()> {
+        match &done {
+            Ok(()) if self.failing => tracing::info!("the journal can be written again"),
+            Err(error) if !self.failing => {
+                tracing::error!(%error, "write the journal; publishers of room events are told to try again");
+            }
+            _ => {}
+        }
+        self.failing = done.is_err();
+        done
+    }
+}

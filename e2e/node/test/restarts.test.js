@@ -1,0 +1,155 @@
+// What `recovered` promises over the end of the server: nothing is missing, and who missed nothing is recovered.
+import assert from 'node:assert/strict';
+import { readdir, rm } from 'node:fs/promises';
+import { test } from 'node:test';
+import { connect, open } from '../client.js';
+import { Proxy } from '../proxy.js';
+import { Server, token } from '../server.js';
+import { acks } from '../shapes.js';
+import { until } from '../wait.js';
+
+const SOON = { timeout: 1_000, reconnection: true, reconnectionDelay: 20, reconnectionDelayMax: 200 };
+const ENDS = {
+  'SIGTERM': (server) => server.terminate(undefined, { keepData: true }),
+  'SIGKILL': (server) => server.kill(),
+};
+
+/** A server whose clients' lines can be cut, and that can be ended and started again. */
+class Studio {
+  /** Ends with its test, whatever becomes of that. */
+  static async start(context, env = {}) {
+    const studio = new Studio();
+    context.after(() => {
+      for (const client of studio.at.clients) client.close();
+      studio.proxy.cut();
+      studio.proxy.server.close();
+    });
+    studio.env = env;
+    studio.server = await Server.start({ env });
+    studio.proxy = await Proxy.to(studio.server.port);
+    studio.at = { url: studio.proxy.url, clients: new Set() };
+    return studio;
+  }
+
+  async restart(end) {
+    await end(this.server);
+    const { port, dataDir } = this.server;
+    this.server = await Server.start({ port, dataDir, env: this.env });
+  }
+
+  cut() {
+    this.proxy.blocked = true;
+    this.proxy.cut();
+  }
+
+  async close() {
+    for (const client of this.at.clients) client.close();
+    await this.server.terminate();
+  }
+}
+
+/** Waits until it has its session back, and says whether nothing was lost. */
+async function back(client) {
+  await client.next('local:connect');
+  return client.socket.recovered;
+}
+
+for (const [signal, end] of Object.entries(ENDS)) {
+  test(`room events that are not durable survive ${signal}`, async (context) => {
+    const studio = await Studio.start(context);
+    const client = await connect(studio.at, SOON);
+    await client.next('local:connect');
+    acks.room(await client.emit('joinRoom', 'r'));
+    await studio.server.toRoom('r', { event: 'update', data: { n: 0 } });
+    assert.deepEqual(await client.next('update'), { n: 0 });
+    studio.cut();
+    await client.next('local:disconnect');
+    for (let n = 1; n <= 20; n += 1) {
+      const delivery = n % 5 === 0 ? 'durable' : 'recoverable';
+      // Some with a key, which take another way into the store.
+      const headers = n % 3 === 0 ? { 'idempotency-key': `key-${n}` } : {};
+      await studio.server.toRoom('r', { event: 'update', data: { n }, delivery }, { headers });
+      await studio.server.toRoom('r', { event: 'state', data: { n }, delivery: 'latest' });
+    }
+    await studio.restart(end);
+    await studio.server.toRoom('r', { event: 'update', data: { n: 21 } });
+    studio.proxy.blocked = false;
+    assert.equal(await back(client), true);
+    for (let n = 1; n <= 21; n += 1) assert.deepEqual(await client.next('update'), { n });
+    assert.deepEqual(client.all('state'), [{ n: 20 }]);
+    await client.fence();
+    assert.equal(client.all('update').length, 22);
+    await studio.close();
+  });
+
+  test(`a client that was away over two ends by ${signal} misses nothing of either life`, async (context) => {
+    const studio = await Studio.start(context);
+    const client = await connect(studio.at, SOON);
+    await client.next('local:connect');
+    acks.room(await client.emit('joinRoom', 'r'));
+    studio.cut();
+    await client.next('local:disconnect');
+    for (let n = 1; n <= 3; n += 1) {
+      await studio.server.toRoom('r', { event: 'update', data: { n } });
+      await studio.restart(end);
+    }
+    studio.proxy.blocked = false;
+    assert.equal(await back(client), true);
+    for (let n = 1; n <= 3; n += 1) assert.deepEqual(await client.next('update'), { n });
+    await studio.close();
+  });
+
+  test(`quiet clients are recovered after ${signal}, however much others were sent`, async (context) => {
+    const studio = await Studio.start(context, { PING_INTERVAL_MS: '200', LOG_MAX_BYTES: '20000' });
+    const quiet = await connect(studio.at, { ...SOON, nsp: '/notifications', token: token({ userId: 'quiet' }) });
+    await quiet.next('local:connect');
+    // The log forgets the oldest of it, all of it later than the quiet client's last event.
+    for (let n = 0; n < 200; n += 1) await studio.server.notify('busy', { type: 'info', title: 't', message: `${n}` });
+    // What it has received is known by its heartbeats, and that is written down in the interval of these.
+    let pings = 0;
+    quiet.socket.io.engine.on('ping', () => (pings += 1));
+    await until(() => pings >= 6, 'heartbeats');
+    await studio.restart(end);
+    assert.equal(await back(quiet), true);
+    await studio.server.notify('quiet', { type: 'info', title: 't', message: 'm', id: 'n1' });
+    assert.equal((await quiet.next('notification')).id, 'n1');
+    await studio.close();
+  });
+}
+
+test('who missed more than is remembered is told so', async (context) => {
+  const studio = await Studio.start(context, { LOG_MAX_BYTES: '20000' });
+  const client = await connect(studio.at, SOON);
+  await client.next('local:connect');
+  acks.room(await client.emit('joinRoom', 'r'));
+  studio.cut();
+  await client.next('local:disconnect');
+  for (let n = 0; n < 200; n += 1) {
+    await studio.server.toRoom('r', { event: 'update', data: { n }, delivery: 'durable' });
+  }
+  await studio.restart(ENDS.SIGKILL);
+  studio.proxy.blocked = false;
+  assert.equal(await back(client), false);
+  assert.deepEqual(client.all('update'), []);
+  await studio.close();
+});
+
+test('a journal that is gone is noticed', async (context) => {
+  const studio = await Studio.start(context);
+  const client = open(studio.at, SOON);
+  await client.ready();
+  await client.next('local:connect');
+  acks.room(await client.emit('joinRoom', 'r'));
+  studio.cut();
+  await client.next('local:disconnect');
+  await studio.server.toRoom('r', { event: 'update', data: { n: 1 } });
+  await studio.server.kill();
+  for (const name of await readdir(studio.server.dataDir)) {
+    if (name.startsWith('events-')) await rm(`${studio.server.dataDir}/${name}`);
+  }
+  const { port, dataDir } = studio.server;
+  studio.server = await Server.start({ port, dataDir });
+  studio.proxy.blocked = false;
+  assert.equal(await back(client), false);
+  await studio.close();
+});
