@@ -704,11 +704,12 @@ export class Seat {
     if (authenticated !== (user !== null)) model.violation('identity', this, 'authenticated as the rooms say', JSON.stringify({ rooms, authenticated }));
     // What changed meanwhile, the answer may not know of.
     if (this.identityTick > call.tick) return undefined;
-    if (!this.identity.has(user)) {
-      model.violation('identity', this, `to be ${[...this.identity.keys()].join(' or ')}`, `${user}`);
-    }
+    const isKnown = this.identity.has(user);
+    if (!isKnown) model.violation('identity', this, `to be ${[...this.identity.keys()].join(' or ')}`, `${user}`);
     if (!this.is(user)) {
-      const tokens = user === null ? [NOBODY] : [...(this.identity.get(user) ?? call.before.get(user) ?? [])];
+      // After a violation the model goes on with what is, so that each is said once.
+      const unknown = { user, jti: 'unknown', iat: Math.floor(model.serverMs() / 1_000), exp: Infinity, issuedMs: model.nowMs() };
+      const tokens = user === null ? [NOBODY] : isKnown ? this.identity.get(user) : [unknown];
       this.become(new Map([[user, new Set(tokens)]]), { hard: true });
     }
     for (const [name, channel] of this.channels) {
