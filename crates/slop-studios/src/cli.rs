@@ -51,21 +51,23 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the command to its end.
+    /// Runs the command to its end, and returns the exit code to end with.
     ///
     /// # Errors
     /// What to print to standard error, with the exit code to end with.
-    pub fn run(self) -> Result<(), Failure> {
-        match self.command {
-            Command::Serve { flags } => serve::run(&flags),
-            Command::Dev { flags } => dev::run(&flags),
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        let done = match self.command {
+            // A server that was told to stop has more to say than that it did.
+            Command::Serve { flags } => return serve::run(&flags),
+            Command::Dev { flags } => return dev::run(&flags),
             Command::Token(args) => token::run(&args),
             Command::Publish(args) => publish::run(&args),
             Command::Listen(args) => listen::run(args),
             Command::Explain(args) => explain::run(&args),
             Command::Key(command) => key::run(&command),
             Command::CheckConfig { flags } => check_config::run(&flags),
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     }
 }
 

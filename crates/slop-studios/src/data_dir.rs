@@ -1,5 +1,6 @@
 //! The folder for what the server keeps: secrets and users' data, so nobody but its owner is to look into it.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::{fs, io};
 
@@ -28,4 +29,17 @@ pub(crate) fn private_file() -> fs::OpenOptions {
         options.mode(0o600);
     }
     options
+}
+
+/// Which file a name leads to: its device and its number, which no other file has while that one is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileId(u64, u64);
+
+impl FileId {
+    /// # Errors
+    /// If the name leads nowhere.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self(metadata.dev(), metadata.ino()))
+    }
 }

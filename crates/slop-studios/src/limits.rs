@@ -95,11 +95,15 @@ pub const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// costs at most 100 commits a second, and what a killed process forgets is too recent for a client to have used.
 pub const LAZY_WRITES_AFTER: Duration = Duration::from_millis(10);
 
-/// How long they wait after a commit that failed.
+/// How long they, and the search for what is too old, wait after a commit that failed: a full disk costs no processor time.
 pub const LAZY_WRITES_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Most sessions, and most users' inboxes, that wait to be written. As many as may be kept; more are dropped and counted.
 pub const LAZY_WRITES: usize = 200_000;
+
+/// How often the store looks whether its files are still where they were. A look is two system calls; until one finds them
+/// gone, publishers are told that their events are stored.
+pub const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the store looks for what is too old: retention is a matter of hours.
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(10);

@@ -10,7 +10,7 @@ use slop_studios::cli::Cli;
 fn main() -> ExitCode {
     // A usage error ends the process with exit code 2 inside `parse`.
     match Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             eprintln!("{failure}");
             failure.exit_code()

@@ -47,6 +47,8 @@ pub struct Metrics {
     store_group_size: Histogram,
     pub(crate) store_commits_failed: Counter,
     store_writes_dropped: Counter,
+    /// 1 while commits succeed.
+    pub(crate) store_writable: Gauge,
     limits: Family<LimitLabels, Counter>,
     /// In seconds since 1970; none without TLS.
     pub(crate) certificate_expiry: Gauge,
@@ -171,6 +173,7 @@ impl Default for Metrics {
             store_group_size: Histogram::new(GROUP_REQUESTS),
             store_commits_failed: Counter::default(),
             store_writes_dropped: Counter::default(),
+            store_writable: Gauge::default(),
             limits: Family::default(),
             certificate_expiry: Gauge::default(),
             certificate_reloads: Family::default(),
@@ -383,6 +386,11 @@ impl Metrics {
             "store_writes_dropped",
             "Sessions and inbox positions not written because too many waited",
             self.store_writes_dropped.clone(),
+        );
+        registry.register(
+            "store_writable",
+            "1 if the last transaction of the store was committed; 0 if it failed, or the store's files are gone",
+            self.store_writable.clone(),
         );
         if self.certificate_expiry.get() != 0 {
             registry.register_with_unit(

@@ -5,7 +5,7 @@ use std::future::pending;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use http::header::AUTHORIZATION;
@@ -14,7 +14,7 @@ use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::time::interval;
+use tokio::time::{interval, sleep, sleep_until, timeout};
 
 use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
@@ -36,7 +36,7 @@ use crate::reload::{self, Reload};
 use crate::revoke::Revoker;
 use crate::session::Sessions;
 use crate::store::Store;
-use crate::store::sqlite::{Bound, Bounds, Options, SqliteStore};
+use crate::store::sqlite::{Backlog, Bound, Bounds, Ending, Options, SqliteStore};
 use crate::tls::Certificate;
 use crate::user_rate::UserRates;
 use crate::watchdog::Watchdog;
@@ -49,6 +49,42 @@ const LISTEN_BACKLOG: u32 = 4096;
 /// so that a balancer can turn clients away before they are refused.
 const READINESS_SHARE: u32 = 10;
 
+/// How long the process may take to end after `SHUTDOWN_GRACE_MS` has passed: for the last commit, which takes a slow disk a
+/// second. Whatever hangs, it has ended after both together, so that a supervisor which waits longer never has to kill it.
+const STOP_MARGIN: Duration = Duration::from_secs(3);
+
+/// How much of [`STOP_MARGIN`] the drain may take, if it has not ended with the grace period.
+const DRAIN_MARGIN: Duration = Duration::from_secs(1);
+
+/// How long the last commit may take after a second signal: a healthy disk needs some milliseconds.
+const IMPATIENT_COMMIT: Duration = Duration::from_secs(1);
+
+/// How much of [`STOP_MARGIN`] is for writing down that sessions are not saved, on a disk that may not answer.
+const LAST_MARK: Duration = Duration::from_millis(500);
+
+/// How the server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// All that was accepted is written.
+    InOrder,
+    /// A second signal, with this number, ended it before the connections were drained. All that was accepted is written.
+    Interrupted(u8),
+    /// Something is not written, or the store had broken down.
+    Unwritten,
+}
+
+impl Stopped {
+    /// See docs/operations.md.
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::InOrder => 0,
+            Self::Unwritten => 3,
+            // As a shell reports a process that the signal ended.
+            Self::Interrupted(signal) => 128 + signal,
+        }
+    }
+}
+
 /// Serves until SIGTERM or SIGINT, then drains. `on_listening` is called once, when connections are taken. With
 /// `load`, SIGHUP reads the settings and the certificate again; without, it ends the process as the system does.
 ///
@@ -58,7 +94,7 @@ pub(crate) fn run(
     settings: Settings,
     load: Option<reload::Load>,
     on_listening: impl FnOnce(SocketAddr),
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Stopped> {
     let runtime = Builder::new_current_thread().enable_all().build().context("start the main thread's runtime")?;
     // Before anybody is told that the server listens, so that no signal ends it the hard way.
     let mut stop = StopSignals::new(&runtime).context("listen for signals")?;
@@ -71,48 +107,119 @@ pub(crate) fn run(
     let Started { server, store, .. } = started;
     on_listening(server.local_addr());
 
-    let name = runtime.block_on(async {
+    let signal = runtime.block_on(async {
         let mut crowd = Crowd::default();
         let mut ticks = interval(memory::INTERVAL);
         let mut watching = pin!(watch(&settings, Arc::<SqliteStore>::clone(&store), metrics));
         loop {
             tokio::select! {
                 biased;
-                name = stop.received() => break name,
+                signal = stop.received() => break signal,
                 () = hang_up.received() => reload.iter().for_each(Reload::run),
                 _ = ticks.tick() => crowd.observe(server.handle().metrics().connections),
                 never = &mut watching => match never {},
             }
         }
     });
-    tracing::info!(signal = name, grace_ms = settings.shutdown_grace.as_millis() as u64, "draining");
-    server.announce_shutdown();
-    let notice = settings.shutdown_grace / READINESS_SHARE;
-    let (done, drained) = oneshot::channel();
-    runtime.block_on(async {
-        tokio::select! {
-            _ = stop.received() => {}
-            () = tokio::time::sleep(notice) => {}
+    tracing::info!(signal = signal.name, grace_ms = settings.shutdown_grace.as_millis() as u64, "draining");
+    let stopped = runtime.block_on(end(server, store, &mut stop, settings.shutdown_grace));
+    // Not by a drop, which would wait for a name that is being resolved.
+    runtime.shutdown_background();
+    stopped
+}
+
+/// Drains the connections, commits what was accepted, and does not wait for anything longer than until the one deadline.
+async fn end(
+    server: Server,
+    store: Arc<SqliteStore>,
+    stop: &mut StopSignals,
+    grace: Duration,
+) -> anyhow::Result<Stopped> {
+    let began = Instant::now();
+    let deadline = began + grace + STOP_MARGIN - LAST_MARK;
+    let drained = tokio::select! {
+        biased;
+        // Whoever asks twice does not want to wait.
+        signal = stop.received() => Drain::Interrupted(signal),
+        drained = drain(server, grace) => drained?,
+        () = sleep_until((began + grace + DRAIN_MARGIN).into()) => Drain::Late,
+    };
+    let deadline = match drained {
+        Drain::Done(_) | Drain::Late | Drain::Failed => deadline,
+        Drain::Interrupted(_) => deadline.min(Instant::now() + IMPATIENT_COMMIT),
+    };
+    match drained {
+        Drain::Done(Drained { connections_left, .. }) => tracing::info!(connections_left, "drained"),
+        Drain::Late => tracing::error!("the drain did not end in time"),
+        Drain::Failed => tracing::error!("the drain failed"),
+        Drain::Interrupted(signal) => {
+            tracing::warn!(signal = signal.name, "stopped before the connections were drained");
         }
-    });
-    std::thread::Builder::new()
-        .name("drain".to_owned())
-        .spawn(move || done.send(server.shutdown(settings.shutdown_grace - notice)))
-        .context("start the drain")?;
-    runtime.block_on(async {
-        tokio::select! {
-            biased;
-            // Whoever asks twice does not want to wait.
-            name = stop.received() => tracing::warn!(signal = name, "stopped before the connections were drained"),
-            drained = drained => match drained {
-                Ok(Drained { connections_left, .. }) => tracing::info!(connections_left, "stopped"),
-                Err(_panicked) => tracing::error!("the drain failed"),
-            },
-        }
-    });
+    }
+
     // Whatever was accepted is committed before the process ends, and the next one finds a tidy file.
-    store.close();
-    Ok(())
+    let closing = Arc::clone(&store);
+    let closed = on_a_thread("last-commit", move || closing.close_by(deadline))?;
+    let ending = tokio::select! {
+        biased;
+        signal = stop.received() => {
+            tracing::error!(signal = signal.name, "stopped before everything was written");
+            store.close_by(Instant::now())
+        }
+        closed = closed => closed.context("close the store")?,
+    };
+    let Ending { unwritten: Backlog { requests, sessions, inboxes }, is_broken } = ending;
+    if ending != Ending::default() {
+        tracing::error!(requests, sessions, inboxes, is_broken, "stopped, and not everything is written");
+    }
+    if sessions > 0 {
+        let marked = on_a_thread("last-mark", move || store.void_sessions())?;
+        if timeout(LAST_MARK, marked).await.is_err() {
+            tracing::error!(
+                "the disk does not answer: clients may come back as they were before they left a room or logged out"
+            );
+        }
+    }
+    Ok(match drained {
+        _ if ending != Ending::default() => Stopped::Unwritten,
+        // Sockets that are still served may change after the last commit.
+        Drain::Late | Drain::Failed => Stopped::Unwritten,
+        Drain::Interrupted(signal) => Stopped::Interrupted(signal.number),
+        Drain::Done(_) => {
+            tracing::info!("stopped");
+            Stopped::InOrder
+        }
+    })
+}
+
+/// What became of a drain.
+enum Drain {
+    Done(Drained),
+    /// It did not end in time.
+    Late,
+    /// It panicked.
+    Failed,
+    Interrupted(StopSignal),
+}
+
+/// Fails the readiness for a while, then closes the connections.
+async fn drain(server: Server, grace: Duration) -> anyhow::Result<Drain> {
+    server.announce_shutdown();
+    let notice = grace / READINESS_SHARE;
+    sleep(notice).await;
+    let drained = on_a_thread("drain", move || server.shutdown(grace - notice))?;
+    Ok(drained.await.map_or(Drain::Failed, Drain::Done))
+}
+
+fn on_a_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<oneshot::Receiver<T>> {
+    let (done, finished) = oneshot::channel();
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    // Whoever waited has left by then, if nobody takes the outcome.
+    thread.spawn(move || drop(done.send(work()))).with_context(|| format!("start the thread {name:?}"))?;
+    Ok(finished)
 }
 
 /// Ends media items without news, if that is asked for.
@@ -394,16 +501,22 @@ struct StopSignals {
     interrupt: Signal,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct StopSignal {
+    name: &'static str,
+    number: u8,
+}
+
 impl StopSignals {
     fn new(runtime: &Runtime) -> std::io::Result<Self> {
         let _inside = runtime.enter();
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn received(&mut self) -> &'static str {
+    async fn received(&mut self) -> StopSignal {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => StopSignal { name: "SIGTERM", number: 15 },
+            _ = self.interrupt.recv() => StopSignal { name: "SIGINT", number: 2 },
         }
     }
 }

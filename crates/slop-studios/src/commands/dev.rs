@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -17,7 +18,7 @@ const USER: &str = "dev";
 /// A working week, so that a page left open over night still works.
 const TOKEN_SECONDS: u64 = 7 * 86_400;
 
-pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {
+pub(crate) fn run(flags: &SettingFlags) -> Result<ExitCode, Failure> {
     let mut effective = Effective::load(flags, Profile::Dev);
     let data_dir = effective.data_dir()?;
     for (name, file) in [("JWT_SECRET", DevFile::JwtSecret), ("API_KEYS", DevFile::PublisherKey)] {

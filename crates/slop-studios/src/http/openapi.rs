@@ -73,7 +73,7 @@ pub(crate) enum PublishResponses {
     /// The server failed
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
-    /// The server or its store is overloaded, or the store can't be used now; nothing happened, and the header `Retry-After` says when to try again
+    /// The server or its store is overloaded, or the store can't be used now; nobody was sent anything, and the header `Retry-After` says when to try again
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }
@@ -118,7 +118,7 @@ pub(crate) enum CommonErrors {
     /// The server failed
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
-    /// The server or its store is overloaded, or the store can't be used now; nothing happened, and the header `Retry-After` says when to try again
+    /// The server or its store is overloaded, or the store can't be used now; nobody was sent anything, and the header `Retry-After` says when to try again
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }
@@ -154,7 +154,7 @@ pub(crate) enum RevokeErrors {
     /// The server failed
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
-    /// The server or its store is overloaded, the store can't be used now, or it keeps as many revocations as it may; nothing happened
+    /// The server or its store is overloaded, the store can't be used now, or it keeps as many revocations as it may; nobody's tokens are revoked yet
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }
@@ -178,7 +178,7 @@ pub(crate) enum ReadErrors {
     /// The server failed
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
-    /// The server or its store is overloaded, or the store can't be used now; nothing happened, and the header `Retry-After` says when to try again
+    /// The server or its store is overloaded, or the store can't be used now; the header `Retry-After` says when to try again
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }

@@ -502,8 +502,8 @@ pub enum StoreError {
     /// Too much waits for the store. Nothing happened.
     #[error("too much waits for the store")]
     Overloaded,
-    /// The store could not do it. A change was not dispatched, and is not kept unless the process or the machine dies
-    /// at that very moment.
+    /// The store could not do it. A change was not dispatched. It is not kept, unless the process or the machine dies before
+    /// the store has committed anything else; until then nothing is dispatched either.
     #[error("the store is unavailable: {0}")]
     Unavailable(Arc<str>),
 }

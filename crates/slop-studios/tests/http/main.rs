@@ -3,6 +3,8 @@
 mod api;
 mod client;
 mod contract;
+mod disk;
+mod faults;
 mod hostile;
 mod identity;
 mod inbox;

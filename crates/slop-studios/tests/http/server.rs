@@ -140,6 +140,13 @@ impl Server {
         }
     }
 
+    /// The same, and its exit code may be any.
+    pub(crate) async fn exit_code(&mut self) -> Option<i32> {
+        let status = self.wait().await;
+        self.killed = true;
+        status.code()
+    }
+
     /// Ends it with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("it runs");

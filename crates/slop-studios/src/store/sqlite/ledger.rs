@@ -1,8 +1,9 @@
 //! What requests do to the tables, within one transaction for the whole group.
 
+use std::mem;
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::super::media::{self as life, MediaChange};
 use super::super::{
@@ -68,12 +69,14 @@ pub(super) struct Ledger {
     /// What is kept, as it was before.
     committed: Usage,
     in_transaction: bool,
+    /// Whether the last transaction failed in a way that leaves open whether the write-ahead log has it in whole.
+    may_be_whole: bool,
 }
 
 impl Ledger {
     pub(super) fn new(connection: Connection, bounds: Bounds, life: u64) -> rusqlite::Result<Self> {
         let usage = Bounds::count(&connection)?;
-        Ok(Self { connection, bounds, life, usage, committed: usage, in_transaction: false })
+        Ok(Self { connection, bounds, life, usage, committed: usage, in_transaction: false, may_be_whole: false })
     }
 
     /// To read with, between two transactions.
@@ -112,11 +115,22 @@ impl Ledger {
 
     pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
         if self.in_transaction {
-            self.connection.prepare_cached("COMMIT")?.execute([])?;
+            let committed = self.connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+            // SQLite says that the disk is full only of a write to the file, and the frame that makes a transaction whole
+            // is written last. After any other error, such as a failed fsync, it may be there.
+            let is_full = |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+            self.may_be_whole = committed.as_ref().is_err_and(|error| !is_full(error));
+            committed?;
             self.in_transaction = false;
         }
         self.committed = self.usage;
         Ok(())
+    }
+
+    /// Whether the transaction that failed may come back: the next start reads the write-ahead log up to the last whole
+    /// transaction. Until another one has been written over it, nothing may happen that must come after it.
+    pub(super) fn may_come_back(&mut self) -> bool {
+        mem::take(&mut self.may_be_whole)
     }
 
     pub(super) fn rollback(&mut self) {

@@ -4,7 +4,8 @@
 //! to the `ledger` in one transaction, commits, dispatches and answers. An event of which no row is kept is written to the
 //! `journal` and dispatched by whoever commits it, unless something waits before it. `media`, `log`, `notifications`,
 //! `sessions` and `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers, `order`
-//! these and the journal.
+//! these and the journal. `files` notices that the file is gone, `sessions_mark` tells the next process that the sessions are
+//! not as they should be.
 //!
 //! A promise is as good as the disk: see [`StoreSync`].
 
@@ -25,6 +26,7 @@ use super::{
 use crate::clock::Moment;
 use crate::metrics::Metrics;
 
+mod files;
 mod journal;
 mod ledger;
 mod log;
@@ -39,18 +41,22 @@ mod revocations;
 mod schema;
 mod sequence;
 mod sessions;
+mod sessions_mark;
 #[cfg(test)]
 pub(crate) mod tests;
 mod writer;
 
+use files::FilesInUse;
 use journal::{Earlier, Journal, Life};
 use ledger::Ledger;
 pub use open::{OpenError, Options, StoreSync};
 use order::Order;
+pub use queue::{Backlog, Ending};
 use queue::{Left, Queue, Reply, Request, SessionChange};
 pub use retention::{Bound, Bounds};
 use sequence::Sequence;
-use writer::Writer;
+use sessions_mark::SessionsMark;
+use writer::{Shared, Writer};
 
 /// See the module.
 pub struct SqliteStore {
@@ -65,6 +71,7 @@ pub struct SqliteStore {
     /// As of the last commit.
     usage: Arc<Mutex<Usage>>,
     metrics: Arc<Metrics>,
+    sessions_mark: Arc<Mutex<SessionsMark>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -105,26 +112,38 @@ impl SqliteStore {
         let unusable = |error| OpenError::of(&error, &options.folder);
         let (numbers, previous) = Sequence::begin(&connection).map_err(unusable)?;
         let boot_seq = numbers.peek();
+        let inaccessible = |error| OpenError::File { file: options.folder.clone(), error };
         let life = Life { boot_seq, previous };
-        let (journal, earlier) = Journal::open(&options.folder, life, options.journal)
-            .map_err(|error| OpenError::File { file: options.folder.clone(), error })?;
+        let (journal, earlier) = Journal::open(&options.folder, life, options.journal).map_err(inaccessible)?;
         let earlier = Mutex::new((Arc::new(earlier), Instant::now() + options.journal));
         let order = Arc::new(Mutex::new(Order::new(numbers, journal)));
+        let files = FilesInUse::note(&options.folder).map_err(inaccessible)?;
+        let mut sessions_mark = SessionsMark::find(&options.folder).map_err(inaccessible)?;
+        if !sessions_mark.is_set() {
+            let forgotten = sessions::remove_all(&connection).map_err(unusable)?;
+            if forgotten > 0 {
+                tracing::warn!(forgotten, "not all sessions could be saved when the server ended; none is recovered");
+            }
+            sessions_mark.set();
+        }
+        let sessions_mark = Arc::new(Mutex::new(sessions_mark));
         let ledger = Ledger::new(connection, options.bounds, boot_seq).map_err(unusable)?;
         let queue = Arc::<Queue>::default();
         let usage = Arc::new(Mutex::new(ledger.committed()));
-        let writer = Writer::new(
-            Arc::clone(&queue),
-            ledger,
-            Arc::clone(&order),
-            Arc::clone(&dispatch),
-            Arc::clone(&metrics),
-            Arc::clone(&usage),
-        );
+        let shared = Shared {
+            queue: Arc::clone(&queue),
+            order: Arc::clone(&order),
+            dispatch: Arc::clone(&dispatch),
+            metrics: Arc::clone(&metrics),
+            usage: Arc::clone(&usage),
+            sessions_mark: Arc::clone(&sessions_mark),
+        };
+        let writer = Writer::new(ledger, files, shared);
+        metrics.store_writable.set(1);
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
-        let thread = thread.map_err(|error| OpenError::File { file: options.folder.clone(), error })?;
+        let thread = thread.map_err(inaccessible)?;
         let writer = Mutex::new(Some(thread));
-        Ok(Self { queue, order, dispatch, boot_seq, earlier, socket_id_key, usage, metrics, writer })
+        Ok(Self { queue, order, dispatch, boot_seq, earlier, socket_id_key, usage, metrics, sessions_mark, writer })
     }
 
     /// The key that tells socket ids from other names, for this process and those after it.
@@ -141,6 +160,19 @@ impl SqliteStore {
             // Why it panicked was logged by itself.
             let _ = writer.join();
         }
+    }
+
+    /// The same, but waits no longer than until `deadline`, and says what was not written by then.
+    pub fn close_by(&self, deadline: Instant) -> Ending {
+        self.queue.close();
+        // It may stand in a write that never returns: nobody is to wait for it after this.
+        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.queue.wait_for_end(deadline)
+    }
+
+    /// Lets the next process recover no session, since changes of some are not written. It may wait for the disk.
+    pub fn void_sessions(&self) {
+        self.sessions_mark.lock().unwrap_or_else(PoisonError::into_inner).remove_for_good();
     }
 
     /// What earlier lives have left in the journal.

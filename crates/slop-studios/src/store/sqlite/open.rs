@@ -10,7 +10,7 @@ use super::retention::Bounds;
 use super::schema;
 use crate::data_dir;
 
-const FILE: &str = "store.db";
+pub(super) const FILE: &str = "store.db";
 
 /// How long the file may be locked by somebody who only looks. A server holds it for as long as it runs.
 const LOCKED_FOR: Duration = Duration::from_millis(250);

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{collections::VecDeque, mem};
 
 use rusqlite::Connection;
@@ -107,6 +107,42 @@ impl Lazy {
 pub(super) struct Group {
     pub(super) requests: Vec<Request>,
     pub(super) lazy: Lazy,
+    /// Whether a change of a session is lost: there was no room for it, or it came after the end.
+    pub(super) sessions_lost: bool,
+}
+
+/// How a store ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ending {
+    /// What was not written by then.
+    pub unwritten: Backlog,
+    /// Whether the store had broken down before.
+    pub is_broken: bool,
+}
+
+/// What is not written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Requests that nobody has answered.
+    pub requests: usize,
+    /// Changes of sessions.
+    pub sessions: usize,
+    /// Users whose received notifications are not written down as such.
+    pub inboxes: usize,
+}
+
+impl Backlog {
+    fn of(requests: usize, lazy: &Lazy) -> Self {
+        Self { requests, sessions: lazy.sessions.len(), inboxes: lazy.received.len() }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            sessions: self.sessions + other.sessions,
+            inboxes: self.inboxes + other.inboxes,
+        }
+    }
 }
 
 /// See the module.
@@ -114,6 +150,8 @@ pub(super) struct Group {
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     work: Condvar,
+    /// Tells that the writer has ended.
+    over: Condvar,
 }
 
 #[derive(Default)]
@@ -123,9 +161,14 @@ struct Waiting {
     lazy: Lazy,
     /// When `lazy` is to be written at the latest, if there is any.
     lazy_due: Option<Instant>,
-    /// A change of a session was dropped: what is confirmed from then on need not hold of that one.
-    is_unsure: bool,
     closed: bool,
+    /// What the writer is about to write.
+    in_hand: Backlog,
+    /// What it will not write any more.
+    given_up: Backlog,
+    /// Whether the writer ended though it was not asked to.
+    is_broken: bool,
+    is_over: bool,
 }
 
 impl Queue {
@@ -159,23 +202,26 @@ impl Queue {
     /// Says whether there was room for it.
     pub(super) fn put_session(&self, key: SessionKey, change: SessionChange) -> bool {
         let mut waiting = self.waiting();
-        let change = match waiting.lazy.sessions.remove(&key) {
-            Some(earlier) => earlier.then(change),
-            None if waiting.lazy.sessions.len() < LAZY_WRITES => change,
-            None => {
-                waiting.is_unsure = true;
-                return false;
-            }
-        };
-        waiting.lazy.sessions.insert(key, change);
-        self.lazy_waits(waiting);
-        true
+        let earlier = if waiting.closed { None } else { waiting.lazy.sessions.remove(&key) };
+        let fits = earlier.is_some() || (!waiting.closed && waiting.lazy.sessions.len() < LAZY_WRITES);
+        if fits {
+            let change = match earlier {
+                Some(earlier) => earlier.then(change),
+                None => change,
+            };
+            waiting.lazy.sessions.insert(key, change);
+            self.lazy_waits(waiting);
+        } else {
+            waiting.given_up.sessions += 1;
+            self.work.notify_one();
+        }
+        fits
     }
 
     /// Takes note of what all clients that are there have received.
     pub(super) fn put_confirmed(&self, up_to: u64) {
         let mut waiting = self.waiting();
-        if !waiting.is_unsure {
+        if !waiting.closed {
             waiting.lazy.confirmed = Some(up_to);
             self.lazy_waits(waiting);
         }
@@ -194,9 +240,12 @@ impl Queue {
     pub(super) fn put_received(&self, user_id: &Arc<str>, up_to: u64) -> bool {
         let mut waiting = self.waiting();
         let fits = waiting.lazy.received.len() < LAZY_WRITES || waiting.lazy.received.contains_key(user_id);
+        let fits = fits && !waiting.closed;
         if fits {
             waiting.lazy.received(user_id, up_to);
             self.lazy_waits(waiting);
+        } else {
+            waiting.given_up.inboxes += 1;
         }
         fits
     }
@@ -213,6 +262,7 @@ impl Queue {
         let mut waiting = self.waiting();
         if waiting.closed {
             // There is no later.
+            waiting.given_up = waiting.given_up.and(Backlog::of(0, &lazy));
             return;
         }
         for (key, earlier) in lazy.sessions {
@@ -231,9 +281,8 @@ impl Queue {
         }
     }
 
-    /// Waits for something to do, at most for `patience`. False when there will be nothing any more.
-    pub(super) fn wait(&self, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
+    /// Waits for something to do, at most until then. False when there will be nothing any more.
+    pub(super) fn wait(&self, until: Instant) -> bool {
         let mut waiting = self.waiting();
         loop {
             let now = Instant::now();
@@ -263,7 +312,14 @@ impl Queue {
             group.requests.push(request);
         }
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
+        waiting.in_hand = Backlog::of(group.requests.len(), &group.lazy);
+        group.sessions_lost = waiting.given_up.sessions > 0;
         group
+    }
+
+    /// What was taken has been written, or put back.
+    pub(super) fn put_down(&self) {
+        self.waiting().in_hand = Backlog::default();
     }
 
     /// Whether nothing waits that was asked for, and more may be.
@@ -288,14 +344,42 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Takes no more and drops what waits, which answers it.
+    /// Takes no more and drops what waits, which answers it. Nobody writes from now on.
     pub(super) fn abandon(&self) {
         let mut waiting = self.waiting();
         waiting.closed = true;
         let abandoned = mem::take(&mut waiting.requests);
-        waiting.lazy = Lazy::default();
+        let lazy = mem::take(&mut waiting.lazy);
+        let in_hand = mem::take(&mut waiting.in_hand);
+        waiting.given_up = waiting.given_up.and(in_hand).and(Backlog::of(abandoned.len(), &lazy));
         drop(waiting);
         drop(abandoned);
+    }
+
+    /// What will not be written.
+    pub(super) fn given_up(&self) -> Backlog {
+        self.waiting().given_up
+    }
+
+    /// The writer has ended, as it was asked to or not.
+    pub(super) fn end(&self, is_broken: bool) {
+        let mut waiting = self.waiting();
+        (waiting.is_over, waiting.is_broken) = (true, is_broken);
+        self.over.notify_all();
+    }
+
+    /// Waits until the writer has ended, at most until then.
+    pub(super) fn wait_for_end(&self, until: Instant) -> Ending {
+        let mut waiting = self.waiting();
+        while !waiting.is_over {
+            let patience = until.saturating_duration_since(Instant::now());
+            if patience.is_zero() {
+                break;
+            }
+            waiting = self.over.wait_timeout(waiting, patience).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let left = waiting.in_hand.and(Backlog::of(waiting.requests.len(), &waiting.lazy));
+        Ending { unwritten: waiting.given_up.and(left), is_broken: waiting.is_broken }
     }
 }
 

@@ -40,6 +40,16 @@ impl Sequence {
         self.next
     }
 
+    /// Takes back the numbers from this one on, which no event has.
+    pub(super) fn take_back(&mut self, from: u64) {
+        self.next = from;
+    }
+
+    /// Gives up what is left of the block, so that the next number needs a write first.
+    pub(super) fn give_up_block(&mut self) {
+        self.end = self.next;
+    }
+
     /// Makes sure that there are at least so many numbers. Must not be called inside a transaction.
     pub(super) fn ensure(&mut self, count: usize, connection: &Connection) -> rusqlite::Result<()> {
         if self.left() < count as u64 { self.reserve(connection) } else { Ok(()) }
@@ -88,5 +98,18 @@ mod tests {
         assert!(second.end - second.next >= BLOCK);
         let (mut third, _) = Sequence::begin(&connection).expect("a block");
         assert!(third.next() >= second.end);
+    }
+    #[test]
+    fn a_block_that_was_given_up_is_followed_by_another() {
+        let mut connection = Connection::open_in_memory().expect("memory");
+        schema::migrate(&mut connection).expect("tables");
+        let (mut sequence, _) = Sequence::begin(&connection).expect("a block");
+        assert_eq!((sequence.next(), sequence.next(), sequence.next()), (1, 2, 3));
+        sequence.take_back(2);
+        assert_eq!((sequence.next(), sequence.peek()), (2, 3));
+        sequence.give_up_block();
+        assert_eq!((sequence.left(), sequence.peek()), (0, 3));
+        sequence.ensure(1, &connection).expect("another block");
+        assert_eq!(sequence.next(), 1 + BLOCK);
     }
 }

@@ -40,6 +40,11 @@ pub(super) fn remove(connection: &Connection, key: &SessionKey) -> rusqlite::Res
         .optional()
 }
 
+/// Removes all sessions, and returns how many there were.
+pub(super) fn remove_all(connection: &Connection) -> rusqlite::Result<usize> {
+    connection.execute("DELETE FROM sessions", [])
+}
+
 /// Takes note that a session's client has left.
 pub(super) fn left(connection: &Connection, key: &SessionKey, left: Left) -> rusqlite::Result<()> {
     connection

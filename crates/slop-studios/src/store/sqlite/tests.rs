@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::super::suite::{
 use super::super::{Amount, Class, CommittedEvent, Delivery, Dispatched, MediaChange, Revoked, Step, What};
 use super::*;
 use crate::clock::Moment;
-use crate::limits::STORE_QUEUE_REQUESTS;
+use crate::limits::{LAZY_WRITES, STORE_QUEUE_REQUESTS};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -30,10 +31,17 @@ fn options(folder: &Path) -> Options {
     Options { folder: folder.to_owned(), sync: StoreSync::Normal, bounds, journal: Duration::from_secs(60) }
 }
 
-/// A store in a folder that may be gone already: the file stays for as long as it is open.
+thread_local! {
+    /// Gone when the test ends.
+    static FOLDERS: RefCell<Vec<TempDir>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A store in a folder of its own.
 pub(crate) fn temporary(dispatch: Arc<dyn Dispatch>) -> SqliteStore {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    SqliteStore::open(&options(folder.path()), dispatch, Arc::default()).expect("a store")
+    let store = SqliteStore::open(&options(folder.path()), dispatch, Arc::default()).expect("a store");
+    FOLDERS.with_borrow_mut(|folders| folders.push(folder));
+    store
 }
 
 /// A store, what it dispatched, and the folder it is in.
@@ -371,6 +379,123 @@ fn what_nobody_waits_for_is_written_when_there_is_room_again() {
     until(|| store.usage().sessions.rows == 1);
 }
 
+/// Without room, without numbers, and with something to do that nobody asked for.
+#[test]
+fn what_fails_is_not_tried_again_at_once() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let day_before = Moment::now().before(Duration::from_secs(86_401));
+    for n in 0..5_000 {
+        publish(&store, Change { at: day_before, ..durable(&n.to_string(), "old") });
+    }
+    drop(store);
+    // It is busy removing them for a second.
+    let (store, _) = place.open();
+    let read_only = store.read(|connection| Ok(connection.pragma_update(None, "query_only", true)?));
+    assert_eq!(wait(read_only), Ok(()));
+    store.order.lock().expect("no test panicked").numbers.give_up_block();
+    store.save_session(session(1, "{}"));
+    store.received("u", 1);
+
+    let failed = || store.metrics.store_commits_failed.get();
+    until(|| failed() > 0);
+    assert!(store.usage().log.rows > 0, "it has still something to do");
+    let (before, began) = (failed(), Instant::now());
+    until(|| began.elapsed() > Duration::from_secs(1));
+    assert!(failed() - before <= 5, "{} times a second", failed() - before);
+}
+
+#[test]
+fn numbers_of_a_group_that_failed_go_to_the_next() {
+    let place = Place::new();
+    let (store, recorder) = place.open();
+    publish(&store, durable("1", "e"));
+    leave_room(&store, 0);
+    let mut large = durable("2", "e");
+    if let What::Room(event) = &mut large.what {
+        event.argument = "x".repeat(50_000).into();
+    }
+    assert!(matches!(wait(store.commit(large)), Err(StoreError::Unavailable(_))));
+    publish(&store, room("3", "e"));
+    let numbers = recorder.numbers();
+    assert_eq!(numbers, [store.boot_seq(), store.boot_seq() + 1]);
+}
+
+/// As a stop finds it when the disk is full.
+#[test]
+fn what_is_not_written_in_the_end_is_said_and_sessions_are_void() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    store.save_session(session(1, "{}"));
+    until(|| store.usage().sessions.rows == 1);
+    leave_room(&store, 0);
+    store.save_session(session(2, &"x".repeat(20_000)));
+    store.received("u", 1);
+    let ending = store.close_by(Instant::now() + DEADLINE);
+    let unwritten = Backlog { requests: 0, sessions: 1, inboxes: 1 };
+    assert_eq!(ending, Ending { unwritten, is_broken: false });
+    drop(store);
+    let (again, _) = place.open();
+    assert_eq!(again.usage().sessions.rows, 0);
+    assert_eq!(wait(again.session([1; 32])), Ok(None));
+    assert_eq!(again.close_by(Instant::now() + DEADLINE), Ending::default());
+}
+
+#[test]
+fn a_session_for_which_there_is_no_room_voids_all_in_the_next_life() {
+    let gate = Arc::<Gate>::default();
+    let place = Place::new();
+    let store = SqliteStore::open(&place.options, Arc::<Gate>::clone(&gate), Arc::default()).expect("it opens");
+    store.save_session(session(1, "{}"));
+    until(|| store.usage().sessions.rows == 1);
+    let closed = gate.0.lock().expect("no test panicked");
+    let first = store.commit(durable("0", "e"));
+    for n in 0..=2 * LAZY_WRITES as u32 {
+        let mut key = [0xff; 32];
+        key[..4].copy_from_slice(&n.to_be_bytes());
+        store.forget_session(key);
+        if store.queue.given_up().sessions > 0 {
+            break;
+        }
+    }
+    assert_eq!(store.queue.given_up().sessions, 1);
+    drop(closed);
+    assert!(wait(first).is_ok());
+    // Everything that waited is written, and the next life knows that it is not all.
+    publish(&store, durable("1", "e"));
+    until(|| !place.folder.path().join("sessions.complete").exists());
+    drop(store);
+    let (again, _) = place.open();
+    assert_eq!(again.usage().sessions.rows, 0);
+}
+
+#[test]
+fn after_a_panic_no_session_is_recovered() {
+    let place = Place::new();
+    let store = SqliteStore::open(&place.options, Arc::new(Broken), Arc::default()).expect("it opens");
+    store.save_session(session(1, "{}"));
+    until(|| store.usage().sessions.rows == 1);
+    assert!(wait(store.commit(media("2", "m", Step::Complete))).is_err());
+    let ending = store.close_by(Instant::now() + DEADLINE);
+    assert!(ending.is_broken, "{ending:?}");
+    drop(store);
+    let (again, _) = place.open();
+    assert_eq!(again.usage().sessions.rows, 0);
+}
+
+#[test]
+fn a_store_that_does_not_end_in_time_says_what_waits() {
+    let gate = Arc::<Gate>::default();
+    let store = temporary(Arc::<Gate>::clone(&gate));
+    let closed = gate.0.lock().expect("no test panicked");
+    let commits: Vec<_> = (0..3).map(|n| store.commit(durable(&n.to_string(), "e"))).collect();
+    let ending = store.close_by(Instant::now() + Duration::from_millis(50));
+    assert_eq!(ending.unwritten.requests, 3);
+    drop(closed);
+    assert!(commits.into_iter().all(|commit| wait(commit).is_ok()));
+    assert_eq!(store.close_by(Instant::now() + DEADLINE), Ending::default());
+}
+
 #[test]
 fn the_oldest_leave_first() {
     let place = Place::bounded(|bounds| {
@@ -593,9 +718,17 @@ fn after_a_panic_nothing_is_accepted() {
 
 #[test]
 fn after_a_panic_on_the_publishers_thread_nothing_is_accepted_either() {
-    let store = temporary(Arc::new(Broken));
-    let publish = || drop(store.commit(room("1", "broken")));
-    until(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(publish)).is_err());
+    let breaks = |store: &SqliteStore| {
+        let publish = || drop(store.commit(room("1", "broken")));
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(publish)).is_err()
+    };
+    let deadline = Instant::now() + DEADLINE;
+    let mut store = temporary(Arc::new(Broken));
+    while !breaks(&store) {
+        // The writer had the numbers, and so the event and the panic were its own.
+        assert!(Instant::now() < deadline, "it did not come about in time");
+        store = temporary(Arc::new(Broken));
+    }
     let outcome = wait(store.commit(room("2", "e")));
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
 }
@@ -612,9 +745,8 @@ fn closing_carries_out_what_waits() {
     }
     assert_eq!(recorder.lines().len(), 2_000);
     assert!(matches!(wait(store.commit(room("1", "e"))), Err(StoreError::Unavailable(_))));
-    // All of it is in the one file; the other one is the journal's.
-    let files: Vec<_> = std::fs::read_dir(place.folder.path()).expect("a folder").flatten().collect();
-    assert_eq!(files.len(), 2, "{files:?}");
+    // All of it is in the one file.
+    assert!(place.file().exists() && !place.folder.path().join("store.db-wal").exists());
     let (again, _) = place.open();
     assert_eq!((again.usage().log.rows, again.usage().sessions.rows), (2_000, 1));
 }

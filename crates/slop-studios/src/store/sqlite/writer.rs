@@ -2,16 +2,21 @@
 //! dispatches their events in order, and answers. Meanwhile the numbers are its own.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::{Committed, CommittedEvent, Delivery, Dispatch, Dispatched, RoomEvent, StoreError, Usage, What};
+use super::files::{FilesInUse, Moved};
 use super::ledger::{Applied, Ledger, Origin};
 use super::order::Order;
 use super::queue::{Group, Lazy, Queue, Request};
 use super::sequence::Sequence;
+use super::sessions_mark::SessionsMark;
 use super::{media, notifications, receipts};
-use crate::limits::{ALIVE_INTERVAL, GROUP_REQUESTS, RETENTION_AGAIN, RETENTION_INTERVAL, RETENTION_ROWS};
+use crate::limits::{
+    FILES_CHECK_INTERVAL, GROUP_REQUESTS, LAZY_WRITES_AGAIN_AFTER, RETENTION_AGAIN, RETENTION_INTERVAL, RETENTION_ROWS,
+};
 use crate::metrics::Metrics;
 
 pub(super) struct Writer {
@@ -26,38 +31,91 @@ pub(super) struct Writer {
     next_retention: Instant,
     /// Whether the last transaction failed, so that a full disk is one line in the log.
     failing: bool,
+    files: FilesInUse,
+    next_look: Instant,
+    sessions_mark: Arc<Mutex<SessionsMark>>,
+}
+
+/// What the writer shares with the store.
+pub(super) struct Shared {
+    pub(super) queue: Arc<Queue>,
+    pub(super) order: Arc<Mutex<Order>>,
+    pub(super) dispatch: Arc<dyn Dispatch>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) usage: Arc<Mutex<Usage>>,
+    pub(super) sessions_mark: Arc<Mutex<SessionsMark>>,
 }
 
 impl Writer {
-    pub(super) fn new(
-        queue: Arc<Queue>,
-        ledger: Ledger,
-        order: Arc<Mutex<Order>>,
-        dispatch: Arc<dyn Dispatch>,
-        metrics: Arc<Metrics>,
-        usage: Arc<Mutex<Usage>>,
-    ) -> Self {
-        let next_retention = Instant::now();
-        let uncounted = HashMap::new();
-        Self { queue, ledger, order, dispatch, metrics, usage, uncounted, next_retention, failing: false }
+    pub(super) fn new(ledger: Ledger, files: FilesInUse, shared: Shared) -> Self {
+        let Shared { queue, order, dispatch, metrics, usage, sessions_mark } = shared;
+        let now = Instant::now();
+        Self {
+            queue,
+            ledger,
+            order,
+            dispatch,
+            metrics,
+            usage,
+            uncounted: HashMap::new(),
+            next_retention: now,
+            failing: false,
+            files,
+            next_look: now + FILES_CHECK_INTERVAL,
+            sessions_mark,
+        }
     }
 
     /// Works until the queue is closed and empty. However it ends, nobody waits for it afterwards.
     pub(super) fn run(mut self) {
-        let _alarm = Alarm(Arc::clone(&self.queue));
+        let mut alarm = Alarm {
+            queue: Arc::clone(&self.queue),
+            sessions_mark: Arc::clone(&self.sessions_mark),
+            metrics: Arc::clone(&self.metrics),
+            is_broken: true,
+        };
         let order = Arc::clone(&self.order);
-        loop {
-            let patience = self.next_retention.saturating_duration_since(Instant::now());
-            if !self.queue.wait(patience.min(ALIVE_INTERVAL)) {
-                break;
-            }
+        let mut in_order = true;
+        while in_order && self.queue.wait(self.next_look.min(self.next_retention)) {
             // Poisoned if a dispatch panicked on another thread: nobody knows who got what.
-            let Ok(mut order) = order.lock() else { break };
-            self.carry_out(self.queue.take(), &mut order);
+            in_order = order.lock().is_ok_and(|mut order| self.turn(&mut order));
+        }
+        if in_order && let Ok(mut order) = order.lock() {
+            order.close();
+        }
+        alarm.is_broken = !self.close() || !in_order;
+    }
+
+    /// Carries out what waits. False when the files are gone.
+    fn turn(&mut self, order: &mut Order) -> bool {
+        if Instant::now() >= self.next_look {
+            self.next_look = Instant::now() + FILES_CHECK_INTERVAL;
+            if self.files.check().is_err() {
+                return false;
+            }
             order.tidy();
         }
-        if let Ok(mut order) = order.lock() {
-            order.close();
+        self.carry_out(self.queue.take(), order);
+        self.queue.put_down();
+        true
+    }
+
+    /// Says whether the files were there to the end.
+    fn close(mut self) -> bool {
+        if let Err(Moved { file, is_database_there }) = self.files.check() {
+            self.queue.close();
+            tracing::error!(
+                file = %file.display(),
+                "the store's file was deleted or moved: nothing is accepted until the server is restarted"
+            );
+            if !is_database_there {
+                mem::forget(self.ledger);
+                return false;
+            }
+            if let Err(error) = self.ledger.close() {
+                tracing::error!(%error, "save what was in the store's write-ahead log");
+            }
+            return false;
         }
         if let Err(error) = self.finish() {
             tracing::error!(%error, "write the last counts to the store");
@@ -65,6 +123,7 @@ impl Writer {
         if let Err(error) = self.ledger.close() {
             tracing::error!(%error, "close the store");
         }
+        true
     }
 
     /// Nothing else is lost if this fails.
@@ -78,7 +137,11 @@ impl Writer {
     }
 
     fn carry_out(&mut self, group: Group, order: &mut Order) {
-        let Group { mut requests, lazy } = group;
+        let Group { mut requests, lazy, sessions_lost } = group;
+        let saves_sessions = !lazy.sessions.is_empty();
+        if sessions_lost {
+            self.sessions_mark().remove_for_good();
+        }
         let begun = Instant::now();
         match self.commit(&requests, &lazy, &mut order.numbers) {
             Ok(Outcome { mut applied, counted, wrote }) => {
@@ -94,18 +157,43 @@ impl Writer {
                 for origin in counted {
                     self.uncounted.remove(&origin);
                 }
+                if saves_sessions {
+                    self.sessions_mark().set();
+                }
             }
             Err(error) => {
-                self.ledger.rollback();
                 self.failed(&error);
                 self.queue.put_back(lazy);
                 self.answer_failed(requests, &StoreError::Unavailable(error.to_string().into()), &order.numbers);
+                if saves_sessions {
+                    self.sessions_mark().remove();
+                }
             }
         }
     }
 
+    fn sessions_mark(&self) -> MutexGuard<'_, SessionsMark> {
+        self.sessions_mark.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Commits the group, or leaves everything as it was.
     fn commit(&mut self, requests: &[Request], lazy: &Lazy, numbers: &mut Sequence) -> rusqlite::Result<Outcome> {
         numbers.ensure(GROUP_REQUESTS, self.ledger.connection())?;
+        let first = numbers.peek();
+        let outcome = self.transact(requests, lazy, numbers);
+        if outcome.is_err() {
+            self.ledger.rollback();
+            numbers.take_back(first);
+            if self.ledger.may_come_back() {
+                // Whatever comes next needs a number, so the first thing is to reserve a block: a transaction of its own, in
+                // the place of the one that failed, other than it and synchronised to the disk. It makes that one void.
+                numbers.give_up_block();
+            }
+        }
+        outcome
+    }
+
+    fn transact(&mut self, requests: &[Request], lazy: &Lazy, numbers: &mut Sequence) -> rusqlite::Result<Outcome> {
         if !lazy.is_empty() {
             self.ledger.save(lazy)?;
         }
@@ -277,14 +365,17 @@ impl Writer {
         self.metrics.store_committed(took, requests);
         if self.failing {
             self.failing = false;
+            self.metrics.store_writable.set(1);
             tracing::info!("the store can be written again");
         }
     }
 
     fn failed(&mut self, error: &rusqlite::Error) {
         self.metrics.store_commit_failed();
+        self.next_retention = self.next_retention.max(Instant::now() + LAZY_WRITES_AGAIN_AFTER);
         if !self.failing {
             self.failing = true;
+            self.metrics.store_writable.set(0);
             tracing::error!(%error, "commit to the store; publishers are told to try again");
         }
     }
@@ -334,13 +425,25 @@ fn event<'a>(request: &'a Request, applied: &'a Applied) -> Option<Dispatched<'a
 }
 
 /// Leaves nobody waiting when the writer ends, and says so if it did not mean to.
-struct Alarm(Arc<Queue>);
+struct Alarm {
+    queue: Arc<Queue>,
+    sessions_mark: Arc<Mutex<SessionsMark>>,
+    metrics: Arc<Metrics>,
+    is_broken: bool,
+}
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        self.0.abandon();
+        self.queue.abandon();
         if std::thread::panicking() {
             tracing::error!("the store's writer panicked: nothing is accepted until the server is restarted");
         }
+        if self.is_broken || self.queue.given_up().sessions > 0 {
+            self.sessions_mark.lock().unwrap_or_else(PoisonError::into_inner).remove_for_good();
+        }
+        if self.is_broken {
+            self.metrics.store_writable.set(0);
+        }
+        self.queue.end(self.is_broken);
     }
 }
