@@ -263,7 +263,7 @@ export class Seat {
   channel(name) {
     let channel = this.channels.get(name);
     if (!channel) {
-      channel = { state: OUT, hard: true, outSince: 0, outUntil: Infinity, since: Infinity, changed: 0, ms: -Infinity };
+      channel = { state: OUT, hard: true, outSince: 0, outFrom: 0, outUntil: Infinity, since: Infinity, changed: 0, ms: -Infinity };
       this.channels.set(name, channel);
     }
     return channel;
@@ -275,7 +275,7 @@ export class Seat {
     const { tick } = this.model;
     if (state !== channel.state) {
       if (channel.state === IN) this.drop((event) => event.channel === name);
-      if (channel.state === OUT) channel.outUntil = restored ? 0 : tick;
+      if (channel.state === OUT) Object.assign(channel, { outFrom: channel.hard ? 0 : channel.outSince, outUntil: restored ? 0 : tick });
       if (state === IN) Object.assign(channel, { since: tick, sinceMs: this.model.nowMs() });
       if (state === OUT) Object.assign(channel, { outSince: tick, hard });
       channel.state = state;
@@ -529,6 +529,8 @@ export class Seat {
       const before = union(...befores).entries();
       const left = [...before].map(([user, tokens]) => [user, new Set([...tokens].filter(isLeft))]).filter(([, tokens]) => tokens.size > 0);
       this.become(union(this.identity, left), { restored: true });
+      // Kept with a token that is over, which is seen when the client comes back.
+      for (const [user, tokens] of union(...befores)) if (user !== null && !this.identity.has(user)) this.untold.set(user, tokens);
     }
     for (const [name, channel] of this.channels) {
       if (!name.startsWith('user:') && forgets(channel.ms)) this.set(name, MAYBE, { restored: true });
@@ -830,7 +832,7 @@ export class Seat {
       model.violation('identity', this, `to be ${[...this.identity.keys()].join(' or ')}`, `authError ${message}`);
     }
     this.expects = undefined;
-    this.become(nobody(), { hard: true });
+    this.become(nobody(), { hard: true, forgettable: true });
   }
 
   /** An event of a publisher's came. */
@@ -851,7 +853,7 @@ export class Seat {
     const isWaiting = event.kind === 'notification' && !(channel.since < event.start);
     if (channel.state === OUT && (channel.hard || event.start > channel.outSince)) {
       model.violation('leak', this, `nothing through ${event.channel} since tick ${channel.outSince}`, 'the event', event);
-    } else if (event.answer < channel.outUntil && !isSnapshot && !isWaiting && channel.outUntil !== Infinity) {
+    } else if (event.start > channel.outFrom && event.answer < channel.outUntil && !isSnapshot && !isWaiting && channel.outUntil !== Infinity) {
       model.violation('leak', this, `nothing of ${event.channel} from before tick ${channel.outUntil}, when it was not there`, 'the event', event);
     }
     this.pending.delete(serial);
