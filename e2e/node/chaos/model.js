@@ -313,8 +313,10 @@ export class Seat {
     const same = identity.size === this.identity.size && [...identity.keys()].every((user) => this.identity.has(user));
     if (!same) {
       this.wantsCount = false;
-      if (forgettable) this.identityChanges.push({ ms: this.model.nowMs(), before: this.identity });
       this.log(`identity: ${[...identity.keys()].join(' or ')}${hard ? '' : ' (not told)'}`);
+    }
+    if (forgettable && (!same || this.untold.size > 0)) {
+      this.identityChanges.push({ ms: this.model.nowMs(), before: union(this.identity, this.untold) });
     }
     if (hard) this.untold = new Map();
     if (!same || [...identity].some(([user, tokens]) => tokens.size !== this.identity.get(user).size)) this.identityTick = this.model.tick;
@@ -333,8 +335,10 @@ export class Seat {
     for (const [name, channel] of this.channels) {
       if (!name.startsWith('room:') || (channel.state === OUT && !channel.suspended)) continue;
       const answers = [...this.identity.keys()].map((user) => this.model.allows(user, name.slice('room:'.length)));
-      if (answers.every((answer) => answer === false)) this.set(name, OUT, { hard, forgettable, suspended: true });
-      else if (channel.state === OUT || !answers.every((answer) => answer === true)) this.set(name, MAYBE, { forgettable, restored: true });
+      if (answers.every((answer) => answer === false)) {
+        // One that other rules have ended before is not told by what has changed now.
+        if (channel.state !== OUT) this.set(name, OUT, { hard, forgettable, suspended: true });
+      } else if (channel.state === OUT || !answers.every((answer) => answer === true)) this.set(name, MAYBE, { forgettable, restored: true });
     }
   }
 
