@@ -252,15 +252,20 @@ settings! {
         |text| size(text, u64::from(u32::MAX));
 
     /// Publishes of one publisher key each second, and ten times as many at once; 0 for any number. Past it the publisher
-    /// gets 429
+    /// gets 429. A batch may go past it, and delays the next request
     publish_rate_per_key: u32 = "PUBLISH_RATE_PER_KEY" Number DefaultValue::Fixed(defaults::PUBLISH_RATE_PER_KEY), rate;
 
     /// Failed authentications in a row on one connection after which it is closed
     auth_failure_limit: u32 = "AUTH_FAILURE_LIMIT" Number DefaultValue::Fixed(defaults::AUTH_FAILURE_LIMIT), count;
 
-    /// Idempotency keys that are remembered; past it the oldest are forgotten
+    /// Idempotency keys that are remembered, each for 24 hours; a batch counts as one for every ten items. Past it
+    /// publishes with a new key get 503
     max_idempotency_keys: usize = "MAX_IDEMPOTENCY_KEYS" Number DefaultValue::Fixed(defaults::MAX_IDEMPOTENCY_KEYS),
         |text| size(text, u64::from(u32::MAX));
+
+    /// The same of one publisher, 0 for any number. Past it the publisher gets 429
+    max_idempotency_keys_per_publisher: usize = "MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER" Number
+        DefaultValue::Fixed(defaults::MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER), size_or_none;
 
     /// How long durable events are kept for clients that reconnect, in hours
     log_retention: Duration = "LOG_RETENTION_HOURS" Number DefaultValue::Fixed(defaults::LOG_RETENTION_HOURS), hours;

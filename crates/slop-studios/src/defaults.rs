@@ -92,8 +92,10 @@ pub const MAX_UNFINISHED_BYTES: &str = "67108864";
 pub const PUBLISH_RATE_PER_KEY: &str = "10000";
 /// A person mistypes twice; a buggy client that retries in a loop is cut off, and so is a guesser.
 pub const AUTH_FAILURE_LIMIT: &str = "10";
-/// At some 300 bytes for a key and its receipt, 100,000 of them are 30 MB: an hour of 28 publishes a second.
-pub const MAX_IDEMPOTENCY_KEYS: &str = "100000";
+/// At 210 bytes for a key and its receipt, 420 MB, or 1.1 GB of nothing but large batches: 23 keys a second, day and night.
+pub const MAX_IDEMPOTENCY_KEYS: &str = "2000000";
+/// A quarter of all, so that one publisher can't take every place: 6 keys a second, day and night.
+pub const MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER: &str = "500000";
 /// A day covers the night in which a client slept: past it the page is loaded anew. In hours.
 pub const LOG_RETENTION_HOURS: &str = "24";
 /// 256 MiB: at 500 bytes an event, half a million of them, or a day of six a second.

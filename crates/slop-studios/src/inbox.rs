@@ -31,8 +31,10 @@ pub(crate) struct Progress {
     has: u64,
     /// Nothing that waited is left: whatever comes now comes live.
     is_drained: bool,
-    /// It has asked for what only clients that know of the inbox understand.
+    /// The client has asked for what only clients that know of the inbox understand, as whichever user.
     wants_count: bool,
+    /// The count of unread notifications may have changed since the client was told.
+    is_count_stale: bool,
     reading: Reading,
 }
 
@@ -47,9 +49,9 @@ enum Reading {
 }
 
 impl Progress {
-    /// That of a session which is back, to which this user's inbox was sent up to this number.
-    pub(crate) fn sent_up_to(user_id: &str, sent: u64) -> Self {
-        Self { user_id: Some(user_id.into()), sent, has: sent, ..Self::default() }
+    /// That of a session which is back, to which its user's inbox was sent up to this number.
+    pub(crate) fn restored(user_id: Option<&str>, sent: u64, wants_count: bool) -> Self {
+        Self { user_id: user_id.map(Arc::from), sent, has: sent, wants_count, is_count_stale: true, ..Self::default() }
     }
 
     /// How far this user's inbox was sent, for a session that may come back.
@@ -57,10 +59,27 @@ impl Progress {
         if self.user_id.as_deref() == Some(user_id) { self.sent } else { 0 }
     }
 
+    /// Whether the client is to be told how many notifications are unread, for a session that may come back.
+    pub(crate) fn wants_count(&self) -> bool {
+        self.wants_count
+    }
+
+    /// The client has asked for an inbox, and is told the count with it. Says whether it is the first time.
+    fn want_count(&mut self) -> bool {
+        self.is_count_stale = false;
+        !replace(&mut self.wants_count, true)
+    }
+
     /// The socket has got a user. Says whether the inbox is to be read now.
     fn begin(&mut self, user_id: &Arc<str>) -> bool {
         if self.user_id.as_ref() != Some(user_id) {
-            *self = Self { user_id: Some(Arc::clone(user_id)), reading: self.reading, ..Self::default() };
+            *self = Self {
+                user_id: Some(Arc::clone(user_id)),
+                reading: self.reading,
+                wants_count: self.wants_count,
+                is_count_stale: true,
+                ..Self::default()
+            };
         }
         if self.is_drained {
             return false;
@@ -78,9 +97,15 @@ impl Progress {
     /// The socket leaves its user's room, where it was given everything up to the number `position` live. As long as older
     /// ones wait, that says nothing of them.
     pub(crate) fn end(&mut self, position: u64) {
+        self.is_count_stale = true;
         if replace(&mut self.is_drained, false) {
             self.has = self.has.max(position);
         }
+    }
+
+    /// Whether the client is to be told the count of an inbox that was read.
+    fn take_count(&mut self, is_late: bool) -> bool {
+        !is_late && replace(&mut self.is_count_stale, false) && self.wants_count
     }
 
     /// What of an inbox a socket has not got, if whatever has a higher number than `joined` came live. `is_late`: it was read
@@ -160,12 +185,17 @@ impl Inboxes {
     fn give(self: &Arc<Self>, socket: &Socket, user_id: &Arc<str>, inbox: &store::Inbox, is_late: bool) {
         // Who the user is may have changed meanwhile; then the new one's inbox is on its way.
         let Some(joined) = socket.joined_at(&rooms::user_room(user_id)) else { return };
-        let (new, is_drained) =
-            session::inbox(socket, |progress| (progress.take(inbox, joined, is_late), progress.is_drained));
+        let (new, is_drained, tells_count) = session::inbox(socket, |progress| {
+            (progress.take(inbox, joined, is_late), progress.is_drained, progress.take_count(is_late))
+        });
         for item in new {
             if let Err(error) = socket.emit_args(server::NOTIFICATION, &EventArgs::from_raw(&*item.payload)) {
                 tracing::error!(%error, "encode a notification");
             }
+        }
+        if tells_count {
+            // What changes it from here on is dispatched later.
+            send_count(socket, inbox.unread);
         }
         let last = inbox.undelivered.last().map_or(0, |item| item.seq);
         let up_to = if is_drained { inbox.as_of } else { last };
@@ -199,9 +229,13 @@ impl Inboxes {
     /// Tells the client how much its user has not read, if it knows of such things. Runs on the socket's shard.
     pub(crate) fn count_changed(&self, socket: &Socket, unread: u64) {
         if session::inbox(socket, |progress| progress.wants_count) {
-            send(socket, server::UNREAD_COUNT, &UnreadCount { count: unread });
+            send_count(socket, unread);
         }
     }
+}
+
+fn send_count(socket: &Socket, unread: u64) {
+    send(socket, server::UNREAD_COUNT, &UnreadCount { count: unread });
 }
 
 /// Adds the extensions `listNotifications` and `markNotificationsRead` to a namespace.
@@ -225,7 +259,9 @@ async fn answer<F: Future<Output = Result<String, String>>>(
     let result = match identity(&socket) {
         None => Err("Not authenticated".to_owned()),
         Some(identity) => {
-            session::inbox(&socket, |progress| progress.wants_count = true);
+            if session::inbox(&socket, Progress::want_count) {
+                socket.session_changed();
+            }
             f(store, identity, event.arg(0).map(ToOwned::to_owned)).await
         }
     };
@@ -374,8 +410,25 @@ mod tests {
         progress.begin(&user);
         assert_eq!(taken(&mut progress, &waiting(&[1, 3, 4], 5), 5), [4]);
         assert_eq!((progress.sent_to("u"), progress.sent_to("v")), (1, 0));
-        let mut back = Progress::sent_up_to("u", 1);
+        let mut back = Progress::restored(Some("u"), 1, false);
         back.begin(&user);
         assert_eq!(taken(&mut back, &waiting(&[1, 3, 4], 5), 5), [3, 4]);
+    }
+
+    #[test]
+    fn the_count_is_told_when_it_may_have_changed_unheard() {
+        let (user, other) = ("u".into(), "v".into());
+        let mut progress = Progress::default();
+        progress.begin(&user);
+        assert!(!progress.take_count(false), "the client has not asked for it");
+        assert_eq!([progress.want_count(), progress.want_count()], [true, false]);
+        assert!(!progress.take_count(false), "what it asked for had the count");
+        progress.end(1);
+        progress.begin(&user);
+        assert!(!progress.take_count(true), "read before the socket joined");
+        assert_eq!([progress.take_count(false), progress.take_count(false)], [true, false]);
+        progress.begin(&other);
+        assert!(progress.take_count(false), "it is another one's");
+        assert!(Progress::restored(None, 0, progress.wants_count()).take_count(false));
     }
 }

@@ -62,6 +62,10 @@ pub enum Limit {
     UserRate,
     /// `PUBLISH_RATE_PER_KEY`.
     PublishRate,
+    /// `MAX_IDEMPOTENCY_KEYS`.
+    IdempotencyKeys,
+    /// `MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER`.
+    IdempotencyKeysPerPublisher,
     /// `MAX_UNFINISHED_BYTES`, by publishers.
     UnfinishedBodies,
     /// `MAX_ROOMS_PER_SOCKET`.
@@ -71,10 +75,22 @@ pub enum Limit {
 }
 
 impl Limit {
+    const ALL: [Self; 7] = [
+        Self::UserRate,
+        Self::PublishRate,
+        Self::IdempotencyKeys,
+        Self::IdempotencyKeysPerPublisher,
+        Self::UnfinishedBodies,
+        Self::Rooms,
+        Self::AuthFailures,
+    ];
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::UserRate => "event rate per user",
             Self::PublishRate => "publish rate per key",
+            Self::IdempotencyKeys => "idempotency keys",
+            Self::IdempotencyKeysPerPublisher => "idempotency keys per publisher",
             Self::UnfinishedBodies => "unfinished bytes of publishers",
             Self::Rooms => "rooms and subscriptions",
             Self::AuthFailures => "failed authentications",
@@ -451,7 +467,11 @@ impl Collector for Snapshot {
                 kept.journal_bytes,
             ),
             ("sessions_kept", "Sessions that are kept for recovery", kept.sessions.rows),
-            ("idempotency_keys", "Idempotency keys that are remembered", kept.receipts.rows),
+            (
+                "idempotency_keys",
+                "Idempotency keys that are remembered; a batch counts as one for every ten of its items",
+                kept.idempotency_keys,
+            ),
             ("revocations_kept", "Revocations of users and tokens that are kept", kept.revocations.rows),
             ("store_queue_length", "Requests that wait for the store", kept.queued),
             ("sessions_away", "Sessions whose clients are away and may come back", engine.sessions_away),
@@ -526,7 +546,7 @@ impl Collector for Snapshot {
         for (limit, count) in &engine.limits {
             limits.get_or_create(&LimitLabels { limit: limit.as_str() }).inc_by(*count);
         }
-        for limit in [Limit::UserRate, Limit::PublishRate, Limit::UnfinishedBodies, Limit::Rooms, Limit::AuthFailures] {
+        for limit in Limit::ALL {
             let labels = LimitLabels { limit: limit.as_str() };
             limits.get_or_create(&labels).inc_by(self.limits.get_or_create(&labels).get());
         }

@@ -43,6 +43,7 @@ impl SessionKeeper for StoreKeeper {
             since_seq: session.since,
             updated_at: Moment::now(),
             left_at: None,
+            is_changed: session.is_changed,
         });
     }
 
@@ -133,6 +134,7 @@ mod tests {
                 since_seq: 1,
                 updated_at: Moment::now(),
                 left_at: Some(Moment::now().before(Duration::from_secs(away))),
+                is_changed: false,
             });
             assert_eq!(wait(keeper.recall(pid)).is_some(), is_known, "{away}");
         }

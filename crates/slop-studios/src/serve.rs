@@ -36,7 +36,7 @@ use crate::reload::{self, Reload};
 use crate::revoke::Revoker;
 use crate::session::Sessions;
 use crate::store::Store;
-use crate::store::sqlite::{Backlog, Bound, Bounds, Ending, Options, SqliteStore};
+use crate::store::sqlite::{Backlog, Bound, Bounds, Ending, KeyBounds, Options, SqliteStore};
 use crate::tls::Certificate;
 use crate::user_rate::UserRates;
 use crate::watchdog::Watchdog;
@@ -391,10 +391,13 @@ fn store_options(settings: &Settings) -> Options {
             log: Bound { age: settings.log_retention, rows: u64::MAX, bytes: settings.log_max_bytes },
             sessions: Bound { age: limits::SESSION_AGE, rows: limits::MAX_SESSIONS, bytes: limits::MAX_SESSION_BYTES },
             revocations: limits::MAX_REVOCATIONS,
-            receipts: Bound {
+            idempotency_keys: KeyBounds {
                 age: limits::IDEMPOTENCY_KEY_AGE,
-                rows: settings.max_idempotency_keys as u64,
-                bytes: u64::MAX,
+                of_all: settings.max_idempotency_keys as u64,
+                of_publisher: match settings.max_idempotency_keys_per_publisher {
+                    0 => u64::MAX,
+                    most => most as u64,
+                },
             },
         },
     }

@@ -313,6 +313,9 @@ pub(crate) struct SavedState {
     /// The number of the last notification that was sent from the inbox.
     #[serde(skip_serializing_if = "is_zero")]
     inbox_sent: u64,
+    /// The client is told how many notifications are unread.
+    #[serde(skip_serializing_if = "is_zero")]
+    wants_count: bool,
 }
 
 impl SavedState {
@@ -334,6 +337,7 @@ impl Sessions {
             subscriptions: session.subscriptions.clone(),
             auth_failures: socket.strikes(),
             inbox_sent: (session.identity.as_ref()).map_or(0, |identity| session.inbox.sent_to(&identity.user_id)),
+            wants_count: session.inbox.wants_count(),
         });
         state.and_then(|state| serde_json::to_string(&state).ok()).unwrap_or_default()
     }
@@ -355,9 +359,8 @@ impl Sessions {
         // same user's, and may be newer.
         let offered = offered_token(socket, auth).and_then(|token| self.verify(&token)).ok();
         let lost = state.identity.as_ref().and_then(|saved| self.lost(saved));
-        let inbox = (state.identity.as_ref())
-            .map(|saved| inbox::Progress::sent_up_to(&saved.user_id, state.inbox_sent))
-            .unwrap_or_default();
+        let user_id = state.identity.as_ref().map(|saved| &*saved.user_id);
+        let inbox = inbox::Progress::restored(user_id, state.inbox_sent, state.wants_count);
         let end = |identity: &Identity| identity.expires_at.unwrap_or(u64::MAX);
         let (identity, lost_away) = match (state.identity, offered) {
             (Some(saved), Some(offered)) if saved.user_id != offered.user_id => return false,

@@ -39,7 +39,7 @@ pub(crate) struct UserRate {
 }
 
 /// So many a second, and [`BURST_SECONDS`] times as many at once; none if that is 0.
-pub(crate) fn quota(per_second: u32) -> Option<Quota> {
+fn quota(per_second: u32) -> Option<Quota> {
     let per_second = NonZeroU32::new(per_second)?;
     let at_once = per_second.saturating_mul(NonZeroU32::new(BURST_SECONDS)?);
     Some(Quota::per_second(per_second).allow_burst(at_once))

@@ -1,12 +1,15 @@
 //! Ends media items that nobody has said anything of for too long, because whoever worked on them died.
+//!
+//! Its patience runs only while publishers are heard: when the store has refused something, or the server stood still, every
+//! item has all of it again, so that publishers that were told to come again come first.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Error as EncodeError;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::clock::Moment;
@@ -17,8 +20,15 @@ use crate::store::{Change, MediaChange, Step, Store, StoreError, UnderWay, What}
 /// `mediaError`'s code for an item that it ended.
 const CODE: &str = "STALLED";
 
-/// How often it looks while an item may be silent: an item ends at most this share of the time late.
-const LOOKS: u32 = 10;
+/// How often it looks while an item may be silent: an item ends this share of the time late, and a pause of the whole process
+/// that goes unnoticed takes no more from the patience.
+const LOOKS: usize = 100;
+
+/// Between two looks, this share of the patience at least is a time in which publishers were not heard.
+const PAUSE_SHARE: u32 = 10;
+
+/// What a busy machine may take for a look.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Items that are read from the store at once: some milliseconds of its time.
 const PAGE: usize = 500;
@@ -29,9 +39,11 @@ pub(crate) struct Watchdog {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
     patience: Duration,
-    /// The number of the last event of any item, at moments not longer ago than the patience. By a clock that nobody
-    /// sets, and from this process's start: publishers that could not reach the server have all the time again.
-    marks: VecDeque<(Instant, u64)>,
+    /// The number of the last event of any item, at each of the last looks. Time is counted in looks, so that it passes
+    /// neither while a look waits for the store nor while the process stands still; and from this process's start.
+    marks: VecDeque<u64>,
+    /// Since when the store has taken everything, as of the last look.
+    writable_since: Option<Instant>,
     /// Every item whose last event has this number or a lower one has ended.
     ended_up_to: u64,
 }
@@ -46,35 +58,68 @@ enum Failed {
 
 impl Watchdog {
     pub(crate) fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>, patience: Duration) -> Self {
-        Self { store, metrics, patience, marks: VecDeque::new(), ended_up_to: 0 }
+        Self { store, metrics, patience, marks: VecDeque::new(), writable_since: None, ended_up_to: 0 }
     }
 
     /// Looks again and again.
     pub(crate) async fn run(mut self) -> Infallible {
+        let pause = self.patience / LOOKS as u32;
+        let longest = pause + (self.patience / PAUSE_SHARE).max(SHORTEST_PAUSE);
+        let mut is_failing = false;
         loop {
-            if let Err(error) = self.look().await {
-                // The next look does what this one could not.
+            let begun = Instant::now();
+            let looked = self.look().await;
+            // The next look does what this one could not, and there are many: one line for all that fail.
+            if let Err(error) = &looked
+                && !is_failing
+            {
                 tracing::warn!(%error, "end media items without news");
             }
-            sleep(self.patience / LOOKS).await;
+            is_failing = looked.is_err();
+            sleep(pause).await;
+            if begun.elapsed() > longest {
+                self.begin_anew();
+            }
         }
     }
 
+    /// Every item has all the patience again.
+    fn begin_anew(&mut self) {
+        self.marks.clear();
+    }
+
     async fn look(&mut self) -> Result<(), Failed> {
-        self.marks.push_back((Instant::now(), self.store.newest_media().await?));
-        while let Some(&(at, newest)) = self.marks.front()
-            && at.elapsed() >= self.patience
+        if !self.publishers_are_heard().await {
+            return Ok(());
+        }
+        self.marks.push_back(self.store.newest_media().await?);
+        if self.marks.len() > LOOKS
+            && let Some(newest) = self.marks.pop_front()
         {
             self.end_up_to(newest).await?;
-            self.marks.pop_front();
         }
         Ok(())
+    }
+
+    /// Whether the store takes changes. The patience begins anew if it has not, at any moment since the last call.
+    async fn publishers_are_heard(&mut self) -> bool {
+        // Its log says more of a failure.
+        let since = self.store.writable_since().await.ok();
+        if self.writable_since != since {
+            self.writable_since = since;
+            self.begin_anew();
+        }
+        since.is_some()
     }
 
     async fn end_up_to(&mut self, newest: u64) -> Result<(), Failed> {
         while self.ended_up_to < newest {
             let page = self.store.media_under_way(self.ended_up_to, newest, PAGE).await?;
             for item in &page.items {
+                let before = self.writable_since;
+                if !self.publishers_are_heard().await || self.writable_since != before {
+                    return Ok(());
+                }
                 self.end(item).await?;
             }
             self.ended_up_to = page.up_to;
@@ -108,5 +153,82 @@ impl Watchdog {
             Err(StoreError::Media(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::SqliteStore;
+    use crate::store::sqlite::tests::{Silent, leave_room, temporary};
+    use crate::store::{Status, StoreError};
+
+    /// A watchdog that looks when it is told to, and what it looks at.
+    struct Place {
+        store: Arc<SqliteStore>,
+        watchdog: Watchdog,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let store = Arc::new(temporary(Arc::new(Silent)));
+            let watched: Arc<dyn Store> = Arc::<SqliteStore>::clone(&store);
+            Self { store, watchdog: Watchdog::new(watched, Arc::default(), Duration::from_secs(60)) }
+        }
+
+        async fn progress(&self, media_id: &str, bytes: usize) -> Result<(), StoreError> {
+            let what = What::Media(MediaChange {
+                media_id: media_id.into(),
+                owner_id: None,
+                attempt: None,
+                follows: None,
+                step: Step::Progress(1.0),
+                payload: "x".repeat(bytes).into(),
+            });
+            let id = Uuid::now_v7().to_string().into();
+            self.store.commit(Change { id, at: Moment::now(), key: None, what }).await.map(|_| ())
+        }
+
+        async fn look(&mut self, times: usize) {
+            for _ in 0..times {
+                self.watchdog.look().await.expect("the store can be read");
+            }
+        }
+
+        async fn status(&self, media_id: &str) -> Status {
+            self.store.media_state(media_id).await.expect("readable").expect("known").step.status()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_item_ends_after_all_the_looks_without_news() {
+        let mut place = Place::new();
+        assert_eq!((place.progress("dead", 1).await, place.progress("live", 1).await), (Ok(()), Ok(())));
+        place.look(LOOKS).await;
+        assert_eq!(place.progress("live", 1).await, Ok(()));
+        assert_eq!(place.status("dead").await, Status::Progress);
+        place.look(1).await;
+        assert_eq!((place.status("dead").await, place.status("live").await), (Status::Error, Status::Progress));
+    }
+
+    #[tokio::test]
+    async fn after_a_refusal_every_item_has_all_the_patience_again() {
+        let mut place = Place::new();
+        assert_eq!(place.progress("m", 1).await, Ok(()));
+        place.look(LOOKS).await;
+        leave_room(&place.store, 0);
+        for _ in 0..2 * LOOKS {
+            let refused = place.progress("m", 50_000).await;
+            assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+            place.look(1).await;
+        }
+        // A write that needs no room is tried by the look, and passes here. So nothing tells the watchdog of the room.
+        leave_room(&place.store, 1_000);
+        place.look(LOOKS - 1).await;
+        assert_eq!(place.progress("m", 50_000).await, Ok(()));
+        place.look(LOOKS).await;
+        assert_eq!(place.status("m").await, Status::Progress);
+        place.look(1).await;
+        assert_eq!(place.status("m").await, Status::Error);
     }
 }

@@ -403,6 +403,14 @@ impl Socket {
     /// Says that what [`Namespace::save`](crate::Namespace::save) returns has changed. Joining and leaving rooms says so
     /// by itself.
     pub fn session_changed(&self) {
+        if let Some(recovery) = &self.0.recovery {
+            recovery.changed.set(true);
+        }
+        self.save_soon();
+    }
+
+    /// Has the keeper given the session.
+    pub(crate) fn save_soon(&self) {
         if let Some(recovery) = &self.0.recovery
             && self.is_connected()
             && !recovery.unsaved.replace(true)
@@ -424,17 +432,14 @@ impl Socket {
                 .as_ref()
                 .map_or_else(String::new, |save| self.shard().guarded(|| save(self)).unwrap_or_default()),
             since: recovery.since.get(),
-            is_new: !recovery.saved.get(),
+            is_changed: false,
         }
     }
 
     /// The session and its secret, if the keeper is to be told of it.
     pub(crate) fn session_to_save(&self) -> Option<(Id, SavedSession)> {
         let recovery = self.0.recovery.as_ref().filter(|_| self.is_connected())?;
-        recovery.unsaved.set(false);
-        let session = self.session(recovery);
-        recovery.saved.set(true);
-        Some((recovery.pid, session))
+        Some((recovery.pid, SavedSession { is_changed: recovery.save(), ..self.session(recovery) }))
     }
 
     /// Runs `f` when the client has got what it was sent so far; never, if the connection is lost before. It is asked by a

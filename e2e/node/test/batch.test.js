@@ -82,6 +82,7 @@ describe('POST /v1/publish', () => {
     const first = await publish(batch, options);
     const second = await publish(batch, options);
     assert.deepEqual(second.json, first.json);
+    assert.deepEqual([first, second].map(({ headers }) => headers['idempotent-replayed']), [undefined, 'true']);
     await client.fence();
     assert.deepEqual(client.all('projectUpdate'), [1, 2, 3]);
   });

@@ -46,6 +46,15 @@ describe('what came while a client was away and the server was restarted', () =>
     assert.deepEqual(names, ['notification']);
   });
 
+  test('is sent with the count of unread notifications, if the client has asked for it before', async () => {
+    const names = await overARestart({
+      options: { nsp: '/notifications', token: token({ userId: 'u' }) },
+      before: async (client) => assert.equal((await client.emit('listNotifications')).unreadCount, 0),
+      away: (server) => server.notify('u', { type: 'info', title: 't', message: 'm' }),
+    });
+    assert.deepEqual(names, ['notification', 'unreadCount']);
+  });
+
   test('is not sent, if its item got an owner who is somebody else', async () => {
     const names = await overARestart({
       options: { nsp: '/media' },

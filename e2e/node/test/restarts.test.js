@@ -42,6 +42,18 @@ class Studio {
     this.proxy.cut();
   }
 
+  /** Waits until all that has changed of sessions is in the store: what changes later is written later. */
+  async saved() {
+    const kept = async () => {
+      const { text } = await this.server.request('GET', '/metrics');
+      return Number(/^slop_sessions_kept (\d+)$/m.exec(text)[1]);
+    };
+    const before = await kept();
+    const last = await connect(this.server);
+    await until(async () => (await kept()) > before, 'the last session in the store');
+    last.close();
+  }
+
   async close() {
     for (const client of this.at.clients) client.close();
     await this.server.terminate();
@@ -62,6 +74,7 @@ for (const [signal, end] of Object.entries(ENDS)) {
     acks.room(await client.emit('joinRoom', 'r'));
     await studio.server.toRoom('r', { event: 'update', data: { n: 0 } });
     assert.deepEqual(await client.next('update'), { n: 0 });
+    await studio.saved();
     studio.cut();
     await client.next('local:disconnect');
     for (let n = 1; n <= 20; n += 1) {
@@ -87,6 +100,7 @@ for (const [signal, end] of Object.entries(ENDS)) {
     const client = await connect(studio.at, SOON);
     await client.next('local:connect');
     acks.room(await client.emit('joinRoom', 'r'));
+    await studio.saved();
     studio.cut();
     await client.next('local:disconnect');
     for (let n = 1; n <= 3; n += 1) {
@@ -116,6 +130,34 @@ for (const [signal, end] of Object.entries(ENDS)) {
     await studio.close();
   });
 }
+
+test('what was acknowledged a moment before a kill is not undone', async (context) => {
+  const studio = await Studio.start(context);
+  const anna = token({ userId: 'anna' });
+  for (let round = 0; round < 5; round += 1) {
+    const client = await connect(studio.at, { ...SOON, forceNew: true });
+    await client.next('local:connect');
+    const changes = [
+      ['joinRoom', ['joined'], ({ rooms }) => rooms.includes('joined')],
+      ['authenticate', [{ token: anna }], ({ authenticated }) => authenticated],
+      ['leaveRoom', ['joined'], ({ rooms }) => !rooms.includes('joined')],
+      ['logout', [], ({ authenticated, rooms }) => !authenticated && !rooms.includes('user:anna')],
+    ];
+    for (const [event, args, holds] of changes) {
+      assert.equal((await client.emit(event, ...args)).success, true);
+      await studio.restart(ENDS.SIGKILL);
+      await client.next('local:connect');
+      // Who is not recovered knows that everything has to be done again; a stranger may not be anybody.
+      const info = await client.info();
+      if (client.socket.recovered) assert.ok(holds(info), `${event}, round ${round}: ${JSON.stringify(info)}`);
+      else assert.ok(!info.authenticated && info.rooms.length === 1, JSON.stringify(info));
+      if (!client.socket.recovered && event === 'joinRoom') await client.emit('joinRoom', 'joined');
+      await studio.saved();
+    }
+    client.close();
+  }
+  await studio.close();
+});
 
 test('who missed more than is remembered is told so', async (context) => {
   const studio = await Studio.start(context, { LOG_MAX_BYTES: '20000' });

@@ -67,13 +67,13 @@ pub(crate) enum PublishResponses {
     /// Fields are wrong, or the idempotency key or notification id was used for something else
     #[response(status = 422, content_type = "application/problem+json")]
     Invalid(Problem),
-    /// The publisher key publishes faster than it may; nothing happened, and the header `Retry-After` says when to try again
+    /// The publisher key publishes faster than it may, or has used as many idempotency keys as are remembered of a publisher; nothing happened, and the header `Retry-After` says when to try again
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(Problem),
     /// The server failed
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
-    /// The server or its store is overloaded, or the store can't be used now; nobody was sent anything, and the header `Retry-After` says when to try again
+    /// The server or its store is overloaded, the store can't be used now, or it remembers as many idempotency keys as it may; nobody was sent anything, and the header `Retry-After` says when to try again
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }
@@ -112,13 +112,13 @@ pub(crate) enum CommonErrors {
     /// It is no array or too long, or the idempotency key was used for something else
     #[response(status = 422, content_type = "application/problem+json")]
     Invalid(Problem),
-    /// The publisher key publishes faster than it may; nothing happened, and the header `Retry-After` says when to try again
+    /// The publisher key publishes faster than it may, or has used as many idempotency keys as are remembered of a publisher; nothing happened, and the header `Retry-After` says when to try again
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(Problem),
     /// The server failed
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
-    /// The server or its store is overloaded, or the store can't be used now; nobody was sent anything, and the header `Retry-After` says when to try again
+    /// The server or its store is overloaded, the store can't be used now, or it remembers as many idempotency keys as it may; nobody was sent anything, and the header `Retry-After` says when to try again
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }

@@ -1,6 +1,7 @@
 //! Errors as RFC 9457 `application/problem+json`. Every error of the HTTP API is one.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -16,7 +17,7 @@ use crate::store::StoreError;
 pub(crate) const CONTENT: &str = "application/problem+json";
 
 /// A store that was overloaded has made room by then, and one whose disk is full can be asked that often.
-const RETRY_AFTER_SECONDS: u16 = 1;
+const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// What went wrong (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -40,7 +41,7 @@ pub(crate) struct Problem {
     challenge: Option<&'static str>,
     /// Seconds for the header `Retry-After`.
     #[serde(skip)]
-    retry_after: Option<u16>,
+    retry_after: Option<u32>,
 }
 
 /// What kind of problem it is, for programs.
@@ -84,6 +85,8 @@ pub(crate) enum Code {
     StoreUnavailable,
     /// More is published than the server or its store can take.
     Overloaded,
+    /// As many idempotency keys are remembered as may be, of the publisher or of all.
+    TooManyIdempotencyKeys,
     /// As many revocations are kept as may be.
     TooManyRevocations,
 }
@@ -149,7 +152,7 @@ impl Problem {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::UnsupportedMediaType, detail)
     }
 
-    pub(crate) fn too_many_publishes(retry_after: u16) -> Self {
+    pub(crate) fn too_many_publishes(retry_after: u32) -> Self {
         let detail = "this publisher key publishes faster than it may, and nothing happened; try again";
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyPublishes, detail);
         Self { retry_after: Some(retry_after), ..problem }
@@ -194,6 +197,20 @@ impl Problem {
     fn too_much(detail: &'static str) -> Self {
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded, detail);
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
+    }
+
+    /// No key is forgotten before its time to make room for others.
+    fn too_many_keys(of_publisher: bool, limit: u64, wait: Duration) -> Self {
+        let (status, whose) = match of_publisher {
+            true => (StatusCode::TOO_MANY_REQUESTS, "of this publisher"),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "of all publishers"),
+        };
+        let detail = format!(
+            "{limit} idempotency keys {whose} are remembered, which is the most, and nothing happened; try again, or publish \
+             without a key"
+        );
+        let seconds = u32::try_from(wait.as_millis().div_ceil(1_000).max(1)).unwrap_or(u32::MAX);
+        Self { retry_after: Some(seconds), ..Self::new(status, Code::TooManyIdempotencyKeys, detail) }
     }
 
     /// Nobody is let in again to make room for others.
@@ -255,6 +272,7 @@ impl From<Refused> for Problem {
                 Code::NotificationIdReused,
                 StoreError::NotificationIdReused.to_string(),
             ),
+            Refused::TooManyKeys { of_publisher, limit, wait } => Self::too_many_keys(of_publisher, limit, wait),
             Refused::Overloaded => Self::overloaded(),
             Refused::Unavailable => Self::store_unavailable(),
             Refused::Internal => Self::internal(),

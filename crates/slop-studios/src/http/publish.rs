@@ -126,7 +126,7 @@ async fn publish(
     target: &str,
     request: Request,
 ) -> Result<Response, Problem> {
-    app.publish_rate.take(publisher, 1)?;
+    app.publish_rate.take(publisher)?;
     let (operation, whom) = kind.operation(target);
     if let Err(missing) = publisher.scopes.require(operation, whom) {
         // The body is not taken in from somebody who may not send it, so the executor never hears of it.
@@ -144,8 +144,13 @@ async fn publish(
 }
 
 fn receipt(published: Published) -> Response {
-    let mut response = Json(published.receipt).into_response();
-    if published.repeated {
+    replayed(published.repeated, Json(published.receipt))
+}
+
+/// An answer, and whether all that it says to be accepted was published by an earlier request.
+fn replayed(is_replayed: bool, answer: impl IntoResponse) -> Response {
+    let mut response = answer.into_response();
+    if is_replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
     response
@@ -165,12 +170,12 @@ pub(crate) enum BatchAnswer {
 #[utoipa::path(
     post, path = "/v1/publish", tag = "publish", operation_id = "publishBatch",
     params(
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "A repeat with the same key and body returns the receipts of what was accepted and tries the rest again"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "A repeat with the same key and body returns the receipts of what was accepted and tries the rest again. If nothing was accepted, the key is free"),
     ),
     request_body(content = Vec<Publish>, description = "At most 1,000 items, each tagged by `kind` and with the fields of the path beside those of the body"),
     responses(
-        (status = 200, description = "All were accepted: one receipt each, in order", body = Vec<Receipt>),
-        (status = 207, description = "Some were refused: a receipt or a problem each, in order", body = Vec<BatchAnswer>),
+        (status = 200, description = "All were accepted: one receipt each, in order. With the header `Idempotent-Replayed: true`, all of them had been before", body = Vec<Receipt>),
+        (status = 207, description = "Some were refused: a receipt or a problem each, in order. With the header `Idempotent-Replayed: true`, what was accepted had been before", body = Vec<BatchAnswer>),
         super::openapi::CommonErrors,
     ),
 )]
@@ -179,7 +184,7 @@ pub(crate) async fn batch(
     publisher: Publisher,
     request: Request,
 ) -> Result<Response, Problem> {
-    app.publish_rate.take(&publisher, 1)?;
+    app.publish_rate.take(&publisher)?;
     let key = idempotency_key(request.headers())?;
     let bytes = app.bodies.read(request).await?;
     let key = key.map(|key| keyed(&publisher, key, fingerprint(&[b"batch", &bytes])));
@@ -188,21 +193,20 @@ pub(crate) async fn batch(
         let message = format!("must not have more than {MAX_BATCH_ITEMS} items");
         return Err(Problem::invalid(vec![FieldError::new("", message)]));
     }
-    // The request was one of them.
-    app.publish_rate.take(&publisher, items.len().saturating_sub(1))?;
+    app.publish_rate.take_batch(&publisher, items.len())?;
     let items = items.into_iter().map(|item| Publish::read_item(item.get())).collect();
-    let mut all_accepted = true;
-    let answers: Vec<BatchAnswer> = (app.executor.publish_all(&publisher.scopes, items, key).await?.into_iter())
+    let results = app.executor.publish_all(&publisher.scopes, items, key).await?;
+    let all_accepted = results.iter().all(Result::is_ok);
+    let mut accepted = results.iter().flatten().peekable();
+    let is_replayed = accepted.peek().is_some() && accepted.all(|published| published.repeated);
+    let answers: Vec<BatchAnswer> = (results.into_iter())
         .map(|result| match result {
             Ok(published) => BatchAnswer::Receipt(published.receipt),
-            Err(refused) => {
-                all_accepted = false;
-                BatchAnswer::Problem(refused.into())
-            }
+            Err(refused) => BatchAnswer::Problem(refused.into()),
         })
         .collect();
     let status = if all_accepted { StatusCode::OK } else { StatusCode::MULTI_STATUS };
-    Ok((status, Json(answers)).into_response())
+    Ok(replayed(is_replayed, (status, Json(answers))))
 }
 
 fn keyed(publisher: &Publisher, key: String, fingerprint: [u8; 32]) -> IdempotencyKey {

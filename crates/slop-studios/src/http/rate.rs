@@ -1,16 +1,18 @@
-//! How fast a publisher may publish.
+//! How fast a publisher may publish: the generic cell rate algorithm of ITU-T I.371, with a debt for batches.
+//!
+//! A request is admitted if the publisher has a publish left of those that it may have at once. The further items of a
+//! batch are known when its body was read; they are admitted if the publisher owes nothing, however many they are, and
+//! what they take beyond the burst is owed. So a batch of any size is accepted some time, the wait that a refusal names is
+//! right for whatever the publisher sends then, and in any time no more is accepted than the rate, the burst and one batch.
 
-use std::num::NonZeroU32;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::problem::Problem;
+use crate::limits::BURST_SECONDS;
 use crate::metrics::{Limit, Metrics};
 use crate::publishers::Publisher;
-use crate::user_rate::quota;
 
 /// Publishers below which a new one does not have those that have been quiet forgotten. Keys are few, but with
 /// `PUBLISH_CLAIM` every user may be one.
@@ -19,46 +21,126 @@ const FEW_PUBLISHERS: usize = 1_024;
 /// What each publisher has published of late.
 #[derive(Debug)]
 pub(crate) struct PublishRate {
-    limits: Option<(Quota, DefaultKeyedRateLimiter<Arc<str>>)>,
-    /// How many there were when they were last looked through.
-    tidied: AtomicUsize,
+    rate: Option<Rate>,
+    publishers: Mutex<Publishers>,
     metrics: Arc<Metrics>,
-    clock: DefaultClock,
+    began: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Publishers {
+    /// When all that a publisher has published is paid for.
+    paid_at: HashMap<Arc<str>, Duration>,
+    /// How many there were when they were last looked through.
+    tidied: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    /// The time that one publish costs.
+    cost: Duration,
+    /// The time that those cost which may come at once.
+    burst: Duration,
+}
+
+impl Rate {
+    /// None if `per_second` is 0.
+    fn new(per_second: u32) -> Option<Self> {
+        let cost = Duration::from_secs(1).checked_div(per_second)?;
+        let at_once = per_second.saturating_mul(BURST_SECONDS);
+        Some(Self { cost, burst: cost.saturating_mul(at_once) })
+    }
+
+    /// Takes one publish, if it is left.
+    fn admit(self, paid_at: &mut Duration, now: Duration) -> Result<(), Wait> {
+        let paid = now.max(*paid_at) + self.cost;
+        self.within_burst(paid, now)?;
+        *paid_at = paid;
+        Ok(())
+    }
+
+    /// Takes so many more for a request that was admitted, if nothing is owed.
+    fn admit_more(self, more: u32, paid_at: &mut Duration, now: Duration) -> Result<(), Wait> {
+        let paid = now.max(*paid_at);
+        // The wait is for all of the request, which was admitted by the publish that it is to take again.
+        self.within_burst(paid, now).map_err(|Wait(wait)| Wait(wait + self.cost))?;
+        *paid_at = paid + self.cost.saturating_mul(more);
+        Ok(())
+    }
+
+    fn within_burst(self, paid: Duration, now: Duration) -> Result<(), Wait> {
+        match paid.saturating_sub(now + self.burst) {
+            Duration::ZERO => Ok(()),
+            wait => Err(Wait(wait)),
+        }
+    }
+}
+
+/// The time after which a publisher that publishes nothing meanwhile is admitted, with whatever request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wait(Duration);
+
+impl Wait {
+    fn seconds(self) -> u32 {
+        let seconds = self.0.as_secs() + u64::from(self.0.subsec_nanos() > 0);
+        u32::try_from(seconds).unwrap_or(u32::MAX)
+    }
 }
 
 impl PublishRate {
     pub(crate) fn new(per_second: u32, metrics: Arc<Metrics>) -> Self {
-        let limits = quota(per_second).map(|quota| (quota, RateLimiter::keyed(quota)));
-        Self { limits, tidied: AtomicUsize::new(0), metrics, clock: DefaultClock::default() }
+        Self { rate: Rate::new(per_second), publishers: Mutex::default(), metrics, began: Instant::now() }
     }
 
-    /// Counts so many publishes.
+    /// Counts a request as a publish.
     ///
     /// # Errors
-    /// If they are too many; then none is counted.
-    pub(crate) fn take(&self, publisher: &Publisher, publishes: usize) -> Result<(), Problem> {
-        let Some((quota, limiter)) = &self.limits else { return Ok(()) };
-        let Some(publishes) = u32::try_from(publishes).ok().and_then(NonZeroU32::new) else { return Ok(()) };
-        // A batch that is larger than the burst takes all of it.
-        let publishes = publishes.min(quota.burst_size());
-        if limiter.len() >= FEW_PUBLISHERS.max(self.tidied.load(Ordering::Relaxed) * 2) {
-            limiter.retain_recent();
-            limiter.shrink_to_fit();
-            self.tidied.store(limiter.len(), Ordering::Relaxed);
-        }
-        let seconds = match limiter.check_key_n(&publisher.name, publishes) {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(not_until)) => not_until.wait_time_from(self.clock.now()).as_secs().saturating_add(1),
-            Err(_larger_than_the_burst) => 1,
-        };
+    /// If it is one too many; then it is not counted.
+    pub(crate) fn take(&self, publisher: &Publisher) -> Result<(), Problem> {
+        self.counted(publisher, Rate::admit)
+    }
+
+    /// Counts the items of a batch; the first one was counted as the request.
+    ///
+    /// # Errors
+    /// If the publisher has to wait first, since another batch came between; then they are not counted.
+    pub(crate) fn take_batch(&self, publisher: &Publisher, items: usize) -> Result<(), Problem> {
+        let more = u32::try_from(items.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.counted(publisher, |rate, paid_at, now| rate.admit_more(more, paid_at, now))
+    }
+
+    fn counted(
+        &self,
+        publisher: &Publisher,
+        admit: impl FnOnce(Rate, &mut Duration, Duration) -> Result<(), Wait>,
+    ) -> Result<(), Problem> {
+        let Some(rate) = self.rate else { return Ok(()) };
+        let now = self.began.elapsed();
+        let mut publishers = self.publishers.lock().unwrap_or_else(PoisonError::into_inner);
+        let Err(wait) = admit(rate, publishers.paid_at(&publisher.name, now), now) else { return Ok(()) };
+        drop(publishers);
         self.metrics.limit_met(Limit::PublishRate);
-        Err(Problem::too_many_publishes(u16::try_from(seconds).unwrap_or(u16::MAX)))
+        Err(Problem::too_many_publishes(wait.seconds()))
+    }
+}
+
+impl Publishers {
+    fn paid_at(&mut self, name: &Arc<str>, now: Duration) -> &mut Duration {
+        if self.paid_at.len() >= FEW_PUBLISHERS.max(self.tidied * 2) {
+            self.paid_at.retain(|_, paid_at| *paid_at > now);
+            self.tidied = self.paid_at.len();
+            self.paid_at.shrink_to(self.tidied * 2);
+        }
+        self.paid_at.entry(Arc::clone(name)).or_default()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::limits::MAX_BATCH_ITEMS;
     use crate::publish::scope::Scopes;
 
     fn publisher(name: &str) -> Publisher {
@@ -67,13 +149,12 @@ mod tests {
 
     #[test]
     fn publishers_that_are_quiet_are_forgotten() {
-        // A burst of ten million, so that what was taken is paid back in no time.
-        let rate = PublishRate::new(1_000_000, Arc::default());
+        let mut publishers = Publishers::default();
         for number in 0..5 * FEW_PUBLISHERS {
-            assert_eq!(rate.take(&publisher(&number.to_string()), 1), Ok(()));
+            let now = Duration::from_secs(number as u64);
+            *publishers.paid_at(&number.to_string().into(), now) = now + Duration::from_millis(1);
         }
-        let (_, limiter) = rate.limits.as_ref().expect("there is a limit");
-        assert!(limiter.len() <= 2 * FEW_PUBLISHERS, "{}", limiter.len());
+        assert!(publishers.paid_at.len() <= 2 * FEW_PUBLISHERS, "{}", publishers.paid_at.len());
     }
 
     #[test]
@@ -81,13 +162,69 @@ mod tests {
         let metrics = Arc::<Metrics>::default();
         let rate = PublishRate::new(1, Arc::clone(&metrics));
         let [a, b] = ["a", "b"].map(publisher);
-        assert_eq!(rate.take(&a, 9), Ok(()));
-        assert!(rate.take(&a, 2).is_err());
-        assert_eq!(rate.take(&a, 1), Ok(()));
-        assert!(rate.take(&a, 1).is_err());
-        // More than may ever come at once waits for a full burst.
-        assert_eq!(rate.take(&b, 1_000), Ok(()));
-        assert!(rate.take(&b, 1).is_err());
-        assert_eq!(PublishRate::new(0, metrics).take(&a, 1_000_000), Ok(()));
+        for _ in 0..10 {
+            assert_eq!(rate.take(&a), Ok(()));
+        }
+        assert!(rate.take(&a).is_err());
+        assert_eq!(rate.take(&b), Ok(()));
+        let unlimited = PublishRate::new(0, metrics);
+        assert_eq!((unlimited.take(&a), unlimited.take_batch(&a, 1_000_000)), (Ok(()), Ok(())));
+    }
+
+    /// A request of so many items, as the API counts it.
+    fn request(rate: Rate, items: u32, paid_at: &mut Duration, now: Duration) -> Result<(), Wait> {
+        rate.admit(paid_at, now)?;
+        rate.admit_more(items - 1, paid_at, now)
+    }
+
+    #[test]
+    fn a_batch_larger_than_the_burst_is_accepted_and_paid_for_afterwards() {
+        let (rate, mut paid_at, now) = (Rate::new(50).expect("a rate"), Duration::ZERO, Duration::from_secs(9));
+        assert_eq!(request(rate, 501, &mut paid_at, now), Ok(()));
+        let wait = request(rate, 1, &mut paid_at, now).expect_err("one and itself are owed");
+        assert_eq!((wait, wait.seconds()), (Wait(rate.cost * 2), 1));
+        assert_eq!(request(rate, 1_000, &mut paid_at, now + wait.0), Ok(()));
+        assert_eq!(request(rate, 1, &mut paid_at, now + wait.0).map_err(Wait::seconds), Err(20));
+    }
+
+    #[test]
+    fn a_batch_is_not_admitted_into_the_debt_of_another() {
+        let (rate, mut paid_at, now) = (Rate::new(1).expect("a rate"), Duration::ZERO, Duration::from_secs(9));
+        // Both requests came before either body was read.
+        assert_eq!((rate.admit(&mut paid_at, now), rate.admit(&mut paid_at, now)), (Ok(()), Ok(())));
+        assert_eq!(rate.admit_more(99, &mut paid_at, now), Ok(()));
+        let wait = rate.admit_more(99, &mut paid_at, now).expect_err("91 are owed");
+        assert_eq!(wait.seconds(), 92);
+        assert_eq!(request(rate, 100, &mut paid_at, now + wait.0), Ok(()));
+    }
+
+    proptest! {
+        /// Whatever was sent before, the wait of a refusal is enough for any request, and nothing shorter by a publish is.
+        /// In no time is more accepted than the rate, the burst and one batch.
+        #[test]
+        fn a_wait_is_true_and_the_rate_holds(
+            per_second in prop_oneof![1..100u32, 1..=1_000_000u32],
+            requests in prop::collection::vec((0..3_000u64, 1..=MAX_BATCH_ITEMS as u32), 1..100),
+            last in 1..=MAX_BATCH_ITEMS as u32,
+        ) {
+            let rate = Rate::new(per_second).expect("a rate");
+            let (mut paid_at, mut now, mut accepted) = (Duration::ZERO, Duration::ZERO, 0u64);
+            for (pause, items) in requests {
+                now += Duration::from_millis(pause);
+                if let Err(Wait(wait)) = rate.admit(&mut paid_at, now) {
+                    prop_assert!(wait > Duration::ZERO);
+                    let mut then = paid_at;
+                    prop_assert_eq!(request(rate, last, &mut then, now + wait), Ok(()));
+                    let mut early = paid_at;
+                    let too_early = now + wait.saturating_sub(Duration::from_nanos(1));
+                    prop_assert!(request(rate, last, &mut early, too_early).is_err());
+                    continue;
+                }
+                prop_assert_eq!(rate.admit_more(items - 1, &mut paid_at, now), Ok(()));
+                accepted += u64::from(items);
+                let in_time = (now + rate.burst).as_nanos() / rate.cost.as_nanos();
+                prop_assert!(u128::from(accepted) <= in_time + MAX_BATCH_ITEMS as u128);
+            }
+        }
     }
 }

@@ -54,7 +54,7 @@ pub(crate) async fn user(
     Path(user_id): Path<String>,
     request: Request,
 ) -> Result<Json<UserRevocationBody>, Problem> {
-    app.publish_rate.take(&publisher, 1)?;
+    app.publish_rate.take(&publisher)?;
     publisher.scopes.require(Operation::RevokeUser, &user_id)?;
     optional_fields(&app, request, |_| ()).await?;
     check_user_id("userId", &user_id).map_err(|error| Problem::invalid(vec![error]))?;
@@ -103,7 +103,7 @@ pub(crate) async fn token(
     Path(jti): Path<String>,
     request: Request,
 ) -> Result<Json<TokenRevocationBody>, Problem> {
-    app.publish_rate.take(&publisher, 1)?;
+    app.publish_rate.take(&publisher)?;
     publisher.scopes.require(Operation::RevokeToken, &jti)?;
     let expires_at = optional_fields(&app, request, expires_at).await?.flatten();
     let mut errors = Vec::new();

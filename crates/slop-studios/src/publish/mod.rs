@@ -2,7 +2,7 @@
 //! [`Receipt`] what became of it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::clock::Moment;
 use crate::events;
-use crate::metrics::{Metrics, PublishOutcome};
+use crate::metrics::{Limit, Metrics, PublishOutcome};
 use crate::store::{
     Change, Class, Committed, Fingerprint, IdempotencyKey, MediaChange, NotificationChange, RoomEvent, Step, Store,
     StoreError, What, media,
@@ -63,6 +63,15 @@ pub enum Refused {
     KeyReused,
     /// Its notification id belongs to another notification of the user.
     NotificationIdReused,
+    /// As many idempotency keys are remembered as may be.
+    TooManyKeys {
+        /// Of this publisher, else of all.
+        of_publisher: bool,
+        /// How many may be.
+        limit: u64,
+        /// When there is room again.
+        wait: Duration,
+    },
     /// Too much waits for the store.
     Overloaded,
     /// The store can't commit it now.
@@ -89,6 +98,7 @@ impl From<StoreError> for Refused {
             StoreError::Media(refused) => Self::Conflict(refused),
             StoreError::KeyReused => Self::KeyReused,
             StoreError::NotificationIdReused => Self::NotificationIdReused,
+            StoreError::TooManyKeys { of_publisher, limit, wait } => Self::TooManyKeys { of_publisher, limit, wait },
             StoreError::Overloaded => Self::Overloaded,
             StoreError::Unavailable(_) => Self::Unavailable,
             StoreError::UnknownNotification | StoreError::TooManyRevocations => Self::Internal,
@@ -141,14 +151,15 @@ impl Executor {
         }
         .await;
         self.count(kind, begun, &result);
-        result
+        result.inspect_err(|refused| self.count_limit(refused))
     }
 
     /// Commits several publishes in their order, whatever becomes of those before. With a key, each has a receipt of
-    /// its own, so that a repeat carries out what was refused the first time and nothing twice.
+    /// its own, so that a repeat carries out what was refused the first time and nothing twice; a batch of which nothing is
+    /// accepted leaves the key free.
     ///
     /// # Errors
-    /// If the key belongs to another request; then nothing happened.
+    /// If the key belongs to another request, or there is no room for it; then nothing happened.
     pub async fn publish_all(
         &self,
         scopes: &Scopes,
@@ -156,7 +167,8 @@ impl Executor {
         key: Option<IdempotencyKey>,
     ) -> Result<Vec<Result<Published, Refused>>, Refused> {
         if let Some(key) = &key {
-            self.store.claim(key.clone()).await?;
+            let checked = self.store.check_key(key.clone()).await.map_err(Refused::from);
+            checked.inspect_err(|refused| self.count_limit(refused))?;
         }
         // Calling commit takes the place in the order, so that all may wait for the store together.
         let mut commits = Vec::with_capacity(items.len());
@@ -183,7 +195,23 @@ impl Executor {
             }
             results.push(result);
         }
-        Ok(results)
+        match key_refused(&results) {
+            None => Ok(results),
+            Some(refused) => {
+                self.count_limit(&refused);
+                Err(refused)
+            }
+        }
+    }
+
+    /// Counts that a limit refused a request.
+    fn count_limit(&self, refused: &Refused) {
+        if let Refused::TooManyKeys { of_publisher, .. } = refused {
+            self.metrics.limit_met(match of_publisher {
+                true => Limit::IdempotencyKeysPerPublisher,
+                false => Limit::IdempotencyKeys,
+            });
+        }
     }
 
     fn count(&self, kind: Kind, begun: Instant, result: &Result<Published, Refused>) {
@@ -262,6 +290,12 @@ impl Executor {
         };
         Ok(Change { id, at, key, what })
     }
+}
+
+/// Why the key refused a batch as a whole, after it was checked: another request came between and took it, or its place.
+fn key_refused(results: &[Result<Published, Refused>]) -> Option<Refused> {
+    let mut refusals = results.iter().map(|result| result.as_ref().err()).collect::<Option<Vec<_>>>()?.into_iter();
+    refusals.find(|refused| matches!(refused, Refused::KeyReused | Refused::TooManyKeys { .. })).cloned()
 }
 
 async fn published(committed: Committed) -> Published {
@@ -416,6 +450,37 @@ mod tests {
         }
         assert_eq!(recorder.0.lock().expect("no test panicked").len(), 2);
         assert_eq!(run(executor.publish_all(&Scopes::all(), Vec::new(), key(b"b"))), Err(Refused::KeyReused));
+    }
+
+    #[test]
+    fn a_batch_of_which_nothing_was_accepted_leaves_its_key_free() {
+        let (executor, recorder) = executor();
+        let run_all = |items: &[Value], asked: &[u8]| {
+            run(executor.publish_all(&Scopes::all(), items.iter().map(read).collect(), key(asked)))
+        };
+        let event = json!({"kind": "roomEvent", "room": "r", "event": "e"});
+        let refused = [json!({"kind": "nothing"}), json!({"kind": "roomEvent", "room": "", "event": "e"})];
+        for asked in [b"a", b"b"] {
+            let results = run_all(&refused, asked).expect("the key is free");
+            assert!(results.iter().all(|result| matches!(result, Err(Refused::Unreadable(_)))));
+        }
+        assert!(run_all(&[refused[0].clone(), event.clone()], b"c").expect("the key is free")[1].is_ok());
+        assert_eq!(run_all(&[event], b"d"), Err(Refused::KeyReused));
+        assert_eq!(recorder.0.lock().expect("no test panicked").len(), 1);
+    }
+
+    /// Two requests with one key may be checked before the first of their items is committed.
+    #[test]
+    fn what_the_key_refuses_of_a_batch_it_refuses_of_it_all() {
+        let accepted = || {
+            let receipt = Receipt { id: "1".to_owned(), stored: true, delivered: 0 };
+            Ok(Published { receipt, repeated: false })
+        };
+        let of = |results: &[Result<Published, Refused>]| key_refused(results);
+        assert_eq!(of(&[Err(Refused::Internal), Err(Refused::KeyReused)]), Some(Refused::KeyReused));
+        assert_eq!(of(&[Err(Refused::Internal), Err(Refused::Overloaded)]), None);
+        assert_eq!(of(&[accepted(), Err(Refused::KeyReused)]), None);
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

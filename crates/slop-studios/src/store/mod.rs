@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use serde_json::value::RawValue;
@@ -33,7 +34,8 @@ pub use media::{MediaChange, MediaState, Status, Step};
 /// - **Once.** Of changes with the same idempotency key, or notifications of one user with the same id, one is
 ///   committed and dispatched; the others are answered with its receipt, even when they come at the same time.
 /// - **No gap.** [`Store::media_snapshot_then`] and [`Store::inbox_then`] take their place in the same order.
-/// - **Bounded.** Whatever is kept has a limit; the oldest leaves first.
+/// - **Bounded.** Whatever is kept has a limit; the oldest leaves first. Idempotency keys and revocations leave when their
+///   time is over, and no sooner: one more is refused.
 pub trait Store: Debug + Send + Sync {
     /// The first number of this process's life: all events with a lower one were dispatched by its predecessors.
     fn boot_seq(&self) -> u64;
@@ -42,9 +44,10 @@ pub trait Store: Debug + Send + Sync {
     /// the change.
     fn commit(&self, change: Change) -> BoxFuture<'_, Result<Committed, StoreError>>;
 
-    /// Remembers that an idempotency key belongs to a request, without a receipt of its own: for requests of several
-    /// changes, which have a receipt each under [`IdempotencyKey::item`].
-    fn claim(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Whether the changes of a request can be committed with this key, each under its [`IdempotencyKey::item`]: that it
+    /// belongs to no other request, and that there is a place for it. It is the request's from the first change on that is
+    /// accepted.
+    fn check_key(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// The last state of a media item, if it is known.
     fn media_state(&self, media_id: &str) -> BoxFuture<'_, Result<Option<MediaState>, StoreError>>;
@@ -98,8 +101,8 @@ pub trait Store: Debug + Send + Sync {
         until: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>>;
 
-    /// Keeps a session for recovery, instead of an older one of the same key. It never waits; what is saved in the last
-    /// moments before the process is killed may be lost.
+    /// Keeps a session for recovery, instead of an older one of the same key. It never waits for the disk. If the process is
+    /// killed before it is written, an older one that it changes is not found by the next either.
     fn save_session(&self, session: SessionRecord);
 
     /// A session's client has gone and may come back. It has received every event up to `since_seq`. It never waits.
@@ -109,7 +112,7 @@ pub trait Store: Debug + Send + Sync {
     /// place in the order of the calls of [`Store::save_session`] and [`Store::session_left`], and never waits.
     fn sessions_confirmed(&self, up_to: u64);
 
-    /// Forgets a session. It never waits.
+    /// Forgets a session. As [`Store::save_session`].
     fn forget_session(&self, key: SessionKey);
 
     /// A session that an earlier life of the server kept, with what its client is known to have received, and when it was
@@ -122,6 +125,11 @@ pub trait Store: Debug + Send + Sync {
 
     /// All revocations that are kept and not over.
     fn revocations(&self) -> BoxFuture<'_, Result<Vec<Revocation>, StoreError>>;
+
+    /// Since when every change that was asked for was taken, but for those that broke a rule. If the last one could not be
+    /// committed, a write that changes nothing is tried, and the error is what became of it. So the moment changes whenever
+    /// a publisher may have been told to come again.
+    fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>>;
 
     /// Whether it still takes changes; it does until it is closed or has broken down for good.
     fn is_open(&self) -> bool;
@@ -429,6 +437,8 @@ pub struct SessionRecord {
     pub updated_at: Moment,
     /// When its client was last known to be there; none if it is there now.
     pub left_at: Option<Moment>,
+    /// Whether what was kept of it before must not be found any more.
+    pub is_changed: bool,
 }
 
 /// Tokens that are good no more.
@@ -462,8 +472,8 @@ pub struct Usage {
     pub log: Amount,
     /// Sessions for recovery.
     pub sessions: Amount,
-    /// Idempotency keys.
-    pub receipts: Amount,
+    /// What the idempotency keys count as: one each, and a batch as one for every ten of its items.
+    pub idempotency_keys: u64,
     /// Bytes of the journal's files.
     pub journal_bytes: u64,
     /// Revocations.
@@ -496,6 +506,16 @@ pub enum StoreError {
     /// The user has no notification with the id.
     #[error("no such notification is kept")]
     UnknownNotification,
+    /// As many idempotency keys are remembered as may be. Nothing happened.
+    #[error("too many idempotency keys are remembered")]
+    TooManyKeys {
+        /// Of the publisher, else of all.
+        of_publisher: bool,
+        /// How many may be.
+        limit: u64,
+        /// When the next one leaves.
+        wait: Duration,
+    },
     /// As many revocations are kept as may be.
     #[error("too many revocations are kept")]
     TooManyRevocations,

@@ -21,7 +21,7 @@ pub(super) fn run(make: Make) {
     a_refused_change_is_not_dispatched(make);
     a_key_is_carried_out_once(make);
     a_key_belongs_to_one_request(make);
-    a_claim_has_no_receipt(make);
+    a_key_is_a_batchs_once_an_item_was_accepted(make);
     a_notification_id_is_carried_out_once(make);
     notifications_are_paged_newest_first(make);
     a_page_of_notifications_is_bounded_in_bytes(make);
@@ -193,7 +193,7 @@ fn a_key_is_carried_out_once(make: Make) {
     assert_eq!(receipt(repeat), ("1".to_owned(), 1, true));
     let others = [
         IdempotencyKey { publisher: "q".into(), ..key("k", 1) },
-        IdempotencyKey { item: Some(0), ..key("k", 1) },
+        IdempotencyKey { item: Some(1), ..key("k", 1) },
         key("l", 1),
     ];
     for other in others {
@@ -214,13 +214,26 @@ fn a_key_belongs_to_one_request(make: Make) {
     assert_eq!(recorder.lines().len(), 2);
 }
 
-fn a_claim_has_no_receipt(make: Make) {
-    let (store, _) = made(make);
-    assert_eq!(wait(store.claim(key("k", 1))), Ok(()));
-    assert_eq!(wait(store.claim(key("k", 1))), Ok(()));
-    assert_eq!(wait(store.claim(key("k", 2))), Err(StoreError::KeyReused));
-    let reused = wait(store.commit(keyed(room("1", "e"), key("k", 2))));
-    assert_eq!(reused.map(|committed| committed.id), Err(StoreError::KeyReused));
+fn a_key_is_a_batchs_once_an_item_was_accepted(make: Make) {
+    let (store, recorder) = made(make);
+    let item = |asked, item| IdempotencyKey { item: Some(item), ..key("k", asked) };
+    let commit = |id: &str, key| wait(store.commit(keyed(room(id, "e"), key))).map(|committed| committed.repeated);
+    for asked in [1, 2, 1] {
+        assert_eq!(wait(store.check_key(key("k", asked))), Ok(()));
+    }
+    assert_eq!(commit("1", item(1, 7)), Ok(false));
+    assert_eq!(
+        (wait(store.check_key(key("k", 1))), wait(store.check_key(key("k", 2)))),
+        (Ok(()), Err(StoreError::KeyReused))
+    );
+    assert_eq!(commit("2", item(2, 8)), Err(StoreError::KeyReused));
+    assert_eq!(
+        [commit("3", item(1, 8)), commit("4", item(1, 7)), commit("5", item(1, 8))],
+        [Ok(false), Ok(true), Ok(true)]
+    );
+    assert_eq!(recorder.lines().len(), 2);
+    let again = wait(store.commit(keyed(room("6", "e"), item(1, 8)))).expect("accepted");
+    assert_eq!(receipt(again), ("3".to_owned(), 2, true));
 }
 
 fn a_notification_id_is_carried_out_once(make: Make) {
@@ -593,6 +606,7 @@ pub(super) fn session(key: u8, data: &str) -> SessionRecord {
         since_seq: 7,
         updated_at: Moment::now(),
         left_at: None,
+        is_changed: false,
     }
 }
 

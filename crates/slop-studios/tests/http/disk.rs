@@ -57,12 +57,17 @@ async fn saved(server: &Server) {
     until(async || metric(server, "slop_sessions_kept").await == metric(server, "slop_sockets").await).await;
 }
 
-/// A client that is in the room, has got an event, and is saved.
-async fn in_room(server: &Server) -> Client {
+async fn joined(server: &Server) -> Client {
     let mut client = Client::connect(server, "/").await;
     client.expect("welcome").await;
     client.call("joinRoom", json!(["r"])).await;
     client.expect("roomJoined").await;
+    client
+}
+
+/// A client that is in the room, has got an event, and is saved.
+async fn in_room(server: &Server) -> Client {
+    let mut client = joined(server).await;
     saved(server).await;
     assert_eq!(accepted(&room_event(server, "first", "durable", &[]).await), 1);
     client.expect("first").await;
@@ -168,12 +173,27 @@ async fn what_comes_back_reaches_its_receivers_once() {
     }
 }
 
-/// Nothing of what failed is in the log, so that nothing has to wait for it.
+/// An event that the journal did not take could be lost, although its publisher was told that it is accepted.
 #[tokio::test]
-async fn on_a_full_disk_events_that_need_none_go_out() {
+async fn on_a_full_disk_no_event_is_accepted_and_then_they_are() {
     let disk = FaultyDisk::new();
     let server = disk.start(&[]);
     let mut client = in_room(&server).await;
+    disk.set(FULL);
+    room_event(&server, "refused", "recoverable", &[]).await.problem(503, "store_unavailable");
+    room_event(&server, "refused", "latest", &[]).await.problem(503, "store_unavailable");
+    disk.set("");
+    assert_eq!(accepted(&room_event(&server, "accepted", "recoverable", &[]).await), 1);
+    client.expect("accepted").await;
+    client.nothing_else().await;
+}
+
+/// Without recovery there is no journal, and nothing of what failed is in the log: nothing has to wait for the disk.
+#[tokio::test]
+async fn on_a_full_disk_events_that_need_none_go_out() {
+    let disk = FaultyDisk::new();
+    let server = disk.start(&[("RECOVERY_MS", "0")]);
+    let mut client = joined(&server).await;
     disk.set(FULL);
     room_event(&server, "kept", "durable", &[]).await.problem(503, "store_unavailable");
     assert_eq!(metric(&server, "slop_store_writable").await, Some(0.0));

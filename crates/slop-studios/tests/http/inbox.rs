@@ -1,6 +1,6 @@
 //! What waits for a user, and that it comes once.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::{accepted, get, post};
 use crate::client::Client;
@@ -59,6 +59,77 @@ async fn a_logout_repeats_nothing_to_the_same_user() {
     client.call("authenticate", json!([{"token": token("v")}])).await;
     assert_eq!(titles(&mut client, 1).await, ["another's"]);
     client.nothing_else().await;
+}
+
+/// The next count that the client is told, whatever else comes between.
+async fn count(client: &mut Client) -> Value {
+    loop {
+        let (name, payload) = client.next().await;
+        if name == "unreadCount" {
+            return payload["count"].clone();
+        }
+    }
+}
+
+/// The client with its session back.
+async fn back(server: &Server, client: &Client) -> Client {
+    let auth = json!({"pid": client.pid, "offset": client.offset});
+    Client::try_connect(server, "/notifications", auth, None).await.expect("the server takes it")
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_is_told_the_count_and_every_change_of_it() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut server = Server::start_in(data.path(), &[]);
+    notify(&server, "u", "1", "").await;
+    let mut client = Client::connect_as(&server, "/notifications", &token("u")).await;
+    assert_eq!(titles(&mut client, 1).await, ["1"]);
+    assert_eq!(client.call("listNotifications", json!([])).await["unreadCount"], 1);
+    notify(&server, "u", "2", "").await;
+    assert_eq!(count(&mut client).await, 2);
+    for is_restarted in [false, true] {
+        client.events().await;
+        client.cut().await;
+        // Without an event of its own: only the count tells of it.
+        let mut elsewhere = Client::connect_as(&server, "/notifications", &token("u")).await;
+        let listed = elsewhere.call("listNotifications", json!([])).await;
+        let all = json!([{"upTo": listed["notifications"][0]["id"]}]);
+        assert_eq!(elsewhere.call("markNotificationsRead", all).await["unreadCount"], 0);
+        drop(elsewhere);
+        if is_restarted {
+            server.signal("TERM");
+            assert!(server.wait().await.success());
+            server = Server::start_in(data.path(), &[]);
+        }
+        let id = client.id.clone();
+        client = back(&server, &client).await;
+        assert_eq!(client.id, id, "it is recovered");
+        assert_eq!(client.expect("unreadCount").await["count"], 0);
+        notify(&server, "u", "live", "").await;
+        client.expect("notification").await;
+        assert_eq!(client.expect("unreadCount").await["count"], 1);
+        client.nothing_else().await;
+    }
+}
+
+#[tokio::test]
+async fn the_count_is_told_again_after_another_user_or_nobody_was_there() {
+    let server = Server::start();
+    notify(&server, "v", "of v", "").await;
+    let mut client = Client::connect_as(&server, "/notifications", &token("u")).await;
+    assert_eq!(client.call("listNotifications", json!([])).await["unreadCount"], 0);
+    client.call("authenticate", json!([{"token": token("u")}])).await;
+    client.expect("authenticated").await;
+    client.nothing_else().await;
+    client.call("logout", json!([])).await;
+    notify(&server, "u", "while nobody was there", "").await;
+    client.call("authenticate", json!([{"token": token("u")}])).await;
+    assert_eq!(count(&mut client).await, 1);
+    client.call("authenticate", json!([{"token": token("v")}])).await;
+    assert_eq!(titles(&mut client, 1).await, ["of v"]);
+    assert_eq!(count(&mut client).await, 1);
+    notify(&server, "v", "live", "").await;
+    assert_eq!(count(&mut client).await, 2);
 }
 
 #[tokio::test]

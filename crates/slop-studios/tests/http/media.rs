@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::api::{accepted, get, post};
 use crate::client::Client;
+use crate::faults::FaultyDisk;
 use crate::server::{Server, token};
 
 #[tokio::test]
@@ -73,6 +74,54 @@ async fn an_item_without_news_ends_if_that_is_asked_for() {
     assert_eq!(get(&server, "/v1/media/busy").await.json()["status"], "progress");
     let metrics = get(&server, "/metrics").await.text;
     assert!(metrics.contains("slop_media_stalled_total 1\n"), "{metrics}");
+}
+
+/// The patience of a server, a longer time in which no publisher is heard, and a shorter one in which a live item must not
+/// end after it.
+const PATIENCE_MS: &str = "4000";
+const UNHEARD: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_millis(1_200);
+
+/// A worker's next news of the item `m`, some time after it can be heard again.
+async fn is_heard_again(server: &Server) {
+    tokio::time::sleep(RETRY_AFTER).await;
+    let answer = post(server, "/v1/media/m/progress", &json!({"progress": 51, "stage": "render"})).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+}
+
+#[tokio::test]
+async fn an_item_is_not_given_up_because_the_disk_was_full() {
+    let Some((server, disk)) = Server::start_on_a_disk_of_with(8 * 1024, &[("MEDIA_STALL_MS", PATIENCE_MS)]) else {
+        eprintln!("skipped: no file system may be mounted here");
+        return;
+    };
+    accepted(&post(&server, "/v1/media/m/progress", &json!({"progress": 50, "stage": "render"})).await);
+    let filler = disk.join("filler");
+    std::fs::write(&filler, vec![0; 9 * 1024 * 1024]).expect_err("it fills the disk");
+    let mut refused = 0;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while refused < 20 {
+        assert!(Instant::now() < deadline, "the disk is full");
+        let large = json!({"event": "e", "data": "x".repeat(20_000), "delivery": "durable"});
+        refused += u32::from(post(&server, "/v1/rooms/r/events", &large).await.status == 503);
+    }
+    // Nobody tries meanwhile.
+    tokio::time::sleep(UNHEARD).await;
+    assert_eq!(get(&server, "/v1/media/m").await.json()["status"], "progress");
+    std::fs::remove_file(&filler).expect("it is there");
+    is_heard_again(&server).await;
+}
+
+#[tokio::test]
+async fn an_item_is_not_given_up_because_the_server_stood_still() {
+    let server = Server::start_with(&[("MEDIA_STALL_MS", PATIENCE_MS)]);
+    accepted(&post(&server, "/v1/media/m/progress", &json!({"progress": 50, "stage": "render"})).await);
+    // Its silence has begun.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    server.signal("STOP");
+    tokio::time::sleep(UNHEARD).await;
+    server.signal("CONT");
+    is_heard_again(&server).await;
 }
 
 #[tokio::test]
@@ -232,4 +281,21 @@ async fn a_subscription_does_not_outlive_the_identity_that_allowed_it() {
     let (event, payload): (String, Value) = client.next().await;
     assert_eq!((event.as_str(), &payload["mediaId"]), ("mediaComplete", &json!("free")));
     client.nothing_else().await;
+}
+
+#[tokio::test]
+async fn an_item_is_not_given_up_because_the_disk_was_slow() {
+    let disk = FaultyDisk::new();
+    let server = disk.start(&[("MEDIA_STALL_MS", PATIENCE_MS)]);
+    accepted(&post(&server, "/v1/media/m/progress", &json!({"progress": 50, "stage": "render"})).await);
+    // Its silence has begun.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    disk.set("sync * hang\n");
+    let durable = json!({"event": "e", "delivery": "durable"});
+    let (answer, ()) = tokio::join!(post(&server, "/v1/rooms/r/events", &durable), async {
+        tokio::time::sleep(UNHEARD).await;
+        disk.set("");
+    });
+    assert_eq!(answer.status, 200);
+    is_heard_again(&server).await;
 }

@@ -130,6 +130,127 @@ async fn a_repeat_gets_the_first_receipt_and_reaches_nobody() {
 }
 
 #[tokio::test]
+async fn a_batch_pushes_no_key_out() {
+    let server = Server::start_with(&[("MAX_IDEMPOTENCY_KEYS", "1000")]);
+    let (path, event) = ("/v1/rooms/r/events", json!({"event": "e"}));
+    let first = post_with(&server, path, &[("idempotency-key", "a")], &event).await;
+    let item = |data: u32| json!({"kind": "roomEvent", "room": "r", "event": "e", "data": data});
+    for name in ["b", "c"] {
+        let batch = json!((0..1_000).map(item).collect::<Vec<_>>());
+        assert_eq!(post_with(&server, "/v1/publish", &[("idempotency-key", name)], &batch).await.status, 200);
+    }
+    let again = post_with(&server, path, &[("idempotency-key", "a")], &event).await;
+    assert_eq!((again.json(), again.header("idempotent-replayed")), (first.json(), "true"));
+}
+
+#[tokio::test]
+async fn who_uses_more_keys_than_are_remembered_is_told_and_nothing_is_published() {
+    let limits = [("MAX_IDEMPOTENCY_KEYS", "3"), ("MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER", "2")];
+    let server = Server::start_with(&limits);
+    let mut client = Client::connect(&server, "/").await;
+    client.expect("welcome").await;
+    client.call("joinRoom", json!(["r"])).await;
+    client.expect("roomJoined").await;
+    let other = format!("Bearer {OTHER_KEY}");
+    let publish = async |publisher: Option<&str>, name: &str| {
+        let mut headers = vec![("idempotency-key", name)];
+        headers.extend(publisher.map(|publisher| ("authorization", publisher)));
+        post_with(&server, "/v1/rooms/r/events", &headers, &json!({"event": "e", "data": name})).await
+    };
+    for name in ["a", "b"] {
+        assert_eq!(accepted(&publish(None, name).await), 1);
+        assert_eq!(client.expect("e").await, json!(name));
+    }
+    let batch = json!([{"kind": "roomEvent", "room": "r", "event": "e"}]);
+    let answers =
+        [publish(None, "c").await, post_with(&server, "/v1/publish", &[("idempotency-key", "d")], &batch).await];
+    for answer in answers {
+        answer.problem(429, "too_many_idempotency_keys");
+        let wait: u32 = answer.header("retry-after").parse().expect("a number of seconds");
+        assert!((86_300..=86_400).contains(&wait), "{wait}");
+    }
+    assert_eq!(publish(None, "a").await.header("idempotent-replayed"), "true");
+    client.nothing_else().await;
+
+    // Another publisher has places of its own, as long as there are any.
+    assert_eq!(accepted(&publish(Some(&other), "a").await), 1);
+    client.expect("e").await;
+    publish(Some(&other), "b").await.problem(503, "too_many_idempotency_keys");
+    assert_eq!(publish(Some(&other), "a").await.header("idempotent-replayed"), "true");
+    client.nothing_else().await;
+    // Without a key nothing has to be remembered.
+    accepted(&post(&server, "/v1/rooms/r/events", &json!({"event": "e"})).await);
+    let metrics = get(&server, "/metrics").await.text;
+    for line in [
+        "slop_idempotency_keys 3",
+        "slop_limits_met_total{limit=\"idempotency keys\"} 1",
+        "slop_limits_met_total{limit=\"idempotency keys per publisher\"} 2",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_free_until_something_was_accepted_with_it() {
+    // A hundred at once, and small bodies.
+    let server = Server::start_with(&[("PUBLISH_RATE_PER_KEY", "10"), ("MAX_PAYLOAD_BYTES", "20000")]);
+    let key = ("idempotency-key", "k1");
+    let event = |data: Value| json!({"kind": "roomEvent", "room": "r", "event": "e", "data": data});
+    accepted(&post(&server, "/v1/media/m/complete", &json!({"url": "x"})).await);
+
+    // One that was refused, by a rule of its own or of the item's life.
+    post_with(&server, "/v1/media/m/progress", &[key], &json!({"progress": 1, "stage": "s"}))
+        .await
+        .problem(409, "media_conflict");
+    post_with(&server, "/v1/media/m/progress", &[key], &json!({"progress": 1})).await.problem(422, "invalid");
+    // A batch as a whole, or in each of its items.
+    let large = json!([event(json!("x".repeat(30_000)))]);
+    post_with(&server, "/v1/publish", &[key], &large).await.problem(413, "too_large");
+    let conflict = json!([{"kind": "error", "mediaId": "m", "error": "e"}, {"kind": "nothing"}]);
+    let refused = post_with(&server, "/v1/publish", &[key], &conflict).await;
+    assert_eq!((refused.status, refused.header("idempotent-replayed")), (207, ""));
+    let items = |count: usize| json!((0..count).map(|n| event(json!(n))).collect::<Vec<_>>());
+    let corrected = post_with(&server, "/v1/publish", &[key], &items(2)).await;
+    assert_eq!((corrected.status, corrected.header("idempotent-replayed")), (200, ""), "{}", corrected.text);
+    let again = post_with(&server, "/v1/publish", &[key], &items(2)).await;
+    assert_eq!((again.json(), again.header("idempotent-replayed")), (corrected.json(), "true"));
+    post_with(&server, "/v1/publish", &[key], &items(3)).await.problem(422, "idempotency_key_reused");
+
+    // One that came too soon.
+    let key = ("idempotency-key", "k2");
+    assert_eq!(post(&server, "/v1/publish", &items(130)).await.status, 200);
+    let early = post_with(&server, "/v1/publish", &[key], &items(3)).await;
+    early.problem(429, "too_many_publishes");
+    let wait = early.header("retry-after").parse().expect("a number of seconds");
+    tokio::time::sleep(std::time::Duration::from_secs(wait)).await;
+    assert_eq!(post_with(&server, "/v1/publish", &[key], &items(2)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_repeated_batch_is_a_replay_if_it_publishes_nothing() {
+    let server = Server::start();
+    let publish = async || {
+        let batch = json!([
+            {"kind": "roomEvent", "room": "r", "event": "e"},
+            {"kind": "progress", "mediaId": "m", "progress": 10, "stage": "s"},
+        ]);
+        let answer = post_with(&server, "/v1/publish", &[("idempotency-key", "k")], &batch).await;
+        (answer.status, answer.header("idempotent-replayed").to_owned(), answer.json())
+    };
+    let progress = |progress: u32, attempt: u32| json!({"progress": progress, "stage": "s", "attempt": attempt});
+    accepted(&post(&server, "/v1/media/m/progress", &progress(50, 1)).await);
+    let (status, replayed, first) = publish().await;
+    assert_eq!((status, &*replayed, &first[1]["status"]), (207, "", &json!(409)));
+    let (status, replayed, second) = publish().await;
+    assert_eq!((status, &*replayed, &second), (207, "true", &first));
+    // Now the item takes it.
+    accepted(&post(&server, "/v1/media/m/progress", &progress(0, 2)).await);
+    let (status, replayed, third) = publish().await;
+    assert_eq!((status, &*replayed, &third[0]), (200, "", &first[0]));
+    assert_eq!(publish().await, (200, "true".to_owned(), third));
+}
+
+#[tokio::test]
 async fn a_notification_id_is_published_once() {
     let server = Server::start();
     let mut client = Client::connect_as(&server, "/notifications", &token("u")).await;

@@ -68,6 +68,11 @@ impl Server {
     /// With a disk of its own of so many KiB (a tmpfs that nobody else sees), and where to find it. `None` where the system
     /// does not let us make one.
     pub(crate) fn start_on_a_disk_of(kib: u32) -> Option<(Self, PathBuf)> {
+        Self::start_on_a_disk_of_with(kib, &[])
+    }
+
+    /// The same with settings.
+    pub(crate) fn start_on_a_disk_of_with(kib: u32, settings: &[(&str, &str)]) -> Option<(Self, PathBuf)> {
         let data = tempfile::tempdir().expect("a temporary folder");
         let in_namespace = |script: &str| {
             let mut command = Command::new("unshare");
@@ -78,7 +83,7 @@ impl Server {
         if !in_namespace(&mount).status().is_ok_and(|status| status.success()) {
             return None;
         }
-        let plain = Self::command(data.path(), &[]);
+        let plain = Self::command(data.path(), settings);
         let mut command = in_namespace(&format!("{mount} && exec \"$0\" serve"));
         command.arg(plain.get_program()).stdin(Stdio::null()).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());

@@ -7,7 +7,13 @@ use socketio_protocol::{packet, websocket::CloseCode};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::Connection;
-use crate::{DisconnectReason, Socket, frame::Frame, recovery::Away, timers::Timer, transport::Transport};
+use crate::{
+    DisconnectReason, Socket,
+    frame::Frame,
+    recovery::{Away, SavedSession},
+    timers::Timer,
+    transport::Transport,
+};
 
 impl Connection {
     /// Disconnects one namespace, or all and the connection, when no handler runs.
@@ -83,8 +89,9 @@ impl Connection {
         }
         let session = socket.session(recovery);
         if let Some(keeper) = &memory.settings.keeper {
-            if recovery.unsaved.take() {
-                keeper.save(recovery.pid.as_str(), session.clone());
+            if recovery.unsaved.get() {
+                let session = SavedSession { is_changed: recovery.save(), ..session.clone() };
+                keeper.save(recovery.pid.as_str(), session);
             }
             keeper.left(recovery.pid.as_str(), session.since);
         }

@@ -104,7 +104,7 @@ impl Connection {
             drop(confirmed);
             self.ping_soon();
         }
-        socket.session_changed();
+        socket.save_soon();
         let pid = socket.inner().recovery.as_ref().map(|recovery| recovery.pid.as_str());
         socket.queue(vec![Frame::text(|out| packet::encode_connect(out, socket.namespace(), socket.id(), pid))]);
     }

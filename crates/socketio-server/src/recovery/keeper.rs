@@ -16,8 +16,8 @@ pub struct SavedSession {
     pub data: String,
     /// The last broadcast that is known to have arrived, or that came before it connected.
     pub since: u64,
-    /// It was never saved before.
-    pub is_new: bool,
+    /// What was saved of it before must not be recalled any more: its rooms or its data have changed since.
+    pub is_changed: bool,
 }
 
 impl SavedSession {
@@ -25,7 +25,7 @@ impl SavedSession {
     #[must_use]
     pub fn new(namespace: impl Into<String>, socket_id: impl Into<String>, since: u64) -> Self {
         let (namespace, socket_id) = (namespace.into(), socket_id.into());
-        Self { namespace, socket_id, rooms: Vec::new(), data: String::new(), since, is_new: true }
+        Self { namespace, socket_id, rooms: Vec::new(), data: String::new(), since, is_changed: false }
     }
 }
 

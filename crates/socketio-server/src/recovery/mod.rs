@@ -243,8 +243,9 @@ pub(crate) struct SocketRecovery {
     pub(crate) direct: RefCell<Direct>,
     /// Waits to be given to the keeper.
     pub(crate) unsaved: Cell<bool>,
-    /// The keeper has been given it.
-    pub(crate) saved: Cell<bool>,
+    /// The keeper has been given it, and it has changed since.
+    pub(crate) changed: Cell<bool>,
+    saved: Cell<bool>,
 }
 
 impl SocketRecovery {
@@ -259,8 +260,15 @@ impl SocketRecovery {
     fn new(pid: Id, recovered: bool, since: u64, direct: Direct) -> Box<Self> {
         let direct = RefCell::new(direct);
         let (asked, since, unsaved) = (Cell::new(since), Cell::new(since), Cell::new(false));
-        let saved = Cell::new(recovered);
-        Box::new(Self { pid, recovered, since, asked, moments: Cell::default(), direct, unsaved, saved })
+        let (changed, saved) = (Cell::new(false), Cell::new(recovered));
+        Box::new(Self { pid, recovered, since, asked, moments: Cell::default(), direct, unsaved, changed, saved })
+    }
+
+    /// The keeper is given the session now. Says whether what it has of it is wrong.
+    pub(crate) fn save(&self) -> bool {
+        self.unsaved.set(false);
+        let changed = self.changed.take();
+        self.saved.replace(true) && changed
     }
 
     /// The session is with its socket from now on.

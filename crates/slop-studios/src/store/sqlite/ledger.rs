@@ -2,6 +2,7 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 
@@ -12,7 +13,7 @@ use super::super::{
 };
 use super::log::{self, Entry};
 use super::queue::{Lazy, Request, SessionChange};
-use super::receipts::{self, Receipt, Remembered};
+use super::receipts::{self, Keys, Place, Receipt};
 use super::retention::Bounds;
 use super::sequence::Sequence;
 use super::{Failed, media, notifications, revocations, sessions};
@@ -32,8 +33,10 @@ pub(super) enum Applied {
     Said { seq: u64, stored: bool, kept: bool },
     /// It was done before.
     Repeated { receipt: Receipt, first: Origin },
-    /// The key is the request's.
-    Claimed,
+    /// The key may be the request's.
+    KeyIsFit,
+    /// It can be written.
+    Written,
     /// So many are unread; if that is new, an event with this number is to go out.
     Unread { unread: u64, changed: Option<u64> },
     /// The tokens are revoked.
@@ -51,8 +54,8 @@ pub(super) enum Applied {
 /// Where the number of sockets that a publish was queued for is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Origin {
-    /// With the receipt of this name.
-    Receipt(Vec<u8>),
+    /// With the receipt there.
+    Receipt(Place),
     /// With the notification of this number.
     Notification(u64),
 }
@@ -68,6 +71,7 @@ pub(super) struct Ledger {
     usage: Usage,
     /// What is kept, as it was before.
     committed: Usage,
+    keys: Keys,
     in_transaction: bool,
     /// Whether the last transaction failed in a way that leaves open whether the write-ahead log has it in whole.
     may_be_whole: bool,
@@ -76,7 +80,16 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(connection: Connection, bounds: Bounds, life: u64) -> rusqlite::Result<Self> {
         let usage = Bounds::count(&connection)?;
-        Ok(Self { connection, bounds, life, usage, committed: usage, in_transaction: false, may_be_whole: false })
+        Ok(Self {
+            connection,
+            bounds,
+            life,
+            usage,
+            committed: usage,
+            keys: Keys::default(),
+            in_transaction: false,
+            may_be_whole: false,
+        })
     }
 
     /// To read with, between two transactions.
@@ -101,6 +114,7 @@ impl Ledger {
     /// See [`Bounds::enforce`].
     pub(super) fn enforce_bounds(&mut self, most: usize) -> rusqlite::Result<bool> {
         self.write()?;
+        self.keys.write(&self.connection)?;
         self.bounds.enforce(&self.connection, &mut self.usage, Moment::now(), most)
     }
 
@@ -115,6 +129,7 @@ impl Ledger {
 
     pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
         if self.in_transaction {
+            self.keys.write(&self.connection)?;
             let committed = self.connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
             // SQLite says that the disk is full only of a write to the file, and the frame that makes a transaction whole
             // is written last. After any other error, such as a failed fsync, it may be there.
@@ -123,6 +138,7 @@ impl Ledger {
             committed?;
             self.in_transaction = false;
         }
+        self.keys.clear();
         self.committed = self.usage;
         Ok(())
     }
@@ -141,6 +157,7 @@ impl Ledger {
             tracing::error!(%error, "roll back");
         }
         self.in_transaction = false;
+        self.keys.clear();
         self.usage = self.committed;
     }
 
@@ -156,7 +173,7 @@ impl Ledger {
     pub(super) fn apply(&mut self, request: &Request, numbers: &mut Sequence) -> rusqlite::Result<Applied> {
         let applied = match request {
             Request::Commit { change, .. } => self.change(change, numbers),
-            Request::Claim { key, .. } => self.claim(key),
+            Request::CheckKey { key, .. } => self.receipt(key).map(|_| Applied::KeyIsFit),
             Request::MarkRead { user_id, mark, .. } => self.mark_read(user_id, mark, numbers),
             Request::Revoke { revocation, .. } => self.revoke(revocation),
             Request::Snapshot { media_id, .. } => {
@@ -166,6 +183,7 @@ impl Ledger {
                 let as_of = numbers.peek() - 1;
                 notifications::inbox(&self.connection, user_id, *limit, as_of).map(Applied::Inbox).map_err(Failed::from)
             }
+            Request::TryToWrite { .. } => self.try_to_write(),
             Request::Read(_) => Ok(Applied::Later),
         };
         match applied {
@@ -177,25 +195,23 @@ impl Ledger {
 
     /// Nothing is written before the last reason to refuse, so a refusal leaves nothing behind.
     fn change(&mut self, change: &Change, numbers: &mut Sequence) -> Result<Applied, Failed> {
-        let name = change.key.as_ref().map(receipts::name);
-        if let (Some(key), Some(name)) = (&change.key, &name)
-            && let Some(receipt) = self.remembered(key, name)?.and_then(|remembered| remembered.receipt)
+        if let Some(key) = &change.key
+            && let Some(receipt) = self.receipt(key)?
         {
-            return Ok(Applied::Repeated { receipt, first: Origin::Receipt(name.clone()) });
+            return Ok(Applied::Repeated { receipt, first: Origin::Receipt(Place::of(key)) });
         }
         let applied = match &change.what {
             What::Media(step) => self.media(step, change.at, numbers)?,
             What::Notification(notification) => self.notification(notification, change.at, numbers)?,
-            What::Room(event) => self.room(event, change.at, name.is_some(), numbers)?,
+            What::Room(event) => self.room(event, change.at, change.key.is_some(), numbers)?,
         };
-        if let (Some(key), Some(name)) = (&change.key, &name) {
+        if let Some(key) = &change.key {
             let (stored, delivered) = match &applied {
                 Applied::Said { stored, .. } => (*stored, 0),
-                Applied::Repeated { receipt, .. } => (receipt.stored, receipt.delivered),
+                Applied::Repeated { receipt: Receipt(_, stored, delivered), .. } => (*stored, *delivered),
                 _ => (true, 0),
             };
-            let receipt = Receipt { id: Arc::clone(&change.id), stored, delivered };
-            self.remember(key, name, change.at, Some(receipt))?;
+            self.remember(key, change.at, Receipt(Arc::clone(&change.id), stored, delivered))?;
         }
         Ok(applied)
     }
@@ -238,7 +254,7 @@ impl Ledger {
             if found.fingerprint != notification.fingerprint {
                 return Err(StoreError::NotificationIdReused.into());
             }
-            let receipt = Receipt { id: Arc::clone(&notification.id), stored: true, delivered: found.delivered };
+            let receipt = Receipt(Arc::clone(&notification.id), true, found.delivered);
             return Ok(Applied::Repeated { receipt, first: Origin::Notification(found.seq) });
         }
         self.write()?;
@@ -295,36 +311,52 @@ impl Ledger {
         log::append(&self.connection, entry)
     }
 
-    fn claim(&mut self, key: &IdempotencyKey) -> Result<Applied, Failed> {
-        let name = receipts::name(key);
-        if self.remembered(key, &name)?.is_none() {
-            self.remember(key, &name, Moment::now(), None)?;
-        }
-        Ok(Applied::Claimed)
-    }
-
-    /// What the key was used for, unless that is too long ago.
-    fn remembered(&self, key: &IdempotencyKey, name: &[u8]) -> Result<Option<Remembered>, Failed> {
-        let since = Moment::now().before(self.bounds.receipts.age);
-        let remembered = receipts::find(&self.connection, name)?.filter(|remembered| remembered.at > since);
-        match remembered {
-            Some(remembered) if remembered.fingerprint != key.fingerprint => Err(StoreError::KeyReused.into()),
-            remembered => Ok(remembered),
+    /// The receipt that an earlier publish with this key got, unless that is too long ago. If the key is new, there is a
+    /// place for it.
+    fn receipt(&mut self, key: &IdempotencyKey) -> Result<Option<Receipt>, Failed> {
+        let (place, since) = (Place::of(key), self.keys_since(Moment::now()));
+        match self.keys.find(&self.connection, &place, since)? {
+            Some(known) if known.fingerprint != key.fingerprint => Err(StoreError::KeyReused.into()),
+            Some(known) => Ok(known.receipt(&place).cloned()),
+            None => self.make_room(&key.publisher).map(|()| None),
         }
     }
 
-    fn remember(
-        &mut self,
-        key: &IdempotencyKey,
-        name: &[u8],
-        at: Moment,
-        receipt: Option<Receipt>,
-    ) -> rusqlite::Result<()> {
+    /// Keys that were used then, or earlier, are forgotten.
+    fn keys_since(&self, now: Moment) -> Moment {
+        now.before(self.bounds.idempotency_keys.age)
+    }
+
+    /// Makes sure that a key of this publisher can be remembered, if need be by forgetting what is too old already. A batch
+    /// may be more than what is left: one that is large must not be refused for ever.
+    fn make_room(&mut self, publisher: &str) -> Result<(), Failed> {
+        let bounds = self.bounds.idempotency_keys;
+        for (of, limit) in [(Some(publisher), bounds.of_publisher), (None, bounds.of_all)] {
+            let used = match of {
+                Some(publisher) => receipts::used_by(&self.connection, publisher)?,
+                None => self.usage.idempotency_keys,
+            };
+            let Some(left) = used.checked_sub(limit) else { continue };
+            let Some((row, at)) = receipts::last_in_the_way(&self.connection, of, left + 1)? else { continue };
+            let now = Moment::now();
+            let since = self.keys_since(now);
+            if at > since {
+                let wait = Duration::from_millis(at.min(now).epoch_ms().saturating_sub(since.epoch_ms()));
+                return Err(StoreError::TooManyKeys { of_publisher: of.is_some(), limit, wait }.into());
+            }
+            self.write()?;
+            self.keys.write(&self.connection)?;
+            let (_, freed) = receipts::forget_up_to(&self.connection, of, row, since)?;
+            self.usage.idempotency_keys = self.usage.idempotency_keys.saturating_sub(freed);
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, key: &IdempotencyKey, at: Moment, receipt: Receipt) -> rusqlite::Result<()> {
         self.write()?;
-        let remembered = Remembered { fingerprint: key.fingerprint, at, receipt };
-        if !receipts::put(&self.connection, name, &remembered)? {
-            self.usage.receipts.add(0);
-        }
+        let since = self.keys_since(Moment::now());
+        let more = self.keys.add(&self.connection, key, (at, since), receipt)?;
+        self.usage.idempotency_keys = self.usage.idempotency_keys.saturating_add_signed(more);
         Ok(())
     }
 
@@ -345,6 +377,13 @@ impl Ledger {
             self.usage.revocations.add(0);
         }
         Ok(Applied::Revoked)
+    }
+
+    /// Writes a page as it is.
+    fn try_to_write(&mut self) -> Result<Applied, Failed> {
+        self.write()?;
+        self.connection.prepare_cached("UPDATE meta SET value = value WHERE name = 'next_seq'")?.execute([])?;
+        Ok(Applied::Written)
     }
 
     /// Writes what nobody waits for.
@@ -372,9 +411,9 @@ impl Ledger {
     }
 
     /// Writes down how many sockets a publish was queued for.
-    pub(super) fn set_delivered(&self, origin: &Origin, delivered: u64) -> rusqlite::Result<()> {
+    pub(super) fn set_delivered(&mut self, origin: &Origin, delivered: u64) -> rusqlite::Result<()> {
         match origin {
-            Origin::Receipt(name) => receipts::set_delivered(&self.connection, name, delivered),
+            Origin::Receipt(place) => self.keys.set_delivered(&self.connection, place, delivered),
             Origin::Notification(seq) => notifications::set_delivered(&self.connection, *seq, delivered),
         }
     }

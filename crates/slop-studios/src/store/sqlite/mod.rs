@@ -5,7 +5,7 @@
 //! `journal` and dispatched by whoever commits it, unless something waits before it. `media`, `log`, `notifications`,
 //! `sessions` and `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers, `order`
 //! these and the journal. `files` notices that the file is gone, `sessions_mark` tells the next process that the sessions are
-//! not as they should be.
+//! not as they should be, `unsaved` which of them.
 //!
 //! A promise is as good as the disk: see [`StoreSync`].
 
@@ -26,6 +26,7 @@ use super::{
 use crate::clock::Moment;
 use crate::metrics::Metrics;
 
+mod availability;
 mod files;
 mod journal;
 mod ledger;
@@ -44,6 +45,7 @@ mod sessions;
 mod sessions_mark;
 #[cfg(test)]
 pub(crate) mod tests;
+mod unsaved;
 mod writer;
 
 use files::FilesInUse;
@@ -53,9 +55,10 @@ pub use open::{OpenError, Options, StoreSync};
 use order::Order;
 pub use queue::{Backlog, Ending};
 use queue::{Left, Queue, Reply, Request, SessionChange};
-pub use retention::{Bound, Bounds};
+pub use retention::{Bound, Bounds, KeyBounds};
 use sequence::Sequence;
 use sessions_mark::SessionsMark;
+use unsaved::Unsaved;
 use writer::{Shared, Writer};
 
 /// See the module.
@@ -126,9 +129,12 @@ impl SqliteStore {
             }
             sessions_mark.set();
         }
+        let unsaved = unsaved::found(&options.folder).map_err(inaccessible)?;
+        sessions::remove_each(&connection, &unsaved).map_err(unusable)?;
         let sessions_mark = Arc::new(Mutex::new(sessions_mark));
+        let unsaved = Unsaved::begin(&options.folder, Arc::clone(&sessions_mark)).map_err(inaccessible)?;
         let ledger = Ledger::new(connection, options.bounds, boot_seq).map_err(unusable)?;
-        let queue = Arc::<Queue>::default();
+        let queue = Arc::new(Queue::new(Some(unsaved)));
         let usage = Arc::new(Mutex::new(ledger.committed()));
         let shared = Shared {
             queue: Arc::clone(&queue),
@@ -198,6 +204,7 @@ impl SqliteStore {
         let seq = order.numbers.next();
         if let Err(error) = order.write([(seq, event)]) {
             self.metrics.store_commit_failed();
+            self.queue.availability.refused();
             return Some(Err(error));
         }
         let delivery = self.dispatch.dispatch(&[Dispatched { seq, event: CommittedEvent::Room(event) }]).pop()?;
@@ -252,8 +259,8 @@ impl Store for SqliteStore {
         }
     }
 
-    fn claim(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.ask(|reply| Request::Claim { key, reply })
+    fn check_key(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(|reply| Request::CheckKey { key, reply })
     }
 
     fn media_state(&self, media_id: &str) -> BoxFuture<'_, Result<Option<MediaState>, StoreError>> {
@@ -349,6 +356,17 @@ impl Store for SqliteStore {
 
     fn revocations(&self) -> BoxFuture<'_, Result<Vec<Revocation>, StoreError>> {
         self.read(|connection| Ok(revocations::all(connection, Moment::now())?))
+    }
+
+    fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>> {
+        if let Some(since) = self.queue.availability.since() {
+            return Box::pin(ready(Ok(since)));
+        }
+        let tried = self.ask(|reply| Request::TryToWrite { reply });
+        Box::pin(async move {
+            tried.await?;
+            self.queue.availability.since().ok_or_else(|| StoreError::Unavailable("a commit has failed".into()))
+        })
     }
 
     fn is_open(&self) -> bool {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, io, mem};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -13,6 +13,8 @@ use super::super::{
     Change, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, SessionKey, SessionRecord, SnapshotThen,
     StoreError, What,
 };
+use super::availability::Availability;
+use super::unsaved::Unsaved;
 use crate::clock::Moment;
 use crate::limits::{
     GROUP_BYTES, GROUP_REQUESTS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER, STORE_QUEUE_BYTES,
@@ -25,9 +27,10 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What the writer is asked for. `then` is there until it has run.
 pub(super) enum Request {
     Commit { change: Change, reply: Reply<Committed> },
-    Claim { key: IdempotencyKey, reply: Reply<()> },
+    CheckKey { key: IdempotencyKey, reply: Reply<()> },
     MarkRead { user_id: Arc<str>, mark: ReadMark, reply: Reply<u64> },
     Revoke { revocation: Revocation, reply: Reply<()> },
+    TryToWrite { reply: Reply<()> },
     Snapshot { media_id: Arc<str>, then: Option<SnapshotThen>, reply: Reply<()> },
     Inbox { user_id: Arc<str>, limit: usize, then: Option<InboxThen>, reply: Reply<()> },
     Read(Box<dyn FnOnce(&Connection) + Send>),
@@ -77,6 +80,15 @@ pub(super) struct Left {
 }
 
 impl SessionChange {
+    /// Whether a client that comes back must not find what was saved before.
+    fn outdates_saved(&self) -> bool {
+        match self {
+            Self::Saved(session) => session.is_changed,
+            Self::Forgotten => true,
+            Self::Left(_) => false,
+        }
+    }
+
     /// Both, one after the other.
     fn then(self, next: Self) -> Self {
         match (self, next) {
@@ -84,6 +96,9 @@ impl SessionChange {
                 session.left_at = Some(left.at);
                 session.since_seq = session.since_seq.max(left.since_seq);
                 Self::Saved(session)
+            }
+            (Self::Saved(earlier), Self::Saved(session)) => {
+                Self::Saved(SessionRecord { is_changed: earlier.is_changed || session.is_changed, ..session })
             }
             (Self::Forgotten, Self::Left(_)) => Self::Forgotten,
             (_, next) => next,
@@ -152,6 +167,7 @@ pub(super) struct Queue {
     work: Condvar,
     /// Tells that the writer has ended.
     over: Condvar,
+    pub(super) availability: Availability,
 }
 
 #[derive(Default)]
@@ -161,6 +177,8 @@ struct Waiting {
     lazy: Lazy,
     /// When `lazy` is to be written at the latest, if there is any.
     lazy_due: Option<Instant>,
+    /// None if sessions are not saved.
+    unsaved: Option<Unsaved>,
     closed: bool,
     /// What the writer is about to write.
     in_hand: Backlog,
@@ -172,6 +190,12 @@ struct Waiting {
 }
 
 impl Queue {
+    /// With the list of sessions that are not saved as they are.
+    pub(super) fn new(unsaved: Option<Unsaved>) -> Self {
+        let waiting = Waiting { unsaved, ..Waiting::default() };
+        Self { waiting: Mutex::new(waiting), ..Self::default() }
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         // Nothing in here panics half way.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
@@ -185,6 +209,7 @@ impl Queue {
         }
         let weight = request.weight();
         if waiting.requests.len() >= STORE_QUEUE_REQUESTS || waiting.bytes + weight > STORE_QUEUE_BYTES {
+            self.availability.refused();
             return Err(StoreError::Overloaded);
         }
         if let Request::Inbox { user_id, .. } = &request
@@ -203,6 +228,12 @@ impl Queue {
     pub(super) fn put_session(&self, key: SessionKey, change: SessionChange) -> bool {
         let mut waiting = self.waiting();
         let earlier = if waiting.closed { None } else { waiting.lazy.sessions.remove(&key) };
+        if change.outdates_saved()
+            && !earlier.as_ref().is_some_and(SessionChange::outdates_saved)
+            && let Some(unsaved) = &mut waiting.unsaved
+        {
+            unsaved.add(&key);
+        }
         let fits = earlier.is_some() || (!waiting.closed && waiting.lazy.sessions.len() < LAZY_WRITES);
         if fits {
             let change = match earlier {
@@ -302,6 +333,9 @@ impl Queue {
         if waiting.closed || waiting.lazy_due.is_some_and(|due| due <= Instant::now()) {
             waiting.lazy_due = None;
             group.lazy = mem::take(&mut waiting.lazy);
+            if let Some(unsaved) = &mut waiting.unsaved {
+                unsaved.write();
+            }
         }
         let mut bytes = 0;
         while group.requests.len() < GROUP_REQUESTS
@@ -315,6 +349,11 @@ impl Queue {
         waiting.in_hand = Backlog::of(group.requests.len(), &group.lazy);
         group.sessions_lost = waiting.given_up.sessions > 0;
         group
+    }
+
+    /// The changes of sessions that were taken have been written.
+    pub(super) fn sessions_written(&self) -> io::Result<()> {
+        self.waiting().unsaved.as_mut().map_or(Ok(()), Unsaved::written)
     }
 
     /// What was taken has been written, or put back.

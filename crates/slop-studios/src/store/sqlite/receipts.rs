@@ -1,78 +1,315 @@
-//! Receipts by idempotency key.
+//! Receipts by idempotency key. A key is one row, with the receipts of all items of a batch, so that what is remembered of
+//! a request stands and falls together.
 
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, named_params};
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
+use serde::{Deserialize, Serialize};
 
 use super::super::{Fingerprint, IdempotencyKey};
 use crate::clock::Moment;
+use crate::limits::{BATCH_ITEMS_PER_KEY, RETENTION_ROWS};
 
-/// What an idempotency key was used for.
+/// What is remembered of an accepted publish: its id, whether it is kept, and the sockets that it was queued for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Receipt(pub(super) Arc<str>, pub(super) bool, pub(super) u64);
+
+/// Whose key it is, and the key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Name {
+    publisher: Arc<str>,
+    key: Arc<str>,
+}
+
+/// Where a receipt is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    name: Name,
+    item: u32,
+}
+
+impl Place {
+    /// A request that is no batch has one item.
+    pub(super) fn of(key: &IdempotencyKey) -> Self {
+        let (publisher, name) = (Arc::clone(&key.publisher), Arc::clone(&key.key));
+        Self { name: Name { publisher, key: name }, item: key.item.unwrap_or(0) }
+    }
+}
+
+/// What a key was used for.
 #[derive(Debug)]
 pub(super) struct Remembered {
     pub(super) fingerprint: Fingerprint,
-    pub(super) at: Moment,
-    /// None for a claim.
-    pub(super) receipt: Option<Receipt>,
+    row: i64,
+    at: Moment,
+    /// By the item.
+    receipts: BTreeMap<u32, Receipt>,
+    is_changed: bool,
+    /// What the row says that it counts as.
+    written_cost: u64,
 }
 
-#[derive(Debug)]
-pub(super) struct Receipt {
-    pub(super) id: Arc<str>,
-    pub(super) stored: bool,
-    pub(super) delivered: u64,
-}
-
-/// Publisher, key and place in one byte string. Neither text has a zero byte: one is hexadecimal, one a header.
-pub(super) fn name(key: &IdempotencyKey) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(key.publisher.len() + key.key.len() + 6);
-    bytes.extend_from_slice(key.publisher.as_bytes());
-    bytes.push(0);
-    bytes.extend_from_slice(key.key.as_bytes());
-    if let Some(item) = key.item {
-        bytes.push(0);
-        bytes.extend_from_slice(&item.to_be_bytes());
+impl Remembered {
+    /// The receipt of an item that was accepted.
+    pub(super) fn receipt(&self, place: &Place) -> Option<&Receipt> {
+        self.receipts.get(&place.item)
     }
-    bytes
+
+    /// What it counts as.
+    fn cost(&self) -> u64 {
+        cost(self.receipts.len())
+    }
 }
 
-pub(super) fn find(connection: &Connection, name: &[u8]) -> rusqlite::Result<Option<Remembered>> {
-    connection
-        .prepare_cached("SELECT * FROM receipts WHERE key = ?1")?
-        .query_row([name], |row| {
-            let id: Option<Arc<str>> = row.get("id")?;
-            let (stored, delivered) = (row.get("stored")?, row.get("delivered")?);
-            Ok(Remembered {
-                fingerprint: row.get("fingerprint")?,
-                at: Moment::from_epoch_ms(row.get("created_at")?),
-                receipt: id.map(|id| Receipt { id, stored, delivered }),
-            })
+fn cost(items: usize) -> u64 {
+    items.div_ceil(BATCH_ITEMS_PER_KEY).max(1) as u64
+}
+
+/// The keys that a transaction has met, so that a row is read and written once for all items of its batch.
+#[derive(Debug, Default)]
+pub(super) struct Keys(HashMap<Name, Remembered>);
+
+impl Keys {
+    /// What a key was used for, unless that was at `since` or earlier.
+    pub(super) fn find(
+        &mut self,
+        connection: &Connection,
+        place: &Place,
+        since: Moment,
+    ) -> rusqlite::Result<Option<&mut Remembered>> {
+        let known = match self.0.entry(place.name.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => match read(connection, vacant.key())? {
+                Some(read) => vacant.insert(read),
+                None => return Ok(None),
+            },
+        };
+        Ok((known.at > since).then_some(known))
+    }
+
+    /// Remembers a receipt, and says by how much more all keys count than before. The place of a key that is too old is
+    /// taken.
+    pub(super) fn add(
+        &mut self,
+        connection: &Connection,
+        key: &IdempotencyKey,
+        (at, since): (Moment, Moment),
+        receipt: Receipt,
+    ) -> rusqlite::Result<i64> {
+        let place = Place::of(key);
+        if let Some(known) = self.find(connection, &place, since)? {
+            let before = known.cost();
+            known.receipts.insert(place.item, receipt);
+            known.is_changed = true;
+            return Ok(known.cost() as i64 - before as i64);
+        }
+        let freed = match self.0.remove(&place.name) {
+            Some(_too_old) => forget(connection, &place.name)?,
+            None => 0,
+        };
+        let receipts = BTreeMap::from([(place.item, receipt)]);
+        let row = insert(connection, &place.name, &key.fingerprint, at, &receipts)?;
+        let (fingerprint, cost) = (key.fingerprint, cost(receipts.len()));
+        let remembered = Remembered { fingerprint, row, at, receipts, is_changed: false, written_cost: cost };
+        self.0.insert(place.name, remembered);
+        Ok(cost as i64 - freed as i64)
+    }
+
+    /// Takes note of how many sockets a publish was queued for, if its receipt is still there.
+    pub(super) fn set_delivered(
+        &mut self,
+        connection: &Connection,
+        place: &Place,
+        delivered: u64,
+    ) -> rusqlite::Result<()> {
+        if let Some(known) = self.find(connection, place, Moment::from_epoch_ms(0))?
+            && let Some(receipt) = known.receipts.get_mut(&place.item)
+        {
+            receipt.2 = delivered;
+            known.is_changed = true;
+        }
+        Ok(())
+    }
+
+    /// Writes what was changed; the transaction is going to be committed.
+    pub(super) fn write(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        for (_, known) in self.0.drain() {
+            if known.is_changed {
+                connection
+                    .prepare_cached("UPDATE idempotency_keys SET receipts = ?2 WHERE row = ?1")?
+                    .execute((known.row, json(&known.receipts)?))?;
+            }
+            if known.cost() != known.written_cost {
+                connection
+                    .prepare_cached("UPDATE idempotency_keys SET cost = ?2 WHERE row = ?1")?
+                    .execute((known.row, known.cost()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what was met: the transaction is over.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+fn json(receipts: &BTreeMap<u32, Receipt>) -> rusqlite::Result<String> {
+    serde_json::to_string(receipts).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+fn read(connection: &Connection, name: &Name) -> rusqlite::Result<Option<Remembered>> {
+    let remembered = |row: &Row<'_>| {
+        let receipts: String = row.get("receipts")?;
+        let receipts = serde_json::from_str(&receipts)
+            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, error.into()))?;
+        Ok(Remembered {
+            fingerprint: row.get("fingerprint")?,
+            row: row.get("row")?,
+            at: Moment::from_epoch_ms(row.get("created_at")?),
+            receipts,
+            is_changed: false,
+            written_cost: row.get("cost")?,
         })
+    };
+    connection
+        .prepare_cached(
+            "SELECT receipts, fingerprint, row, cost, created_at FROM idempotency_keys
+             WHERE publisher = (SELECT id FROM publishers WHERE name = ?1) AND key = ?2",
+        )?
+        .query_row((&name.publisher, &name.key), remembered)
         .optional()
 }
 
-/// Says whether there was one of this name, which it replaces.
-pub(super) fn put(connection: &Connection, name: &[u8], remembered: &Remembered) -> rusqlite::Result<bool> {
-    let replaced = connection.prepare_cached("DELETE FROM receipts WHERE key = ?1")?.execute([name])? > 0;
-    let receipt = remembered.receipt.as_ref();
+fn insert(
+    connection: &Connection,
+    name: &Name,
+    fingerprint: &Fingerprint,
+    at: Moment,
+    receipts: &BTreeMap<u32, Receipt>,
+) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("INSERT INTO publishers (name) VALUES (?1) ON CONFLICT DO NOTHING")?
+        .execute([&name.publisher])?;
     connection
         .prepare_cached(
-            "INSERT INTO receipts (key, fingerprint, id, stored, delivered, created_at)
-             VALUES (:key, :fingerprint, :id, :stored, :delivered, :created_at)",
+            "INSERT INTO idempotency_keys (publisher, key, fingerprint, receipts, cost, created_at)
+             VALUES ((SELECT id FROM publishers WHERE name = :publisher), :key, :fingerprint, :receipts, :cost, :created_at)",
         )?
-        .execute(named_params! {
-            ":key": name,
-            ":fingerprint": remembered.fingerprint,
-            ":id": receipt.map(|receipt| &receipt.id),
-            ":stored": receipt.is_some_and(|receipt| receipt.stored),
-            ":delivered": receipt.map_or(0, |receipt| receipt.delivered),
-            ":created_at": remembered.at.epoch_ms(),
-        })?;
-    Ok(replaced)
+        .insert(named_params! {
+            ":publisher": name.publisher,
+            ":key": name.key,
+            ":fingerprint": fingerprint,
+            ":receipts": json(receipts)?,
+            ":cost": cost(receipts.len()),
+            ":created_at": at.epoch_ms(),
+        })
 }
 
-/// Writes down how many sockets the publish was queued for.
-pub(super) fn set_delivered(connection: &Connection, name: &[u8], delivered: u64) -> rusqlite::Result<()> {
-    connection.prepare_cached("UPDATE receipts SET delivered = ?2 WHERE key = ?1")?.execute((name, delivered))?;
-    Ok(())
+/// Forgets a key, and says what it counted as.
+fn forget(connection: &Connection, name: &Name) -> rusqlite::Result<u64> {
+    let freed = connection
+        .prepare_cached(
+            "DELETE FROM idempotency_keys
+             WHERE publisher = (SELECT id FROM publishers WHERE name = ?1) AND key = ?2 RETURNING cost",
+        )?
+        .query_row((&name.publisher, &name.key), |row| row.get(0))
+        .optional()?;
+    Ok(freed.unwrap_or(0))
+}
+
+/// What all keys count as.
+pub(super) fn used(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT coalesce(sum(used), 0) FROM publishers", [], |row| row.get(0))
+}
+
+/// What a publisher's keys count as.
+pub(super) fn used_by(connection: &Connection, publisher: &str) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT coalesce(sum(used), 0) FROM publishers WHERE name = ?1")?
+        .query_row([publisher], |row| row.get(0))
+}
+
+/// The last of the oldest keys, all or a publisher's, that together count as `excess`, and when it was used; or of
+/// [`RETENTION_ROWS`], if it takes more.
+pub(super) fn last_in_the_way(
+    connection: &Connection,
+    publisher: Option<&str>,
+    excess: u64,
+) -> rusqlite::Result<Option<(i64, Moment)>> {
+    let mut statement = connection.prepare_cached(match publisher {
+        Some(_) => {
+            "SELECT row, created_at, cost FROM idempotency_keys
+             WHERE publisher = (SELECT id FROM publishers WHERE name = ?2) ORDER BY row LIMIT ?1"
+        }
+        None => "SELECT row, created_at, cost FROM idempotency_keys WHERE ?2 IS NULL ORDER BY row LIMIT ?1",
+    })?;
+    let mut rows = statement.query((RETENTION_ROWS, publisher))?;
+    let (mut last, mut sum) = (None, 0);
+    while sum < excess
+        && let Some(row) = rows.next()?
+    {
+        last = Some((row.get(0)?, Moment::from_epoch_ms(row.get(1)?)));
+        sum += row.get::<_, u64>(2)?;
+    }
+    Ok(last)
+}
+
+/// Forgets the keys, all or a publisher's, up to this row that were used at `since` or earlier, and says how many rows
+/// that were and what they counted as.
+pub(super) fn forget_up_to(
+    connection: &Connection,
+    publisher: Option<&str>,
+    row: i64,
+    since: Moment,
+) -> rusqlite::Result<(usize, u64)> {
+    let mut statement = connection.prepare_cached(match publisher {
+        Some(_) => {
+            "DELETE FROM idempotency_keys WHERE publisher = (SELECT id FROM publishers WHERE name = ?3)
+             AND row <= ?1 AND created_at <= ?2 RETURNING cost"
+        }
+        None => "DELETE FROM idempotency_keys WHERE ?3 IS NULL AND row <= ?1 AND created_at <= ?2 RETURNING cost",
+    })?;
+    let mut rows = statement.query((row, since.epoch_ms(), publisher))?;
+    let (mut removed, mut freed) = (0, 0);
+    while let Some(row) = rows.next()? {
+        removed += 1;
+        freed += row.get::<_, u64>(0)?;
+    }
+    Ok((removed, freed))
+}
+
+/// Forgets at most so many keys that are too old, the oldest first, and says how many rows that were and what they counted
+/// as.
+pub(super) fn forget_old(
+    connection: &Connection,
+    now: Moment,
+    age: Duration,
+    most: usize,
+) -> rusqlite::Result<(usize, u64)> {
+    let since = now.before(age);
+    let mut statement =
+        connection.prepare_cached("SELECT row, created_at FROM idempotency_keys ORDER BY row LIMIT ?1")?;
+    let mut rows = statement.query([most])?;
+    let mut last = None;
+    while let Some(row) = rows.next()? {
+        let at: u64 = row.get(1)?;
+        if at > now.epoch_ms() {
+            // The clock was ahead: what was used then would stay for as long as it was, and keep what is behind it.
+            connection
+                .prepare_cached("UPDATE idempotency_keys SET created_at = ?1 WHERE created_at > ?1")?
+                .execute([now.epoch_ms()])?;
+            break;
+        }
+        if at > since.epoch_ms() {
+            break;
+        }
+        last = Some(row.get(0)?);
+    }
+    drop(rows);
+    last.map_or(Ok((0, 0)), |last| forget_up_to(connection, None, last, since))
 }

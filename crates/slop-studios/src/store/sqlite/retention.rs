@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Row};
 
 use super::super::{Amount, Usage};
-use super::{log, revocations};
+use super::{log, receipts, revocations};
 use crate::clock::Moment;
 use crate::limits::ROW_OVERHEAD_BYTES;
 
@@ -33,10 +33,22 @@ pub struct Bounds {
     pub log: Bound,
     /// Sessions, from when they were last saved.
     pub sessions: Bound,
-    /// Idempotency keys.
-    pub receipts: Bound,
+    /// Idempotency keys. None leaves before its time: one more is refused.
+    pub idempotency_keys: KeyBounds,
     /// Revocations. None leaves before it is over: one more is refused.
     pub revocations: u64,
+}
+
+/// How many idempotency keys are remembered, a batch counting as one for every
+/// [`BATCH_ITEMS_PER_KEY`](crate::limits::BATCH_ITEMS_PER_KEY) of its items.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyBounds {
+    /// For how long.
+    pub age: Duration,
+    /// Of all publishers.
+    pub of_all: u64,
+    /// Of one publisher.
+    pub of_publisher: u64,
 }
 
 /// A table of which the oldest rows leave.
@@ -53,7 +65,7 @@ struct Shelf {
     removed: fn(&Connection, u64) -> rusqlite::Result<()>,
 }
 
-const SHELVES: [Shelf; 5] = [
+const SHELVES: [Shelf; 4] = [
     Shelf {
         bound: |bounds| bounds.media,
         amount: |usage| &mut usage.media,
@@ -86,14 +98,6 @@ const SHELVES: [Shelf; 5] = [
         remove: "DELETE FROM sessions WHERE row <= ?1",
         removed: |_, _| Ok(()),
     },
-    Shelf {
-        bound: |bounds| bounds.receipts,
-        amount: |usage| &mut usage.receipts,
-        total: "SELECT count(*), coalesce(sum(0), 0) FROM receipts",
-        oldest: "SELECT row, created_at, 0 FROM receipts ORDER BY row LIMIT ?1",
-        remove: "DELETE FROM receipts WHERE row <= ?1",
-        removed: |_, _| Ok(()),
-    },
 ];
 
 impl Amount {
@@ -121,6 +125,7 @@ impl Bounds {
             *(shelf.amount)(&mut usage) = connection.query_row(shelf.total, [], total)?;
         }
         usage.revocations.rows = revocations::count(connection)?;
+        usage.idempotency_keys = receipts::used(connection)?;
         Ok(usage)
     }
 
@@ -139,7 +144,9 @@ impl Bounds {
     ) -> rusqlite::Result<bool> {
         let over = revocations::remove_over(connection, now, most)?;
         usage.revocations.rows = usage.revocations.rows.saturating_sub(over as u64);
-        let mut more = over == most;
+        let (forgotten, freed) = receipts::forget_old(connection, now, self.idempotency_keys.age, most)?;
+        usage.idempotency_keys = usage.idempotency_keys.saturating_sub(freed);
+        let mut more = over == most || forgotten == most;
         for shelf in SHELVES {
             more |= shelf.remove_oldest(connection, &(shelf.bound)(self), (shelf.amount)(usage), now, most)? == most;
         }

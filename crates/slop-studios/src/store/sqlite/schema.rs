@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use rusqlite_migration::{M, Migrations};
 
 /// Never change one that was released: add another.
-const MIGRATIONS: &[M<'static>] = &[M::up(TABLES), M::up(REVOCATIONS), M::up(LIVES)];
+const MIGRATIONS: &[M<'static>] = &[M::up(TABLES), M::up(REVOCATIONS), M::up(LIVES), M::up(IDEMPOTENCY_KEYS)];
 
 /// How many migrations this version knows.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -94,7 +94,7 @@ CREATE TABLE receipts (
 ) STRICT;
 ";
 
-/// What this version added.
+/// Revocations, and secrets.
 const REVOCATIONS: &str = "
 -- kind: 0 a user, 1 a token. at: when it was revoked; until: when it is over. In ms since 1970.
 CREATE TABLE revocations (
@@ -130,6 +130,69 @@ CREATE TABLE lives (
 ALTER TABLE log ADD COLUMN latest INTEGER NOT NULL DEFAULT 0;
 ";
 
+/// A row for each idempotency key with its publisher, where there was one for each item of a batch.
+const IDEMPOTENCY_KEYS: &str = "
+-- used: what the publisher's keys count as. Who has none has no row.
+CREATE TABLE publishers (
+    id INTEGER PRIMARY KEY NOT NULL,
+    name TEXT NOT NULL UNIQUE,
+    used INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- receipts: a JSON object of [id, stored, delivered] by the item's place in its batch, 0 for what is no batch.
+CREATE TABLE idempotency_keys (
+    row INTEGER PRIMARY KEY NOT NULL,
+    publisher INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    receipts TEXT NOT NULL,
+    cost INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    UNIQUE (publisher, key)
+) STRICT;
+CREATE INDEX idempotency_keys_by_publisher ON idempotency_keys (publisher);
+
+CREATE TRIGGER idempotency_key_added AFTER INSERT ON idempotency_keys
+BEGIN
+    UPDATE publishers SET used = used + NEW.cost WHERE id = NEW.publisher;
+END;
+CREATE TRIGGER idempotency_key_changed AFTER UPDATE OF cost ON idempotency_keys
+BEGIN
+    UPDATE publishers SET used = used + NEW.cost - OLD.cost WHERE id = NEW.publisher;
+END;
+CREATE TRIGGER idempotency_key_gone AFTER DELETE ON idempotency_keys
+BEGIN
+    UPDATE publishers SET used = used - OLD.cost WHERE id = OLD.publisher;
+    DELETE FROM publishers WHERE id = OLD.publisher AND used = 0;
+END;
+
+-- The old key: the publisher, a zero, the key, and of an item a zero and its place in four bytes, big-endian, below 1,000.
+-- Without an id it was a claim, which stands for nothing that happened.
+CREATE TEMP TABLE old_receipts AS
+SELECT row, fingerprint, id, stored, delivered, created_at,
+    CAST(substr(key, 1, length(key) - length(rest) - 1) AS TEXT) AS publisher,
+    CAST(iif(zero = 0, rest, substr(rest, 1, zero - 1)) AS TEXT) AS name,
+    iif(zero = 0, '0000', hex(substr(rest, zero + 3, 2))) AS item
+FROM (
+    SELECT *, instr(rest, x'00') AS zero
+    FROM (SELECT *, substr(key, instr(key, x'00') + 1) AS rest FROM receipts WHERE id IS NOT NULL)
+);
+INSERT INTO publishers (name) SELECT DISTINCT publisher FROM old_receipts;
+INSERT INTO idempotency_keys (publisher, key, fingerprint, receipts, cost, created_at)
+SELECT publishers.id, old_receipts.name, fingerprint,
+    json_group_object(
+        instr('123456789ABCDEF', substr(item, 1, 1)) * 4096 + instr('123456789ABCDEF', substr(item, 2, 1)) * 256
+        + instr('123456789ABCDEF', substr(item, 3, 1)) * 16 + instr('123456789ABCDEF', substr(item, 4, 1)),
+        json_array(old_receipts.id, json(iif(stored, 'true', 'false')), delivered)
+    ),
+    (count(*) + 9) / 10, max(created_at)
+FROM old_receipts JOIN publishers ON publishers.name = old_receipts.publisher
+GROUP BY old_receipts.publisher, old_receipts.name, fingerprint
+ORDER BY min(row);
+DROP TABLE old_receipts;
+DROP TABLE receipts;
+";
+
 /// How many migrations the file has had.
 pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
@@ -138,6 +201,12 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
 /// Brings an older file up to date.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migration::Error> {
     Migrations::from_slice(MIGRATIONS).to_latest(connection)
+}
+
+/// As a version left a file that knew so many migrations.
+#[cfg(test)]
+pub(super) fn migrate_to(connection: &mut Connection, version: usize) {
+    Migrations::from_slice(MIGRATIONS).to_version(connection, version).expect("the migrations work");
 }
 
 #[cfg(test)]

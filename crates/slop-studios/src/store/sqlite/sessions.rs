@@ -45,6 +45,18 @@ pub(super) fn remove_all(connection: &Connection) -> rusqlite::Result<usize> {
     connection.execute("DELETE FROM sessions", [])
 }
 
+/// Removes these sessions.
+pub(super) fn remove_each(connection: &Connection, keys: &[SessionKey]) -> rusqlite::Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let transaction = connection.unchecked_transaction()?;
+    for key in keys {
+        remove(&transaction, key)?;
+    }
+    transaction.commit()
+}
+
 /// Takes note that a session's client has left.
 pub(super) fn left(connection: &Connection, key: &SessionKey, left: Left) -> rusqlite::Result<()> {
     connection
@@ -85,6 +97,7 @@ pub(super) fn find(connection: &Connection, key: &SessionKey) -> rusqlite::Resul
                 since_seq: since.max(confirmed.filter(|_| left_at.is_none()).unwrap_or_default()),
                 updated_at: Moment::from_epoch_ms(row.get("created_at")?),
                 left_at: left_at.map(Moment::from_epoch_ms),
+                is_changed: false,
             };
             Ok((record, row.get("life")?))
         })

@@ -16,7 +16,9 @@ use crate::limits::{LAZY_WRITES, STORE_QUEUE_REQUESTS};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-const UNBOUNDED: Bound = Bound { age: Duration::from_secs(86_400), rows: u64::MAX, bytes: u64::MAX };
+const DAY: Duration = Duration::from_secs(86_400);
+
+const UNBOUNDED: Bound = Bound { age: DAY, rows: u64::MAX, bytes: u64::MAX };
 
 fn options(folder: &Path) -> Options {
     let bounds = Bounds {
@@ -25,7 +27,7 @@ fn options(folder: &Path) -> Options {
         notifications_per_user: 1_000,
         log: UNBOUNDED,
         sessions: UNBOUNDED,
-        receipts: UNBOUNDED,
+        idempotency_keys: KeyBounds { age: DAY, of_all: u64::MAX, of_publisher: u64::MAX },
         revocations: u64::MAX,
     };
     Options { folder: folder.to_owned(), sync: StoreSync::Normal, bounds, journal: Duration::from_secs(60) }
@@ -42,6 +44,16 @@ pub(crate) fn temporary(dispatch: Arc<dyn Dispatch>) -> SqliteStore {
     let store = SqliteStore::open(&options(folder.path()), dispatch, Arc::default()).expect("a store");
     FOLDERS.with_borrow_mut(|folders| folders.push(folder));
     store
+}
+
+/// Tells nobody.
+#[derive(Debug)]
+pub(crate) struct Silent;
+
+impl Dispatch for Silent {
+    fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery> {
+        vec![Delivery::known(0); group.len()]
+    }
 }
 
 /// A store, what it dispatched, and the folder it is in.
@@ -216,6 +228,32 @@ fn how_far_a_client_has_come_is_known_in_the_next_life() {
     assert!(second <= first);
 }
 
+/// The process is killed before a change of a session is written.
+#[test]
+fn a_session_that_has_changed_since_it_was_saved_is_not_found() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for key in 1..=4 {
+        store.save_session(session(key, "{}"));
+    }
+    until(|| store.usage().sessions.rows == 4);
+    // Nothing is written for as long as somebody dispatches.
+    let dispatching = store.order.lock().expect("no test panicked");
+    store.save_session(SessionRecord { is_changed: true, ..session(1, "logged out") });
+    store.save_session(SessionRecord { is_changed: false, ..session(2, "{}") });
+    store.forget_session([3; 32]);
+    let killed = place.killed();
+    drop(dispatching);
+    let found =
+        |store: &SqliteStore| [1, 2, 3, 4].map(|key| wait(store.session([key; 32])).expect("readable").is_some());
+    let (again, _) = killed.open();
+    assert_eq!(found(&again), [false, true, false, true]);
+    assert_eq!(again.usage().sessions.rows, 2);
+    store.close();
+    let (again, _) = place.open();
+    assert_eq!(found(&again), [true, true, false, true]);
+}
+
 #[test]
 fn sessions_of_a_life_that_left_no_journal_are_unknown() {
     let mut place = Place::new();
@@ -323,7 +361,7 @@ fn a_damaged_page_is_found_when_it_opens() {
 }
 
 /// As if the disk had room for so many pages more.
-fn leave_room(store: &SqliteStore, pages: u32) {
+pub(crate) fn leave_room(store: &SqliteStore, pages: u32) {
     let done = store.read(move |connection| {
         let used: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
         connection.pragma_update_and_check(None, "max_page_count", used + pages, |_| Ok(()))?;
@@ -352,7 +390,7 @@ fn on_a_full_disk_nothing_is_accepted_and_then_it_goes_on() {
         let outcome = wait(commit).map(|committed| committed.id);
         assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
     }
-    assert!(matches!(wait(store.claim(key("k", 1))), Ok(()) | Err(StoreError::Unavailable(_))));
+    assert!(matches!(wait(store.check_key(key("k", 1))), Ok(()) | Err(StoreError::Unavailable(_))));
     assert_eq!(recorder.lines(), ["m Progress(1.0)"]);
     assert_eq!(store.usage().media, Amount { rows: 1, bytes: r#"{"id":"1"}"#.len() as u64 });
     assert_eq!(wait(store.media_state("l0")), Ok(None));
@@ -365,6 +403,33 @@ fn on_a_full_disk_nothing_is_accepted_and_then_it_goes_on() {
         publish(&store, large(&format!("l{n}")));
     }
     assert_eq!((recorder.lines().len(), store.usage().media.rows), (21, 21));
+}
+
+#[test]
+fn the_store_says_since_when_it_takes_all() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let since = || wait(store.writable_since()).expect("it takes all");
+    let begun = since();
+    publish(&store, durable("1", "e"));
+    assert_eq!(since(), begun, "nothing was refused");
+    leave_room(&store, 0);
+    let mut large = durable("2", "e");
+    if let What::Room(event) = &mut large.what {
+        event.argument = "x".repeat(50_000).into();
+    }
+    assert!(wait(store.commit(large.clone())).is_err());
+    assert_eq!(store.queue.availability.since(), None);
+    // It tries to write, what fits here.
+    let again = since();
+    assert!(again > begun);
+    assert_eq!((since(), store.queue.availability.since()), (again, Some(again)));
+    drop(wait(store.commit(large)));
+    leave_room(&store, 1_000);
+    publish(&store, durable("3", "e"));
+    assert!(since() > again);
+    store.close();
+    assert!(wait(store.commit(durable("4", "e"))).is_err());
 }
 
 #[test]
@@ -501,7 +566,6 @@ fn the_oldest_leave_first() {
     let place = Place::bounded(|bounds| {
         bounds.media.rows = 2;
         bounds.log.bytes = 10 * crate::limits::ROW_OVERHEAD_BYTES;
-        bounds.receipts.rows = 2;
         bounds.sessions.rows = 2;
         bounds.notifications_per_user = 2;
         bounds.notifications.rows = 3;
@@ -523,11 +587,6 @@ fn the_oldest_leave_first() {
     assert_eq!(replayed(&store, numbers[begin + 88]), Replay::default());
     let kept = replayed(&store, numbers[begin + 89]);
     assert_eq!((kept.complete, kept.events.len()), (true, 10));
-
-    for name in ["a", "b", "c", "a"] {
-        assert!(!publish(&store, keyed(room("1", "e"), key(name, 1))).repeated, "{name}");
-    }
-    assert_eq!(store.usage().receipts.rows, 2);
 
     for (user, id) in [("u", "1"), ("u", "2"), ("u", "3"), ("v", "4"), ("w", "5")] {
         publish(&store, notification(user, id, 0));
@@ -567,7 +626,7 @@ fn what_is_too_old_leaves() {
     publish(&store, durable("2", "new"));
     until(|| store.usage().log.rows == 1);
     let kept = store.usage();
-    assert_eq!((kept.media.rows, kept.notifications.rows, kept.receipts.rows), (0, 0, 0));
+    assert_eq!((kept.media.rows, kept.notifications.rows, kept.idempotency_keys), (0, 0, 0));
     let inboxes =
         store.read(|connection| Ok(connection.query_row("SELECT count(*) FROM inboxes", [], |row| row.get(0))?));
     assert_eq!(wait(inboxes), Ok(0));
@@ -585,6 +644,159 @@ fn a_key_that_is_too_old_is_free() {
     let again = publish(&store, keyed(room("2", "e"), key("k", 2)));
     assert!(!again.repeated);
     assert!(publish(&store, keyed(room("3", "e"), key("k", 2))).repeated);
+}
+
+fn of(publisher: &str, name: &str) -> IdempotencyKey {
+    IdempotencyKey { publisher: publisher.into(), ..key(name, 1) }
+}
+
+#[test]
+fn a_key_that_is_not_too_old_is_never_forgotten() {
+    let place = Place::bounded(|bounds| {
+        bounds.idempotency_keys = KeyBounds { age: DAY, of_all: 3, of_publisher: 2 };
+    });
+    let (store, recorder) = place.open();
+    let commit = |change: Change, key| wait(store.commit(keyed(change, key))).map(|committed| committed.repeated);
+    let refused = |outcome: Result<bool, StoreError>, publisher: bool, most: u64| match outcome {
+        Err(StoreError::TooManyKeys { of_publisher, limit, wait }) => {
+            assert_eq!((of_publisher, limit), (publisher, most));
+            assert!(wait <= DAY && wait > DAY - DEADLINE, "{wait:?}");
+        }
+        outcome => panic!("{outcome:?}"),
+    };
+    assert_eq!([commit(room("1", "e"), of("p", "a")), commit(room("2", "e"), of("p", "b"))], [Ok(false), Ok(false)]);
+    refused(commit(room("3", "e"), of("p", "c")), true, 2);
+    refused(commit(notification("u", "4", 1), of("p", "c")), true, 2);
+    refused(wait(store.check_key(of("p", "c"))).map(|()| false), true, 2);
+    assert_eq!(commit(room("5", "e"), of("q", "a")), Ok(false));
+    refused(commit(room("6", "e"), of("r", "a")), false, 3);
+    for (publisher, name) in [("p", "a"), ("p", "b"), ("q", "a")] {
+        assert_eq!(commit(room("7", "e"), of(publisher, name)), Ok(true), "{publisher} {name}");
+    }
+    assert_eq!(wait(store.check_key(of("p", "a"))), Ok(()));
+    // What has no key is not concerned, and what was refused left nothing behind.
+    publish(&store, durable("8", "e"));
+    assert_eq!((recorder.lines().len(), store.usage().idempotency_keys), (4, 3));
+    assert_eq!(wait(store.notifications("u", None, 10)), Ok(NotificationsPage::default()));
+    // The next process counts the same.
+    drop(store);
+    let (store, _) = place.open();
+    assert_eq!(store.usage().idempotency_keys, 3);
+    refused(wait(store.commit(keyed(room("9", "e"), of("p", "c")))).map(|committed| committed.repeated), true, 2);
+}
+
+#[test]
+fn a_batch_is_one_key_for_every_ten_of_its_items() {
+    let place = Place::bounded(|bounds| bounds.idempotency_keys.of_publisher = 4);
+    let (store, _) = place.open();
+    let item = |name: &str, item| IdempotencyKey { item: Some(item), ..of("p", name) };
+    publish(&store, keyed(room("1", "e"), of("p", "a")));
+    let batch = |store: &SqliteStore| {
+        let commits: Vec<_> =
+            (0..1_000).map(|n| store.commit(keyed(room(&n.to_string(), "e"), item("batch", n)))).collect();
+        commits.into_iter().map(|commit| wait(commit).expect("accepted")).collect::<Vec<_>>()
+    };
+    // There is room for it, and for nothing behind it.
+    let first = batch(&store);
+    assert_eq!((store.usage().idempotency_keys, first.iter().filter(|each| each.repeated).count()), (101, 0));
+    assert!(matches!(wait(store.check_key(of("p", "b"))), Err(StoreError::TooManyKeys { .. })));
+    assert!(publish(&store, keyed(room("2", "e"), of("p", "a"))).repeated);
+    let (again, recorder) = place.killed().open();
+    let second = batch(&again);
+    assert!(first.iter().zip(&second).all(|(first, second)| second.repeated && first.id == second.id));
+    assert_eq!((again.usage().idempotency_keys, recorder.lines().len()), (101, 0));
+}
+
+#[test]
+fn a_batch_that_was_cut_off_by_a_kill_goes_on_where_it_was() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let item = |item| IdempotencyKey { item: Some(item), ..key("k", 1) };
+    let first = publish(&store, keyed(durable("0", "e"), item(0)));
+    publish(&store, keyed(durable("2", "e"), item(2)));
+    let (again, recorder) = place.killed().open();
+    let repeated: Vec<_> = (0..4).map(|n| publish(&again, keyed(durable(&n.to_string(), "e"), item(n)))).collect();
+    assert_eq!(repeated.iter().map(|each| each.repeated).collect::<Vec<_>>(), [true, false, true, false]);
+    assert_eq!((&repeated[0].id, recorder.lines().len()), (&first.id, 2));
+    assert_eq!(wait(again.check_key(key("k", 2))), Err(StoreError::KeyReused));
+}
+
+#[test]
+fn a_place_is_free_when_the_wait_is_over() {
+    let place = Place::bounded(|bounds| {
+        bounds.idempotency_keys = KeyBounds { age: DAY, of_all: 2, of_publisher: 1 };
+    });
+    let (store, _) = place.open();
+    let almost = || Moment::now().before(DAY - Duration::from_millis(200));
+    let waits = |publisher: &str, name: &str| {
+        let refused = wait(store.check_key(of(publisher, name)));
+        let Err(StoreError::TooManyKeys { wait: time, .. }) = refused else { return assert_eq!(refused, Ok(())) };
+        assert!(time <= Duration::from_millis(200), "{time:?}");
+        let over = Instant::now() + time;
+        until(|| Instant::now() >= over);
+        assert_eq!(wait(store.check_key(of(publisher, name))), Ok(()));
+    };
+    for publisher in ["p", "q"] {
+        publish(&store, Change { at: almost(), ..keyed(room("1", "e"), of(publisher, "a")) });
+    }
+    waits("p", "b");
+    for publisher in ["p", "q"] {
+        publish(&store, Change { at: almost(), ..keyed(room("1", "e"), of(publisher, "b")) });
+    }
+    waits("r", "a");
+    assert!(store.usage().idempotency_keys < 2);
+}
+
+#[test]
+fn a_key_that_was_used_while_the_clock_was_ahead_leaves_a_day_after_that() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let ahead = Moment::now().after(400 * DAY);
+    publish(&store, Change { at: ahead, ..keyed(room("1", "e"), key("k", 1)) });
+    drop(store);
+    let (store, _) = place.open();
+    until(|| {
+        let at = store.read(|connection| {
+            Ok(connection.query_row("SELECT created_at FROM idempotency_keys", [], |row| row.get::<_, u64>(0))?)
+        });
+        wait(at).expect("readable") <= Moment::now().epoch_ms()
+    });
+    assert!(publish(&store, keyed(room("2", "e"), key("k", 1))).repeated);
+}
+
+#[test]
+fn keys_of_an_older_version_are_read() {
+    let place = Place::new();
+    let mut file = Connection::open(place.file()).expect("a file");
+    schema::migrate_to(&mut file, 2);
+    let now = Moment::now().epoch_ms();
+    let old = |name: &[u8], asked: u8, id: Option<&str>, delivered: u64| {
+        let row = (name, [asked; 32], id, id.is_some(), delivered, now);
+        let insert = "INSERT INTO receipts (key, fingerprint, id, stored, delivered, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        file.execute(insert, row).expect("inserted");
+    };
+    old(b"p\0single", 1, Some("one"), 3);
+    old(b"key:\xc3\xa9\0single", 1, Some("another's"), 4);
+    old(b"p\0claim", 2, None, 0);
+    old(b"p\0batch", 1, None, 0);
+    old(b"p\0batch\0\0\0\0\0", 1, Some("first"), 1);
+    old(b"p\0batch\0\0\0\x03\xe7", 1, Some("last"), 2);
+    drop(file);
+
+    let (store, recorder) = place.open();
+    let repeat = |key| {
+        let committed = publish(&store, keyed(durable("new", "e"), key));
+        (committed.repeated, committed.id.to_string(), committed.stored, wait(committed.delivery.sockets()))
+    };
+    let item = |item| IdempotencyKey { item: Some(item), ..key("batch", 1) };
+    assert_eq!(store.usage().idempotency_keys, 3);
+    assert_eq!(repeat(key("single", 1)), (true, "one".to_owned(), true, 3));
+    assert_eq!(repeat(of("key:é", "single")), (true, "another's".to_owned(), true, 4));
+    assert_eq!(repeat(item(0)), (true, "first".to_owned(), true, 1));
+    assert_eq!(repeat(item(999)), (true, "last".to_owned(), true, 2));
+    assert_eq!(wait(store.check_key(key("batch", 2))), Err(StoreError::KeyReused));
+    assert_eq!(recorder.lines(), [""; 0]);
+    assert_eq!((repeat(item(1)).0, repeat(key("claim", 1)).0), (false, false));
 }
 
 #[test]

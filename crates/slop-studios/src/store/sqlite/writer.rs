@@ -11,9 +11,10 @@ use super::files::{FilesInUse, Moved};
 use super::ledger::{Applied, Ledger, Origin};
 use super::order::Order;
 use super::queue::{Group, Lazy, Queue, Request};
+use super::receipts::{Place, Receipt};
 use super::sequence::Sequence;
 use super::sessions_mark::SessionsMark;
-use super::{media, notifications, receipts};
+use super::{media, notifications};
 use crate::limits::{
     FILES_CHECK_INTERVAL, GROUP_REQUESTS, LAZY_WRITES_AGAIN_AFTER, RETENTION_AGAIN, RETENTION_INTERVAL, RETENTION_ROWS,
 };
@@ -159,6 +160,9 @@ impl Writer {
                 }
                 if saves_sessions {
                     self.sessions_mark().set();
+                    if let Err(error) = self.queue.sessions_written() {
+                        tracing::warn!(%error, "clear the list of unsaved sessions; those on it can't be recovered after a restart");
+                    }
                 }
             }
             Err(error) => {
@@ -219,7 +223,7 @@ impl Writer {
         Ok(())
     }
 
-    fn write_counts(&self) -> rusqlite::Result<Vec<Origin>> {
+    fn write_counts(&mut self) -> rusqlite::Result<Vec<Origin>> {
         let mut counted = Vec::new();
         for (origin, delivery) in &self.uncounted {
             if let Some(sockets) = delivery.if_known() {
@@ -236,6 +240,7 @@ impl Writer {
         let events: Vec<(u64, &RoomEvent)> = pairs.filter_map(|(request, applied)| unkept(request, applied)).collect();
         if let Err(error) = order.write(events.iter().copied()) {
             self.metrics.store_commit_failed();
+            self.queue.availability.refused();
             let is_unkept = |seq: u64| events.binary_search_by_key(&seq, |(seq, _)| *seq).is_ok();
             for applied in applied {
                 if matches!(applied, Applied::Said { seq, .. } if is_unkept(*seq)) {
@@ -284,29 +289,30 @@ impl Writer {
             // Whoever is no longer there to hear the answer does not want it.
             match (request, applied) {
                 (Request::Commit { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
-                (Request::Claim { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
+                (Request::CheckKey { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
                 (Request::MarkRead { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
                 (Request::Revoke { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
-                (Request::Claim { reply, .. } | Request::Revoke { reply, .. }, _) => drop(reply.send(Ok(()))),
+                (Request::CheckKey { reply, .. } | Request::Revoke { reply, .. }, _) => drop(reply.send(Ok(()))),
+                (Request::TryToWrite { reply }, _) => drop(reply.send(Ok(()))),
                 (Request::Snapshot { reply, .. } | Request::Inbox { reply, .. }, _) => drop(reply.send(Ok(()))),
                 (Request::MarkRead { reply, .. }, Applied::Unread { unread, .. }) => drop(reply.send(Ok(unread))),
                 (Request::Read(read), _) => read(self.ledger.connection()),
                 (Request::Commit { change, reply }, applied) => {
-                    let name = change.key.as_ref().map(|key| Origin::Receipt(receipts::name(key)));
+                    let place = change.key.as_ref().map(|key| Origin::Receipt(Place::of(key)));
                     let committed = match applied {
-                        Applied::Repeated { receipt, first } => Committed {
-                            id: receipt.id,
-                            stored: receipt.stored,
+                        Applied::Repeated { receipt: Receipt(id, stored, delivered), first } => Committed {
+                            id,
+                            stored,
                             repeated: true,
-                            delivery: self.first_delivery(&first, name, receipt.delivered),
+                            delivery: self.first_delivery(&first, place, delivered),
                         },
                         applied => {
                             let delivery = delivery.unwrap_or_else(|| Delivery::known(0));
                             if let Applied::Notified { seq, .. } = applied {
                                 self.uncounted.insert(Origin::Notification(seq), delivery.clone());
                             }
-                            if let Some(name) = name {
-                                self.uncounted.insert(name, delivery.clone());
+                            if let Some(place) = place {
+                                self.uncounted.insert(place, delivery.clone());
                             }
                             let stored = !matches!(applied, Applied::Said { stored: false, .. });
                             Committed { id: change.id, stored, repeated: false, delivery }
@@ -320,10 +326,10 @@ impl Writer {
     }
 
     /// The first publish's delivery: that itself, if the file does not have its count yet.
-    fn first_delivery(&mut self, first: &Origin, name: Option<Origin>, written: u64) -> Delivery {
+    fn first_delivery(&mut self, first: &Origin, place: Option<Origin>, written: u64) -> Delivery {
         let Some(delivery) = self.uncounted.get(first).cloned() else { return Delivery::known(written) };
-        if let Some(name) = name {
-            self.uncounted.insert(name, delivery.clone());
+        if let Some(place) = place {
+            self.uncounted.insert(place, delivery.clone());
         }
         delivery
     }
@@ -335,9 +341,10 @@ impl Writer {
         for request in requests {
             match request {
                 Request::Commit { reply, .. } => drop(reply.send(Err(error.clone()))),
-                Request::Claim { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Request::CheckKey { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::MarkRead { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::Revoke { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Request::TryToWrite { reply } => drop(reply.send(Err(error.clone()))),
                 Request::Snapshot { media_id, then, reply } => {
                     let state = media::find(self.ledger.connection(), &media_id).map_err(failed);
                     let done = state.map(|state| {
@@ -365,6 +372,7 @@ impl Writer {
         self.metrics.store_committed(took, requests);
         if self.failing {
             self.failing = false;
+            self.queue.availability.committed();
             self.metrics.store_writable.set(1);
             tracing::info!("the store can be written again");
         }
@@ -375,6 +383,7 @@ impl Writer {
         self.next_retention = self.next_retention.max(Instant::now() + LAZY_WRITES_AGAIN_AFTER);
         if !self.failing {
             self.failing = true;
+            self.queue.availability.failed();
             self.metrics.store_writable.set(0);
             tracing::error!(%error, "commit to the store; publishers are told to try again");
         }

@@ -164,7 +164,7 @@ async fn what_a_client_is_told_has_been_saved(shards: usize) {
     let saved = || cellar.sessions.lock().expect("no test panicked").get(&pid).cloned().expect("it is saved");
     for round in 0..100 {
         client.join("a").await;
-        assert_eq!((saved().rooms.len(), saved().is_new), (1, false), "round {round}");
+        assert_eq!((saved().rooms.len(), saved().is_changed), (1, true), "round {round}");
         assert_eq!(client.ask("leave", json!(["a"])).await, true);
         assert_eq!(saved().rooms.len(), 0, "round {round}");
     }
