@@ -18,6 +18,8 @@ const FORGET_MS = 1_500;
 const CONFIRM_MS = 2_500;
 /** How late a timer of the server's may be. */
 const EXPIRY_MS = 5_000;
+/** How old the server's mark of being alive may be, by which it counts how long it was not. */
+const CLOCK_MS = 15_000;
 /** What the client's and the server's ideas of how long a client was away may differ by. */
 const WINDOW_MS = 2_500;
 
@@ -242,6 +244,9 @@ export class Seat {
   /** Calls without an answer that may still be carried out, or whose events may still come. */
   late = new Set();
   lastHeard = -Infinity;
+  /** When something last changed that a session is saved for. */
+  changedMs = -Infinity;
+  isAtRisk = false;
   wantsCount = false;
   unread;
 
@@ -280,6 +285,7 @@ export class Seat {
       if (state === OUT) Object.assign(channel, { outSince: tick, hard });
       channel.state = state;
       channel.changed = tick;
+      this.changedMs = this.model.nowMs();
       if (forgettable) channel.ms = this.model.nowMs();
     } else if (state === OUT && hard) channel.hard = true;
     // Who was away does not leave, and is there again if it is allowed again before it comes back.
@@ -388,12 +394,14 @@ export class Seat {
     this.refresh();
     const hadSession = this.id !== undefined;
     this.connected = true;
+    this.sinceMs = this.connectedMs ?? -Infinity;
     this.connectedMs = model.nowMs();
     this.expectsAuthError = undefined;
     this.log(`connected, ${recovered ? 'recovered' : hadSession ? 'NOT recovered' : 'new'}, ${id}`);
     if (recovered) this.recovered(id);
     else this.anew(hadSession);
     this.id = id;
+    this.isAtRisk = false;
     this.firstTick = model.tick;
     this.heard();
   }
@@ -485,10 +493,15 @@ export class Seat {
     const now = model.nowMs();
     if (this.ended) return 'it ended with disconnect()';
     if (now - this.lastHeard > model.recoveryMs - WINDOW_MS) return 'away for long';
-    if (model.lastRestart.ms > this.sessionMs && model.lastRestart.ms - this.sessionMs < FORGET_MS) return 'it began right before the server ended';
     if (now < model.diskTrouble) return 'the disk fails';
-    if (model.lastBadRestart > this.sessionMs) return 'the disk failed before the server ended';
-    if (model.lastClockStep > this.sessionMs && model.lastRestart.ms > this.sessionMs) return 'the clock was set, and the server ended';
+    // What the store has of a session counts if the server has ended since the client was last connected.
+    const { ms } = model.lastRestart;
+    if (ms > this.sinceMs) {
+      if (ms - this.sessionMs < FORGET_MS) return 'it began right before the server ended';
+      if (this.isAtRisk) return 'it changed right before the kill';
+      if (model.lastBadRestart > this.sinceMs) return 'the disk failed before the server ended';
+      if (model.lastClockStep > Math.min(this.sessionMs, ms - CLOCK_MS)) return 'the clock was set, and the server ended';
+    }
     const { offered } = this;
     if (offered) {
       if (this.identity.has(null)) return 'it was nobody\'s, perhaps, and a token is offered';
@@ -515,6 +528,7 @@ export class Seat {
   serverEnded(how, ms) {
     const { model } = this;
     this.log(`the server has ended (${how})`);
+    if (how === 'kill' && this.changedMs > ms - FORGET_MS) this.isAtRisk = true;
     this.drop((event) => event.delivery === 'latest' && event.kind === 'room');
     if (model.relaxed) this.drop((event) => event.delivery === 'recoverable');
     // The progress of an item comes back only for as long as it is the item's state.
@@ -556,7 +570,8 @@ export class Seat {
 
   call(name, argument) {
     const { model } = this;
-    const call = { name, argument, tick: model.now(), user: undefined };
+    const call = { name, argument, tick: model.now() };
+    if (!['ping', 'getConnectionInfo', 'listNotifications'].includes(name)) this.changedMs = model.nowMs();
     this.refresh();
     this.log(`→ ${name} ${name === 'authenticate' ? `${argument.user} (${argument.jti})` : (argument ?? '')}`);
     call.before = this.identity;
