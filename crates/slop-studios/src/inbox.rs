@@ -16,7 +16,7 @@ use crate::events::{Failed, KeptNotifications, NotificationsRead, UnreadCount, c
 use crate::limits::{INBOX_BATCH, MAX_IDS_PER_MARK, MAX_NOTIFICATIONS_PAGE, NOTIFICATIONS_PAGE};
 use crate::namespaces::NOTIFICATIONS;
 use crate::rooms;
-use crate::session::{self, identity, send};
+use crate::session::{self, identity, send_to_user};
 use crate::store::{self, InboxItem, ReadMark, Store, StoreError};
 
 /// What a socket on `/notifications` has of its user's inbox.
@@ -189,13 +189,15 @@ impl Inboxes {
             (progress.take(inbox, joined, is_late), progress.is_drained, progress.take_count(is_late))
         });
         for item in new {
-            if let Err(error) = socket.emit_args(server::NOTIFICATION, &EventArgs::from_raw(&*item.payload)) {
+            let args = EventArgs::from_raw(&*item.payload);
+            // A session that comes back as somebody else, or as nobody, does not get it again.
+            if let Err(error) = socket.emit_args_in(&rooms::user_room(user_id), server::NOTIFICATION, &args) {
                 tracing::error!(%error, "encode a notification");
             }
         }
         if tells_count {
             // What changes it from here on is dispatched later.
-            send_count(socket, inbox.unread);
+            send_count(socket, user_id, inbox.unread);
         }
         let last = inbox.undelivered.last().map_or(0, |item| item.seq);
         let up_to = if is_drained { inbox.as_of } else { last };
@@ -228,14 +230,15 @@ impl Inboxes {
 
     /// Tells the client how much its user has not read, if it knows of such things. Runs on the socket's shard.
     pub(crate) fn count_changed(&self, socket: &Socket, unread: u64) {
+        let Some(identity) = identity(socket) else { return };
         if session::inbox(socket, |progress| progress.wants_count) {
-            send_count(socket, unread);
+            send_count(socket, &identity.user_id, unread);
         }
     }
 }
 
-fn send_count(socket: &Socket, unread: u64) {
-    send(socket, server::UNREAD_COUNT, &UnreadCount { count: unread });
+fn send_count(socket: &Socket, user_id: &str, unread: u64) {
+    send_to_user(socket, user_id, server::UNREAD_COUNT, &UnreadCount { count: unread });
 }
 
 /// Adds the extensions `listNotifications` and `markNotificationsRead` to a namespace.

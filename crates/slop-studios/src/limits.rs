@@ -145,8 +145,20 @@ pub const MAX_IDS_PER_MARK: usize = MAX_NOTIFICATIONS_PER_USER;
 pub const MAX_TOKEN_ID_BYTES: usize = 256;
 
 /// Revocations kept. At some 120 bytes each in memory, 60 MB: every user of a studio of 100,000, and four logouts of
-/// each within the life of a token. There is no oldest to leave: it would be valid again, so one more is refused.
+/// each within the life of a token. They stay for as long as there is room; then those leave that are over by the settings in
+/// force. If none is, one more is refused: a token of the oldest would be valid again.
 pub const MAX_REVOCATIONS: u64 = 500_000;
+
+/// Longest claim `iss` that is kept with an identity, in bytes, so that a session can be held against `JWT_ISSUER` without its
+/// token: longer than any URL that an issuer has for a name.
+pub const MAX_ISSUER_BYTES: usize = 1024;
+
+/// Bytes that the texts of a claim `aud` take which is kept with an identity, for `JWT_AUDIENCE`: 20 services by their URLs. If
+/// they take more, none is kept.
+pub const MAX_AUDIENCE_BYTES: usize = 1024;
+
+/// Longest key id of a token that is kept with an identity, in bytes: a SHA-512 in hexadecimal is half of it.
+pub const MAX_KEY_ID_BYTES: usize = 256;
 
 /// How long an issuer may take to answer for its keys, body and all. Below `CONNECT_TIMEOUT_MS`, so that who waits for the
 /// keys to connect is still there.

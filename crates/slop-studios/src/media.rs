@@ -79,7 +79,12 @@ fn enter(sessions: &Sessions, socket: &Socket, media_id: &str, state: Option<&Me
     }
     acknowledge(socket, &subscribed(media_id));
     if let Some(state) = state
-        && let Err(error) = socket.emit_args(state.step.event(), &EventArgs::from_raw(&*state.payload))
+        // A session that comes back and may not follow the item any more does not get it again.
+        && let Err(error) = socket.emit_args_in(
+            &rooms::media_room(media_id),
+            state.step.event(),
+            &EventArgs::from_raw(&*state.payload),
+        )
     {
         tracing::error!(%error, "encode a media item's state");
     }

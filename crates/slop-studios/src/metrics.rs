@@ -30,6 +30,7 @@ pub struct Metrics {
     authentications: Family<AuthenticationLabels, Counter>,
     identities_expired: Counter,
     identities_revoked: Counter,
+    identities_withdrawn: Counter,
     jwks_fetches: Family<ResultLabels, Counter>,
     jwks_fetched: Gauge,
     jwks_keys: Gauge,
@@ -72,6 +73,8 @@ pub enum Limit {
     Rooms,
     /// `AUTH_FAILURE_LIMIT`.
     AuthFailures,
+    /// [`MAX_REVOCATIONS`](crate::limits::MAX_REVOCATIONS).
+    Revocations,
 }
 
 impl Limit {
@@ -94,6 +97,7 @@ impl Limit {
             Self::UnfinishedBodies => "unfinished bytes of publishers",
             Self::Rooms => "rooms and subscriptions",
             Self::AuthFailures => "failed authentications",
+            Self::Revocations => "revocations",
         }
     }
 }
@@ -172,6 +176,7 @@ impl Default for Metrics {
             authentications: Family::default(),
             identities_expired: Counter::default(),
             identities_revoked: Counter::default(),
+            identities_withdrawn: Counter::default(),
             jwks_fetches: Family::default(),
             jwks_fetched: Gauge::default(),
             jwks_keys: Gauge::default(),
@@ -212,14 +217,14 @@ impl Metrics {
         self.authentications.get_or_create(&AuthenticationLabels { namespace, result }).inc();
     }
 
-    /// Counts a socket whose token expired while it was connected.
-    pub fn identity_expired(&self) {
-        self.identities_expired.inc();
-    }
-
-    /// Counts a socket whose token was revoked while it was connected.
-    pub fn identity_revoked(&self) {
-        self.identities_revoked.inc();
+    /// Counts a socket that lost its identity, while it was connected or away.
+    pub fn identity_lost(&self, reason: AuthError) {
+        let counter = match reason {
+            AuthError::Expired => &self.identities_expired,
+            AuthError::Revoked => &self.identities_revoked,
+            _ => &self.identities_withdrawn,
+        };
+        counter.inc();
     }
 
     /// Counts a fetch of the issuer's keys that brought so many.
@@ -323,13 +328,18 @@ impl Metrics {
         registry.register("authentications", "Tokens looked at, at connecting or later", self.authentications.clone());
         registry.register(
             "identities_expired",
-            "Sockets whose token expired while they were connected",
+            "Sockets whose token expired while they were connected or away",
             self.identities_expired.clone(),
         );
         registry.register(
             "identities_revoked",
-            "Sockets whose token was revoked while they were connected",
+            "Sockets whose token was revoked while they were connected or away",
             self.identities_revoked.clone(),
+        );
+        registry.register(
+            "identities_withdrawn",
+            "Sockets whose token's key, issuer or audience was accepted no longer",
+            self.identities_withdrawn.clone(),
         );
         registry.register("jwks_fetches", "Fetches of JWKS_URL, by what became of them", self.jwks_fetches.clone());
         registry.register_with_unit(

@@ -83,6 +83,8 @@ fn common(
     let namespace = namespace.save(move |socket| s.save(socket));
     let s = Arc::clone(sessions);
     let namespace = namespace.restore(move |socket, saved, auth| s.restore(socket, saved, auth));
+    let s = Arc::clone(sessions);
+    let namespace = namespace.before_replay(move |socket| s.before_replay(socket));
     let (s, arrived) = (Arc::clone(sessions), arrive.clone());
     let namespace = namespace.on_recovered(move |socket| {
         s.resume(socket);
@@ -161,7 +163,7 @@ fn join_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
     };
     let joined = match target(socket, &room) {
         Target::Own => Ok(()),
-        Target::OtherUser => Err(Denied::Reserved),
+        Target::Another => Err(Denied::Reserved),
         Target::Custom => sessions.join_custom(socket, &room),
     };
     match joined {
@@ -184,10 +186,10 @@ fn leave_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
         Ok(room) => room,
         Err(error) => return event.ack(&Failed::new(&format!("Room name {error}"))),
     };
-    if target(socket, &room) == Target::Own {
-        return event.ack(&Failed::new(NOT_ALLOWED));
+    match target(socket, &room) {
+        Target::Own | Target::Another => return event.ack(&Failed::new(NOT_ALLOWED)),
+        Target::Custom => sessions.leave_custom(socket, &room),
     }
-    sessions.leave_custom(socket, &room);
     let changed = RoomChanged { room: &room, success: true };
     send(socket, server::ROOM_LEFT, &changed);
     event.ack(&changed);
@@ -195,7 +197,11 @@ fn leave_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
 
 fn target(socket: &Socket, room: &str) -> Target {
     let identity = identity(socket);
-    rooms::target(room, socket.id(), identity.as_ref().map(|identity| identity.user_id.as_str()))
+    let user_id = identity.as_ref().map(|identity| identity.user_id.as_str());
+    match rooms::target(room, socket.id(), user_id) {
+        Target::Custom if socket.handle().is_socket_id(room) => Target::Another,
+        target => target,
+    }
 }
 
 fn connection_info(socket: &Socket) -> ConnectionInfo<'_> {

@@ -1,15 +1,16 @@
 //! Revocation: the one executor of it. What is answered with success is committed, known to the verifier, and carried out on
-//! every socket.
+//! every socket. Undoing one is committed and known to the verifier; no socket gets an identity by it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use socketio_server::{Handle, Socket};
-use tokio::sync::oneshot;
+use tokio::sync::{RwLock, oneshot};
 
 use crate::clock::Moment;
-use crate::identity::Revocations;
+use crate::identity::{AuthError, Revocations};
+use crate::metrics::Limit;
 use crate::namespaces::{DEFAULT, MEDIA, NOTIFICATIONS};
 use crate::rooms;
 use crate::session::Sessions;
@@ -26,12 +27,16 @@ pub(crate) struct Revoker {
     max_lifetime: Duration,
     /// How long a token is accepted after its `exp`.
     leeway: Duration,
+    /// Read while something is revoked, written while that is undone: of one subject, store and memory must see both in one
+    /// order.
+    order: RwLock<()>,
 }
 
 /// A revocation that is in force.
 #[derive(Debug)]
 pub(crate) struct Enforced {
     pub(crate) at: Moment,
+    /// It is kept until then at least.
     pub(crate) until: Moment,
     /// Sockets that lost their identity.
     pub(crate) sockets: u64,
@@ -46,7 +51,7 @@ impl Revoker {
         max_lifetime: Duration,
         leeway: Duration,
     ) -> Self {
-        Self { store, revocations, sessions, handle, max_lifetime, leeway }
+        Self { store, revocations, sessions, handle, max_lifetime, leeway, order: RwLock::default() }
     }
 
     /// Revokes all tokens of a user that were issued before now.
@@ -54,9 +59,7 @@ impl Revoker {
     /// # Errors
     /// If it could not be committed. Nothing happened.
     pub(crate) async fn user(self: &Arc<Self>, user_id: &str) -> Result<Enforced, StoreError> {
-        let at = Moment::now();
-        let until = at.after(self.max_lifetime);
-        self.revoke(Revocation { subject: Revoked::User(user_id.into()), at, until }).await
+        self.revoke(Revocation { subject: Revoked::User(user_id.into()), at: Moment::now(), expires_at: None }).await
     }
 
     /// Revokes the token with this `jti`, whose `exp` is `expires_at` if that is known.
@@ -68,10 +71,26 @@ impl Revoker {
         token_id: &str,
         expires_at: Option<Moment>,
     ) -> Result<Enforced, StoreError> {
-        let at = Moment::now();
-        let longest = at.after(self.max_lifetime);
-        let until = expires_at.map_or(longest, |end| end.after(self.leeway).min(longest));
-        self.revoke(Revocation { subject: Revoked::Token(token_id.into()), at, until }).await
+        self.revoke(Revocation { subject: Revoked::Token(token_id.into()), at: Moment::now(), expires_at }).await
+    }
+
+    /// Makes the tokens good again that were revoked by this subject, as far as nothing else is against them. Returns the
+    /// revocation, if one was kept.
+    ///
+    /// # Errors
+    /// If it could not be committed. Nothing happened.
+    pub(crate) async fn undo(self: &Arc<Self>, subject: Revoked) -> Result<Option<Revocation>, StoreError> {
+        let revoker = Arc::clone(self);
+        in_its_own_task(async move {
+            let _alone = revoker.order.write().await;
+            let undone = revoker.store.undo_revocation(subject.clone()).await?;
+            if undone.is_some() {
+                revoker.revocations.undo(&subject);
+                tracing::info!(kind = kind(&subject), "a revocation was undone");
+            }
+            Ok(undone)
+        })
+        .await
     }
 
     /// Whether a token with this `exp` is accepted no more, so that there is nothing to revoke.
@@ -79,33 +98,46 @@ impl Revoker {
         expires_at.after(self.leeway) <= Moment::now()
     }
 
-    /// In a task of its own: if whoever asked hangs up, what was committed has to come into force all the same.
     async fn revoke(self: &Arc<Self>, revocation: Revocation) -> Result<Enforced, StoreError> {
         let revoker = Arc::clone(self);
-        let done = tokio::spawn(async move { revoker.carry_out(revocation).await });
-        done.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string().into())))
+        in_its_own_task(async move { revoker.carry_out(revocation).await }).await
     }
 
     async fn carry_out(&self, revocation: Revocation) -> Result<Enforced, StoreError> {
-        self.store.revoke(revocation.clone()).await?;
-        // From here on nobody gets in; who was in before is found below, since a shard checks a token and makes the socket
-        // in one go.
-        self.revocations.add(&revocation);
-        let Revocation { subject, at, until } = revocation;
-        let sockets = self.take_identities(&subject).await;
-        tracing::info!(
-            kind = match subject {
-                Revoked::User(_) => "user",
-                Revoked::Token(_) => "token",
-            },
-            sockets,
-            "revoked"
-        );
+        let forgotten = {
+            let _with_others = self.order.read().await;
+            let forgotten = self.store.revoke(revocation.clone()).await.inspect_err(|error| {
+                if *error == StoreError::TooManyRevocations {
+                    self.sessions.metrics.limit_met(Limit::Revocations);
+                }
+            })?;
+            // From here on nobody gets in; who was in before is found below, since a shard checks a token and makes the socket
+            // in one go.
+            self.revocations.add(&revocation);
+            self.revocations.forget(&forgotten);
+            forgotten
+        };
+        if !forgotten.list.is_empty() {
+            self.sessions.metrics.limit_met(Limit::Revocations);
+        }
+        if let Some(issued) = forgotten.floors.issued {
+            let issued = issued.to_string();
+            tracing::info!(
+                issued,
+                "revocations had to leave: tokens that were issued before, or don't say when, have ended"
+            );
+        }
+        let Revocation { subject, at, expires_at } = revocation;
+        let sockets = self.take_identities(&subject, forgotten.floors.issued.is_some()).await;
+        tracing::info!(kind = kind(&subject), sockets, "revoked");
+        let longest = at.after(self.max_lifetime);
+        let until = expires_at.map_or(longest, |end| end.after(self.leeway).min(longest));
         Ok(Enforced { at, until, sockets })
     }
 
-    /// Makes all sockets anonymous whose tokens are revoked, and waits until every shard has.
-    async fn take_identities(&self, subject: &Revoked) -> u64 {
+    /// Makes all sockets anonymous whose tokens are revoked, and waits until every shard has. `of_others`: so may be tokens of
+    /// others.
+    async fn take_identities(&self, subject: &Revoked, of_others: bool) -> u64 {
         let sockets = Arc::new(AtomicU64::new(0));
         let (done, is_done) = oneshot::channel::<()>();
         // The shards share the job: with the last one that has carried it out, the sender goes.
@@ -114,19 +146,36 @@ impl Revoker {
             let (sessions, sockets, done) = (Arc::clone(&self.sessions), Arc::clone(&sockets), Arc::clone(&done));
             let job = move |socket: &Socket| {
                 let _until_the_last = &done;
-                if sessions.check_revoked(socket) {
+                if sessions.check_identity(socket) == Some(AuthError::Revoked) {
                     sockets.fetch_add(1, Ordering::Relaxed);
                 }
             };
             match subject {
-                Revoked::User(user_id) => self.handle.for_each_in_room(namespace, &rooms::user_room(user_id), job),
+                Revoked::User(user_id) if !of_others => {
+                    self.handle.for_each_in_room(namespace, &rooms::user_room(user_id), job);
+                }
                 // Who has which token is not indexed: it would cost every connection, for what is rare.
-                Revoked::Token(_) => self.handle.for_each(namespace, job),
+                _ => self.handle.for_each(namespace, job),
             }
         }
         drop(done);
         // It is dropped, never sent.
         let _ = is_done.await;
         sockets.load(Ordering::Relaxed)
+    }
+}
+
+/// If whoever asked hangs up, what was committed has to come into force all the same.
+async fn in_its_own_task<T: Send + 'static>(
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string().into())))
+}
+
+/// For the log.
+fn kind(subject: &Revoked) -> &'static str {
+    match subject {
+        Revoked::User(_) => "user",
+        Revoked::Token(_) => "token",
     }
 }

@@ -115,18 +115,19 @@ pub fn is_internal(room: &str) -> bool {
     media_of(room).is_some()
 }
 
-/// What a client's room name stands for. Ids of other sockets are told by the engine, which refuses to join them.
+/// What a client's room name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// The socket's own id or its user's room: it is there already, and stays.
     Own,
-    /// The room of a user that the socket is not.
-    OtherUser,
+    /// The room of a user that the socket is not, or the id of another socket.
+    Another,
     /// A room that the policy decides on.
     Custom,
 }
 
-/// What `room` stands for when a socket with this id and user asks for it.
+/// What `room` stands for when a socket with this id and user asks for it. Ids of other sockets only the engine can tell: here
+/// they are custom.
 #[must_use]
 pub fn target(room: &str, socket_id: &str, user_id: Option<&str>) -> Target {
     if room == socket_id {
@@ -134,7 +135,7 @@ pub fn target(room: &str, socket_id: &str, user_id: Option<&str>) -> Target {
     }
     match room.strip_prefix(USER_PREFIX) {
         Some(user) if user_id == Some(user) => Target::Own,
-        Some(_) => Target::OtherUser,
+        Some(_) => Target::Another,
         None => Target::Custom,
     }
 }
@@ -182,8 +183,8 @@ mod tests {
     fn user_rooms_are_reserved() {
         assert_eq!(target("user:a", "sid", Some("a")), Target::Own);
         assert_eq!(target("sid", "sid", None), Target::Own);
-        assert_eq!(target("user:b", "sid", Some("a")), Target::OtherUser);
-        assert_eq!(target("user:a", "sid", None), Target::OtherUser);
+        assert_eq!(target("user:b", "sid", Some("a")), Target::Another);
+        assert_eq!(target("user:a", "sid", None), Target::Another);
         assert_eq!(target("users", "sid", Some("a")), Target::Custom);
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use http::header::AUTHORIZATION;
-use socketio_server::{Config, Drained, Origins, Recovery, Server, SessionKeeper};
+use socketio_server::{Config, Drained, Handle, Origins, Recovery, Server, SessionKeeper};
 use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,7 +19,7 @@ use tokio::time::{interval, sleep, sleep_until, timeout};
 use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
 use crate::http::{Api, App, Bodies, BodyLimits, PublishRate};
-use crate::identity::{Revocations, TokenVerifier};
+use crate::identity::{Jwks, Revocations, TokenVerifier};
 use crate::in_force::InForce;
 use crate::inbox::Inboxes;
 use crate::limits;
@@ -35,8 +35,8 @@ use crate::recovery::StoreKeeper;
 use crate::reload::{self, Reload};
 use crate::revoke::Revoker;
 use crate::session::Sessions;
-use crate::store::Store;
-use crate::store::sqlite::{Backlog, Bound, Bounds, Ending, KeyBounds, Options, SqliteStore};
+use crate::store::sqlite::{Backlog, Bound, Bounds, Ending, KeyBounds, Options, RevocationBound, SqliteStore};
+use crate::store::{Revocations as Forgotten, Store};
 use crate::tls::Certificate;
 use crate::user_rate::UserRates;
 use crate::watchdog::Watchdog;
@@ -248,7 +248,8 @@ fn start(
     let builder = Server::builder(engine_config(settings));
     let handle = builder.handle();
     let revocations = Arc::<Revocations>::default();
-    let verifier = verifier(settings, runtime, metrics)?.with_revocations(Arc::clone(&revocations));
+    let (verifier, jwks) = verifier(settings, runtime, metrics)?;
+    let verifier = verifier.with_revocations(Arc::clone(&revocations));
     let sessions = Arc::new(Sessions {
         verifier,
         policy: InForce::new(settings.policy()),
@@ -259,13 +260,17 @@ fn start(
         user_rates: UserRates::new(settings.event_rate_per_user),
         owners: NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout),
     });
+    let (at, shared) = (handle.clone(), Arc::clone(&sessions));
+    sessions.verifier.when_keys_leave(move || check_again(&at, &shared));
+    jwks.into_iter().for_each(|jwks| drop(runtime.spawn(jwks.keep_fresh())));
     let inboxes = Arc::<Inboxes>::default();
     let dispatch = Arc::new(EngineDispatch::new(handle.clone(), Arc::clone(&sessions), Arc::clone(&inboxes)));
     let embedded = Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(metrics))?);
     let store: Arc<dyn Store> = Arc::<SqliteStore>::clone(&embedded);
     inboxes.use_store(&store);
     let kept = runtime.block_on(store.revocations()).context("read the revocations")?;
-    kept.iter().for_each(|revocation| revocations.add(revocation));
+    kept.list.iter().for_each(|revocation| revocations.add(revocation));
+    revocations.forget(&Forgotten { floors: kept.floors, ..Forgotten::default() });
     let revoker = Arc::new(Revoker::new(
         Arc::clone(&store),
         revocations,
@@ -328,11 +333,7 @@ fn reloadable(load: reload::Load, started: &Started, certificate: Option<Certifi
             Ok(Box::new(move || {
                 sessions.verifier.replace(keys);
                 sessions.policy.replace(policy);
-                // In this order: a handler that still goes by the old policy has ended when its shard comes to this.
-                for namespace in [namespaces::DEFAULT, namespaces::MEDIA, namespaces::NOTIFICATIONS] {
-                    let sessions = Arc::clone(&sessions);
-                    handle.for_each(namespace, move |socket| sessions.check_again(socket));
-                }
+                check_again(&handle, &sessions);
             }))
         });
     // That TLS is spoken at all is settled at the start.
@@ -343,19 +344,31 @@ fn reloadable(load: reload::Load, started: &Started, certificate: Option<Certifi
     })
 }
 
-/// With the issuer's keys, if they can be had by now.
-fn verifier(settings: &Settings, runtime: &Runtime, metrics: &Arc<Metrics>) -> anyhow::Result<TokenVerifier> {
+/// Has every socket asked whether it may still be who and where it is. To be called after other keys or rules were put in
+/// force: a handler that still goes by the old ones has ended when its shard comes to this.
+fn check_again(handle: &Handle, sessions: &Arc<Sessions>) {
+    for namespace in [namespaces::DEFAULT, namespaces::MEDIA, namespaces::NOTIFICATIONS] {
+        let sessions = Arc::clone(sessions);
+        handle.for_each(namespace, move |socket| sessions.check_again(socket));
+    }
+}
+
+/// With the issuer's keys, if they can be had by now. They are still to be kept fresh.
+fn verifier(
+    settings: &Settings,
+    runtime: &Runtime,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(TokenVerifier, Option<Arc<Jwks>>)> {
     let keys = settings.token_keys()?;
     let is_alone = keys.is_empty();
     let verifier = TokenVerifier::new(keys, settings.claim_rules());
-    let Some(jwks) = settings.jwks(metrics)? else { return Ok(verifier) };
+    let Some(jwks) = settings.jwks(metrics)? else { return Ok((verifier, None)) };
     let fetched = runtime.block_on(jwks.fetch());
     if is_alone {
         // Every token would be refused, and clients would take it that theirs are bad.
         fetched.context("fetch the keys of JWKS_URL, without which no token can be verified")?;
     }
-    runtime.spawn(Arc::clone(&jwks).keep_fresh());
-    Ok(verifier.with_jwks(jwks))
+    Ok((verifier.with_jwks(Arc::clone(&jwks)), Some(jwks)))
 }
 
 /// Offsets are the store's numbers, whether anybody is recovered or not: the inbox rests on them too.
@@ -390,7 +403,11 @@ fn store_options(settings: &Settings) -> Options {
             notifications_per_user: limits::MAX_NOTIFICATIONS_PER_USER,
             log: Bound { age: settings.log_retention, rows: u64::MAX, bytes: settings.log_max_bytes },
             sessions: Bound { age: limits::SESSION_AGE, rows: limits::MAX_SESSIONS, bytes: limits::MAX_SESSION_BYTES },
-            revocations: limits::MAX_REVOCATIONS,
+            revocations: RevocationBound {
+                rows: limits::MAX_REVOCATIONS,
+                max_lifetime: settings.jwt_max_lifetime,
+                leeway: settings.jwt_leeway,
+            },
             idempotency_keys: KeyBounds {
                 age: limits::IDEMPOTENCY_KEY_AGE,
                 of_all: settings.max_idempotency_keys as u64,

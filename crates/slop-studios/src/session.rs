@@ -13,12 +13,12 @@ use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
-use socketio_server::{Ack, ConnectError, Socket};
+use socketio_server::{Ack, ConnectError, EventArgs, Socket};
 use tokio::time::Instant;
 
 use crate::clock::Moment;
 use crate::events::{Authenticated, Message, TokenExpiring, server};
-use crate::identity::{AuthError, Identity, TokenVerifier, epoch_seconds};
+use crate::identity::{AuthError, Identity, TokenVerifier};
 use crate::in_force::InForce;
 use crate::inbox;
 use crate::limits::EXPIRY_RECHECK;
@@ -61,8 +61,8 @@ struct Session {
     handshake: Option<Result<(), AuthError>>,
     /// Failed authentications that it has come back with; those of now are counted by the connection.
     auth_failures: u32,
-    /// Why it lost its identity while the client was away, and the client is not told yet.
-    lost_away: Option<AuthError>,
+    /// Why it has no identity, until it is known that the client has been told.
+    untold: Option<Rc<AuthError>>,
     /// The client was told that its token is about to end.
     expiry_noticed: bool,
     /// Custom rooms and subscriptions that the socket is in.
@@ -93,6 +93,15 @@ pub(crate) fn identity(socket: &Socket) -> Option<Rc<Identity>> {
 /// Sends one of the contract's events.
 pub(crate) fn send(socket: &Socket, event: &'static str, payload: &impl Serialize) {
     if let Err(error) = socket.emit(event, payload) {
+        tracing::error!(event, %error, "encode an event");
+    }
+}
+
+/// Sends one of the contract's events that is for a user and nobody else: a session that comes back as somebody else, or as
+/// nobody, does not get it again.
+pub(crate) fn send_to_user(socket: &Socket, user_id: &str, event: &'static str, payload: &impl Serialize) {
+    let sent = EventArgs::new(payload).and_then(|args| socket.emit_args_in(&rooms::user_room(user_id), event, &args));
+    if let Err(error) = sent {
         tracing::error!(event, %error, "encode an event");
     }
 }
@@ -129,13 +138,15 @@ impl Sessions {
         Ok(identity)
     }
 
-    /// If the handshake's token may be signed with a key that is not known yet: what to wait for before it is looked at.
+    /// If the handshake's token may be signed with a key that is not known yet, or the token of the session that the client
+    /// comes back for: what to wait for before it is looked at.
     pub(crate) fn before_connect(
         &self,
         auth: Option<&RawValue>,
         headers: Option<&HeaderMap>,
     ) -> Option<BoxFuture<'static, ()>> {
-        self.verifier.key_on_its_way(|| handshake_token(auth, || headers?.get(AUTHORIZATION)).ok())
+        let key = self.verifier.key_on_its_way(|| handshake_token(auth, || headers?.get(AUTHORIZATION)).ok());
+        key.or_else(|| names_session(auth).then(|| self.verifier.first_keys()).flatten())
     }
 
     /// The same for the token of `authenticate`.
@@ -250,30 +261,33 @@ impl Sessions {
 
     /// The socket's timer: its token has expired or is about to, or it is time to look again.
     pub(crate) fn check_expiry(&self, socket: &Socket) {
-        let Some(expires_at) = identity(socket).and_then(|identity| identity.expires_at) else { return };
-        let left = time_left(expires_at);
-        if left.is_zero() {
-            self.metrics.identity_expired();
-            self.become_user(socket, None);
-            send_auth_error(socket, AuthError::Expired);
+        if self.check_identity(socket).is_some() {
             return;
         }
-        if left <= self.expiry_notice && !with_session(socket, |session| replace(&mut session.expiry_noticed, true)) {
+        let Some(identity) = identity(socket) else { return };
+        let Some(expires_at) = identity.expires_at else { return };
+        if time_left(expires_at) <= self.expiry_notice
+            && !with_session(socket, |session| replace(&mut session.expiry_noticed, true))
+        {
             let expires_at = Moment::from_epoch_ms(expires_at.saturating_mul(1000));
-            send(socket, server::TOKEN_EXPIRING, &TokenExpiring { expires_at });
+            send_to_user(socket, &identity.user_id, server::TOKEN_EXPIRING, &TokenExpiring { expires_at });
         }
         self.set_expiry_timer(socket, Some(expires_at));
     }
 
-    /// Makes the socket anonymous if its token was revoked, and says whether it was.
-    pub(crate) fn check_revoked(&self, socket: &Socket) -> bool {
-        let is_revoked = identity(socket).is_some_and(|identity| self.verifier.is_revoked(&identity));
-        if is_revoked {
-            self.metrics.identity_revoked();
-            self.become_user(socket, None);
-            send_auth_error(socket, AuthError::Revoked);
-        }
-        is_revoked
+    /// Makes the socket anonymous if its token would not be accepted any more, and says why.
+    pub(crate) fn check_identity(&self, socket: &Socket) -> Option<AuthError> {
+        let identity = identity(socket)?;
+        let reason = self.verifier.recheck(&identity).err()?;
+        self.metrics.identity_lost(reason);
+        self.become_user(socket, None);
+        let untold = Rc::new(reason);
+        with_session(socket, |session| session.untold = Some(Rc::clone(&untold)));
+        // Whoever comes back is told by `before_replay`; this one is only for who is somebody again by then.
+        let message = reason.to_string();
+        send_to_user(socket, &identity.user_id, server::AUTH_ERROR, &Message { message: &message });
+        told_when_arrived(socket, untold);
+        Some(reason)
     }
 
     /// Changes the identity, and with it where the socket is.
@@ -286,6 +300,7 @@ impl Sessions {
         with_session(socket, |session| {
             session.identity.clone_from(&next);
             session.expiry_noticed = false;
+            session.untold = None;
         });
         socket.session_changed();
         if let Some(before) = before
@@ -305,6 +320,9 @@ impl Sessions {
 pub(crate) struct SavedState {
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<Identity>,
+    /// Why there is none, if the client may not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    untold: Option<AuthError>,
     /// Media items, and their owners as far as known.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) subscriptions: BTreeMap<Box<str>, Option<Arc<str>>>,
@@ -334,6 +352,7 @@ impl Sessions {
     pub(crate) fn save(&self, socket: &Socket) -> String {
         let state = socket.with_data(|session: &mut Session| SavedState {
             identity: session.identity.as_deref().cloned(),
+            untold: session.untold.as_deref().copied(),
             subscriptions: session.subscriptions.clone(),
             auth_failures: socket.strikes(),
             inbox_sent: (session.identity.as_ref()).map_or(0, |identity| session.inbox.sent_to(&identity.user_id)),
@@ -342,8 +361,8 @@ impl Sessions {
         state.and_then(|state| serde_json::to_string(&state).ok()).unwrap_or_default()
     }
 
-    /// Gives a socket back what was kept, as far as it may have it now: its token may have ended, and what it followed may
-    /// have got an owner. False if the session is not for who comes for it.
+    /// Gives a socket back what was kept, as far as it may have it now: its token may have ended, its key may have been
+    /// withdrawn, and what it followed may have got an owner. False if the session is not for who comes for it.
     pub(crate) fn restore(&self, socket: &Socket, saved: &str, auth: Option<&RawValue>) -> bool {
         let state = match saved {
             "" => SavedState::default(),
@@ -357,28 +376,32 @@ impl Sessions {
         };
         // A token that is no good does no harm: the session may have a better one, sent later. A good one must be the
         // same user's, and may be newer.
-        let offered = offered_token(socket, auth).and_then(|token| self.verify(&token)).ok();
-        let lost = state.identity.as_ref().and_then(|saved| self.lost(saved));
-        let user_id = state.identity.as_ref().map(|saved| &*saved.user_id);
-        let inbox = inbox::Progress::restored(user_id, state.inbox_sent, state.wants_count);
+        let offered = offered_token(socket, auth).and_then(|token| self.verify(&token));
+        let mut saved = state.identity;
+        let lost =
+            saved.as_mut().and_then(|saved| self.verifier.recheck(saved).map(|end| saved.expires_at = end).err());
         let end = |identity: &Identity| identity.expires_at.unwrap_or(u64::MAX);
-        let (identity, lost_away) = match (state.identity, offered) {
+        // One that it did not offer is nothing to report.
+        let refused = offered.as_ref().err().copied().filter(|error| *error != AuthError::Required);
+        let identity = match (saved, offered.ok()) {
             (Some(saved), Some(offered)) if saved.user_id != offered.user_id => return false,
             // Who was logged out, or whose token had ended, is somebody again: that is a new session.
             (None, Some(_)) => return false,
             // Of two that end together it is the offered one, which was looked at by the rules in force now.
-            (Some(saved), Some(offered)) if lost.is_some() || end(&offered) >= end(&saved) => (Some(offered), None),
-            (Some(_), None) if lost.is_some() => (None, lost),
-            (saved, _) => (saved, None),
+            (Some(saved), Some(offered)) if lost.is_some() || end(&offered) >= end(&saved) => Some(offered),
+            (Some(_), None) if lost.is_some() => None,
+            (saved, _) => saved,
         };
-        if self.policy.get().auth_required() && identity.is_none() {
-            return false;
+        if identity.is_none() {
+            if self.policy.get().auth_required() {
+                return false;
+            }
+            lost.into_iter().for_each(|reason| self.metrics.identity_lost(reason));
         }
-        match lost_away {
-            Some(AuthError::Revoked) => self.metrics.identity_revoked(),
-            Some(_) => self.metrics.identity_expired(),
-            None => {}
-        }
+        // What was sent to a user is not repeated to somebody else: if the user comes back later, the inbox begins anew.
+        let user_id = identity.as_ref().map(|identity| &*identity.user_id);
+        let inbox = inbox::Progress::restored(user_id, state.inbox_sent, state.wants_count);
+        let untold = lost.or(state.untold).or(refused).filter(|_| identity.is_none());
         let identity = identity.map(Rc::new);
         let mut subscriptions = state.subscriptions;
         for (media_id, owner) in &mut subscriptions {
@@ -389,7 +412,7 @@ impl Sessions {
         let custom = socket.rooms().into_iter().filter(|room| is_custom(room)).count();
         socket.set_data(Session {
             identity: identity.clone(),
-            lost_away,
+            untold: untold.map(Rc::new),
             auth_failures: state.auth_failures,
             places: custom + subscriptions.len(),
             subscriptions,
@@ -406,24 +429,20 @@ impl Sessions {
         true
     }
 
+    /// Tells a client that has its session back, before it is told anything else, why it is nobody any more.
+    pub(crate) fn before_replay(&self, socket: &Socket) {
+        if let Some(untold) = socket.with_data(|session: &mut Session| session.untold.clone()).flatten() {
+            send_auth_error(socket, *untold);
+            told_when_arrived(socket, untold);
+        }
+    }
+
     /// Goes on with a session that was restored.
     pub(crate) fn resume(&self, socket: &Socket) {
         let failures = socket.with_data(|session: &mut Session| session.auth_failures).unwrap_or_default();
         // Each of the connection's sockets may bring back those of them all.
         socket.set_strikes(socket.strikes().max(failures));
         self.enter(socket);
-        if let Some(lost) = socket.with_data(|session: &mut Session| session.lost_away.take()).flatten() {
-            send_auth_error(socket, lost);
-        }
-    }
-
-    /// Why an identity that was kept is no more, if it is not.
-    fn lost(&self, identity: &Identity) -> Option<AuthError> {
-        if identity.expires_at.is_some_and(|expires_at| epoch_seconds() >= expires_at) {
-            Some(AuthError::Expired)
-        } else {
-            self.verifier.is_revoked(identity).then_some(AuthError::Revoked)
-        }
     }
 
     /// Joins the user's room and sets the timer for the token's end.
@@ -470,6 +489,17 @@ fn handshake_token<'a>(
     }
 }
 
+/// Whether the client comes back for a session.
+fn names_session(auth: Option<&RawValue>) -> bool {
+    #[derive(Deserialize)]
+    struct Auth<'a> {
+        #[serde(borrow)]
+        pid: Option<&'a RawValue>,
+    }
+    let auth = auth.filter(|auth| auth.get().starts_with('{'));
+    auth.and_then(|auth| serde_json::from_str::<Auth<'_>>(auth.get()).ok()).is_some_and(|auth| auth.pid.is_some())
+}
+
 fn send_authenticated(socket: &Socket) {
     if let Some(identity) = identity(socket) {
         let payload = Authenticated {
@@ -477,7 +507,7 @@ fn send_authenticated(socket: &Socket) {
             email: identity.email.as_deref(),
             authenticated_at: Moment::now(),
         };
-        send(socket, server::AUTHENTICATED, &payload);
+        send_to_user(socket, &identity.user_id, server::AUTHENTICATED, &payload);
     }
 }
 
@@ -499,6 +529,21 @@ pub(crate) fn take_unanswered(socket: &Socket) -> Option<Ack> {
 fn send_auth_error(socket: &Socket, error: AuthError) {
     let message = error.to_string();
     send(socket, server::AUTH_ERROR, &Message { message: &message });
+}
+
+/// Remembers that the client was told why it has no identity, once that has arrived. If the connection is lost before, it is told
+/// again when it comes back.
+fn told_when_arrived(socket: &Socket, told: Rc<AuthError>) {
+    let told_socket = socket.clone();
+    socket.when_arrived(move || {
+        let is_known = told_socket.with_data(|session: &mut Session| {
+            // It may have lost another one since.
+            session.untold.take_if(|untold| Rc::ptr_eq(untold, &told)).is_some()
+        });
+        if is_known == Some(true) {
+            told_socket.session_changed();
+        }
+    });
 }
 
 /// With its fraction, so that the timer does not fire a second early or late.

@@ -70,6 +70,7 @@ describe('revocation', () => {
     const { id } = client;
     client.socket.io.engine.close();
     await client.next('local:disconnect');
+    const mark = client.mark();
     await revoke('users/away');
     // Not for the user any more.
     await server.complete('m-away', { url: 'https://example.org/secret' });
@@ -79,6 +80,7 @@ describe('revocation', () => {
     assert.deepEqual([client.socket.recovered, client.id], [true, id]);
     await client.next('said');
     assert.equal(events.authError(await client.next('authError')).message, TEXT);
+    assert.deepEqual(client.names(mark), ['local:connect', 'authError', 'said'], 'the reason before anything else');
     const info = await client.info();
     assert.deepEqual([info.authenticated, [...info.rooms].sort()], [false, [id, 'open'].sort()]);
     assert.deepEqual(client.all('mediaComplete'), []);

@@ -115,7 +115,11 @@ describe('rooms', () => {
         assert.equal(acks.room(await client.emit('joinRoom', 'user:me')).room, 'user:me');
         acks.refused(await client.emit('joinRoom', 'user:you'));
         acks.refused(await client.emit('joinRoom', 'user:'));
-        acks.refused(await client.emit('leaveRoom', 'user:me'));
+        const mark = client.mark();
+        for (const room of ['user:me', 'user:you', 'user:']) {
+          assert.equal(acks.refused(await client.emit('leaveRoom', room)).error, 'Not allowed');
+        }
+        assert.deepEqual(client.names(mark), Array(3).fill('ack:leaveRoom'), 'no roomLeft');
         assert.deepEqual(await rooms(client), before);
       });
     }
@@ -134,11 +138,13 @@ describe('rooms', () => {
       assert.deepEqual(thief.all('notification'), []);
     });
 
-    test("another socket's id is no room to join; the own id can't be left", async () => {
+    test("another socket's id is no room to join or leave; the own id can't be left", async () => {
       const one = await connect(server);
       const two = await connect(server);
       acks.refused(await one.emit('joinRoom', two.id));
-      acks.refused(await one.emit('leaveRoom', one.id));
+      const mark = one.mark();
+      for (const { id } of [one, two]) assert.equal(acks.refused(await one.emit('leaveRoom', id)).error, 'Not allowed');
+      assert.deepEqual(one.names(mark), Array(2).fill('ack:leaveRoom'), 'no roomLeft');
       assert.deepEqual(await rooms(one), [one.id]);
     });
 

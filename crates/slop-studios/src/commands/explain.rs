@@ -139,7 +139,7 @@ fn join(policy: &Policy, identity: Option<&Identity>, namespace: &str, room: &st
     let reserved = |allowed, why: &str| (allowed, "reserved".to_owned(), vec![why.to_owned()]);
     match rooms::target(room, "", identity.map(|identity| identity.user_id.as_str())) {
         Target::Own => reserved(true, "it is the user's own room"),
-        Target::OtherUser => reserved(false, "a room that begins with user: is that user's alone"),
+        Target::Another => reserved(false, "a room that begins with user: is that user's alone"),
         Target::Custom => told(policy.join(identity, namespace, room), identity, room),
     }
 }

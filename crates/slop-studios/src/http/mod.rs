@@ -159,8 +159,8 @@ fn for_publishers() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(publish::notification, read::notifications))
         .routes(routes!(publish::room_event))
         .routes(routes!(publish::batch))
-        .routes(routes!(revoke::user))
-        .routes(routes!(revoke::token))
+        .routes(routes!(revoke::user, revoke::undo_user))
+        .routes(routes!(revoke::token, revoke::undo_token))
 }
 
 fn for_operators() -> OpenApiRouter<Arc<App>> {

@@ -159,6 +159,33 @@ pub(crate) enum RevokeErrors {
     Unavailable(Problem),
 }
 
+/// How the undoing of a revocation that did not happen is answered.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+pub(crate) enum UndoErrors {
+    /// The path is not UTF-8
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(Problem),
+    /// No valid publisher key
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(Problem),
+    /// The publisher's scopes do not cover it, or the server has no publisher keys
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(Problem),
+    /// No such revocation is kept
+    #[response(status = 404, content_type = "application/problem+json")]
+    NotFound(Problem),
+    /// The publisher key is used faster than it may; nothing happened, and the header `Retry-After` says when to try again
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooMany(Problem),
+    /// The server failed
+    #[response(status = 500, content_type = "application/problem+json")]
+    Internal(Problem),
+    /// The server or its store is overloaded, or the store can't be used now; nothing was undone, and the header `Retry-After` says when to try again
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(Problem),
+}
+
 /// How a question that can't be answered is answered.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]

@@ -199,6 +199,10 @@ impl Problem {
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
     }
 
+    pub(crate) fn not_revoked() -> Self {
+        Self::not_found("no such revocation is kept")
+    }
+
     /// No key is forgotten before its time to make room for others.
     fn too_many_keys(of_publisher: bool, limit: u64, wait: Duration) -> Self {
         let (status, whose) = match of_publisher {
@@ -215,8 +219,8 @@ impl Problem {
 
     /// Nobody is let in again to make room for others.
     pub(crate) fn too_many_revocations() -> Self {
-        let detail = "too many revocations are kept, and nothing happened; a shorter JWT_MAX_LIFETIME_DAYS, or expiresAt, \
-                      lets them end sooner";
+        let detail = "too many revocations are kept of which none is over, and nothing happened; a shorter \
+                      JWT_MAX_LIFETIME_DAYS, or expiresAt, lets them end sooner";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::TooManyRevocations, detail)
     }
 

@@ -1,4 +1,4 @@
-//! The routes that revoke tokens.
+//! The routes that revoke tokens, and undo that.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::publish::scope::Operation;
 use crate::publish::{FieldError, fields};
 use crate::publishers::Publisher;
 use crate::revoke::Enforced;
-use crate::store::StoreError;
+use crate::store::{Revoked, StoreError};
 
 /// Which tokens of a user are revoked, and for how long.
 #[derive(Debug, Serialize, ToSchema)]
@@ -32,7 +32,7 @@ pub(crate) struct UserRevocationBody {
     /// Those whose `iat` is earlier, and those without one.
     #[schema(value_type = String, format = DateTime)]
     issued_before: Moment,
-    /// When the revocation is forgotten, since they have all ended.
+    /// Until then the revocation is kept at least.
     #[schema(value_type = String, format = DateTime)]
     kept_until: Moment,
     /// Sockets of this server that lost their identity.
@@ -67,7 +67,7 @@ pub(crate) async fn user(
 #[serde(rename_all = "camelCase")]
 #[schema(as = TokenToRevoke)]
 pub(crate) struct TokenBody {
-    /// When it ends by itself (its `exp`), and need not be remembered any longer. Not in the past.
+    /// When it ends by itself (its `exp`); from then on the revocation may be forgotten. Not in the past.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Moment>,
@@ -80,7 +80,7 @@ pub(crate) struct TokenBody {
 pub(crate) struct TokenRevocationBody {
     /// The token's `jti`.
     jti: String,
-    /// When the revocation is forgotten, since the token has ended.
+    /// Until then the revocation is kept at least.
     #[schema(value_type = String, format = DateTime)]
     kept_until: Moment,
     /// Sockets of this server that lost their identity.
@@ -119,6 +119,69 @@ pub(crate) async fn token(
     }
     let Enforced { until, sockets, .. } = app.revoker.token(&jti, expires_at).await.map_err(problem)?;
     Ok(Json(TokenRevocationBody { jti, kept_until: until, sockets }))
+}
+
+/// Which revocation of a user's tokens was undone.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = UserRevocationUndone)]
+pub(crate) struct UserUndoneBody {
+    /// Whose they are.
+    user_id: String,
+    /// What it covered: those whose `iat` is earlier, and those without one.
+    #[schema(value_type = String, format = DateTime)]
+    issued_before: Moment,
+}
+
+/// Undoes the revocation of a user's tokens
+#[utoipa::path(
+    delete, path = "/v1/users/{userId}/revoke", tag = "revoke", operation_id = "undoRevokeUser",
+    params(("userId" = String, Path, min_length = 1, max_length = 128, description = "The user")),
+    responses(
+        (status = 200, description = "They are good again, as far as nothing else is against them", body = UserUndoneBody),
+        super::openapi::UndoErrors,
+    ),
+)]
+pub(crate) async fn undo_user(
+    State(app): State<Arc<App>>,
+    publisher: Publisher,
+    Path(user_id): Path<String>,
+) -> Result<Json<UserUndoneBody>, Problem> {
+    app.publish_rate.take(&publisher)?;
+    publisher.scopes.require(Operation::UnrevokeUser, &user_id)?;
+    let undone = app.revoker.undo(Revoked::User(user_id.as_str().into())).await.map_err(problem)?;
+    let undone = undone.ok_or_else(Problem::not_revoked)?;
+    Ok(Json(UserUndoneBody { user_id, issued_before: undone.at }))
+}
+
+/// Which revocation of a token was undone.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = TokenRevocationUndone)]
+pub(crate) struct TokenUndoneBody {
+    /// The token's `jti`.
+    jti: String,
+}
+
+/// Undoes the revocation of a token
+#[utoipa::path(
+    delete, path = "/v1/tokens/{jti}/revoke", tag = "revoke", operation_id = "undoRevokeToken",
+    params(("jti" = String, Path, min_length = 1, max_length = 256, description = "The token's claim `jti`")),
+    responses(
+        (status = 200, description = "It is good again, as far as nothing else is against it", body = TokenUndoneBody),
+        super::openapi::UndoErrors,
+    ),
+)]
+pub(crate) async fn undo_token(
+    State(app): State<Arc<App>>,
+    publisher: Publisher,
+    Path(jti): Path<String>,
+) -> Result<Json<TokenUndoneBody>, Problem> {
+    app.publish_rate.take(&publisher)?;
+    publisher.scopes.require(Operation::UnrevokeToken, &jti)?;
+    let undone = app.revoker.undo(Revoked::Token(jti.as_str().into())).await.map_err(problem)?;
+    undone.ok_or_else(Problem::not_revoked)?;
+    Ok(Json(TokenUndoneBody { jti }))
 }
 
 /// Reads a body that may be left out, and its type with it.

@@ -4,10 +4,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Number, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
+use super::numbers::{id_text, literal_text};
+use super::proof::{Proof, VerifiedBy};
 use crate::defaults::{CLOCK_SKEW_SECONDS, MAX_EMAIL_BYTES, MAX_EXPIRY_SECONDS, MAX_USER_ID_BYTES};
-use crate::limits::MAX_TOKEN_ID_BYTES;
+use crate::limits::{MAX_AUDIENCE_BYTES, MAX_ISSUER_BYTES, MAX_TOKEN_ID_BYTES};
 use crate::policy::KeptClaims;
 
 /// What a verified token says about its bearer.
@@ -26,16 +29,20 @@ pub struct Identity {
     /// The claim `iat` in epoch milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_at_ms: Option<u64>,
-    /// The claim `jti`, if it is a string of 1 to 256 bytes.
+    /// The claim `jti`, if it is a string or a number of 1 to 256 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<Box<str>>,
+    /// What decides whether its token is still accepted.
+    #[serde(default)]
+    pub proof: Proof,
     /// The claims that rules of the room policy name.
     #[serde(default, skip_serializing_if = "KeptClaims::is_empty")]
     pub claims: KeptClaims,
 }
 
 /// Why a token was refused. The text is the contract's, word for word, for `authError` and acks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum AuthError {
     /// There was none, or an empty one.
     #[error("Token is required")]
@@ -75,38 +82,37 @@ pub struct ClaimRules {
 #[derive(Deserialize)]
 pub(super) struct Claims {
     #[serde(rename = "userId")]
-    user_id: Option<Value>,
-    id: Option<Value>,
-    sub: Option<Value>,
+    user_id: Option<Box<RawValue>>,
+    id: Option<Box<RawValue>>,
+    sub: Option<Box<RawValue>>,
     email: Option<Value>,
     exp: Option<Value>,
     nbf: Option<Value>,
     iat: Option<Value>,
     iss: Option<Value>,
     aud: Option<Value>,
-    jti: Option<Value>,
+    jti: Option<Box<RawValue>>,
 }
 
 impl ClaimRules {
-    /// Who the claims are of, as of `now` in epoch seconds.
-    pub(super) fn check(&self, claims: Claims, now: u64) -> Result<Identity, AuthError> {
-        if !self.issuers.is_empty() && !claims.iss.is_some_and(|issuer| is_any(&issuer, &self.issuers)) {
-            tracing::debug!("refuse a token of another issuer");
-            return Err(AuthError::Invalid);
-        }
-        let is_for_us = |audience: Value| match audience {
-            Value::Array(audiences) => audiences.iter().any(|audience| is_any(audience, &self.audiences)),
-            audience => is_any(&audience, &self.audiences),
+    /// Who the claims are of, as of `now` in epoch seconds, if this key has verified them.
+    pub(super) fn check(
+        &self,
+        claims: Claims,
+        verified_by: Option<VerifiedBy>,
+        now: u64,
+    ) -> Result<Identity, AuthError> {
+        let issuer = claims.iss.as_ref().and_then(Value::as_str);
+        let audiences = match &claims.aud {
+            Some(Value::Array(audiences)) => audiences.iter().filter_map(Value::as_str).collect(),
+            audience => Vec::from_iter(audience.as_ref().and_then(Value::as_str)),
         };
-        if !self.audiences.is_empty() && !claims.aud.is_some_and(is_for_us) {
-            tracing::debug!("refuse a token for another audience");
-            return Err(AuthError::Invalid);
-        }
+        self.check_parties(issuer, audiences.iter().copied())?;
 
-        let expires_at = claims.exp.as_ref().map(numeric_date).transpose()?;
+        let exp = claims.exp.as_ref().map(numeric_date).transpose()?;
         let not_before = claims.nbf.as_ref().map(numeric_date).transpose()?;
         let issued_at = claims.iat.as_ref().map(numeric_date).transpose()?;
-        let expires_at = self.end(expires_at, issued_at);
+        let expires_at = self.end(exp, issued_at);
         if expires_at.is_some_and(|end| now >= end) {
             return Err(AuthError::Expired);
         }
@@ -115,17 +121,47 @@ impl ClaimRules {
             return Err(AuthError::NotYetValid);
         }
 
-        let user_id = claims.user_id.or(claims.id).or(claims.sub).and_then(user_id_text).ok_or(AuthError::NoUserId)?;
+        let user_id = claims.user_id.or(claims.id).or(claims.sub).and_then(|claim| id_text(&claim));
+        let user_id = user_id.filter(|user_id| is_user_id(user_id)).ok_or(AuthError::NoUserId)?;
         let email = match claims.email {
             Some(Value::String(email)) if !email.is_empty() && email.len() <= MAX_EMAIL_BYTES => Some(email),
             _ => None,
         };
-        let token_id = match claims.jti {
-            Some(Value::String(id)) if is_token_id(&id) => Some(id.into()),
-            _ => None,
-        };
+        let token_id = claims.jti.and_then(|claim| literal_text(&claim)).filter(|id| is_token_id(id)).map(Into::into);
         let issued_at_ms = claims.iat.as_ref().and_then(Value::as_f64).map(|seconds| (seconds * 1000.0) as u64);
-        Ok(Identity { user_id, email, expires_at, issued_at_ms, token_id, claims: KeptClaims::default() })
+        let iss = issuer.filter(|issuer| issuer.len() <= MAX_ISSUER_BYTES).map(Box::from);
+        let held = |audience: &&str| size_of::<Box<str>>() + audience.len();
+        let fits = audiences.iter().map(held).sum::<usize>() <= MAX_AUDIENCE_BYTES;
+        let aud = audiences.iter().filter(|_| fits).map(|audience| Box::from(*audience)).collect();
+        let proof = Proof { verified_by, exp, iss, aud };
+        Ok(Identity { user_id, email, expires_at, issued_at_ms, token_id, proof, claims: KeptClaims::default() })
+    }
+
+    /// Whether a token that was accepted once still is, as of `now`, and when it ends. `nbf` is not asked again, nor whether
+    /// `iat` lies in the future: time has only gone on.
+    pub(super) fn check_again(&self, identity: &Identity, now: u64) -> Result<Option<u64>, AuthError> {
+        let Proof { exp, iss, aud, .. } = &identity.proof;
+        self.check_parties(iss.as_deref(), aud.iter().map(|audience| &**audience))?;
+        let end = self.end(*exp, identity.issued_at_ms.map(|ms| ms / 1000));
+        if end.is_some_and(|end| now >= end) { Err(AuthError::Expired) } else { Ok(end) }
+    }
+
+    /// By whom and for whom it has to be.
+    fn check_parties<'a>(
+        &self,
+        issuer: Option<&str>,
+        mut audiences: impl Iterator<Item = &'a str>,
+    ) -> Result<(), AuthError> {
+        let is_any = |texts: &[String], claim: &str| texts.iter().any(|text| text == claim);
+        if !self.issuers.is_empty() && !issuer.is_some_and(|issuer| is_any(&self.issuers, issuer)) {
+            tracing::debug!("refuse a token of another issuer");
+            return Err(AuthError::Invalid);
+        }
+        if !self.audiences.is_empty() && !audiences.any(|audience| is_any(&self.audiences, audience)) {
+            tracing::debug!("refuse a token for another audience");
+            return Err(AuthError::Invalid);
+        }
+        Ok(())
     }
 
     /// When a token with this `exp` and `iat` ends.
@@ -137,10 +173,6 @@ impl ClaimRules {
     }
 }
 
-fn is_any(claim: &Value, texts: &[String]) -> bool {
-    claim.as_str().is_some_and(|claim| texts.iter().any(|text| text == claim))
-}
-
 /// Whether `text` can be a user's id: 1 to 128 bytes without control characters.
 pub fn is_user_id(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_USER_ID_BYTES && !text.chars().any(char::is_control)
@@ -149,23 +181,6 @@ pub fn is_user_id(text: &str) -> bool {
 /// Whether a token with this `jti` can be revoked by it: 1 to 256 bytes.
 pub(crate) fn is_token_id(text: &str) -> bool {
     (1..=MAX_TOKEN_ID_BYTES).contains(&text.len())
-}
-
-fn user_id_text(claim: Value) -> Option<String> {
-    let text = match claim {
-        Value::String(text) => text,
-        Value::Number(number) => javascript_text(&number),
-        _ => return None,
-    };
-    is_user_id(&text).then_some(text)
-}
-
-/// A number as JavaScript would write it: `42.0` is `42`, so that a token's number and a publisher's string agree.
-pub(crate) fn javascript_text(number: &Number) -> String {
-    match number.as_f64() {
-        Some(float) if number.is_f64() => float.to_string(),
-        _ => number.to_string(),
-    }
 }
 
 /// RFC 7519 §2: seconds, perhaps with a fraction, which is dropped. Before 1970 counts as 1970.

@@ -6,7 +6,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -67,6 +67,8 @@ pub(crate) struct Jwks {
     asked: Notify,
     /// Says when a fetch is over.
     over: watch::Sender<()>,
+    /// Called when keys have left.
+    keys_left: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -95,7 +97,7 @@ impl Jwks {
     fn new(fetch: Box<Fetch>, pace: Pace, metrics: Arc<Metrics>) -> Self {
         let (over, _) = watch::channel(());
         let (keys, state) = (InForce::default(), Mutex::default());
-        Self { keys, pace, fetch, metrics, state, asked: Notify::new(), over }
+        Self { keys, pace, fetch, metrics, state, asked: Notify::new(), over, keys_left: OnceLock::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -105,6 +107,21 @@ impl Jwks {
     /// The keys of the last good set.
     pub(super) fn keys(&self) -> Arc<Keys> {
         self.keys.get()
+    }
+
+    /// See [`TokenVerifier::when_keys_leave`](super::TokenVerifier::when_keys_leave).
+    pub(super) fn when_keys_leave(&self, f: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.keys_left.set(f);
+    }
+
+    /// Puts a set in force.
+    fn replace(&self, keys: Keys) {
+        let before = self.keys();
+        let all_stay = !before.is_empty() && before.are_all_among(&keys);
+        self.keys.replace(keys);
+        if !all_stay && let Some(keys_left) = self.keys_left.get() {
+            keys_left();
+        }
     }
 
     /// Whether a token with this header may be signed with a key of the set that was not fetched yet.
@@ -150,7 +167,7 @@ impl Jwks {
         let fetched = timeout(JWKS_TIMEOUT, (self.fetch)()).await.unwrap_or(Err(JwksError::Timeout));
         let outcome = fetched.and_then(|body| Keys::of_set(&body).map_err(JwksError::Unusable));
         self.metrics.jwks_fetched(outcome.as_ref().map(Keys::len).map_err(|_failed| ()));
-        let outcome = outcome.map(|keys| self.keys.replace(keys));
+        let outcome = outcome.map(|keys| self.replace(keys));
         let mut state = self.state();
         state.under_way = false;
         self.over.send_replace(());

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::claims::Claims;
+use super::proof::{Thumbprint, VerifiedBy};
 use crate::limits::{MAX_JWKS_KEYS, MAX_KEY_FILE_BYTES};
 
 /// RFC 7518 §3.3: "a key of size 2048 bits or larger MUST be used". Above 8192 a verification takes milliseconds.
@@ -34,6 +35,8 @@ struct Key {
     decoding: DecodingKey,
     /// Has the key's algorithms.
     validation: Validation,
+    /// One for each of them.
+    thumbprints: Box<[Thumbprint]>,
 }
 
 impl fmt::Debug for Key {
@@ -142,13 +145,24 @@ impl Keys {
         self.0.iter().any(|key| key.id.as_deref() == Some(id))
     }
 
-    /// The claims of a token that one of these has signed.
-    pub(super) fn claims(&self, token: &str, header: &Header) -> Option<Claims> {
-        let fitting = self.0.iter().filter(|key| key.fits(header));
-        fitting
-            .flat_map(|key| jsonwebtoken::decode::<Claims>(token, &key.decoding, &key.validation))
-            .map(|data| data.claims)
-            .next()
+    /// The claims of a token that one of these has signed, and the key as that token uses it.
+    pub(super) fn claims(&self, token: &str, header: &Header) -> Option<(Claims, Thumbprint)> {
+        self.0.iter().filter(|key| key.fits(header)).find_map(|key| {
+            let claims = jsonwebtoken::decode::<Claims>(token, &key.decoding, &key.validation).ok()?.claims;
+            Some((claims, key.thumbprint(header.alg)?))
+        })
+    }
+
+    /// Whether they have the key that a token was verified by, for tokens like that one.
+    pub(super) fn have(&self, verified_by: &VerifiedBy) -> bool {
+        let named = verified_by.kid.as_deref();
+        self.0.iter().any(|key| key.may_be_named(named) && key.thumbprints.contains(&verified_by.key))
+    }
+
+    /// Whether all of these are among `others`, so that what these verify those do.
+    pub(super) fn are_all_among(&self, others: &Self) -> bool {
+        let has = |key: &Key| others.0.iter().any(|other| other.id == key.id && other.thumbprints == key.thumbprints);
+        self.0.iter().all(has)
     }
 }
 
@@ -161,15 +175,24 @@ impl Key {
         validation.validate_exp = false;
         validation.validate_nbf = false;
         validation.validate_aud = false;
-        Self { id, decoding, validation }
+        let thumbprints = algorithms.iter().map(|algorithm| Thumbprint::of(*algorithm, &decoding)).collect();
+        Self { id, decoding, validation, thumbprints }
     }
 
     fn fits(&self, header: &Header) -> bool {
-        let named = match (self.id.as_deref(), header.kid.as_deref()) {
+        self.may_be_named(header.kid.as_deref()) && self.validation.algorithms.contains(&header.alg)
+    }
+
+    fn may_be_named(&self, named: Option<&str>) -> bool {
+        match (self.id.as_deref(), named) {
             (Some(id), Some(named)) => id == named,
             _ => true,
-        };
-        named && self.validation.algorithms.contains(&header.alg)
+        }
+    }
+
+    fn thumbprint(&self, algorithm: Algorithm) -> Option<Thumbprint> {
+        let all = self.validation.algorithms.iter().zip(&self.thumbprints);
+        all.filter(|(own, _)| **own == algorithm).map(|(_, thumbprint)| *thumbprint).next()
     }
 }
 
@@ -404,6 +427,39 @@ mod tests {
         // All in one file.
         let together = pairs.iter().map(Pair::pem).collect::<Vec<_>>().join("some text between\n");
         assert_eq!(load(&[(None, together)]).expect("a good file").len(), ALGORITHMS.len());
+    }
+
+    /// Whether an identity that `before` has verified is good with `now`.
+    fn stays(before: Keys, now: Keys, token: &str) -> bool {
+        let identity = TokenVerifier::new(before, ClaimRules::default()).verify(token).expect("a good token");
+        TokenVerifier::new(now, ClaimRules::default()).recheck(&identity).is_ok()
+    }
+
+    #[test]
+    fn a_key_is_the_same_wherever_it_comes_from() {
+        for algorithm in ALGORITHMS {
+            let (pair, stranger) = (Pair::new(algorithm), Pair::new(algorithm));
+            let file = |pair: &Pair| load(&[(Some(algorithm), pair.pem())]).expect("a good file");
+            let named = |pair: &Pair, id: &str| {
+                let alg = format!("{algorithm:?}");
+                set(&[pair.jwk(&[("kid", id.into()), ("alg", alg.into())])]).expect("a good set")
+            };
+            let token = pair.token(Some("k"));
+            assert!(stays(file(&pair), file(&pair), &token), "{algorithm:?}");
+            assert!(stays(file(&pair), named(&pair, "k"), &token), "{algorithm:?}");
+            assert!(stays(named(&pair, "k"), file(&pair), &token), "{algorithm:?}");
+            assert!(stays(named(&pair, "k"), named(&pair, "k"), &token), "{algorithm:?}");
+            // As the token: one that names another key is refused.
+            assert!(!stays(named(&pair, "k"), named(&pair, "l"), &token), "{algorithm:?}");
+            assert!(stays(named(&pair, "k"), named(&pair, "l"), &pair.token(None)), "{algorithm:?}");
+            for other in [file(&stranger), named(&stranger, "k"), Keys::default()] {
+                assert!(!stays(named(&pair, "k"), other, &token), "{algorithm:?}");
+            }
+        }
+        let pair = Pair::new(Algorithm::RS256);
+        let [bound, other] =
+            [Algorithm::RS256, Algorithm::PS256].map(|algorithm| load(&[(Some(algorithm), pair.pem())]));
+        assert!(!stays(bound.expect("good"), other.expect("good"), &pair.token(None)), "for another algorithm");
     }
 
     #[test]

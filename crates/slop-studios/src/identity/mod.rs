@@ -12,20 +12,25 @@ use jsonwebtoken::decode_header;
 mod claims;
 mod jwks;
 mod keys;
+mod numbers;
+mod proof;
 mod revocations;
 mod signing;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use claims::is_token_id;
 pub use claims::{AuthError, ClaimRules, Identity, epoch_seconds, is_user_id};
-pub(crate) use claims::{is_token_id, javascript_text};
 pub(crate) use jwks::{Jwks, JwksError, Pace};
 pub use keys::{KeyError, Keys, PublicKeyFile};
+pub(crate) use numbers::{is_number, number_text};
+pub use proof::{Proof, Thumbprint, VerifiedBy};
 pub(crate) use revocations::Revocations;
 pub use signing::{SignError, SigningAlgorithm, TokenSigner};
 
 use crate::defaults::MAX_TOKEN_BYTES;
 use crate::in_force::InForce;
+use crate::limits::MAX_KEY_ID_BYTES;
 
 /// Checks tokens. `Debug` does not show secrets.
 #[derive(Debug)]
@@ -53,10 +58,18 @@ impl TokenVerifier {
         Self { revocations, ..self }
     }
 
-    /// From now on tokens are checked with these keys in place of those that were configured before. Who has an identity
-    /// keeps it until its token ends.
+    /// From now on tokens are checked with these keys in place of those that were configured before. Who has an identity is
+    /// to be [asked again](Self::recheck).
     pub fn replace(&self, keys: Keys) {
         self.configured.replace(keys);
+    }
+
+    /// Calls `f` whenever the key set lacks a key that it had, or is there for the first time: who has an identity is to be
+    /// [asked again](Self::recheck). Said once, before the set is fetched anew.
+    pub(crate) fn when_keys_leave(&self, f: impl Fn() + Send + Sync + 'static) {
+        if let Some(jwks) = &self.jwks {
+            jwks.when_keys_leave(Box::new(f));
+        }
     }
 
     /// Verifies `token` as of now.
@@ -83,15 +96,48 @@ impl TokenVerifier {
         if header.crit.is_some() {
             return Err(AuthError::Invalid);
         }
-        let fetched = || self.jwks.as_ref().and_then(|jwks| jwks.keys().claims(token, &header));
-        let claims = self.configured.get().claims(token, &header).or_else(fetched).ok_or(AuthError::Invalid)?;
-        let identity = self.rules.check(claims, now)?;
-        if self.is_revoked(&identity) { Err(AuthError::Revoked) } else { Ok(identity) }
+        let configured = self.configured.get().claims(token, &header).map(|(claims, key)| (claims, key, false));
+        let fetched = || {
+            let (claims, key) = self.jwks.as_ref()?.keys().claims(token, &header)?;
+            Some((claims, key, true))
+        };
+        let (claims, key, of_set) = configured.or_else(fetched).ok_or(AuthError::Invalid)?;
+        let is_long = header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KEY_ID_BYTES);
+        let verified_by = VerifiedBy { key, kid: header.kid.map(Into::into), of_set };
+        let identity = self.rules.check(claims, Some(verified_by).filter(|_| !is_long), now)?;
+        self.revocations.check(&identity)?;
+        Ok(identity)
     }
 
-    /// Whether the token that an identity came with has been revoked since.
-    pub fn is_revoked(&self, identity: &Identity) -> bool {
-        self.revocations.cover(identity)
+    /// Whether the token that an identity came with would be accepted now, and when it ends.
+    ///
+    /// # Errors
+    /// The contract's reason for its refusal.
+    pub fn recheck(&self, identity: &Identity) -> Result<Option<u64>, AuthError> {
+        let verified_by = identity.proof.verified_by.as_ref();
+        if !verified_by.is_some_and(|key| self.has_key(key)) {
+            tracing::debug!("refuse an identity whose key is not accepted any more");
+            return Err(AuthError::Invalid);
+        }
+        let end = self.rules.check_again(identity, epoch_seconds())?;
+        self.revocations.check(identity)?;
+        Ok(end)
+    }
+
+    /// A key of a set that could not be fetched since the start is not one that was withdrawn: it counts until the set is
+    /// there, as the last good set does when the issuer fails later.
+    fn has_key(&self, key: &VerifiedBy) -> bool {
+        let is_in = |jwks: &Arc<Jwks>| {
+            let keys = jwks.keys();
+            keys.have(key) || (key.of_set && keys.is_empty())
+        };
+        self.configured.get().have(key) || self.jwks.as_ref().is_some_and(is_in)
+    }
+
+    /// If the key set was not fetched yet: what to wait for before a session is looked at that may rest on one of its keys. It
+    /// is over in seconds, whatever comes of it.
+    pub(crate) fn first_keys(&self) -> Option<BoxFuture<'static, ()>> {
+        self.jwks.as_ref().filter(|jwks| jwks.keys().is_empty())?.ask()
     }
 
     /// If the token may be signed with a key that is not known yet: what to wait for before it is verified. It is

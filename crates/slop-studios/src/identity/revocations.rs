@@ -3,66 +3,84 @@
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
-use super::Identity;
+use super::{AuthError, Identity};
 use crate::clock::Moment;
-use crate::store::{Revocation, Revoked};
+use crate::store::{self, Floors, Revocation, Revoked};
 
-/// The revocations that the store keeps.
+/// The revocations that the store keeps, and the floors in place of those that it has forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct Revocations(RwLock<Index>);
 
 #[derive(Debug, Default)]
 struct Index {
-    users: HashMap<Box<str>, Kept>,
-    tokens: HashMap<Box<str>, Kept>,
-    /// At this size it is looked through for what is over, so that each entry is looked at a few times only.
-    tidy_at: usize,
-}
-
-/// Below this size nothing is gained by looking for what is over.
-const TIDY_FROM: usize = 1024;
-
-#[derive(Debug, Clone, Copy)]
-struct Kept {
-    at: Moment,
-    until: Moment,
+    /// When each user's tokens were revoked.
+    users: HashMap<Box<str>, Moment>,
+    /// The same of single tokens.
+    tokens: HashMap<Box<str>, Moment>,
+    floors: Floors,
 }
 
 impl Revocations {
     /// From now on the tokens that it covers are refused. The store has it already.
     pub(crate) fn add(&self, revocation: &Revocation) {
-        let mut index = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let (map, name) = match &revocation.subject {
-            Revoked::User(user_id) => (&mut index.users, user_id),
-            Revoked::Token(token_id) => (&mut index.tokens, token_id),
-        };
-        let kept = map.entry(Box::from(&**name)).or_insert(Kept { at: revocation.at, until: revocation.until });
-        // Of two, the one that covers more, whichever came first.
-        kept.at = kept.at.max(revocation.at);
-        kept.until = kept.until.max(revocation.until);
-        index.tidy(Moment::now());
+        self.change(|index| {
+            let (revocations, name) = index.place(&revocation.subject);
+            let at = revocations.entry(name.into()).or_insert(revocation.at);
+            // Of two, the one that covers more, whichever came first.
+            *at = (*at).max(revocation.at);
+        });
     }
 
-    /// Whether one of them covers the token that the identity came with.
-    pub(super) fn cover(&self, identity: &Identity) -> bool {
-        let index = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let of_user = index.users.get(identity.user_id.as_str()).filter(|kept| {
-            // When a token without `iat` was issued can't be known.
-            identity.issued_at_ms.is_none_or(|issued| issued < kept.at.epoch_ms())
+    /// Goes by the floors in place of revocations that the store has forgotten.
+    pub(crate) fn forget(&self, forgotten: &store::Revocations) {
+        self.change(|index| {
+            index.floors = index.floors.and(forgotten.floors);
+            for revocation in &forgotten.list {
+                let (revocations, name) = index.place(&revocation.subject);
+                // A later one of the same subject may have come before this is said.
+                if revocations.get(name) == Some(&revocation.at) {
+                    revocations.remove(name);
+                }
+            }
         });
-        let of_token = || index.tokens.get(identity.token_id.as_deref()?);
-        of_user.or_else(of_token).is_some_and(|kept| Moment::now() < kept.until)
+    }
+
+    /// From now on the tokens that it covered are good again. The store has forgotten it already, and nothing else was made
+    /// of the subject meanwhile.
+    pub(crate) fn undo(&self, subject: &Revoked) {
+        self.change(|index| {
+            let (revocations, name) = index.place(subject);
+            revocations.remove(name);
+        });
+    }
+
+    fn change(&self, f: impl FnOnce(&mut Index)) {
+        f(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// That the token which the identity came with is not among those that were revoked.
+    pub(super) fn check(&self, identity: &Identity) -> Result<(), AuthError> {
+        let index = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        // When a token without `iat` was issued can't be known.
+        let issued_before = |at: &Moment| identity.issued_at_ms.is_none_or(|issued| issued < at.epoch_ms());
+        let of_user = || index.users.get(identity.user_id.as_str()).is_some_and(issued_before);
+        let of_token = || identity.token_id.as_deref().is_some_and(|id| index.tokens.contains_key(id));
+        if of_user() || of_token() {
+            return Err(AuthError::Revoked);
+        }
+        let ended_by = |at: &Moment| identity.proof.exp.is_some_and(|exp| exp.saturating_mul(1000) <= at.epoch_ms());
+        let Floors { issued, expired } = &index.floors;
+        let is_below = issued.as_ref().is_some_and(issued_before) || expired.as_ref().is_some_and(ended_by);
+        if is_below { Err(AuthError::Expired) } else { Ok(()) }
     }
 }
 
 impl Index {
-    fn tidy(&mut self, now: Moment) {
-        if self.users.len() + self.tokens.len() < self.tidy_at.max(TIDY_FROM) {
-            return;
+    fn place<'a>(&mut self, subject: &'a Revoked) -> (&mut HashMap<Box<str>, Moment>, &'a str) {
+        match subject {
+            Revoked::User(user_id) => (&mut self.users, user_id),
+            Revoked::Token(token_id) => (&mut self.tokens, token_id),
         }
-        self.users.retain(|_, kept| now < kept.until);
-        self.tokens.retain(|_, kept| now < kept.until);
-        self.tidy_at = 2 * (self.users.len() + self.tokens.len());
     }
 }
 
@@ -72,16 +90,12 @@ mod tests {
 
     use super::*;
 
-    const FAR: u64 = 4_000_000_000_000;
-
-    fn user(at: u64, until: u64) -> Revocation {
-        let (at, until) = (Moment::from_epoch_ms(at), Moment::from_epoch_ms(until));
-        Revocation { subject: Revoked::User("u".into()), at, until }
+    fn user(at: u64) -> Revocation {
+        Revocation { subject: Revoked::User("u".into()), at: Moment::from_epoch_ms(at), expires_at: None }
     }
 
-    fn token(id: &str, until: u64) -> Revocation {
-        let subject = Revoked::Token(id.into());
-        Revocation { subject, at: Moment::from_epoch_ms(0), until: Moment::from_epoch_ms(until) }
+    fn token(id: &str) -> Revocation {
+        Revocation { subject: Revoked::Token(id.into()), at: Moment::from_epoch_ms(0), expires_at: None }
     }
 
     fn of(kept: Vec<Revocation>) -> Revocations {
@@ -97,46 +111,66 @@ mod tests {
 
     #[test]
     fn a_user_is_revoked_up_to_a_moment() {
-        let revocations = of(vec![user(5_000, FAR)]);
-        assert!(revocations.cover(&identity("u", Some(4_999), None)));
-        assert!(!revocations.cover(&identity("u", Some(5_000), None)));
-        assert!(revocations.cover(&identity("u", None, None)), "nobody knows when it was issued");
-        assert!(!revocations.cover(&identity("v", Some(1), None)));
+        let revocations = of(vec![user(5_000)]);
+        assert_eq!(revocations.check(&identity("u", Some(4_999), None)), Err(AuthError::Revoked));
+        assert_eq!(revocations.check(&identity("u", Some(5_000), None)), Ok(()));
+        let undated = revocations.check(&identity("u", None, None));
+        assert_eq!(undated, Err(AuthError::Revoked), "nobody knows when it was issued");
+        assert_eq!(revocations.check(&identity("v", Some(1), None)), Ok(()));
     }
 
     #[test]
     fn a_token_is_revoked_by_its_id() {
-        let revocations = of(vec![token("t", FAR)]);
-        assert!(revocations.cover(&identity("u", Some(FAR), Some("t"))));
-        assert!(!revocations.cover(&identity("u", Some(0), Some("T"))));
-        assert!(!revocations.cover(&identity("t", Some(0), None)), "a user is no token");
+        let revocations = of(vec![token("t")]);
+        assert_eq!(revocations.check(&identity("u", Some(u64::MAX), Some("t"))), Err(AuthError::Revoked));
+        assert_eq!(revocations.check(&identity("u", Some(0), Some("T"))), Ok(()));
+        assert_eq!(revocations.check(&identity("t", Some(0), None)), Ok(()), "a user is no token");
     }
 
     #[test]
-    fn what_is_over_covers_nothing() {
-        let revocations = of(vec![user(5_000, 6_000), token("t", 6_000)]);
-        assert!(!revocations.cover(&identity("u", Some(1), Some("t"))));
+    fn what_was_undone_covers_nothing() {
+        let revocations = of(vec![user(5_000), token("u")]);
+        revocations.undo(&Revoked::User("u".into()));
+        assert_eq!(revocations.check(&identity("u", Some(1), None)), Ok(()));
+        assert_eq!(revocations.check(&identity("u", Some(1), Some("u"))), Err(AuthError::Revoked));
     }
 
     #[test]
-    fn what_is_over_leaves() {
-        let revocations = Revocations::default();
-        for n in 0..10 * TIDY_FROM {
-            revocations.add(&token(&n.to_string(), 1));
-        }
-        revocations.add(&token("kept", FAR));
-        let size = revocations.0.read().expect("no test panicked").tokens.len();
-        assert!(size <= TIDY_FROM, "{size}");
-        assert!(revocations.cover(&identity("u", None, Some("kept"))));
+    fn what_was_forgotten_leaves_a_floor() {
+        let revocations = of(vec![user(5_000), token("t")]);
+        let floors = |issued: Option<u64>, expired: Option<u64>| Floors {
+            issued: issued.map(Moment::from_epoch_ms),
+            expired: expired.map(Moment::from_epoch_ms),
+        };
+        revocations.forget(&store::Revocations { list: vec![user(5_000)], floors: floors(Some(6_000), None) });
+        revocations.forget(&store::Revocations { list: vec![token("t")], floors: floors(None, Some(9_000)) });
+        revocations.forget(&store::Revocations { list: Vec::new(), floors: floors(Some(1), None) });
+        let check = |issued_at_ms, exp| {
+            let mut identity = identity("u", issued_at_ms, Some("t"));
+            identity.proof.exp = exp;
+            revocations.check(&identity)
+        };
+        assert_eq!(check(Some(5_999), None), Err(AuthError::Expired));
+        assert_eq!(check(Some(6_000), None), Ok(()));
+        assert_eq!(check(None, Some(20)), Err(AuthError::Expired), "nobody knows when it was issued");
+        assert_eq!(check(Some(6_000), Some(9)), Err(AuthError::Expired));
+        assert_eq!(check(Some(6_000), Some(10)), Ok(()));
+    }
+
+    #[test]
+    fn what_was_revoked_anew_meanwhile_stays() {
+        let revocations = of(vec![user(5_000), user(7_000)]);
+        revocations.forget(&store::Revocations { list: vec![user(5_000)], ..store::Revocations::default() });
+        assert_eq!(revocations.check(&identity("u", Some(6_999), None)), Err(AuthError::Revoked));
     }
 
     proptest! {
         /// In whatever order they come, a token is refused exactly if one of them covers it.
         #[test]
         fn the_order_of_revocations_does_not_matter(moments in prop::collection::vec(0u64..100, 1..8), issued in 0u64..100) {
-            let revocations = of(moments.iter().map(|at| user(*at, FAR)).collect());
+            let revocations = of(moments.iter().map(|at| user(*at)).collect());
             let expected = moments.iter().any(|at| issued < *at);
-            prop_assert_eq!(revocations.cover(&identity("u", Some(issued), None)), expected);
+            prop_assert_eq!(revocations.check(&identity("u", Some(issued), None)).is_err(), expected);
         }
     }
 }

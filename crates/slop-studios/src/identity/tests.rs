@@ -56,14 +56,16 @@ fn base64url(bytes: &[u8]) -> String {
 fn every_algorithm_of_the_secret_is_accepted() {
     for algorithm in [SigningAlgorithm::Hs256, SigningAlgorithm::Hs384, SigningAlgorithm::Hs512] {
         let token = signed(algorithm, json!({"userId": "u1", "email": "a@b.c", "iat": NOW, "exp": NOW + 60}));
+        let verified = verify(&token);
         assert_eq!(
-            verify(&token),
+            verified,
             Ok(Identity {
                 user_id: "u1".into(),
                 email: Some("a@b.c".into()),
                 expires_at: Some(NOW + 60),
                 issued_at_ms: Some(NOW * 1000),
                 token_id: None,
+                proof: verified.as_ref().map(|identity| identity.proof.clone()).unwrap_or_default(),
                 claims: KeptClaims::default(),
             })
         );
@@ -153,8 +155,38 @@ fn a_number_becomes_a_string() {
     assert_eq!(user_id(json!({"userId": 42.0})), Ok("42".into()));
     assert_eq!(user_id(json!({"userId": -7})), Ok("-7".into()));
     assert_eq!(user_id(json!({"userId": 0})), Ok("0".into()));
-    assert_eq!(user_id(json!({"userId": 1.5})), Ok("1.5".into()));
-    assert_eq!(user_id(json!({"userId": u64::MAX})), Ok("18446744073709551615".into()));
+    assert_eq!(user_id(json!({"userId": 9_007_199_254_740_991u64})), Ok("9007199254740991".into()));
+}
+
+/// A token whose claims are this text.
+fn signed_text(claims: &str) -> String {
+    let claims = serde_json::value::RawValue::from_string(claims.to_owned()).expect("JSON");
+    let key = EncodingKey::from_secret(secret().expose_secret().as_bytes());
+    jsonwebtoken::encode(&Header::default(), &claims, &key).expect("HMAC signs")
+}
+
+/// Two users whose numbers are rounded to one would be one user.
+#[test]
+fn a_number_that_is_not_exact_names_nobody() {
+    for literal in [
+        "9007199254740992",
+        "9007199254740993",
+        "-9007199254740993",
+        "9007199254740993.0",
+        "18446744073709551615",
+        "18446744073709551617",
+        "1e300",
+        "1.5",
+        "42.00000000000000000001",
+        "1e-400",
+    ] {
+        for claim in ["userId", "id", "sub"] {
+            let refused = verify(&signed_text(&format!(r#"{{"{claim}":{literal}}}"#)));
+            assert_eq!(refused, Err(AuthError::NoUserId), "{claim}: {literal}");
+        }
+    }
+    let exact = verify(&signed_text(r#"{"userId":4.2e1}"#)).map(|identity| identity.user_id);
+    assert_eq!(exact, Ok("42".into()));
 }
 
 #[test]
@@ -337,30 +369,101 @@ fn no_token_lives_longer_than_revocations_are_kept() {
 fn what_revocation_needs_is_read() {
     let identity = verify_claims(json!({"sub": "u", "iat": 1_700_000_000.25, "jti": "t-1"})).expect("valid");
     assert_eq!((identity.issued_at_ms, identity.token_id.as_deref()), (Some(1_700_000_000_250), Some("t-1")));
-    for jti in [json!(""), json!(5), json!(["t"]), json!("x".repeat(257))] {
+    for jti in [json!(""), json!(["t"]), json!(true), json!("x".repeat(257))] {
         let identity = verify_claims(json!({"sub": "u", "jti": jti})).expect("valid");
         assert_eq!(identity.token_id, None, "{jti}");
+    }
+    // Whatever number it is, it has one text to revoke it by.
+    for (literal, text) in
+        [("5", "5"), ("5.0", "5"), ("12345678901234567890123", "12345678901234567890123"), ("0.50", "0.50")]
+    {
+        let identity = verify(&signed_text(&format!(r#"{{"sub":"u","jti":{literal}}}"#))).expect("valid");
+        assert_eq!(identity.token_id.as_deref(), Some(text));
     }
 }
 
 #[test]
 fn a_revoked_token_is_refused() {
     let (id, at) = ("t-1", Moment::from_epoch_ms(NOW * 1000));
-    let until = Moment::now().after(Duration::from_secs(3_600));
     let revocations = Arc::new(Revocations::default());
     let verifier = TokenVerifier::new(Keys::of_secrets(&[secret()]), ClaimRules::default())
         .with_revocations(Arc::clone(&revocations));
     let check = |claims: Value| verifier.verify_at(&signed(SigningAlgorithm::Hs256, claims), NOW).map(|_| ());
     let token = || json!({"sub": "u", "iat": NOW, "jti": id});
     assert_eq!(check(token()), Ok(()));
-    revocations.add(&Revocation { subject: Revoked::Token(id.into()), at, until });
+    revocations.add(&Revocation { subject: Revoked::Token(id.into()), at, expires_at: None });
     assert_eq!(check(token()), Err(AuthError::Revoked));
     assert_eq!(check(json!({"sub": "v", "iat": NOW - 1})), Ok(()));
-    revocations.add(&Revocation { subject: Revoked::User("v".into()), at, until });
+    revocations.add(&Revocation { subject: Revoked::User("v".into()), at, expires_at: None });
     assert_eq!(check(json!({"sub": "v", "iat": NOW - 1})), Err(AuthError::Revoked));
     assert_eq!(check(json!({"sub": "v", "iat": NOW})), Ok(()));
     // What is wrong with it otherwise is said first.
     assert_eq!(check(json!({"sub": "v", "iat": NOW - 9, "exp": NOW})), Err(AuthError::Expired));
+}
+
+/// What a token would be told now, of an identity that it gave under other keys and rules.
+#[test]
+fn an_identity_is_good_as_long_as_its_token() {
+    let now = epoch_seconds();
+    let token = signed(
+        SigningAlgorithm::Hs384,
+        json!({"sub": "u", "jti": "t", "iat": now - 100, "exp": now + 100, "iss": "i", "aud": ["x", "a"]}),
+    );
+    let keys = || Keys::of_secrets(&[SecretString::from("another secret"), secret()]);
+    let before = TokenVerifier::new(Keys::of_secrets(&[secret()]), ClaimRules::default());
+    let saved = serde_json::to_string(&before.verify(&token).expect("good")).expect("JSON");
+    assert!(!saved.contains("thirty-two"), "{saved}");
+    let identity: Identity = serde_json::from_str(&saved).expect("it is read back");
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let rules = |issuers: &[&str], audiences: &[&str], leeway, max_lifetime| ClaimRules {
+        issuers: texts(issuers),
+        audiences: texts(audiences),
+        leeway: Duration::from_secs(leeway),
+        max_lifetime,
+    };
+    for (keys, rules) in [
+        (keys(), ClaimRules::default()),
+        (Keys::of_secrets(&[SecretString::from("another secret")]), ClaimRules::default()),
+        (Keys::default(), ClaimRules::default()),
+        (keys(), rules(&["j", "i"], &["a"], 0, None)),
+        (keys(), rules(&["j"], &[], 0, None)),
+        (keys(), rules(&[], &["b"], 0, None)),
+        (keys(), rules(&[], &[], 30, seconds(150))),
+        (keys(), rules(&[], &[], 30, seconds(99))),
+        (keys(), rules(&[], &[], 30, None)),
+    ] {
+        let verifier = TokenVerifier::new(keys, rules);
+        let by_token = verifier.verify(&token).map(|identity| identity.expires_at);
+        assert_eq!(verifier.recheck(&identity), by_token, "{verifier:?}");
+    }
+    let revocations = Arc::new(Revocations::default());
+    revocations.add(&Revocation { subject: Revoked::Token("t".into()), at: Moment::now(), expires_at: None });
+    let verifier = TokenVerifier::new(keys(), ClaimRules::default()).with_revocations(revocations);
+    assert_eq!(verifier.recheck(&identity), Err(AuthError::Revoked));
+}
+
+/// What an earlier version has saved has no key: nobody knows whether it is still accepted.
+#[test]
+fn an_identity_of_an_unknown_key_is_refused() {
+    let identity: Identity = serde_json::from_str(r#"{"userId":"u","expiresAt":4000000000}"#).expect("it is read");
+    assert_eq!(of_secret("a secret").recheck(&identity), Err(AuthError::Invalid));
+}
+
+#[test]
+fn what_is_too_long_to_keep_is_refused_where_a_rule_asks_for_it() {
+    let long = "x".repeat(1_025);
+    let token = signed(SigningAlgorithm::Hs256, json!({"sub": "u", "iss": &long, "aud": ["a", &long]}));
+    let rules = |issuers, audiences| ClaimRules { issuers, audiences, ..ClaimRules::default() };
+    for (rules, expected) in [
+        (rules(vec![], vec![]), Ok(None)),
+        (rules(vec![long], vec![]), Err(AuthError::Invalid)),
+        (rules(vec![], vec!["a".to_owned()]), Err(AuthError::Invalid)),
+    ] {
+        let verifier = TokenVerifier::new(Keys::of_secrets(&[secret()]), rules);
+        let identity = verifier.verify(&token).expect("the token itself is good");
+        assert_eq!(verifier.recheck(&identity), expected);
+    }
 }
 
 proptest! {

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
-use crate::identity::javascript_text;
+use crate::identity::{is_number, number_text};
 
 /// Parts the elements of a kept list. No element has one, since no name and no template has a control character.
 const SEPARATOR: char = '\n';
@@ -24,16 +24,22 @@ impl ClaimPath {
         (!names.is_empty() && names.iter().all(is_name)).then(|| Self(names.into_iter().map(Into::into).collect()))
     }
 
-    fn find<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c Value> {
-        let (last, way) = self.0.split_last()?;
-        let object = way.iter().try_fold(claims, |object, name| object.get(&**name)?.as_object());
-        object?.get(&**last)
+    fn find<'c>(&self, claims: &Members<'c>) -> Option<&'c RawValue> {
+        let (first, rest) = self.0.split_first()?;
+        rest.iter().try_fold(*claims.get(&**first)?, |object, name| members(object)?.remove(&**name))
     }
 
     /// What it is kept under. Distinct for distinct paths.
     fn key(&self) -> String {
         self.0.join(&SEPARATOR.to_string())
     }
+}
+
+/// An object's members, unparsed: a number is compared as it stands, before anything rounds it.
+type Members<'c> = BTreeMap<String, &'c RawValue>;
+
+fn members(json: &RawValue) -> Option<Members<'_>> {
+    serde_json::from_str(json.get()).ok()
 }
 
 impl fmt::Display for ClaimPath {
@@ -60,11 +66,13 @@ impl NamedClaims {
             return KeptClaims::default();
         }
         // It was read a moment ago, so it can be read.
-        jsonwebtoken::dangerous::insecure_decode_claims(token).map(|claims| self.of(&claims)).unwrap_or_default()
+        let claims = jsonwebtoken::dangerous::insecure_decode_claims::<Box<RawValue>>(token);
+        claims.map(|claims| self.of(&claims)).unwrap_or_default()
     }
 
-    pub(super) fn of(&self, claims: &Map<String, Value>) -> KeptClaims {
-        let keep = |path: &ClaimPath| Some((path.key().into(), Kept::of(path.find(claims)?)?));
+    pub(super) fn of(&self, claims: &RawValue) -> KeptClaims {
+        let claims = members(claims).unwrap_or_default();
+        let keep = |path: &ClaimPath| Some((path.key().into(), Kept::of(path.find(&claims)?)?));
         KeptClaims(self.0.iter().filter_map(keep).collect())
     }
 }
@@ -131,24 +139,23 @@ impl KeptClaims {
 }
 
 impl Kept {
-    fn of(claim: &Value) -> Option<Self> {
-        match claim {
-            Value::Array(elements) => {
-                let texts: Vec<String> = elements.iter().filter_map(text).collect();
-                Some(Self::Many(texts.join(&SEPARATOR.to_string()).into()))
-            }
-            one => Some(Self::One(text(one)?.into())),
+    fn of(claim: &RawValue) -> Option<Self> {
+        if !claim.get().starts_with('[') {
+            return Some(Self::One(text(claim)?.into()));
         }
+        let elements: Vec<&RawValue> = serde_json::from_str(claim.get()).ok()?;
+        let texts: Vec<String> = elements.into_iter().filter_map(text).collect();
+        Some(Self::Many(texts.join(&SEPARATOR.to_string()).into()))
     }
 }
 
-/// What can be equal to a name, or to a part of one. Empty texts and those with control characters can't.
-fn text(value: &Value) -> Option<String> {
-    let text = match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => javascript_text(number),
-        Value::Bool(truth) => truth.to_string(),
-        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+/// What can be equal to a name, or to a part of one. Empty texts and those with control characters can't, and no number that
+/// others may have rounded.
+fn text(value: &RawValue) -> Option<String> {
+    let text = match value.get() {
+        truth @ ("true" | "false") => truth.to_owned(),
+        number if is_number(number) => number_text(number)?,
+        text => serde_json::from_str(text).ok()?,
     };
     (!text.is_empty() && !text.chars().any(char::is_control)).then_some(text)
 }
@@ -179,7 +186,8 @@ impl<'de> Deserialize<'de> for Kept {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::value::to_raw_value;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -189,7 +197,33 @@ mod tests {
 
     fn kept(claims: &Value, names: &[&[&str]]) -> KeptClaims {
         let named: NamedClaims = names.iter().map(|names| path(names)).collect();
-        named.of(claims.as_object().expect("an object"))
+        named.of(&to_raw_value(claims).expect("JSON"))
+    }
+
+    /// Of the claim `c`, whose JSON this is.
+    fn kept_literal(json: &str) -> KeptClaims {
+        let claims = RawValue::from_string(format!("{{\"c\":{json}}}")).expect("JSON");
+        NamedClaims::from_iter([path(&["c"])]).of(&claims)
+    }
+
+    #[test]
+    fn a_number_that_is_not_exact_is_no_name() {
+        let claim = path(&["c"]);
+        for (literal, rounded) in [
+            ("9007199254740993", "9007199254740992"),
+            ("9007199254740993.0", "9007199254740992"),
+            ("18446744073709551617", "18446744073709551616"),
+            ("1.00000000000000000001", "1"),
+            ("0.30000000000000000001", "0.3"),
+            ("1e400", "inf"),
+        ] {
+            for text in [literal, rounded] {
+                assert!(!kept_literal(literal).equals(&claim, text), "{literal} is not {text}");
+                assert!(!kept_literal(&format!("[7,{literal}]")).contains(&claim, text), "{literal} is not {text}");
+            }
+        }
+        assert!(kept_literal("4.2e1").equals(&claim, "42") && kept_literal("[1.5]").contains(&claim, "1.5"));
+        assert!(kept_literal("9007199254740991").equals(&claim, "9007199254740991"));
     }
 
     #[test]

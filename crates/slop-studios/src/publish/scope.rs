@@ -31,10 +31,14 @@ pub enum Operation {
     RevokeUser,
     /// Revoke a token by its id.
     RevokeToken,
+    /// Undo the revocation of a user.
+    UnrevokeUser,
+    /// Undo the revocation of a token.
+    UnrevokeToken,
 }
 
 impl Operation {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::MediaProgress,
         Self::MediaComplete,
         Self::MediaError,
@@ -45,6 +49,8 @@ impl Operation {
         Self::RoomsEmit,
         Self::RevokeUser,
         Self::RevokeToken,
+        Self::UnrevokeUser,
+        Self::UnrevokeToken,
     ];
 
     /// As scopes name it: what it is done to, a dot, and what is done.
@@ -62,6 +68,9 @@ impl Operation {
             // A group of their own: who may tell users something may not throw them out for that.
             Self::RevokeUser => "revoke.user",
             Self::RevokeToken => "revoke.token",
+            // Another one: who may throw users out may not let a stolen token in again for that.
+            Self::UnrevokeUser => "unrevoke.user",
+            Self::UnrevokeToken => "unrevoke.token",
         }
     }
 
@@ -270,7 +279,12 @@ mod tests {
                 &["users.notify:42", "users.emit:42", "users.read:42"],
                 &["users.notify:421", "revoke.user:42"],
             ),
-            ("revoke", &["revoke.user:42", "revoke.token:t"], &["users.read:42"]),
+            (
+                "revoke",
+                &["revoke.user:42", "revoke.token:t"],
+                &["users.read:42", "unrevoke.user:42", "unrevoke.token:t"],
+            ),
+            ("unrevoke:4*", &["unrevoke.user:42", "unrevoke.token:4"], &["revoke.user:42", "unrevoke.user:24"]),
             ("revoke.user:4*", &["revoke.user:42"], &["revoke.user:24", "revoke.token:42"]),
             ("rooms", &["rooms.emit:user-1"], &["users.emit:1"]),
         ] {

@@ -47,11 +47,12 @@ impl From<JoinError> for Denied {
 }
 
 impl Sessions {
-    /// Takes the socket out of what it may not have by the rules in force now. To be called after other rules were put in
-    /// force; in between, a handler on the socket's shard may have gone by the old ones.
+    /// Takes the socket's identity if the keys in force now don't accept its token, and takes it out of what it may not have by
+    /// the rules in force now. To be called after other keys or rules were put in force; in between, a handler on the socket's
+    /// shard may have gone by the old ones.
     pub(crate) fn check_again(&self, socket: &Socket) {
         // One without a session is nowhere, and is to get none by this.
-        if socket.with_data(|_: &mut Session| ()).is_some() {
+        if socket.with_data(|_: &mut Session| ()).is_some() && self.check_identity(socket).is_none() {
             self.leave_what_is_denied(socket);
         }
     }

@@ -119,12 +119,15 @@ pub trait Store: Debug + Send + Sync {
     /// last known to be there. None if that is not known. It stays.
     fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>>;
 
-    /// Keeps a revocation, together with an older one of the same subject. What [`Store::revocations`] returns in this and
-    /// the next process has it, until it is over.
-    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Keeps a revocation, together with an older one of the same subject, and returns what had to leave for it. What
+    /// [`Store::revocations`] returns in this and the next process has it, for as long as there is room or it is not over.
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<Revocations, StoreError>>;
 
-    /// All revocations that are kept and not over.
-    fn revocations(&self) -> BoxFuture<'_, Result<Vec<Revocation>, StoreError>>;
+    /// Forgets the revocation of a subject and returns it, if one is kept.
+    fn undo_revocation(&self, subject: Revoked) -> BoxFuture<'_, Result<Option<Revocation>, StoreError>>;
+
+    /// All revocations that are kept.
+    fn revocations(&self) -> BoxFuture<'_, Result<Revocations, StoreError>>;
 
     /// Since when every change that was asked for was taken, but for those that broke a rule. If the last one could not be
     /// committed, a write that changes nothing is tried, and the error is what became of it. So the moment changes whenever
@@ -448,12 +451,39 @@ pub struct Revocation {
     pub subject: Revoked,
     /// When they were revoked: of a user's tokens, it is those that were issued before.
     pub at: Moment,
-    /// When they will all have ended.
-    pub until: Moment,
+    /// The claim `exp` of a single token, if it is known.
+    pub expires_at: Option<Moment>,
+}
+
+/// Revocations, and what those that were forgotten have left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revocations {
+    /// In no order.
+    pub list: Vec<Revocation>,
+    /// What is refused in place of what was forgotten.
+    pub floors: Floors,
+}
+
+/// Tokens that are refused because a revocation that may have covered them was forgotten. When that happens they have ended
+/// by the settings of that time; without these they would be good again under others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Floors {
+    /// Those that were issued before it, and those that don't say when.
+    pub issued: Option<Moment>,
+    /// Those whose `exp` is not after it.
+    pub expired: Option<Moment>,
+}
+
+impl Floors {
+    /// Whatever one of the two refuses.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { issued: self.issued.max(other.issued), expired: self.expired.max(other.expired) }
+    }
 }
 
 /// Which tokens are revoked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Revoked {
     /// All that a user had.
     User(Arc<str>),

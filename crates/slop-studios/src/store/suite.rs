@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use super::{
-    Change, Class, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, IdempotencyKey, Inbox, MediaChange,
-    NotificationChange, ReadMark, Replay, Revocation, Revoked, RoomEvent, SessionRecord, Step, Store, StoreError, What,
+    Change, Class, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, Floors, IdempotencyKey, Inbox,
+    MediaChange, NotificationChange, ReadMark, Replay, Revocation, Revocations, Revoked, RoomEvent, SessionRecord,
+    Step, Store, StoreError, What,
 };
 use crate::clock::Moment;
 use crate::limits::MAX_NOTIFICATIONS_PAGE_BYTES;
@@ -36,7 +37,7 @@ pub(super) fn run(make: Make) {
     an_inbox_has_its_place_in_the_order(make);
     reading_changes_what_is_unread(make);
     a_session_is_kept_until_it_is_forgotten(make);
-    a_revocation_is_kept_until_it_is_over(make);
+    a_revocation_is_kept_until_it_is_undone(make);
 }
 
 /// Waits on this thread; the stores under test answer without a runtime, or from threads of their own.
@@ -629,30 +630,38 @@ fn a_session_is_kept_until_it_is_forgotten(make: Make) {
     assert_eq!((found(1), found(2).is_some()), (None, true));
 }
 
-pub(super) fn revocation(subject: Revoked, at: u64, until: u64) -> Revocation {
-    Revocation { subject, at: Moment::from_epoch_ms(at), until: Moment::from_epoch_ms(until) }
+pub(super) fn revocation(subject: Revoked, at: u64, expires_at: Option<u64>) -> Revocation {
+    Revocation { subject, at: Moment::from_epoch_ms(at), expires_at: expires_at.map(Moment::from_epoch_ms) }
 }
 
-/// In the year 2096.
-pub(super) const FAR: u64 = 4_000_000_000_000;
-
-fn a_revocation_is_kept_until_it_is_over(make: Make) {
+fn a_revocation_is_kept_until_it_is_undone(make: Make) {
     let (store, recorder) = made(make);
     let (user, token) = (Revoked::User("x".into()), Revoked::Token("x".into()));
     let kept = || {
-        let mut kept = wait(store.revocations()).expect("readable");
-        kept.sort_by_key(|revocation| revocation.at);
-        kept
+        let Revocations { mut list, floors } = wait(store.revocations()).expect("readable");
+        list.sort_by_key(|revocation| revocation.at);
+        assert_eq!(floors, Floors::default(), "nothing had to leave");
+        list
+    };
+    let revoke = |subject: &Revoked, at, expires_at| {
+        let forgotten = wait(store.revoke(revocation(subject.clone(), at, expires_at))).expect("kept");
+        assert_eq!(forgotten, Revocations::default());
     };
     assert_eq!(kept(), []);
-    wait(store.revoke(revocation(user.clone(), 5, FAR))).expect("kept");
-    wait(store.revoke(revocation(token.clone(), 7, FAR + 1))).expect("kept");
-    wait(store.revoke(revocation(Revoked::User("over".into()), 1, 2))).expect("kept");
-    let both = [revocation(user.clone(), 5, FAR), revocation(token.clone(), 7, FAR + 1)];
-    assert_eq!(kept(), both, "a user and a token of the same name are two");
-    // Of one subject, the moments that cover more.
-    wait(store.revoke(revocation(user.clone(), 6, FAR - 1))).expect("kept");
-    wait(store.revoke(revocation(token.clone(), 3, FAR + 2))).expect("kept");
-    assert_eq!(kept(), [revocation(user, 6, FAR), revocation(token, 7, FAR + 2)]);
+    revoke(&user, 5, None);
+    revoke(&token, 7, Some(9));
+    let both = [revocation(user.clone(), 5, None), revocation(token.clone(), 7, Some(9))];
+    assert_eq!(kept(), both, "a user and a token of the same name are two, and both are old");
+    // Of one subject, what covers more.
+    revoke(&user, 6, None);
+    revoke(&token, 3, Some(10));
+    assert_eq!(kept(), [revocation(user.clone(), 6, None), revocation(token.clone(), 7, Some(10))]);
+    revoke(&token, 8, None);
+    revoke(&token, 9, Some(11));
+    assert_eq!(kept()[1], revocation(token.clone(), 9, None), "whose end is not known stays");
+    let undo = |subject: &Revoked| wait(store.undo_revocation(subject.clone())).expect("done");
+    assert_eq!(undo(&user), Some(revocation(user.clone(), 6, None)));
+    assert_eq!((undo(&user), undo(&Revoked::User("y".into()))), (None, None));
+    assert_eq!(kept(), [revocation(token, 9, None)]);
     assert_eq!(recorder.lines(), [] as [&str; 0], "nobody is told");
 }

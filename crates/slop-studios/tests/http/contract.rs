@@ -201,7 +201,9 @@ async fn rooms_that_are_not_ones_own_are_refused() {
     let mut client = Client::connect_as(&server, "/", &token("u")).await;
     let not_allowed = json!({"success": false, "error": "Not allowed"});
     for room in ["user:v", "user:", "user:u2", &other.id] {
-        assert_eq!(client.call("joinRoom", json!([room])).await, not_allowed, "{room}");
+        for event in ["joinRoom", "leaveRoom"] {
+            assert_eq!(client.call(event, json!([room])).await, not_allowed, "{event} {room}");
+        }
     }
     for own in ["user:u".to_owned(), client.id.clone()] {
         let joined = json!({"success": true, "room": own});

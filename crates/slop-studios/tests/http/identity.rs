@@ -96,6 +96,9 @@ async fn every_token_gets_its_answer() {
         (claims(json!({"userId": "u", "pad": "x".repeat(1_000_000)})), INVALID),
         (claims(json!({"userId": ["u"], "sub": "u"})), "Token has no user id"),
         (claims(json!({})), "Token has no user id"),
+        (claims(json!({"userId": 9_007_199_254_740_993u64})), "Token has no user id"),
+        (claims(json!({"userId": 1.8446744073709552e19})), "Token has no user id"),
+        (claims(json!({"userId": 1.5, "sub": "u"})), "Token has no user id"),
     ] {
         let shown: String = token.chars().take(80).collect();
         assert_eq!(both(&server, &token).await, refused(text), "{shown}");

@@ -20,6 +20,7 @@ mod publishers;
 mod publishing;
 mod reload;
 mod revocation;
+mod rotation;
 mod secrets;
 mod security_headers;
 mod server;

@@ -190,7 +190,8 @@ async fn a_revoked_token_publishes_no_more() {
 async fn to_revoke_takes_a_scope_of_its_own() {
     let config = entry("mailer", "mail-key", &["users", "media", "rooms"])
         + &entry("accounts", "accounts-key", &["revoke.user"])
-        + &entry("security", "security-key", &["revoke:4*"]);
+        + &entry("security", "security-key", &["revoke:4*"])
+        + &entry("undo", "undo-key", &["unrevoke.user"]);
     let server = Configured::start(&config);
     let mut client = Client::connect_as(&server, "/", &token_until("42", 60)).await;
     for (key, path, missing) in [
@@ -213,6 +214,23 @@ async fn to_revoke_takes_a_scope_of_its_own() {
     let revoked = post_as(&server, "accounts-key", "/v1/users/42/revoke", &json!({})).await;
     assert_eq!((revoked.status, &revoked.json()["sockets"]), (200, &json!(1)), "{}", revoked.text);
     assert_eq!(client.call("getConnectionInfo", json!([])).await["authenticated"], false);
+
+    // Who may throw users out may not let them in again.
+    for (key, path, missing) in [
+        ("accounts-key", "/v1/users/42/revoke", Some("unrevoke.user:42")),
+        ("security-key", "/v1/tokens/4f-1/revoke", Some("unrevoke.token:4f-1")),
+        ("undo-key", "/v1/tokens/4f-1/revoke", Some("unrevoke.token:4f-1")),
+        ("undo-key", "/v1/users/42/revoke", None),
+    ] {
+        let answer = send(&server, "DELETE", path, &[("authorization", &format!("Bearer {key}"))], b"").await;
+        match missing {
+            None => assert_eq!(answer.status, 200, "{path}: {}", answer.text),
+            Some(missing) => {
+                answer.problem(403, "not_in_scope");
+                assert_eq!(answer.json()["detail"], format!("no scope of the publisher covers {missing}"));
+            }
+        }
+    }
 }
 
 #[tokio::test]

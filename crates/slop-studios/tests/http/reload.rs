@@ -126,8 +126,8 @@ async fn secrets_and_whether_a_token_is_required_change_at_run_time() {
 
     let next = "another secret of the tests, longer than thirty-two";
     server.reload(&secret(next, "auth_required = true\n")).await;
-    // Who was let in stays, and who comes needs a token of the new secret.
-    assert_eq!(old.call("getConnectionInfo", json!([])).await["authenticated"], true);
+    // Who was let in by the old secret stays as nobody, and who comes needs a token of the new one.
+    assert_eq!(old.call("getConnectionInfo", json!([])).await["authenticated"], false);
     let new = signed_with(next, json!({"userId": "bob"}));
     let _bob = Client::connect_as(&server, "/", &new).await;
     for auth in [json!({}), json!({"token": token("alice")})] {
@@ -135,7 +135,7 @@ async fn secrets_and_whether_a_token_is_required_change_at_run_time() {
         assert_eq!(refused.err().expect("it is refused")["message"], "Unauthorized");
     }
     let delivered = post(&server, "/v1/rooms/lobby/events", &json!({"event": "e"})).await.json()["delivered"].clone();
-    assert_eq!(delivered, 1, "who has no token has left the room");
+    assert_eq!(delivered, 0, "who has no good token has left the room");
     assert_eq!(anonymous.call("joinRoom", json!(["lobby"])).await, json!({"success": false, "error": "Not allowed"}));
 }
 
@@ -210,7 +210,10 @@ async fn secrets_and_keys_are_rotated_under_load_without_a_dropped_connection() 
     let delivered = post(&server, "/v1/rooms/r/events", &json!({"event": "last"})).await.json()["delivered"].clone();
     assert_eq!(delivered, clients.len());
     for client in &mut clients {
-        assert_eq!(client.call("getConnectionInfo", json!([])).await["authenticated"], true);
+        assert_eq!(client.call("getConnectionInfo", json!([])).await["authenticated"], false);
+        let told = client.events().await;
+        let withdrawn = ("authError".to_owned(), json!({"message": "Token is invalid"}));
+        assert_eq!(told.iter().filter(|(event, _)| event == "authError").collect::<Vec<_>>(), [&withdrawn]);
     }
 }
 

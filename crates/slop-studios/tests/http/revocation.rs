@@ -8,7 +8,7 @@ use slop_studios::identity::epoch_seconds;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::api::{accepted, get, post, send};
+use crate::api::{Answer, accepted, get, post, send};
 use crate::client::Client;
 use crate::server::{KEY, Server, signed};
 
@@ -203,6 +203,197 @@ async fn nobody_slips_through_while_it_is_carried_out() {
     for mut client in clients {
         assert!(is_anonymous(&mut client).await, "after the answer none has the identity");
     }
+}
+
+#[tokio::test]
+async fn a_numeric_id_is_revoked_by_its_text() {
+    let server = Server::start();
+    let large = 1_234_567_890_123_456_789u64;
+    for (jti, text) in [(json!(42), "42"), (json!(7.0), "7"), (json!(large), "1234567890123456789")] {
+        let now = epoch_seconds();
+        let token = signed(json!({"userId": "u", "jti": jti, "iat": now - 60, "exp": now + 3600}));
+        let mut client = Client::connect_as(&server, "/", &token).await;
+        let answer = revoke(&server, &format!("/v1/tokens/{text}/revoke")).await;
+        assert_eq!(answer["sockets"], json!(1), "{text}");
+        was_told(&mut client).await;
+        is_refused(&server, "/media", &token).await;
+    }
+}
+
+async fn undo(server: &Server, path: &str) -> Answer {
+    send(server, "DELETE", path, &[("authorization", &format!("Bearer {KEY}"))], b"").await
+}
+
+async fn is_accepted(server: &Server, token: &str) {
+    Client::connect_as(server, "/", token).await;
+}
+
+#[tokio::test]
+async fn a_revocation_can_be_undone() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start_in(data.path(), &[]);
+    let (of_user, of_token) = (token("u", "t1"), token("v", "t/2"));
+    let mut client = Client::connect_as(&server, "/", &of_user).await;
+    let revoked = revoke(&server, "/v1/users/u/revoke").await;
+    revoke(&server, "/v1/tokens/t%2F2/revoke").await;
+    was_told(&mut client).await;
+
+    let undone = undo(&server, "/v1/users/u/revoke").await;
+    assert_eq!((undone.status, undone.json()), (200, json!({"userId": "u", "issuedBefore": revoked["issuedBefore"]})));
+    let undone = undo(&server, "/v1/tokens/t%2F2/revoke").await;
+    assert_eq!((undone.status, undone.json()), (200, json!({"jti": "t/2"})));
+    for path in ["/v1/users/u/revoke", "/v1/tokens/t%2F2/revoke", "/v1/users/w/revoke"] {
+        undo(&server, path).await.problem(404, "not_found");
+    }
+    // Nobody becomes somebody by it, but who asks does.
+    assert!(is_anonymous(&mut client).await);
+    client.nothing_else().await;
+    assert_eq!(client.call("authenticate", json!([{"token": of_user}])).await["success"], json!(true));
+    is_accepted(&server, &of_token).await;
+
+    server.kill();
+    let server = Server::start_in(data.path(), &[]);
+    is_accepted(&server, &of_user).await;
+    is_accepted(&server, &of_token).await;
+    assert!(get(&server, "/metrics").await.text.contains("slop_revocations_kept 0"));
+    revoke(&server, "/v1/users/u/revoke").await;
+    is_refused(&server, "/", &of_user).await;
+}
+
+/// Of one subject, what the store carried out last holds in memory too.
+#[tokio::test]
+async fn revoking_and_undoing_at_once_agree_with_the_store() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut server = Server::start_in(data.path(), &[]);
+    for round in 0..5 {
+        let path = format!("/v1/tokens/t{round}/revoke");
+        let own = token("u", &format!("t{round}"));
+        let work = (0..40).map(|number| {
+            let (server, path) = (&server, &path);
+            async move {
+                if number % 2 == 0 {
+                    assert_eq!(post(server, path, &json!({})).await.status, 200);
+                } else {
+                    assert!(matches!(undo(server, path).await.status, 200 | 404));
+                }
+            }
+        });
+        futures_util::future::join_all(work).await;
+        let outcome = async |server: &Server| {
+            let connected = Client::try_connect(server, "/", json!({"token": own}), None).await;
+            let mut client = connected.expect("it is connected");
+            client.expect("welcome").await;
+            client.next().await.0
+        };
+        let in_memory = outcome(&server).await;
+        server.kill();
+        server = Server::start_in(data.path(), &[]);
+        assert_eq!(outcome(&server).await, in_memory, "what the store says");
+    }
+}
+
+/// What was forgotten under these settings, because the token had ended by them, would be good again under others.
+#[tokio::test]
+async fn more_leeway_brings_no_revoked_token_back() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start_in(data.path(), &[]);
+    let end = epoch_seconds() + 2;
+    let token = signed(json!({"userId": "u", "jti": "t", "iat": end - 60, "exp": end}));
+    let body = json!({"expiresAt": Moment::from_epoch_ms(end * 1000).to_string()});
+    assert_eq!(post(&server, "/v1/tokens/t/revoke", &body).await.status, 200);
+    while epoch_seconds() <= end {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    server.kill();
+    let server = Server::start_in(data.path(), &[("JWT_LEEWAY_SECONDS", "3600")]);
+    is_refused(&server, "/", &token).await;
+}
+
+/// The same of the longest life: two days after a revocation under a longest life of one day.
+#[tokio::test]
+async fn a_longer_life_brings_no_revoked_token_back() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let day = 86_400;
+    let server = Server::start_in(data.path(), &[("JWT_MAX_LIFETIME_DAYS", "1")]);
+    revoke(&server, "/v1/users/u/revoke").await;
+    revoke(&server, "/v1/tokens/t2/revoke").await;
+    server.kill();
+    let file = rusqlite::Connection::open(data.path().join("store.db")).expect("the store");
+    let aged = file.execute("UPDATE revocations SET at = at - ?1", [2 * day * 1_000]).expect("they are there");
+    assert_eq!(aged, 2);
+    drop(file);
+    // What is over may leave now, if it does for that.
+    let server = Server::start_in(data.path(), &[("JWT_MAX_LIFETIME_DAYS", "1")]);
+    assert_eq!(
+        accepted(
+            &post(&server, "/v1/users/x/notifications", &json!({"type": "info", "title": "t", "message": ""})).await
+        ),
+        0
+    );
+    server.kill();
+    let server = Server::start_in(data.path(), &[("JWT_MAX_LIFETIME_DAYS", "365")]);
+    let old = epoch_seconds() - 3 * u64::try_from(day).expect("positive");
+    is_refused(&server, "/", &issued("u", "t1", old)).await;
+    is_refused(&server, "/media", &issued("v", "t2", old)).await;
+}
+
+/// What may not have arrived when the token was revoked is not sent again to whoever comes back for the session.
+#[tokio::test]
+async fn what_was_on_its_way_to_the_user_is_not_repeated() {
+    let server = Server::start();
+    let own = token("u", "t1");
+    let notification = json!({"type": "info", "title": "private", "message": "m"});
+    assert_eq!(post(&server, "/v1/users/u/notifications", &notification).await.status, 200);
+    let result = json!({"url": "https://cdn.example/private.png", "ownerId": "u"});
+    assert_eq!(post(&server, "/v1/media/m/complete", &result).await.status, 200);
+
+    // Neither reads what it is sent, so the server can't know of it: what waited in the inbox, and the state of an item.
+    let connected = Client::try_connect(&server, "/notifications", json!({"token": own}), None).await;
+    let mut notified = connected.expect("connected");
+    notified.expect("welcome").await;
+    let mut subscriber = Client::connect_as(&server, "/media", &own).await;
+    subscriber.call("joinRoom", json!(["open"])).await;
+    subscriber.expect("roomJoined").await;
+    assert_eq!(subscriber.call("subscribeMedia", json!(["m"])).await["success"], json!(true));
+    for client in [&notified, &subscriber] {
+        client.cut().await;
+    }
+    revoke(&server, "/v1/users/u/revoke").await;
+    let event = json!({"event": "said", "namespace": "/media"});
+    assert_eq!(post(&server, "/v1/rooms/open/events", &event).await.status, 200);
+    for (gone, namespace, then) in [(&notified, "/notifications", None), (&subscriber, "/media", Some("said"))] {
+        let auth = json!({"pid": gone.pid, "offset": gone.offset});
+        let mut client = Client::try_connect(&server, namespace, auth, None).await.expect("connected");
+        assert_eq!(client.id, gone.id, "the session is the same");
+        assert_eq!(client.expect("authError").await, json!({"message": REVOKED}));
+        if let Some(then) = then {
+            client.expect(then).await;
+        }
+        client.nothing_else().await;
+    }
+    // The notification waits for the user still.
+    let later = issued("u", "t2", epoch_seconds() + 1);
+    let mut client = Client::connect_as(&server, "/notifications", &later).await;
+    assert_eq!(client.expect("notification").await["title"], "private");
+}
+
+/// Whoever loses its identity on the way back, and is the user again later, gets what was not repeated.
+#[tokio::test]
+async fn what_was_not_repeated_is_sent_when_the_user_is_back() {
+    let server = Server::start();
+    let notification = json!({"type": "info", "title": "private", "message": "m"});
+    assert_eq!(post(&server, "/v1/users/u/notifications", &notification).await.status, 200);
+    let auth = json!({"token": token("u", "t1")});
+    let mut gone = Client::try_connect(&server, "/notifications", auth, None).await.expect("connected");
+    gone.expect("welcome").await;
+    gone.cut().await;
+    revoke(&server, "/v1/tokens/t1/revoke").await;
+    let auth = json!({"pid": gone.pid, "offset": gone.offset});
+    let mut client = Client::try_connect(&server, "/notifications", auth, None).await.expect("connected");
+    was_told(&mut client).await;
+    assert_eq!(client.call("authenticate", json!([{"token": token("u", "t2")}])).await["success"], json!(true));
+    client.expect("authenticated").await;
+    assert_eq!(client.expect("notification").await["title"], "private");
 }
 
 #[tokio::test]

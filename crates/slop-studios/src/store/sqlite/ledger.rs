@@ -8,8 +8,8 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::super::media::{self as life, MediaChange};
 use super::super::{
-    Change, Class, IdempotencyKey, Inbox, MediaState, NotificationChange, ReadMark, Revocation, RoomEvent, StoreError,
-    Usage, What,
+    Change, Class, IdempotencyKey, Inbox, MediaState, NotificationChange, ReadMark, Revocation, Revocations, Revoked,
+    RoomEvent, StoreError, Usage, What,
 };
 use super::log::{self, Entry};
 use super::queue::{Lazy, Request, SessionChange};
@@ -39,8 +39,10 @@ pub(super) enum Applied {
     Written,
     /// So many are unread; if that is new, an event with this number is to go out.
     Unread { unread: u64, changed: Option<u64> },
-    /// The tokens are revoked.
-    Revoked,
+    /// The tokens are revoked, and these revocations have left for it.
+    Revoked(Revocations),
+    /// The revocation that was kept is no more.
+    Undone(Option<Revocation>),
     /// What was known at this place in the order.
     Snapshot(Option<MediaState>),
     /// What waited at this place in the order.
@@ -176,6 +178,7 @@ impl Ledger {
             Request::CheckKey { key, .. } => self.receipt(key).map(|_| Applied::KeyIsFit),
             Request::MarkRead { user_id, mark, .. } => self.mark_read(user_id, mark, numbers),
             Request::Revoke { revocation, .. } => self.revoke(revocation),
+            Request::UndoRevocation { subject, .. } => self.undo_revocation(subject),
             Request::Snapshot { media_id, .. } => {
                 media::find(&self.connection, media_id).map(Applied::Snapshot).map_err(Failed::from)
             }
@@ -369,14 +372,33 @@ impl Ledger {
 
     fn revoke(&mut self, revocation: &Revocation) -> Result<Applied, Failed> {
         let bound = self.bounds.revocations;
-        if self.usage.revocations.rows >= bound && !revocations::is_kept(&self.connection, &revocation.subject)? {
+        let is_new = revocations::find(&self.connection, &revocation.subject)?.is_none();
+        let excess = if is_new { (self.usage.revocations.rows + 1).saturating_sub(bound.rows) } else { 0 };
+        let over = revocations::over(&self.connection, &bound, Moment::now(), excess)?;
+        if (over.list.len() as u64) < excess {
             return Err(StoreError::TooManyRevocations.into());
         }
         self.write()?;
-        if revocations::put(&self.connection, revocation)? {
+        for forgotten in &over.list {
+            revocations::remove(&self.connection, &forgotten.subject)?;
+            self.usage.revocations.remove(0);
+        }
+        revocations::raise(&self.connection, over.floors)?;
+        revocations::put(&self.connection, revocation)?;
+        if is_new {
             self.usage.revocations.add(0);
         }
-        Ok(Applied::Revoked)
+        Ok(Applied::Revoked(over))
+    }
+
+    fn undo_revocation(&mut self, subject: &Revoked) -> Result<Applied, Failed> {
+        let kept = revocations::find(&self.connection, subject)?;
+        if kept.is_some() {
+            self.write()?;
+            revocations::remove(&self.connection, subject)?;
+            self.usage.revocations.remove(0);
+        }
+        Ok(Applied::Undone(kept))
     }
 
     /// Writes a page as it is.

@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 
 use super::{
     Change, Class, Committed, CommittedEvent, Dispatch, Dispatched, IdempotencyKey, InboxThen, MediaState,
-    MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, SessionKey, SessionRecord, SnapshotThen, Store,
-    StoreError, Usage, What,
+    MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, Revocations, Revoked, SessionKey, SessionRecord,
+    SnapshotThen, Store, StoreError, Usage, What,
 };
 use crate::clock::Moment;
 use crate::metrics::Metrics;
@@ -56,6 +56,7 @@ use order::Order;
 pub use queue::{Backlog, Ending};
 use queue::{Left, Queue, Reply, Request, SessionChange};
 pub use retention::{Bound, Bounds, KeyBounds};
+pub use revocations::RevocationBound;
 use sequence::Sequence;
 use sessions_mark::SessionsMark;
 use unsaved::Unsaved;
@@ -350,12 +351,16 @@ impl Store for SqliteStore {
         }
     }
 
-    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<Revocations, StoreError>> {
         self.ask(|reply| Request::Revoke { revocation, reply })
     }
 
-    fn revocations(&self) -> BoxFuture<'_, Result<Vec<Revocation>, StoreError>> {
-        self.read(|connection| Ok(revocations::all(connection, Moment::now())?))
+    fn undo_revocation(&self, subject: Revoked) -> BoxFuture<'_, Result<Option<Revocation>, StoreError>> {
+        self.ask(|reply| Request::UndoRevocation { subject, reply })
+    }
+
+    fn revocations(&self) -> BoxFuture<'_, Result<Revocations, StoreError>> {
+        self.read(|connection| Ok(revocations::all(connection)?))
     }
 
     fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>> {

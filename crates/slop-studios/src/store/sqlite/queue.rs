@@ -10,8 +10,8 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::super::{
-    Change, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, SessionKey, SessionRecord, SnapshotThen,
-    StoreError, What,
+    Change, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, Revocations, Revoked, SessionKey,
+    SessionRecord, SnapshotThen, StoreError, What,
 };
 use super::availability::Availability;
 use super::unsaved::Unsaved;
@@ -29,7 +29,8 @@ pub(super) enum Request {
     Commit { change: Change, reply: Reply<Committed> },
     CheckKey { key: IdempotencyKey, reply: Reply<()> },
     MarkRead { user_id: Arc<str>, mark: ReadMark, reply: Reply<u64> },
-    Revoke { revocation: Revocation, reply: Reply<()> },
+    Revoke { revocation: Revocation, reply: Reply<Revocations> },
+    UndoRevocation { subject: Revoked, reply: Reply<Option<Revocation>> },
     TryToWrite { reply: Reply<()> },
     Snapshot { media_id: Arc<str>, then: Option<SnapshotThen>, reply: Reply<()> },
     Inbox { user_id: Arc<str>, limit: usize, then: Option<InboxThen>, reply: Reply<()> },

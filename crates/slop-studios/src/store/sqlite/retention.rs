@@ -5,7 +5,8 @@ use std::time::Duration;
 use rusqlite::{Connection, Row};
 
 use super::super::{Amount, Usage};
-use super::{log, receipts, revocations};
+use super::revocations::{self, RevocationBound};
+use super::{log, receipts};
 use crate::clock::Moment;
 use crate::limits::ROW_OVERHEAD_BYTES;
 
@@ -35,8 +36,8 @@ pub struct Bounds {
     pub sessions: Bound,
     /// Idempotency keys. None leaves before its time: one more is refused.
     pub idempotency_keys: KeyBounds,
-    /// Revocations. None leaves before it is over: one more is refused.
-    pub revocations: u64,
+    /// Revocations, none of which leaves by age alone.
+    pub revocations: RevocationBound,
 }
 
 /// How many idempotency keys are remembered, a batch counting as one for every
@@ -142,11 +143,9 @@ impl Bounds {
         now: Moment,
         most: usize,
     ) -> rusqlite::Result<bool> {
-        let over = revocations::remove_over(connection, now, most)?;
-        usage.revocations.rows = usage.revocations.rows.saturating_sub(over as u64);
         let (forgotten, freed) = receipts::forget_old(connection, now, self.idempotency_keys.age, most)?;
         usage.idempotency_keys = usage.idempotency_keys.saturating_sub(freed);
-        let mut more = over == most || forgotten == most;
+        let mut more = forgotten == most;
         for shelf in SHELVES {
             more |= shelf.remove_oldest(connection, &(shelf.bound)(self), (shelf.amount)(usage), now, most)? == most;
         }

@@ -1,12 +1,38 @@
-//! Revoked tokens.
+//! Revoked tokens. A revocation stays for as long as there is room. When there is none, those leave that are over by the
+//! settings in force, the oldest first, and leave a floor: what they covered stays refused, whatever the settings will be.
 
-use rusqlite::{Connection, named_params};
+use std::time::Duration;
 
-use super::super::{Revocation, Revoked};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
+
+use super::super::{Floors, Revocation, Revocations, Revoked};
 use crate::clock::Moment;
+use crate::defaults::CLOCK_SKEW_SECONDS;
+
+/// How many revocations are kept, and when one is over.
+#[derive(Debug, Clone, Copy)]
+pub struct RevocationBound {
+    /// How many at most.
+    pub rows: u64,
+    /// The longest that a token lives after its issue.
+    pub max_lifetime: Duration,
+    /// How long a token is accepted after its `exp`, and how far in the future it may have been issued.
+    pub leeway: Duration,
+}
+
+impl RevocationBound {
+    /// How long after a revocation a token that it covers may have been issued.
+    fn skew(&self) -> Duration {
+        self.leeway.max(Duration::from_secs(CLOCK_SKEW_SECONDS))
+    }
+}
 
 const USER: i64 = 0;
 const TOKEN: i64 = 1;
+
+/// Names in `meta`.
+const ISSUED: &str = "revoked_issued";
+const EXPIRED: &str = "revoked_expired";
 
 fn name(subject: &Revoked) -> (i64, &str) {
     match subject {
@@ -15,50 +41,100 @@ fn name(subject: &Revoked) -> (i64, &str) {
     }
 }
 
-pub(super) fn is_kept(connection: &Connection, subject: &Revoked) -> rusqlite::Result<bool> {
-    connection.prepare_cached("SELECT 1 FROM revocations WHERE kind = ?1 AND name = ?2")?.exists(name(subject))
+fn revocation(row: &Row<'_>) -> rusqlite::Result<Revocation> {
+    let name: std::sync::Arc<str> = row.get("name")?;
+    let subject = if row.get::<_, i64>("kind")? == USER { Revoked::User(name) } else { Revoked::Token(name) };
+    let expires_at = row.get::<_, Option<u64>>("expires")?.map(Moment::from_epoch_ms);
+    Ok(Revocation { subject, at: Moment::from_epoch_ms(row.get("at")?), expires_at })
 }
 
-/// Keeps it, or makes the one that is kept cover as much. Says whether there was none.
-pub(super) fn put(connection: &Connection, revocation: &Revocation) -> rusqlite::Result<bool> {
-    let is_new = !is_kept(connection, &revocation.subject)?;
+pub(super) fn find(connection: &Connection, subject: &Revoked) -> rusqlite::Result<Option<Revocation>> {
+    connection
+        .prepare_cached("SELECT kind, name, at, expires FROM revocations WHERE kind = ?1 AND name = ?2")?
+        .query_row(name(subject), revocation)
+        .optional()
+}
+
+/// Keeps it, or makes the one that is kept cover as much. Whose end is not known stays longer.
+pub(super) fn put(connection: &Connection, revocation: &Revocation) -> rusqlite::Result<()> {
     let (kind, name) = name(&revocation.subject);
     connection
         .prepare_cached(
-            "INSERT INTO revocations (kind, name, at, until) VALUES (:kind, :name, :at, :until)
-             ON CONFLICT DO UPDATE SET at = max(at, excluded.at), until = max(until, excluded.until)",
+            "INSERT INTO revocations (kind, name, at, expires) VALUES (:kind, :name, :at, :expires)
+             ON CONFLICT DO UPDATE SET at = max(at, excluded.at), expires = max(expires, excluded.expires)",
         )?
         .execute(named_params! {
             ":kind": kind,
             ":name": name,
             ":at": revocation.at.epoch_ms(),
-            ":until": revocation.until.epoch_ms(),
+            ":expires": revocation.expires_at.map(Moment::epoch_ms),
         })?;
-    Ok(is_new)
+    Ok(())
 }
 
-/// Those that are not over.
-pub(super) fn all(connection: &Connection, now: Moment) -> rusqlite::Result<Vec<Revocation>> {
-    let mut statement = connection.prepare_cached("SELECT kind, name, at, until FROM revocations WHERE until > ?1")?;
-    let rows = statement.query_map([now.epoch_ms()], |row| {
-        let name: std::sync::Arc<str> = row.get("name")?;
-        let subject = if row.get::<_, i64>("kind")? == USER { Revoked::User(name) } else { Revoked::Token(name) };
-        let (at, until) = (row.get("at")?, row.get("until")?);
-        Ok(Revocation { subject, at: Moment::from_epoch_ms(at), until: Moment::from_epoch_ms(until) })
-    })?;
-    rows.collect()
+pub(super) fn remove(connection: &Connection, subject: &Revoked) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM revocations WHERE kind = ?1 AND name = ?2")?.execute(name(subject))?;
+    Ok(())
+}
+
+/// All that are kept.
+pub(super) fn all(connection: &Connection) -> rusqlite::Result<Revocations> {
+    let mut statement = connection.prepare_cached("SELECT kind, name, at, expires FROM revocations")?;
+    let list = statement.query_map([], revocation)?.collect::<rusqlite::Result<_>>()?;
+    let floor = |name| {
+        let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?;
+        let floor: Option<u64> = statement.query_row([name], |row| row.get(0)).optional()?;
+        Ok::<_, rusqlite::Error>(floor.map(Moment::from_epoch_ms))
+    };
+    Ok(Revocations { list, floors: Floors { issued: floor(ISSUED)?, expired: floor(EXPIRED)? } })
 }
 
 pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("SELECT count(*) FROM revocations", [], |row| row.get(0))
 }
 
-/// Removes those that are over, at most so many, and says how many that were.
-pub(super) fn remove_over(connection: &Connection, now: Moment, most: usize) -> rusqlite::Result<usize> {
-    connection
+/// Those that are over, at most so many, and the floors to put in their place. First those whose `exp` is known: their floor
+/// refuses what has ended by its own `exp`, and nothing besides.
+pub(super) fn over(
+    connection: &Connection,
+    bound: &RevocationBound,
+    now: Moment,
+    most: u64,
+) -> rusqlite::Result<Revocations> {
+    if most == 0 {
+        return Ok(Revocations::default());
+    }
+    let expired = now.before(bound.leeway);
+    let mut list = connection
         .prepare_cached(
-            "DELETE FROM revocations WHERE (kind, name) IN
-             (SELECT kind, name FROM revocations WHERE until <= ?1 ORDER BY until LIMIT ?2)",
+            "SELECT kind, name, at, expires FROM revocations WHERE expires <= ?1 ORDER BY expires LIMIT ?2",
         )?
-        .execute((now.epoch_ms(), most))
+        .query_map((expired.epoch_ms(), most), revocation)?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let of_expired = list.iter().filter_map(|revocation| revocation.expires_at).max();
+    let issued = now.before(bound.max_lifetime).before(bound.skew());
+    let mut of_issue = connection
+        .prepare_cached(
+            "SELECT kind, name, at, expires FROM revocations
+             WHERE at <= ?1 AND (expires IS NULL OR expires > ?2) ORDER BY at LIMIT ?3",
+        )?
+        .query_map((issued.epoch_ms(), expired.epoch_ms(), most - list.len() as u64), revocation)?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let floor = of_issue.iter().map(|revocation| revocation.at.after(bound.skew())).max();
+    list.append(&mut of_issue);
+    Ok(Revocations { list, floors: Floors { issued: floor, expired: of_expired } })
+}
+
+/// Puts floors in force, unless higher ones are.
+pub(super) fn raise(connection: &Connection, floors: Floors) -> rusqlite::Result<()> {
+    for (name, floor) in [(ISSUED, floors.issued), (EXPIRED, floors.expired)] {
+        let Some(floor) = floor else { continue };
+        connection
+            .prepare_cached(
+                "INSERT INTO meta (name, value) VALUES (?1, ?2)
+                 ON CONFLICT DO UPDATE SET value = max(value, excluded.value)",
+            )?
+            .execute((name, floor.epoch_ms()))?;
+    }
+    Ok(())
 }

@@ -4,7 +4,8 @@ use rusqlite::Connection;
 use rusqlite_migration::{M, Migrations};
 
 /// Never change one that was released: add another.
-const MIGRATIONS: &[M<'static>] = &[M::up(TABLES), M::up(REVOCATIONS), M::up(LIVES), M::up(IDEMPOTENCY_KEYS)];
+const MIGRATIONS: &[M<'static>] =
+    &[M::up(TABLES), M::up(REVOCATIONS), M::up(LIVES), M::up(IDEMPOTENCY_KEYS), M::up(REVOCATIONS_THAT_STAY)];
 
 /// How many migrations this version knows.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -191,6 +192,17 @@ GROUP BY old_receipts.publisher, old_receipts.name, fingerprint
 ORDER BY min(row);
 DROP TABLE old_receipts;
 DROP TABLE receipts;
+";
+
+/// A revocation stays for as long as there is room, since when it is over depends on settings that may change.
+const REVOCATIONS_THAT_STAY: &str = "
+-- expires: the `exp` of a single token in ms since 1970, if it is known. Names in meta: revoked_issued and revoked_expired,
+-- also in ms, are the floors that revocations have left which are kept no more.
+DROP INDEX revocations_by_end;
+ALTER TABLE revocations DROP COLUMN until;
+ALTER TABLE revocations ADD COLUMN expires INTEGER;
+CREATE INDEX revocations_by_at ON revocations (at);
+CREATE INDEX revocations_by_expiry ON revocations (expires) WHERE expires IS NOT NULL;
 ";
 
 /// How many migrations the file has had.

@@ -7,9 +7,11 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::super::suite::{
-    FAR, Recorder, change, durable, key, keyed, media, notification, revocation, room, room_event, run, session, wait,
+    Recorder, change, durable, key, keyed, media, notification, revocation, room, room_event, run, session, wait,
 };
-use super::super::{Amount, Class, CommittedEvent, Delivery, Dispatched, MediaChange, Revoked, Step, What};
+use super::super::{
+    Amount, Class, CommittedEvent, Delivery, Dispatched, Floors, MediaChange, Revocations, Revoked, Step, What,
+};
 use super::*;
 use crate::clock::Moment;
 use crate::limits::{LAZY_WRITES, STORE_QUEUE_REQUESTS};
@@ -28,7 +30,11 @@ fn options(folder: &Path) -> Options {
         log: UNBOUNDED,
         sessions: UNBOUNDED,
         idempotency_keys: KeyBounds { age: DAY, of_all: u64::MAX, of_publisher: u64::MAX },
-        revocations: u64::MAX,
+        revocations: RevocationBound {
+            rows: u64::MAX,
+            max_lifetime: Duration::from_secs(86_400),
+            leeway: Duration::ZERO,
+        },
     };
     Options { folder: folder.to_owned(), sync: StoreSync::Normal, bounds, journal: Duration::from_secs(60) }
 }
@@ -994,28 +1000,69 @@ fn what_is_kept_is_for_its_owner_only() {
 }
 
 #[test]
-fn a_revocation_survives_a_kill() {
+fn a_revocation_survives_a_kill_and_so_does_its_undoing() {
     let place = Place::new();
     let (store, _) = place.open();
-    let revoked = revocation(Revoked::User("u".into()), 5, FAR);
+    let revoked = revocation(Revoked::User("u".into()), 5, None);
     wait(store.revoke(revoked.clone())).expect("committed");
+    wait(store.revoke(revocation(Revoked::Token("t".into()), 5, None))).expect("committed");
+    wait(store.undo_revocation(Revoked::Token("t".into()))).expect("committed");
     let (again, _) = place.killed().open();
-    assert_eq!(wait(again.revocations()).expect("readable"), [revoked]);
+    assert_eq!(wait(again.revocations()).expect("readable").list, [revoked]);
     assert_eq!((again.usage().revocations.rows, again.socket_id_key()), (1, store.socket_id_key()));
 }
 
 #[test]
-fn revocations_that_are_over_leave_and_others_are_never_pushed_out() {
-    let place = Place::bounded(|bounds| bounds.revocations = 2);
+fn only_what_is_over_leaves_and_it_leaves_a_floor() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let (now, skew) = (Moment::now(), Duration::from_secs(2));
+    let ago = |days: u32| now.before(DAY * days).epoch_ms();
+    let place = Place::bounded(|bounds| bounds.revocations.rows = 3);
     let (store, _) = place.open();
-    let revoke = |name: &str, until| wait(store.revoke(revocation(Revoked::Token(name.into()), 5, until)));
-    assert_eq!((revoke("a", FAR), revoke("over", 1)), (Ok(()), Ok(())));
-    // It leaves when the store looks for what is over, which is when it is opened too.
+    let row = |name: &str, at, expires_at| revocation(Revoked::Token(name.into()), at, expires_at);
+    let revoke = |revoked: &Revocation| wait(store.revoke(revoked.clone()));
+    let user = revocation(Revoked::User("u".into()), ago(3), None);
+    let (long, short) = (row("long", ago(2), None), row("short", ago(1), Some(ago(0) - 1_000)));
+    for revoked in [&user, &long, &short] {
+        assert_eq!(revoke(revoked), Ok(Revocations::default()), "there is room");
+    }
+    let fresh = row("fresh", ago(0), None);
+    // The one whose own end has come makes room first, though it is not the oldest.
+    let floors =
+        |issued: Option<Moment>, expired: Option<u64>| Floors { issued, expired: expired.map(Moment::from_epoch_ms) };
+    let gone = Revocations { list: vec![short.clone()], floors: floors(None, short.expires_at.map(Moment::epoch_ms)) };
+    assert_eq!(revoke(&fresh), Ok(gone));
+    let oldest = Revocations { list: vec![user.clone()], floors: floors(Some(user.at.after(skew)), None) };
+    assert_eq!(revoke(&row("another", ago(0), None)), Ok(oldest));
+    assert_eq!(revoke(&fresh), Ok(Revocations::default()), "it is no more than before");
+    let older = Revocations { list: vec![long.clone()], floors: floors(Some(long.at.after(skew)), None) };
+    assert_eq!(revoke(&row("a third", ago(0), None)), Ok(older));
+    assert_eq!(revoke(&row("one more", ago(0), None)), Err(StoreError::TooManyRevocations));
+    assert_eq!(store.usage().revocations.rows, 3);
+
+    // The next process knows the floors.
     store.close();
-    let (store, _) = place.open();
-    until(|| store.usage().revocations.rows == 1);
-    let revoke = |name: &str, until| wait(store.revoke(revocation(Revoked::Token(name.into()), 5, until)));
-    assert_eq!(revoke("b", FAR), Ok(()));
-    assert_eq!(revoke("one more", FAR), Err(StoreError::TooManyRevocations));
-    assert_eq!(revoke("a", FAR + 1), Ok(()), "it is no more than before");
+    let kept = wait(place.open().0.revocations()).expect("readable");
+    assert_eq!((kept.list.len(), kept.floors), (3, floors(Some(long.at.after(skew)), Some(ago(0) - 1_000))));
+}
+
+/// With a shorter longest life or less leeway more is over, and with more of either less.
+#[test]
+fn the_settings_in_force_say_what_is_over() {
+    let hour = Duration::from_secs(3_600);
+    let ago = |hours: u32| Moment::now().before(hour * hours).epoch_ms();
+    for (max_lifetime, leeway, expires_at, makes_room) in [
+        (hour * 5, Duration::ZERO, None, false),
+        (hour * 3, Duration::ZERO, None, true),
+        (hour * 3, hour * 2, None, false),
+        (hour * 5, Duration::ZERO, Some(ago(1)), true),
+        (hour * 5, hour * 2, Some(ago(1)), false),
+        (hour * 3, Duration::ZERO, Some(u64::from(u32::MAX) * 1_000), true),
+    ] {
+        let place = Place::bounded(|bounds| bounds.revocations = RevocationBound { rows: 1, max_lifetime, leeway });
+        let (store, _) = place.open();
+        let revoke = |name: &str, at, end| wait(store.revoke(revocation(Revoked::Token(name.into()), at, end)));
+        assert!(revoke("old", ago(4), expires_at).is_ok());
+        assert_eq!(revoke("new", ago(0), None).is_ok(), makes_room, "{max_lifetime:?} {leeway:?} {expires_at:?}");
+    }
 }

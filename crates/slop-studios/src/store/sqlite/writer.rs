@@ -292,7 +292,10 @@ impl Writer {
                 (Request::CheckKey { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
                 (Request::MarkRead { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
                 (Request::Revoke { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
-                (Request::CheckKey { reply, .. } | Request::Revoke { reply, .. }, _) => drop(reply.send(Ok(()))),
+                (Request::Revoke { reply, .. }, Applied::Revoked(forgotten)) => drop(reply.send(Ok(forgotten))),
+                (Request::UndoRevocation { reply, .. }, Applied::Undone(undone)) => drop(reply.send(Ok(undone))),
+                (Request::UndoRevocation { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
+                (Request::CheckKey { reply, .. }, _) => drop(reply.send(Ok(()))),
                 (Request::TryToWrite { reply }, _) => drop(reply.send(Ok(()))),
                 (Request::Snapshot { reply, .. } | Request::Inbox { reply, .. }, _) => drop(reply.send(Ok(()))),
                 (Request::MarkRead { reply, .. }, Applied::Unread { unread, .. }) => drop(reply.send(Ok(unread))),
@@ -320,7 +323,7 @@ impl Writer {
                     };
                     drop(reply.send(Ok(committed)));
                 }
-                (Request::MarkRead { .. }, _) => {}
+                (Request::MarkRead { .. } | Request::Revoke { .. } | Request::UndoRevocation { .. }, _) => {}
             }
         }
     }
@@ -344,6 +347,7 @@ impl Writer {
                 Request::CheckKey { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::MarkRead { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::Revoke { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Request::UndoRevocation { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::TryToWrite { reply } => drop(reply.send(Err(error.clone()))),
                 Request::Snapshot { media_id, then, reply } => {
                     let state = media::find(self.ledger.connection(), &media_id).map_err(failed);

@@ -49,9 +49,11 @@ async fn rooms_of_others() {
             let id = connected["sid"].as_str().expect("an id").to_owned();
             let mut peer = Peer::client(server).await;
             for room in ["user:ann", "user:", &id, "\\u0000media:m", "\\u0007", ""] {
-                peer.text(&format!(r#"421["joinRoom","{room}"]"#)).await;
-                let ack = peer.until(|text| text.starts_with("431[")).await;
-                assert!(ack.contains(r#""success":false"#), "{room}: {ack}");
+                for event in ["joinRoom", "leaveRoom"] {
+                    peer.text(&format!(r#"421["{event}","{room}"]"#)).await;
+                    let ack = peer.until(|text| text.starts_with("431[")).await;
+                    assert!(ack.contains(r#""success":false"#), "{event} {room}: {ack}");
+                }
             }
             for shape in ["5", "null", "[\"r\"]", "{\"room\":\"r\"}", "true"] {
                 peer.text(&format!(r#"421["joinRoom",{shape}]"#)).await;

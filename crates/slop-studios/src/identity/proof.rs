@@ -1,0 +1,96 @@
+//! What is kept of a token so that it can be asked again, without the token, whether it would be accepted.
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A key as an algorithm uses it: 128 bits of an HMAC under the key. It says whether two keys are the same and nothing else.
+/// Who reads it can try secrets, as with any token that a secret has signed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Thumbprint(u128);
+
+/// What is signed for a thumbprint, with the algorithm's name behind it.
+const LABEL: &str = "slop-studios key thumbprint ";
+
+impl Thumbprint {
+    pub(super) fn of(algorithm: Algorithm, key: &DecodingKey) -> Self {
+        let material = material(algorithm, key);
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &material), format!("{LABEL}{algorithm:?}").as_bytes());
+        let (first, _) = tag.as_ref().split_first_chunk().unwrap_or((&[0; 16], &[]));
+        Self(u128::from_be_bytes(*first))
+    }
+}
+
+/// What the key is made of, whether it comes from a file or from a key set.
+fn material(algorithm: Algorithm, key: &DecodingKey) -> Vec<u8> {
+    match key.kind() {
+        DecodingKeyKind::RsaModulusExponent { n, e } => {
+            let [n, e] = [n, e].map(|number| number.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<u8>>());
+            let length = u32::try_from(n.len()).unwrap_or(u32::MAX).to_be_bytes();
+            [&length[..], &n, &e].concat()
+        }
+        DecodingKeyKind::SecretOrDer(bytes) => {
+            // A file has algorithm and curve before the point (RFC 5280), a key set the point alone.
+            let point = match algorithm {
+                Algorithm::ES256 => 65,
+                Algorithm::ES384 => 97,
+                Algorithm::EdDSA => 32,
+                _ => bytes.len(),
+            };
+            bytes.len().checked_sub(point).and_then(|start| bytes.get(start..)).unwrap_or(bytes).to_vec()
+        }
+    }
+}
+
+impl fmt::Debug for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Thumbprint(…)")
+    }
+}
+
+impl Serialize for Thumbprint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:032x}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Thumbprint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u128::from_str_radix(&text, 16).map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// The key that verified a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifiedBy {
+    /// The key.
+    pub(super) key: Thumbprint,
+    /// The key's id as the token names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) kid: Option<Box<str>>,
+    /// Whether it is of the key set of `JWKS_URL`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) of_set: bool,
+}
+
+/// What decides whether the token of an identity is still accepted, beside what the identity says itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Proof {
+    /// `None` in what earlier versions saved: the key is unknown, and the token counts as refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) verified_by: Option<VerifiedBy>,
+    /// The claim `exp`, in epoch seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) exp: Option<u64>,
+    /// The claim `iss`, unless it is too long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) iss: Option<Box<str>>,
+    /// The texts of the claim `aud`, unless they are too long together.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) aud: Vec<Box<str>>,
+}
