@@ -175,15 +175,14 @@ export class Model {
 
   // What is known of a token.
 
-  /** `good`, `bad` or `unsure`, for a server that looks at it between two moments. `held`: the socket is connected, and its key
-   * is not looked at again. */
-  status(token, from, to, held = false) {
+  /** `good`, `bad` or `unsure`, for a server that looks at it between two moments. */
+  status(token, from, to) {
     const covers = (revocation) =>
       revocation.jti !== undefined
         ? revocation.jti === token.jti
         : revocation.user === token.user && (revocation.issuedBefore === undefined || token.iat * 1_000 < revocation.issuedBefore);
     const revoked = this.revocations.filter(covers);
-    const removed = held ? undefined : this.removedKeys.get(token.key);
+    const removed = this.removedKeys.get(token.key);
     if (from.serverMs >= token.exp * 1_000 || revoked.some((revocation) => revocation.answer < from.tick) || removed?.answer < from.tick) {
       return 'bad';
     }
@@ -229,7 +228,7 @@ export class Seat {
   offered = null;
   /** Who it may be: users (`null` for nobody) and the tokens that they may be it by. */
   identity = nobody();
-  /** What time or a revocation has taken, and the client is not told of yet. */
+  /** What time, a revocation or a key that is gone has taken, and the client is not told of yet. */
   untold = new Map();
   identityTick = 0;
   identityChanges = [];
@@ -348,7 +347,7 @@ export class Seat {
     }
   }
 
-  /** What time and revocations have done to the identity. To be called before it is gone by. */
+  /** What time, revocations and keys that are gone have done to the identity. To be called before it is gone by. */
   refresh() {
     const { model } = this;
     const now = model.moment();
@@ -361,7 +360,7 @@ export class Seat {
       const left = new Set([...tokens].filter((token) => !this.isOver(token, now)));
       if (left.size > 0) next.set(user, left);
       else this.untold.set(user, tokens);
-      if (left.size < tokens.size || [...left].some((token) => model.status(token, now, now, true) !== 'good')) {
+      if (left.size < tokens.size || [...left].some((token) => model.status(token, now, now) !== 'good')) {
         next = union(next, [[null, new Set([LOST])]]);
       }
     }
@@ -370,8 +369,8 @@ export class Seat {
 
   isOver(token, now) {
     const { model } = this;
-    if (model.status(token, now, now, true) !== 'bad') return false;
-    if (now.serverMs < token.exp * 1_000) return true; // revoked
+    if (model.status(token, now, now) !== 'bad') return false;
+    if (now.serverMs < token.exp * 1_000) return true; // revoked, or its key is gone
     // The server's timer does not follow steps of its clock.
     const late = now.ms - EXPIRY_MS;
     const isCalm = model.lastClockStep < token.issuedMs && !model.isTroubled(now.ms - 2 * EXPIRY_MS, now.ms);
@@ -842,7 +841,7 @@ export class Seat {
     const isAnswer = [...this.outstanding, ...this.late].some((call) => call.name === 'authenticate');
     if (isAnswer) {
       // That of the call, which changes nothing, or the identity's end.
-      if (/expired|revoked/.test(message)) this.become(union(this.identity, nobody()));
+      if (/expired|revoked/.test(message) || model.removedKeys.size > 0) this.become(union(this.identity, nobody()));
       return;
     }
     this.refresh();
