@@ -68,6 +68,17 @@ pub const MAX_SESSION_BYTES: u64 = 256 * 1024 * 1024;
 /// been open and quiet for a week. One that ended is forgotten at once.
 pub const SESSION_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// A write to the journal that takes longer had to wait for the disk: it takes some microseconds. It is on a shard's thread, if
+/// nothing is committed meanwhile.
+pub const SLOW_WRITE: Duration = Duration::from_millis(10);
+
+/// For how long such writes are left to the store's own thread then: a shard waits for a slow disk once in a while at most.
+pub const SLOW_WRITE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Sessions that may have changed and not be written, for each of two lists of 128 KiB: some seconds of 1,000 changes a second.
+/// If there are more, the next process recovers no session.
+pub const UNSAVED_SESSIONS: usize = 4096;
+
 /// How often the server writes down that it is alive: so much more than the window of recovery a client may have been away
 /// when the server was killed.
 pub const ALIVE_INTERVAL: Duration = Duration::from_secs(5);

@@ -92,13 +92,13 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
     let Some(recovery) = shard.handle.recovery() else { return Err(unknown) };
     let offset = claim.offset.as_ref().map_err(|failure| *failure)?;
     let taken = loop {
-        match whereabouts(recovery, &claim.pid) {
-            Held::ByNobody(taken) => break taken,
-            Held::BySocket(socket) if socket.is_of(connection) => return Err(unknown),
+        match take(recovery, &claim.pid) {
+            Taken::Session(taken) => break taken,
+            Taken::HeldBy(socket) if socket.is_of(connection) => return Err(unknown),
             // The client knew sooner than the server that its connection was lost.
-            Held::BySocket(socket) => hang_up(shard, socket).await,
+            Taken::HeldBy(socket) => hang_up(shard, socket).await,
             // The same of a connection on which it has just come back.
-            Held::ByAnother(returned) => {
+            Taken::Returning(returned) => {
                 let _ = returned.await;
             }
         }
@@ -152,22 +152,24 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
     Ok(found)
 }
 
-/// What a session waits for before a client can have it.
-enum Held {
-    ByNobody(Result<Option<Away>, TooLate>),
-    BySocket(SocketRef),
-    ByAnother(oneshot::Receiver<()>),
+/// What came of an attempt to take a session.
+enum Taken {
+    Session(Result<Option<Away>, TooLate>),
+    /// A socket has it.
+    HeldBy(SocketRef),
+    /// It is on its way back on another connection, until this resolves.
+    Returning(oneshot::Receiver<()>),
 }
 
 /// Takes the session, unless somebody has it.
-fn whereabouts(recovery: &Memory, pid: &Id) -> Held {
+fn take(recovery: &Memory, pid: &Id) -> Taken {
     let mut sessions = recovery.sessions();
     if let Some(Whereabouts::With(socket)) = sessions.find(pid) {
-        return Held::BySocket(*socket);
+        return Taken::HeldBy(*socket);
     }
     match sessions.returned(pid) {
-        Some(returned) => Held::ByAnother(returned),
-        None => Held::ByNobody(sessions.take(*pid)),
+        Some(returned) => Taken::Returning(returned),
+        None => Taken::Session(sessions.take(*pid)),
     }
 }
 

@@ -59,7 +59,7 @@ pub use retention::{Bound, Bounds, KeyBounds};
 pub use revocations::RevocationBound;
 use sequence::Sequence;
 use sessions_mark::SessionsMark;
-use unsaved::Unsaved;
+use unsaved::{Found, Unsaved};
 use writer::{Shared, Writer};
 
 /// See the module.
@@ -123,17 +123,15 @@ impl SqliteStore {
         let order = Arc::new(Mutex::new(Order::new(numbers, journal)));
         let files = FilesInUse::note(&options.folder).map_err(inaccessible)?;
         let mut sessions_mark = SessionsMark::find(&options.folder).map_err(inaccessible)?;
-        if !sessions_mark.is_set() {
-            let forgotten = sessions::remove_all(&connection).map_err(unusable)?;
-            if forgotten > 0 {
-                tracing::warn!(forgotten, "not all sessions could be saved when the server ended; none is recovered");
-            }
-            sessions_mark.set();
+        let unsaved = Found::read(&options.folder).map_err(inaccessible)?;
+        match unsaved {
+            Found::Sessions(keys) if sessions_mark.is_set() => sessions::remove_each(&connection, &keys),
+            Found::Sessions(_) | Found::All => sessions::remove_all(&connection),
         }
-        let unsaved = unsaved::found(&options.folder).map_err(inaccessible)?;
-        sessions::remove_each(&connection, &unsaved).map_err(unusable)?;
+        .map_err(unusable)?;
+        sessions_mark.set();
         let sessions_mark = Arc::new(Mutex::new(sessions_mark));
-        let unsaved = Unsaved::begin(&options.folder, Arc::clone(&sessions_mark)).map_err(inaccessible)?;
+        let unsaved = Unsaved::begin(&options.folder).map_err(inaccessible)?;
         let ledger = Ledger::new(connection, options.bounds, boot_seq).map_err(unusable)?;
         let queue = Arc::new(Queue::new(Some(unsaved)));
         let usage = Arc::new(Mutex::new(ledger.committed()));
@@ -199,7 +197,7 @@ impl SqliteStore {
             _ => return None,
         };
         let mut order = self.order.try_lock().ok()?;
-        if order.numbers.left() == 0 || !self.queue.is_idle() {
+        if order.numbers.left() == 0 || order.is_slow() || !self.queue.is_idle() {
             return None;
         }
         let seq = order.numbers.next();

@@ -2,10 +2,12 @@
 //! dispatches.
 
 use std::io;
+use std::time::Instant;
 
 use super::super::{RoomEvent, StoreError};
 use super::journal::Journal;
 use super::sequence::Sequence;
+use crate::limits::{SLOW_WRITE, SLOW_WRITE_AGAIN};
 
 /// See the module.
 #[derive(Debug)]
@@ -15,11 +17,13 @@ pub(super) struct Order {
     journal: Option<Journal>,
     /// Whether the journal could not be written the last time, so that a full disk is one line in the log.
     failing: bool,
+    /// Until when a write to the journal is left to the thread that may wait for the disk.
+    slow_until: Option<Instant>,
 }
 
 impl Order {
     pub(super) fn new(numbers: Sequence, journal: Option<Journal>) -> Self {
-        Self { numbers, journal, failing: false }
+        Self { numbers, journal, failing: false, slow_until: None }
     }
 
     /// Hands events to the operating system before they are dispatched, all or none.
@@ -31,8 +35,18 @@ impl Order {
         events: impl IntoIterator<Item = (u64, &'a RoomEvent)>,
     ) -> Result<(), StoreError> {
         let Some(journal) = &mut self.journal else { return Ok(()) };
-        let written = journal.append(events);
+        let begun = Instant::now();
+        let written = journal.append(events, begun);
+        if begun.elapsed() > SLOW_WRITE {
+            self.slow_until = Some(begun + SLOW_WRITE_AGAIN);
+        }
         self.note(written).map_err(|error| StoreError::Unavailable(error.to_string().into()))
+    }
+
+    /// Whether who writes may have to wait for the disk. The system takes a write at once, unless the disk is so slow that
+    /// its own books on the file wait for it.
+    pub(super) fn is_slow(&self) -> bool {
+        self.slow_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// What is to be done now and then.

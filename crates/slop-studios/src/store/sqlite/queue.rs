@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use std::{collections::VecDeque, io, mem};
+use std::{collections::VecDeque, mem};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -353,8 +353,10 @@ impl Queue {
     }
 
     /// The changes of sessions that were taken have been written.
-    pub(super) fn sessions_written(&self) -> io::Result<()> {
-        self.waiting().unsaved.as_mut().map_or(Ok(()), Unsaved::written)
+    pub(super) fn sessions_written(&self) {
+        if let Some(unsaved) = &mut self.waiting().unsaved {
+            unsaved.written();
+        }
     }
 
     /// What was taken has been written, or put back.

@@ -1,112 +1,165 @@
 //! The sessions that have changed since they were saved, for the next process: it must not take what was saved of them for
-//! what they were.
+//! what they are.
 //!
-//! Sessions are written when there is time, some milliseconds after their clients were told of a change. If the process is
-//! killed meanwhile, a client would come back as it was before it left a room or logged out, or without a room that it had
-//! joined. So a changed session's key is handed to the operating system at once, and the next process forgets the session.
-//! There are two files: one for what changes now, the other one for what is being written.
+//! Sessions are written when there is time, some milliseconds after their clients were told of a change, and much later
+//! where the disk is slow. If the process is killed meanwhile, a client would come back as it was before it left a room or
+//! logged out, or without a room that it had joined. So the key of a session that changes is noted at once, in memory that is
+//! a file beside the store: the system keeps it whatever becomes of the process, nobody waits for the disk, and a full one
+//! makes no difference. There are two such lists: one for what changes now, the other one for what is being written.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::{fs, io};
+
+use memmap2::MmapMut;
 
 use super::super::SessionKey;
-use super::sessions_mark::SessionsMark;
 use crate::data_dir;
+use crate::limits::UNSAVED_SESSIONS;
 
 const FILES: [&str; 2] = ["sessions.unsaved-0", "sessions.unsaved-1"];
+
+/// In the first place of a list, if there was no room for all keys. An empty place is zeros.
+const ALL: SessionKey = [0xff; 32];
+const NONE: SessionKey = [0; 32];
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Unsaved {
-    files: [List; 2],
-    /// Which of the files is for what changes now.
+    lists: [List; 2],
+    /// Which of the lists is for what changes now.
     current: usize,
-    /// What is to be done if a key can't be written.
-    mark: Arc<Mutex<SessionsMark>>,
 }
 
-/// Keys, one after the other.
+/// Keys, one after the other from the second place on.
 #[derive(Debug)]
 struct List {
-    file: File,
-    length: u64,
+    places: MmapMut,
+    /// How many places are in use.
+    used: usize,
 }
 
-/// The sessions that an earlier process had not saved as they were.
-pub(super) fn found(folder: &Path) -> io::Result<Vec<SessionKey>> {
-    let mut keys = Vec::new();
-    for name in FILES {
-        match fs::read(folder.join(name)) {
-            // A key that was cut off is of a change that nobody was told of.
-            Ok(bytes) => keys.extend_from_slice(bytes.as_chunks().0),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+/// What an earlier process had not saved as it was.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Sessions(Vec<SessionKey>),
+    /// Any session may be among it.
+    All,
+}
+
+impl Found {
+    pub(super) fn read(folder: &Path) -> io::Result<Self> {
+        let mut found = Vec::new();
+        for name in FILES {
+            let bytes = match fs::read(folder.join(name)) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let (keys, _) = bytes.as_chunks();
+            if keys.first() == Some(&ALL) {
+                return Ok(Self::All);
+            }
+            found.extend(keys.iter().skip(1).take_while(|key| **key != NONE));
         }
+        Ok(Self::Sessions(found))
     }
-    Ok(keys)
 }
 
 impl Unsaved {
     /// Begins with none.
-    pub(super) fn begin(folder: &Path, mark: Arc<Mutex<SessionsMark>>) -> io::Result<Self> {
-        let list = |name: &str| {
-            let file = data_dir::private_file().create(true).truncate(true).open(folder.join(name))?;
-            Ok::<_, io::Error>(List { file, length: 0 })
-        };
+    pub(super) fn begin(folder: &Path) -> io::Result<Self> {
         let [first, second] = FILES;
-        Ok(Self { files: [list(first)?, list(second)?], current: 0, mark })
+        Ok(Self { lists: [List::begin(&folder.join(first))?, List::begin(&folder.join(second))?], current: 0 })
     }
 
     /// A session has changed.
     pub(super) fn add(&mut self, key: &SessionKey) {
-        let Some(list) = self.files.get_mut(self.current) else { return };
-        match list.file.write_all_at(key, list.length) {
-            Ok(()) => list.length += key.len() as u64,
-            // On a full disk, for instance: then no session is good until they are written.
-            Err(_) => self.mark.lock().unwrap_or_else(PoisonError::into_inner).remove(),
+        if let Some(list) = self.lists.get_mut(self.current) {
+            list.add(key);
         }
     }
 
     /// All changes so far are about to be written, together with those that could not be written before.
     pub(super) fn write(&mut self) {
         let other = 1 - self.current;
-        if self.files.get(other).is_some_and(|list| list.length == 0) {
+        if self.lists.get(other).is_some_and(|list| list.used == 0) {
             self.current = other;
         }
     }
 
     /// They have been written.
-    pub(super) fn written(&mut self) -> io::Result<()> {
-        let Some(list) = self.files.get_mut(1 - self.current).filter(|list| list.length > 0) else { return Ok(()) };
-        list.file.set_len(0)?;
-        list.length = 0;
-        Ok(())
+    pub(super) fn written(&mut self) {
+        if let Some(list) = self.lists.get_mut(1 - self.current) {
+            list.clear();
+        }
     }
+}
+
+impl List {
+    fn begin(path: &Path) -> io::Result<Self> {
+        let mut file = data_dir::private_file().read(true).create(true).truncate(true).open(path)?;
+        // Written, not only made so long: its places on the disk are there from now on.
+        file.write_all(&vec![0; UNSAVED_SESSIONS * size_of::<SessionKey>()])?;
+        Ok(Self { places: map(&file)?, used: 0 })
+    }
+
+    fn add(&mut self, key: &SessionKey) {
+        let (places, _) = self.places.as_chunks_mut();
+        match places.get_mut(1 + self.used) {
+            Some(place) => {
+                *place = *key;
+                self.used += 1;
+            }
+            None => places.iter_mut().take(1).for_each(|first| *first = ALL),
+        }
+    }
+
+    fn clear(&mut self) {
+        let (places, _) = self.places.as_chunks_mut();
+        // From the end on: what is left if the process ends meanwhile is from the beginning.
+        places.iter_mut().take(1 + self.used).rev().for_each(|place: &mut SessionKey| *place = NONE);
+        self.used = 0;
+    }
+}
+
+/// The file as memory.
+#[expect(
+    unsafe_code,
+    reason = "another process could change the file under a slice; nobody else has business in the folder"
+)]
+fn map(file: &File) -> io::Result<MmapMut> {
+    // SAFETY: the file belongs to this process, which holds the store's lock and neither shortens it nor maps it again. What
+    // is read from it is plain bytes.
+    unsafe { MmapMut::map_mut(file) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn found(folder: &Path) -> Vec<u8> {
+        match Found::read(folder).expect("readable") {
+            Found::Sessions(keys) => {
+                let mut keys: Vec<u8> = keys.iter().map(|key| key[0]).collect();
+                keys.sort_unstable();
+                keys
+            }
+            Found::All => panic!("there was room for all"),
+        }
+    }
+
     #[test]
     fn what_is_not_written_is_found() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mark = Arc::new(Mutex::new(SessionsMark::find(folder.path()).expect("readable")));
-        assert!(found(folder.path()).expect("readable").is_empty());
-        let mut unsaved = Unsaved::begin(folder.path(), mark).expect("writable");
-        let found = || {
-            let mut found: Vec<u8> = found(folder.path()).expect("readable").iter().map(|key| key[0]).collect();
-            found.sort_unstable();
-            found
-        };
+        let found = || found(folder.path());
+        assert_eq!(found(), [0; 0]);
+        let mut unsaved = Unsaved::begin(folder.path()).expect("writable");
         unsaved.add(&[1; 32]);
         unsaved.write();
         unsaved.add(&[2; 32]);
         assert_eq!(found(), [1, 2]);
-        unsaved.written().expect("writable");
+        unsaved.written();
         assert_eq!(found(), [2]);
         // A write that fails: what it was of is written with the next.
         unsaved.write();
@@ -114,19 +167,30 @@ mod tests {
         unsaved.write();
         unsaved.add(&[4; 32]);
         assert_eq!(found(), [2, 3, 4]);
-        unsaved.written().expect("writable");
+        unsaved.written();
         assert_eq!(found(), [3, 4]);
         unsaved.write();
-        unsaved.written().expect("writable");
+        unsaved.written();
         assert_eq!(found(), [0; 0]);
         unsaved.add(&[5; 32]);
         assert_eq!(found(), [5]);
+        drop(unsaved);
+        Unsaved::begin(folder.path()).expect("writable");
+        assert_eq!(found(), [0; 0]);
     }
 
     #[test]
-    fn a_key_that_was_cut_off_is_none() {
+    fn where_there_is_no_room_for_all_any_may_be_among_them() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        fs::write(folder.path().join(FILES[1]), [7; 40]).expect("writable");
-        assert_eq!(found(folder.path()).expect("readable"), [[7; 32]]);
+        let mut unsaved = Unsaved::begin(folder.path()).expect("writable");
+        for _ in 1..UNSAVED_SESSIONS {
+            unsaved.add(&[1; 32]);
+        }
+        assert_eq!(found(folder.path()).len(), UNSAVED_SESSIONS - 1);
+        unsaved.add(&[2; 32]);
+        assert_eq!(Found::read(folder.path()).expect("readable"), Found::All);
+        unsaved.write();
+        unsaved.written();
+        assert_eq!(found(folder.path()), [0; 0]);
     }
 }

@@ -160,9 +160,7 @@ impl Writer {
                 }
                 if saves_sessions {
                     self.sessions_mark().set();
-                    if let Err(error) = self.queue.sessions_written() {
-                        tracing::warn!(%error, "clear the list of unsaved sessions; those on it can't be recovered after a restart");
-                    }
+                    self.queue.sessions_written();
                 }
             }
             Err(error) => {

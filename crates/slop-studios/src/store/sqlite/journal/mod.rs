@@ -70,7 +70,11 @@ impl Journal {
     ///
     /// # Errors
     /// If the system does not take them. Then the next call tries to go on after the last event that was taken.
-    pub(super) fn append<'a>(&mut self, events: impl IntoIterator<Item = (u64, &'a RoomEvent)>) -> io::Result<()> {
+    pub(super) fn append<'a>(
+        &mut self,
+        events: impl IntoIterator<Item = (u64, &'a RoomEvent)>,
+        now: Instant,
+    ) -> io::Result<()> {
         self.buffer.clear();
         let mut first = None;
         for (seq, event) in events {
@@ -78,7 +82,6 @@ impl Journal {
             segment::encode(&mut self.buffer, seq, event);
         }
         let Some(first) = first else { return Ok(()) };
-        let now = Instant::now();
         if self.current()?.is_longer_than(JOURNAL_SEGMENT_BYTES) {
             self.begin_segment(first - 1, now)?;
         }
@@ -106,7 +109,7 @@ impl Journal {
 
     /// Waits for the disk, and writes down that nothing is missing.
     pub(super) fn close(&mut self) -> io::Result<()> {
-        self.segments.iter_mut().try_for_each(Segment::sync)?;
+        self.segments.iter().try_for_each(Segment::sync)?;
         self.current()?.mark_closed(Moment::now())
     }
 

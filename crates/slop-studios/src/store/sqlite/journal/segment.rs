@@ -168,15 +168,15 @@ impl Segment {
         Ok(())
     }
 
-    pub(super) fn mark_alive(&mut self, now: Moment) -> io::Result<()> {
+    pub(super) fn mark_alive(&self, now: Moment) -> io::Result<()> {
         self.file.write_all_at(&now.epoch_ms().to_le_bytes(), ALIVE_AT)
     }
 
-    pub(super) fn sync(&mut self) -> io::Result<()> {
+    pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    pub(super) fn mark_closed(&mut self, now: Moment) -> io::Result<()> {
+    pub(super) fn mark_closed(&self, now: Moment) -> io::Result<()> {
         self.mark_alive(now)?;
         self.file.write_all_at(&[1], CLOSED_AT)?;
         self.sync()

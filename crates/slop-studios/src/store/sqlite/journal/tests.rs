@@ -49,8 +49,12 @@ fn event(room: &str, event: &str, class: Class) -> RoomEvent {
     RoomEvent { namespace: "/", room: room.into(), event: event.into(), argument: "{\"a\":1}".into(), class }
 }
 
+fn append<'a>(journal: &mut Journal, events: impl IntoIterator<Item = (u64, &'a RoomEvent)>) -> io::Result<()> {
+    journal.append(events, Instant::now())
+}
+
 fn write(journal: &mut Journal, seq: u64, room: &str) {
-    journal.append([(seq, &event(room, &seq.to_string(), Class::Recoverable))]).expect("it is written");
+    append(journal, [(seq, &event(room, &seq.to_string(), Class::Recoverable))]).expect("it is written");
 }
 
 fn found(earlier: &Earlier, room: &str) -> Vec<u64> {
@@ -63,7 +67,7 @@ fn the_next_life_finds_what_was_written() {
     let (mut journal, earlier) = lives.begin();
     assert_eq!(earlier.complete_after(), 999);
     let events = [event("a", "e", Class::Recoverable), event("b", "f", Class::Recoverable)];
-    journal.append([(1_000, &events[0]), (1_001, &events[1])]).expect("they are written");
+    append(&mut journal, [(1_000, &events[0]), (1_001, &events[1])]).expect("they are written");
     write(&mut journal, 1_002, "a");
     // Killed.
     let (mut journal, earlier) = lives.begin();
@@ -92,7 +96,7 @@ fn of_latest_events_the_newest_of_a_name_is_found() {
         (1_002, "x", Class::Recoverable),
         (1_003, "x", Class::Latest),
     ] {
-        journal.append([(seq, &event("a", name, class))]).expect("it is written");
+        append(&mut journal, [(seq, &event("a", name, class))]).expect("it is written");
     }
     assert_eq!(found(&lives.begin().1, "a"), [1_001, 1_002, 1_003]);
 }
@@ -157,7 +161,7 @@ fn the_oldest_files_leave() {
     let mut large = event("a", "e", Class::Recoverable);
     large.argument = "x".repeat(1_000_000).into();
     for seq in 1_000..1_200 {
-        journal.append([(seq, &large)]).expect("it is written");
+        append(&mut journal, [(seq, &large)]).expect("it is written");
         assert!(journal.bytes() <= JOURNAL_BYTES + large.argument.len() as u64 + 100);
     }
     assert!(lives.files().len() > 8);
@@ -185,7 +189,7 @@ fn what_is_not_written_is_not_found_and_the_next_is() {
     write(&mut journal, 1_000, "a");
     journal.segments.last_mut().expect("a file").break_writes(true);
     let refused = event("a", "e", Class::Recoverable);
-    assert!(journal.append([(1_001, &refused), (1_002, &refused)]).is_err());
+    assert!(append(&mut journal, [(1_001, &refused), (1_002, &refused)]).is_err());
     assert!(journal.begin_segment(1_002, Instant::now()).is_err(), "it would leave the rest of a write behind");
     journal.segments.last_mut().expect("a file").break_writes(false);
     write(&mut journal, 1_003, "a");
