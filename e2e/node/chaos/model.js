@@ -46,7 +46,7 @@ export class Model {
   /** Times in which the server stood still, did not run, or had a bad disk, so that what depends on time is not asked. */
   trouble = [];
   lastClockStep = -Infinity;
-  lastRestart = { ms: -Infinity, tick: 0 };
+  lastRestart = { ms: -Infinity, seenMs: -Infinity, tick: 0 };
   /** Until when the disk is bad, when the server last ended with a bad one, and since when it is in this life of the server. */
   diskTrouble = -Infinity;
   lastBadRestart = -Infinity;
@@ -154,7 +154,7 @@ export class Model {
   /** The process has ended: `kill` without a word, `term` after it had time for everything. */
   ended(how, ms) {
     this.now();
-    this.lastRestart = { ms, tick: this.tick };
+    this.lastRestart = { ms, seenMs: this.nowMs(), tick: this.tick };
     if (this.diskSince !== Infinity) this.lastBadRestart = ms;
     for (const seat of this.seats) seat.serverEnded(how, ms);
   }
@@ -494,8 +494,8 @@ export class Seat {
     if (now - this.lastHeard > model.recoveryMs - WINDOW_MS) return 'away for long';
     if (now < model.diskTrouble) return 'the disk fails';
     // What the store has of a session counts if the server has ended since the client was last connected.
-    const { ms } = model.lastRestart;
-    if (ms > this.sinceMs) {
+    const { ms, seenMs } = model.lastRestart;
+    if (seenMs > this.sinceMs) {
       if (ms - this.sessionMs < FORGET_MS) return 'it began right before the server ended';
       if (this.isAtRisk) return 'it changed right before the kill';
       if (model.lastBadRestart > this.sinceMs) return 'the disk failed before the server ended';
