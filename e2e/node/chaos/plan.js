@@ -76,7 +76,8 @@ function step(kind, random, clients, backwards) {
     reconnect: () => ({ client, nsp, ms: random.int(0, 500) }),
     silent: () => ({ client, ms: random.int(300, 4_000) }),
     stall: () => ({ client, ms: random.int(100, 900) }),
-    upgrade: () => ({ client }),
+    // Only every third client upgrades.
+    upgrade: () => ({ client: Math.min(client - (client % 3) + 2, clients - 1) }),
     swallow: () => ({ client, count: random.int(1, 3) }),
     blackout: () => ({ client, ms: random.of([random.int(200, 3_000), random.int(200, 3_000), random.int(6_000, 9_000)]) }),
     rstAll: () => ({ how: random.of(['rst', 'fin', 'half']) }),
