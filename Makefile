@@ -3,10 +3,10 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run test check fmt e2e fuzz deny bench bench-quick instructions
+.PHONY: help run test check fmt e2e chaos chaos-mutants fuzz deny bench bench-quick instructions
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Build the server and start it for development
 	$(CARGO) run --release --locked --bin slop-studios -- dev
@@ -18,6 +18,16 @@ test: ## Run all tests: unit, integration, and the real clients
 e2e: ## Run the real clients against the server
 	$(CARGO) build --locked --bin slop-studios
 	SLOP_STUDIOS_BIN="$(abspath $(TARGET))/debug/slop-studios" e2e/run
+
+CHAOS_SECONDS ?= 3600
+chaos: ## Random faults against real clients and a model of what they must have, CHAOS_SECONDS long or one CHAOS_SEED
+	$(CARGO) build --locked --bin slop-studios
+	test -d e2e/node/node_modules || (cd e2e/node && npm ci --no-audit --no-fund --loglevel=error)
+	SLOP_STUDIOS_BIN="$(abspath $(TARGET))/debug/slop-studios" CHAOS_SECONDS=$(CHAOS_SECONDS) node e2e/node/chaos/chaos.js
+
+chaos-mutants: ## Show that the chaos test notices a server that drops, doubles, swaps or leaks an event
+	test -d e2e/node/node_modules || (cd e2e/node && npm ci --no-audit --no-fund --loglevel=error)
+	node e2e/node/chaos/mutants.js
 
 check: ## Formatting, lints and documentation, warnings denied
 	$(CARGO) fmt --all --check
