@@ -35,6 +35,8 @@ reasons! {
     ConnectTimeout => "connect timeout",
     /// What the client sent is not the protocol.
     ParseError => "parse error",
+    /// A polling client made a request before its last one was answered.
+    OverlappingRequests => "overlapping requests",
     /// A message was larger than allowed.
     PayloadTooLarge => "payload too large",
     /// More was waiting for the client than allowed.
@@ -63,6 +65,8 @@ impl DisconnectReason {
             Self::TransportClose
             | Self::TransportError
             | Self::PingTimeout
+            // What the stock client does whose request was lost: it says that it closes, and comes back.
+            | Self::OverlappingRequests
             | Self::OutboxFull
             | Self::WriteStalled
             | Self::SessionResumed

@@ -227,7 +227,9 @@ impl Polling {
         let last = match reason {
             // The client closed: nothing is left to tell it.
             DisconnectReason::TransportClose => Ok(VecDeque::from([b"6".to_vec()])),
-            DisconnectReason::ServerNamespace | DisconnectReason::ParseError => Ok(last_payloads(outbox)),
+            DisconnectReason::ServerNamespace
+            | DisconnectReason::ParseError
+            | DisconnectReason::OverlappingRequests => Ok(last_payloads(outbox)),
             // The client is to come back. Told by a close packet, python-engineio would not.
             _ => Err(EngineError::Unavailable),
         };
@@ -239,7 +241,8 @@ impl Polling {
             }
             (Some(poll), Err(error)) => drop(poll.send(Err(error))),
             // Whoever broke the protocol was told so by what it sent.
-            (None, Ok(_)) if reason == DisconnectReason::ParseError => {}
+            (None, Ok(_)) if matches!(reason, DisconnectReason::ParseError | DisconnectReason::OverlappingRequests) => {
+            }
             // A poll may be on its way, which is to be answered as if it had been there.
             (None, Ok(payloads)) => shard.farewells.borrow_mut().add(self.sid, payloads, shard.config.ping_timeout),
             (None, Err(_)) => {}
@@ -371,9 +374,9 @@ fn begin_post(session: &Rc<Connection>) -> Result<(), EngineError> {
     pay(session)?;
     match with_polling(session, |polling| std::mem::replace(&mut polling.receiving, true) || polling.post.is_some()) {
         Some(false) => Ok(()),
-        // The one before has not come or is not answered yet, so this client doesn't wait as it should.
+        // The one before has not come or is not answered yet: this client doesn't wait as it should, or has lost it.
         Some(true) => {
-            session.close(DisconnectReason::ParseError);
+            session.close(DisconnectReason::OverlappingRequests);
             Err(EngineError::BadRequest)
         }
         // It is a WebSocket now, and this must not get in between its messages.
@@ -396,7 +399,7 @@ fn poll(session: &Rc<Connection>, reply: oneshot::Sender<Reply>) {
         Some(None) => session.flush(),
         Some(Some(reply)) => {
             let _ = reply.send(Err(EngineError::BadRequest));
-            session.close(DisconnectReason::ParseError);
+            session.close(DisconnectReason::OverlappingRequests);
         }
         None => drop(reply.map(|reply| reply.send(Err(EngineError::BadRequest)))),
     }

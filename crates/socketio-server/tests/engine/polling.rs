@@ -119,7 +119,7 @@ async fn a_second_poll_ends_the_session(shards: usize) {
         assert_eq!(answers, [(200, "1"), BAD_REQUEST]);
         session.expect_gone().await;
     }
-    server.all_ended(DisconnectReason::ParseError).await;
+    server.all_ended(DisconnectReason::OverlappingRequests).await;
 }
 
 async fn a_cancelled_poll_ends_the_session(shards: usize) {
@@ -294,7 +294,7 @@ async fn a_post_before_the_last_is_answered_ends_the_session(shards: usize) {
     assert_eq!(post.response().await.expect("a response").parts(), (200, "ok"));
     assert_eq!(poll.response().await.parts(), (200, "1"));
     session.expect_gone().await;
-    server.all_ended(DisconnectReason::ParseError).await;
+    server.all_ended(DisconnectReason::OverlappingRequests).await;
     gate.add_permits(10);
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use socketio_server::{Config, DisconnectReason, Recovery, RecoveryFailure, Socket};
 
 use crate::{
-    client::{Polling, Ws},
+    client::{Http, Polling, Ws},
     harness::{TestServer, eventually, recorder},
 };
 use client::{Client, Memory, config, failed, recovering, say, server, studio, text};
@@ -37,6 +37,7 @@ on_one_and_three_shards!(
     an_answer_to_a_heartbeat_does_not_come_between,
     a_replay_may_be_larger_than_what_else_may_wait,
     who_joins_a_room_while_a_broadcast_rests_still_gets_it,
+    who_says_goodbye_while_a_request_is_lost_may_come_back,
 );
 
 async fn a_session_comes_back_with_what_was_missed(shards: usize) {
@@ -507,5 +508,39 @@ async fn who_joins_a_room_while_a_broadcast_rests_still_gets_it(shards: usize) {
         client.lose(&server).await;
         let expected: Vec<u32> = [BROADCAST].into_iter().chain(before..OTHERS).collect();
         Client::back(&server, memory).await.hears(&expected).await;
+    }
+}
+
+/// The stock client whose connections are cut says that it closes. The server may still wait for the body of its last request,
+/// or have a poll of it.
+async fn who_says_goodbye_while_a_request_is_lost_may_come_back(shards: usize) {
+    let server = server(shards);
+    for is_post in [true, false] {
+        let mut memory = Memory::default();
+        let mut polling = Polling::open(server.addr).await;
+        polling.send("40").await;
+        memory.connected(&polling.text().await);
+        polling.send(r#"427["join","a"]"#).await;
+        assert_eq!(polling.text().await, "437[true]");
+        let mut lost = Http::connect(server.addr).await;
+        let _poll = if is_post {
+            let head = format!("POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n4", polling.target());
+            lost.send_raw(head.as_bytes()).await;
+            eventually("a body is awaited", || server.metrics().unfinished_bytes > 0).await;
+            assert_eq!(polling.post("1").await.status, 400);
+            None
+        } else {
+            let poll = polling.begin_poll().await;
+            server.settle().await;
+            assert_eq!(polling.get().await.status, 400);
+            Some(poll)
+        };
+        eventually("the session is kept", || server.metrics().sessions_away == 1).await;
+        say(&server, "a", 1).await;
+        let mut client = Client::back(&server, memory).await;
+        assert!(client.memory.recovered);
+        client.hears(&[1]).await;
+        client.ws.send("41").await;
+        server.settle().await;
     }
 }
