@@ -787,6 +787,10 @@ fn keys_of_an_older_version_are_read() {
     old(b"p\0batch", 1, None, 0);
     old(b"p\0batch\0\0\0\0\0", 1, Some("first"), 1);
     old(b"p\0batch\0\0\0\x03\xe7", 1, Some("last"), 2);
+    // Its claim was the oldest and left first; then the key was used for another request.
+    old(b"p\0again\0\0\0\0\0", 1, Some("older"), 1);
+    old(b"p\0again\0\0\0\0\x01", 1, Some("older too"), 1);
+    old(b"p\0again", 2, Some("newest"), 5);
     drop(file);
 
     let (store, recorder) = place.open();
@@ -795,12 +799,14 @@ fn keys_of_an_older_version_are_read() {
         (committed.repeated, committed.id.to_string(), committed.stored, wait(committed.delivery.sockets()))
     };
     let item = |item| IdempotencyKey { item: Some(item), ..key("batch", 1) };
-    assert_eq!(store.usage().idempotency_keys, 3);
+    assert_eq!(store.usage().idempotency_keys, 4);
     assert_eq!(repeat(key("single", 1)), (true, "one".to_owned(), true, 3));
     assert_eq!(repeat(of("key:é", "single")), (true, "another's".to_owned(), true, 4));
     assert_eq!(repeat(item(0)), (true, "first".to_owned(), true, 1));
     assert_eq!(repeat(item(999)), (true, "last".to_owned(), true, 2));
     assert_eq!(wait(store.check_key(key("batch", 2))), Err(StoreError::KeyReused));
+    assert_eq!(repeat(key("again", 2)), (true, "newest".to_owned(), true, 5));
+    assert_eq!(wait(store.check_key(key("again", 1))), Err(StoreError::KeyReused));
     assert_eq!(recorder.lines(), [""; 0]);
     assert_eq!((repeat(item(1)).0, repeat(key("claim", 1)).0), (false, false));
 }
