@@ -22,7 +22,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 const UNBOUNDED: Bound = Bound { age: DAY, rows: u64::MAX, bytes: u64::MAX };
 
-fn options(folder: &Path) -> Options {
+pub(crate) fn options(folder: &Path) -> Options {
     let bounds = Bounds {
         media: UNBOUNDED,
         notifications: UNBOUNDED,
