@@ -35,6 +35,8 @@ pub(crate) struct Progress {
     wants_count: bool,
     /// The count of unread notifications may have changed since the client was told.
     is_count_stale: bool,
+    /// How often that came about.
+    times_stale: u64,
     reading: Reading,
 }
 
@@ -64,10 +66,16 @@ impl Progress {
         self.wants_count
     }
 
-    /// The client has asked for an inbox, and is told the count with it. Says whether it is the first time.
+    /// The client has asked for an inbox. Says whether it is the first time.
     fn want_count(&mut self) -> bool {
-        self.is_count_stale = false;
         !replace(&mut self.wants_count, true)
+    }
+
+    /// It was answered, and told the count with it. It had asked when `times_stale` was this.
+    fn count_told(&mut self, asked: u64) {
+        if self.times_stale == asked {
+            self.is_count_stale = false;
+        }
     }
 
     /// The socket has got a user. Says whether the inbox is to be read now.
@@ -78,6 +86,7 @@ impl Progress {
                 reading: self.reading,
                 wants_count: self.wants_count,
                 is_count_stale: true,
+                times_stale: self.times_stale + 1,
                 ..Self::default()
             };
         }
@@ -98,6 +107,7 @@ impl Progress {
     /// ones wait, that says nothing of them.
     pub(crate) fn end(&mut self, position: u64) {
         self.is_count_stale = true;
+        self.times_stale += 1;
         if replace(&mut self.is_drained, false) {
             self.has = self.has.max(position);
         }
@@ -259,6 +269,7 @@ async fn answer<F: Future<Output = Result<String, String>>>(
     f: impl Fn(Arc<dyn Store>, Rc<crate::identity::Identity>, Option<Box<RawValue>>) -> F,
 ) {
     let ack: Option<Ack> = event.take_ack();
+    let asked = session::inbox(&socket, |progress| progress.times_stale);
     let result = match identity(&socket) {
         None => Err("Not authenticated".to_owned()),
         Some(identity) => {
@@ -270,7 +281,10 @@ async fn answer<F: Future<Output = Result<String, String>>>(
     };
     let Some(ack) = ack else { return };
     match result {
-        Ok(json) => ack.send_args(&EventArgs::from_raw(json)),
+        Ok(json) => {
+            ack.send_args(&EventArgs::from_raw(json));
+            session::inbox(&socket, |progress| progress.count_told(asked));
+        }
         Err(error) => ack.send(&Failed::new(&error)),
     }
 }
@@ -425,6 +439,7 @@ mod tests {
         progress.begin(&user);
         assert!(!progress.take_count(false), "the client has not asked for it");
         assert_eq!([progress.want_count(), progress.want_count()], [true, false]);
+        progress.count_told(progress.times_stale);
         assert!(!progress.take_count(false), "what it asked for had the count");
         progress.end(1);
         progress.begin(&user);
@@ -433,5 +448,14 @@ mod tests {
         progress.begin(&other);
         assert!(progress.take_count(false), "it is another one's");
         assert!(Progress::restored(None, 0, progress.wants_count()).take_count(false));
+        let mut unanswered = Progress::default();
+        unanswered.begin(&user);
+        unanswered.want_count();
+        let asked = unanswered.times_stale;
+        assert!(unanswered.clone().take_count(false), "the store may fail");
+        unanswered.end(2);
+        unanswered.begin(&user);
+        unanswered.count_told(asked);
+        assert!(unanswered.take_count(false), "it was away since it asked");
     }
 }
