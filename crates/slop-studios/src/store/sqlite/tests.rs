@@ -504,7 +504,7 @@ fn what_is_not_written_in_the_end_is_said_and_sessions_are_void() {
     store.received("u", 1);
     let ending = store.close_by(Instant::now() + DEADLINE);
     let unwritten = Backlog { requests: 0, sessions: 1, inboxes: 1 };
-    assert_eq!(ending, Ending { unwritten, is_broken: false });
+    assert_eq!(ending, Ending { unwritten, ..Ending::default() });
     drop(store);
     let (again, _) = place.open();
     assert_eq!(again.usage().sessions.rows, 0);
@@ -561,7 +561,7 @@ fn a_store_that_does_not_end_in_time_says_what_waits() {
     let closed = gate.0.lock().expect("no test panicked");
     let commits: Vec<_> = (0..3).map(|n| store.commit(durable(&n.to_string(), "e"))).collect();
     let ending = store.close_by(Instant::now() + Duration::from_millis(50));
-    assert_eq!(ending.unwritten.requests, 3);
+    assert_eq!((ending.unwritten.requests, ending.is_late), (3, true));
     drop(closed);
     assert!(commits.into_iter().all(|commit| wait(commit).is_ok()));
     assert_eq!(store.close_by(Instant::now() + DEADLINE), Ending::default());
