@@ -35,6 +35,12 @@ pub(crate) struct Progress {
     wants_count: bool,
     /// The count of unread notifications may have changed since the client was told.
     is_count_stale: bool,
+    /// How often that came about.
+    times_stale: u64,
+    /// Requests that may bring the client the count and are not answered yet.
+    unanswered: usize,
+    /// The count of an inbox that was read meanwhile, in case that they bring none.
+    held: Option<u64>,
     reading: Reading,
 }
 
@@ -64,10 +70,22 @@ impl Progress {
         self.wants_count
     }
 
-    /// The client has asked for an inbox, and is told the count with it. Says whether it is the first time.
+    /// The client has asked for an inbox, and is told the count with the answer. Says whether it is the first time.
     fn want_count(&mut self) -> bool {
-        self.is_count_stale = false;
+        self.unanswered += 1;
         !replace(&mut self.wants_count, true)
+    }
+
+    /// What it asked for when `times_stale` was `asked` was answered, and `told` the count or not. Gives the count that it is to
+    /// be told now.
+    fn answered(&mut self, asked: u64, told: bool) -> Option<u64> {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        if told && self.times_stale == asked {
+            (self.is_count_stale, self.held) = (false, None);
+        }
+        let held = if self.unanswered == 0 { self.held.take() } else { None };
+        self.is_count_stale &= held.is_none();
+        held
     }
 
     /// The socket has got a user. Says whether the inbox is to be read now.
@@ -78,6 +96,8 @@ impl Progress {
                 reading: self.reading,
                 wants_count: self.wants_count,
                 is_count_stale: true,
+                times_stale: self.times_stale + 1,
+                unanswered: self.unanswered,
                 ..Self::default()
             };
         }
@@ -98,14 +118,24 @@ impl Progress {
     /// ones wait, that says nothing of them.
     pub(crate) fn end(&mut self, position: u64) {
         self.is_count_stale = true;
+        self.times_stale += 1;
+        self.held = None;
         if replace(&mut self.is_drained, false) {
             self.has = self.has.max(position);
         }
     }
 
     /// Whether the client is to be told the count of an inbox that was read.
-    fn take_count(&mut self, is_late: bool) -> bool {
-        !is_late && replace(&mut self.is_count_stale, false) && self.wants_count
+    fn take_count(&mut self, is_late: bool, unread: u64) -> bool {
+        if is_late || !self.is_count_stale {
+            return false;
+        }
+        if self.unanswered > 0 {
+            self.held = Some(unread);
+            return false;
+        }
+        self.is_count_stale = false;
+        self.wants_count
     }
 
     /// What of an inbox a socket has not got, if whatever has a higher number than `joined` came live. `is_late`: it was read
@@ -186,7 +216,7 @@ impl Inboxes {
         // Who the user is may have changed meanwhile; then the new one's inbox is on its way.
         let Some(joined) = socket.joined_at(&rooms::user_room(user_id)) else { return };
         let (new, is_drained, tells_count) = session::inbox(socket, |progress| {
-            (progress.take(inbox, joined, is_late), progress.is_drained, progress.take_count(is_late))
+            (progress.take(inbox, joined, is_late), progress.is_drained, progress.take_count(is_late, inbox.unread))
         });
         for item in new {
             let args = EventArgs::from_raw(&*item.payload);
@@ -231,7 +261,11 @@ impl Inboxes {
     /// Tells the client how much its user has not read, if it knows of such things. Runs on the socket's shard.
     pub(crate) fn count_changed(&self, socket: &Socket, unread: u64) {
         let Some(identity) = identity(socket) else { return };
-        if session::inbox(socket, |progress| progress.wants_count) {
+        let wants_count = session::inbox(socket, |progress| {
+            progress.held = None;
+            progress.wants_count
+        });
+        if wants_count {
             send_count(socket, &identity.user_id, unread);
         }
     }
@@ -259,19 +293,26 @@ async fn answer<F: Future<Output = Result<String, String>>>(
     f: impl Fn(Arc<dyn Store>, Rc<crate::identity::Identity>, Option<Box<RawValue>>) -> F,
 ) {
     let ack: Option<Ack> = event.take_ack();
-    let result = match identity(&socket) {
-        None => Err("Not authenticated".to_owned()),
-        Some(identity) => {
-            if session::inbox(&socket, Progress::want_count) {
-                socket.session_changed();
-            }
-            f(store, identity, event.arg(0).map(ToOwned::to_owned)).await
+    let Some(identity) = identity(&socket) else {
+        if let Some(ack) = ack {
+            ack.send(&Failed::new("Not authenticated"));
         }
+        return;
     };
-    let Some(ack) = ack else { return };
-    match result {
-        Ok(json) => ack.send_args(&EventArgs::from_raw(json)),
-        Err(error) => ack.send(&Failed::new(&error)),
+    let (asked, is_first) = session::inbox(&socket, |progress| (progress.times_stale, progress.want_count()));
+    if is_first {
+        socket.session_changed();
+    }
+    let result = f(store, identity, event.arg(0).map(ToOwned::to_owned)).await;
+    let told = ack.is_some() && result.is_ok();
+    match (ack, result) {
+        (Some(ack), Ok(json)) => ack.send_args(&EventArgs::from_raw(json)),
+        (Some(ack), Err(error)) => ack.send(&Failed::new(&error)),
+        (None, _) => {}
+    }
+    let held = session::inbox(&socket, |progress| progress.answered(asked, told));
+    if let (Some(unread), Some(identity)) = (held, self::identity(&socket)) {
+        send_count(&socket, &identity.user_id, unread);
     }
 }
 
@@ -423,15 +464,36 @@ mod tests {
         let (user, other) = ("u".into(), "v".into());
         let mut progress = Progress::default();
         progress.begin(&user);
-        assert!(!progress.take_count(false), "the client has not asked for it");
+        assert!(!progress.take_count(false, 1), "the client has not asked for it");
         assert_eq!([progress.want_count(), progress.want_count()], [true, false]);
-        assert!(!progress.take_count(false), "what it asked for had the count");
+        assert_eq!([progress.answered(1, true), progress.answered(1, true)], [None; 2]);
+        assert!(!progress.take_count(false, 1), "what it asked for had the count");
         progress.end(1);
         progress.begin(&user);
-        assert!(!progress.take_count(true), "read before the socket joined");
-        assert_eq!([progress.take_count(false), progress.take_count(false)], [true, false]);
+        assert!(!progress.take_count(true, 1), "read before the socket joined");
+        assert_eq!([progress.take_count(false, 1), progress.take_count(false, 1)], [true, false]);
         progress.begin(&other);
-        assert!(progress.take_count(false), "it is another one's");
-        assert!(Progress::restored(None, 0, progress.wants_count()).take_count(false));
+        assert!(progress.take_count(false, 1), "it is another one's");
+        assert!(Progress::restored(None, 0, progress.wants_count()).take_count(false, 1));
+    }
+
+    #[test]
+    fn the_count_of_an_inbox_is_told_unless_an_answer_tells_it() {
+        let begun = || {
+            let mut progress = Progress::default();
+            progress.begin(&"u".into());
+            progress.want_count();
+            let asked = progress.times_stale;
+            assert!(!progress.take_count(false, 5), "the answer will tell it");
+            (progress, asked)
+        };
+        let (mut told, asked) = begun();
+        assert_eq!((told.answered(asked, true), told.take_count(false, 5)), (None, false));
+        let (mut failed, asked) = begun();
+        assert_eq!((failed.answered(asked, false), failed.take_count(false, 5)), (Some(5), false));
+        let (mut away, asked) = begun();
+        away.end(2);
+        away.begin(&"u".into());
+        assert_eq!((away.answered(asked, true), away.take_count(false, 6)), (None, true), "it was away since it asked");
     }
 }

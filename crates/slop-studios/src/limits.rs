@@ -161,14 +161,15 @@ pub const MAX_TOKEN_ID_BYTES: usize = 256;
 pub const MAX_REVOCATIONS: u64 = 500_000;
 
 /// Longest claim `iss` that is kept with an identity, in bytes, so that a session can be held against `JWT_ISSUER` without its
-/// token: longer than any URL that an issuer has for a name.
+/// token: longer than any URL that an issuer has for a name. A longer one is kept only if `JWT_ISSUER` names it.
 pub const MAX_ISSUER_BYTES: usize = 1024;
 
 /// Bytes that the texts of a claim `aud` take which is kept with an identity, for `JWT_AUDIENCE`: 20 services by their URLs. If
-/// they take more, none is kept.
+/// they take more, those are kept first that `JWT_AUDIENCE` names.
 pub const MAX_AUDIENCE_BYTES: usize = 1024;
 
-/// Longest key id of a token that is kept with an identity, in bytes: a SHA-512 in hexadecimal is half of it.
+/// Longest key id of a token that is kept with an identity, in bytes: a SHA-512 in hexadecimal is half of it. Of a longer one
+/// its hash is kept.
 pub const MAX_KEY_ID_BYTES: usize = 256;
 
 /// How long an issuer may take to answer for its keys, body and all. Below `CONNECT_TIMEOUT_MS`, so that who waits for the

@@ -56,50 +56,44 @@ pub struct Metrics {
     certificate_reloads: Family<ResultLabels, Counter>,
 }
 
-/// A limit of the product that a client or publisher met; the engine has more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    /// `EVENT_RATE_PER_USER`.
-    UserRate,
-    /// `PUBLISH_RATE_PER_KEY`.
-    PublishRate,
-    /// `MAX_IDEMPOTENCY_KEYS`.
-    IdempotencyKeys,
-    /// `MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER`.
-    IdempotencyKeysPerPublisher,
-    /// `MAX_UNFINISHED_BYTES`, by publishers.
-    UnfinishedBodies,
-    /// `MAX_ROOMS_PER_SOCKET`.
-    Rooms,
-    /// `AUTH_FAILURE_LIMIT`.
-    AuthFailures,
-    /// [`MAX_REVOCATIONS`](crate::limits::MAX_REVOCATIONS).
-    Revocations,
+/// Makes the enum, the list of all of them, and their labels, so that none is left out.
+macro_rules! limits {
+    ($($(#[$meta:meta])* $limit:ident => $label:literal,)+) => {
+        /// A limit of the product that a client or publisher met; the engine has more.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Limit {
+            $($(#[$meta])* $limit,)+
+        }
+
+        impl Limit {
+            const ALL: &'static [Self] = &[$(Self::$limit,)+];
+
+            const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$limit => $label,)+
+                }
+            }
+        }
+    };
 }
 
-impl Limit {
-    const ALL: [Self; 7] = [
-        Self::UserRate,
-        Self::PublishRate,
-        Self::IdempotencyKeys,
-        Self::IdempotencyKeysPerPublisher,
-        Self::UnfinishedBodies,
-        Self::Rooms,
-        Self::AuthFailures,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::UserRate => "event rate per user",
-            Self::PublishRate => "publish rate per key",
-            Self::IdempotencyKeys => "idempotency keys",
-            Self::IdempotencyKeysPerPublisher => "idempotency keys per publisher",
-            Self::UnfinishedBodies => "unfinished bytes of publishers",
-            Self::Rooms => "rooms and subscriptions",
-            Self::AuthFailures => "failed authentications",
-            Self::Revocations => "revocations",
-        }
-    }
+limits! {
+    /// `EVENT_RATE_PER_USER`.
+    UserRate => "event rate per user",
+    /// `PUBLISH_RATE_PER_KEY`.
+    PublishRate => "publish rate per key",
+    /// `MAX_IDEMPOTENCY_KEYS`.
+    IdempotencyKeys => "idempotency keys",
+    /// `MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER`.
+    IdempotencyKeysPerPublisher => "idempotency keys per publisher",
+    /// `MAX_UNFINISHED_BYTES`, by publishers.
+    UnfinishedBodies => "unfinished bytes of publishers",
+    /// `MAX_ROOMS_PER_SOCKET`.
+    Rooms => "rooms and subscriptions",
+    /// `AUTH_FAILURE_LIMIT`.
+    AuthFailures => "failed authentications",
+    /// [`MAX_REVOCATIONS`](crate::limits::MAX_REVOCATIONS).
+    Revocations => "revocations",
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

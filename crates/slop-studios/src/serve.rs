@@ -62,15 +62,17 @@ const IMPATIENT_COMMIT: Duration = Duration::from_secs(1);
 /// How much of [`STOP_MARGIN`] is for writing down that sessions are not saved, on a disk that may not answer.
 const LAST_MARK: Duration = Duration::from_millis(500);
 
-/// How the server ended.
+/// How the server ended. Unless the connections were drained, clients are served to the end, and what they change after the
+/// last commit is as after a kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stopped {
-    /// All that was accepted is written.
+    /// The connections were drained, and all that was accepted is written.
     InOrder,
-    /// A second signal, with this number, ended it before the connections were drained. All that was accepted is written.
+    /// A second signal, with this number, ended it before the connections were drained. All that was accepted before the last
+    /// commit is written.
     Interrupted(u8),
-    /// Something is not written, or the store had broken down.
-    Unwritten,
+    /// Something is not written, the store had broken down or did not end, or the connections could not be drained.
+    OutOfOrder,
 }
 
 impl Stopped {
@@ -78,7 +80,7 @@ impl Stopped {
     pub(crate) fn exit_code(self) -> u8 {
         match self {
             Self::InOrder => 0,
-            Self::Unwritten => 3,
+            Self::OutOfOrder => 3,
             // As a shell reports a process that the signal ended.
             Self::Interrupted(signal) => 128 + signal,
         }
@@ -168,8 +170,12 @@ async fn end(
         }
         closed = closed => closed.context("close the store")?,
     };
-    let Ending { unwritten: Backlog { requests, sessions, inboxes }, is_broken } = ending;
-    if ending != Ending::default() {
+    let Ending { unwritten, is_broken, is_late } = ending;
+    let Backlog { requests, sessions, inboxes } = unwritten;
+    if is_late {
+        tracing::error!("the store did not end in time: its files are as after a kill");
+    }
+    if is_broken || unwritten != Backlog::default() {
         tracing::error!(requests, sessions, inboxes, is_broken, "stopped, and not everything is written");
     }
     if sessions > 0 {
@@ -181,9 +187,8 @@ async fn end(
         }
     }
     Ok(match drained {
-        _ if ending != Ending::default() => Stopped::Unwritten,
-        // Sockets that are still served may change after the last commit.
-        Drain::Late | Drain::Failed => Stopped::Unwritten,
+        _ if ending != Ending::default() => Stopped::OutOfOrder,
+        Drain::Late | Drain::Failed => Stopped::OutOfOrder,
         Drain::Interrupted(signal) => Stopped::Interrupted(signal.number),
         Drain::Done(_) => {
             tracing::info!("stopped");

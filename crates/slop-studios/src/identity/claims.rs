@@ -96,12 +96,7 @@ pub(super) struct Claims {
 
 impl ClaimRules {
     /// Who the claims are of, as of `now` in epoch seconds, if this key has verified them.
-    pub(super) fn check(
-        &self,
-        claims: Claims,
-        verified_by: Option<VerifiedBy>,
-        now: u64,
-    ) -> Result<Identity, AuthError> {
+    pub(super) fn check(&self, claims: Claims, verified_by: VerifiedBy, now: u64) -> Result<Identity, AuthError> {
         let issuer = claims.iss.as_ref().and_then(Value::as_str);
         let audiences = match &claims.aud {
             Some(Value::Array(audiences)) => audiences.iter().filter_map(Value::as_str).collect(),
@@ -129,11 +124,11 @@ impl ClaimRules {
         };
         let token_id = claims.jti.and_then(|claim| literal_text(&claim)).filter(|id| is_token_id(id)).map(Into::into);
         let issued_at_ms = claims.iat.as_ref().and_then(Value::as_f64).map(|seconds| (seconds * 1000.0) as u64);
-        let iss = issuer.filter(|issuer| issuer.len() <= MAX_ISSUER_BYTES).map(Box::from);
-        let held = |audience: &&str| size_of::<Box<str>>() + audience.len();
-        let fits = audiences.iter().map(held).sum::<usize>() <= MAX_AUDIENCE_BYTES;
-        let aud = audiences.iter().filter(|_| fits).map(|audience| Box::from(*audience)).collect();
-        let proof = Proof { verified_by, exp, iss, aud };
+        let is_named = |text: &str, named: &[String]| named.iter().any(|name| name == text);
+        let iss = issuer.filter(|issuer| issuer.len() <= MAX_ISSUER_BYTES || is_named(issuer, &self.issuers));
+        let iss = iss.map(Box::from);
+        let aud = kept_audiences(audiences, |audience| is_named(audience, &self.audiences));
+        let proof = Proof { verified_by: Some(verified_by), exp, iss, aud };
         Ok(Identity { user_id, email, expires_at, issued_at_ms, token_id, proof, claims: KeptClaims::default() })
     }
 
@@ -171,6 +166,22 @@ impl ClaimRules {
         let longest = issued_at.zip(self.max_lifetime).map(|(iat, lifetime)| after(iat, lifetime));
         [expires_at, longest].into_iter().flatten().min()
     }
+}
+
+/// What is kept of a token's audiences, so that who is accepted with it now is so again: the one that a rule names whatever
+/// its length, the others that rules name, and then as many as there is room for.
+fn kept_audiences(mut audiences: Vec<&str>, is_named: impl Fn(&str) -> bool) -> Vec<Box<str>> {
+    audiences.sort_by_key(|audience| !is_named(audience));
+    let mut room = MAX_AUDIENCE_BYTES;
+    let mut kept = Vec::new();
+    for audience in audiences {
+        let held = size_of::<Box<str>>() + audience.len();
+        if held <= room || (kept.is_empty() && is_named(audience)) {
+            room = room.saturating_sub(held);
+            kept.push(Box::from(audience));
+        }
+    }
+    kept
 }
 
 /// Whether `text` can be a user's id: 1 to 128 bytes without control characters.

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::claims::Claims;
-use super::proof::{Thumbprint, VerifiedBy};
+use super::proof::{Thumbprint, VerifiedBy, kept_key_id};
 use crate::limits::{MAX_JWKS_KEYS, MAX_KEY_FILE_BYTES};
 
 /// RFC 7518 §3.3: "a key of size 2048 bits or larger MUST be used". Above 8192 a verification takes milliseconds.
@@ -183,9 +183,10 @@ impl Key {
         self.may_be_named(header.kid.as_deref()) && self.validation.algorithms.contains(&header.alg)
     }
 
+    /// Also by an id [as it is kept](kept_key_id).
     fn may_be_named(&self, named: Option<&str>) -> bool {
         match (self.id.as_deref(), named) {
-            (Some(id), Some(named)) => id == named,
+            (Some(id), Some(named)) => kept_key_id(id) == kept_key_id(named),
             _ => true,
         }
     }

@@ -30,7 +30,6 @@ pub use signing::{SignError, SigningAlgorithm, TokenSigner};
 
 use crate::defaults::MAX_TOKEN_BYTES;
 use crate::in_force::InForce;
-use crate::limits::MAX_KEY_ID_BYTES;
 
 /// Checks tokens. `Debug` does not show secrets.
 #[derive(Debug)]
@@ -102,9 +101,8 @@ impl TokenVerifier {
             Some((claims, key, true))
         };
         let (claims, key, of_set) = configured.or_else(fetched).ok_or(AuthError::Invalid)?;
-        let is_long = header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KEY_ID_BYTES);
-        let verified_by = VerifiedBy { key, kid: header.kid.map(Into::into), of_set };
-        let identity = self.rules.check(claims, Some(verified_by).filter(|_| !is_long), now)?;
+        let kid = header.kid.as_deref().map(|kid| proof::kept_key_id(kid).into());
+        let identity = self.rules.check(claims, VerifiedBy { key, kid, of_set }, now)?;
         self.revocations.check(&identity)?;
         Ok(identity)
     }

@@ -1,10 +1,14 @@
 //! What is kept of a token so that it can be asked again, without the token, whether it would be accepted.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::limits::MAX_KEY_ID_BYTES;
 
 /// A key as an algorithm uses it: 128 bits of an HMAC under the key. It says whether two keys are the same and nothing else.
 /// Who reads it can try secrets, as with any token that a secret has signed.
@@ -63,13 +67,21 @@ impl<'de> Deserialize<'de> for Thumbprint {
     }
 }
 
+/// A key id as it is kept: one that is too long by its hash.
+pub(super) fn kept_key_id(kid: &str) -> Cow<'_, str> {
+    if kid.len() <= MAX_KEY_ID_BYTES {
+        return Cow::Borrowed(kid);
+    }
+    Cow::Owned(digest(&SHA256, kid.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// The key that verified a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifiedBy {
     /// The key.
     pub(super) key: Thumbprint,
-    /// The key's id as the token names it.
+    /// The key's id as the token names it, or its [hash](kept_key_id).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) kid: Option<Box<str>>,
     /// Whether it is of the key set of `JWKS_URL`.
@@ -87,10 +99,10 @@ pub struct Proof {
     /// The claim `exp`, in epoch seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) exp: Option<u64>,
-    /// The claim `iss`, unless it is too long.
+    /// The claim `iss`, unless it is too long and no rule names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) iss: Option<Box<str>>,
-    /// The texts of the claim `aud`, unless they are too long together.
+    /// The texts of the claim `aud`: those that rules name first, and as many as there is room for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) aud: Vec<Box<str>>,
 }

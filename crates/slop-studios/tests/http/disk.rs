@@ -416,6 +416,26 @@ async fn a_stop_has_one_deadline_however_slow_the_disk_is() {
     }
 }
 
+/// Everything is written then, but whether the files are closed is unknown.
+#[tokio::test]
+async fn a_stop_says_so_if_the_store_does_not_end() {
+    for faults in ["sync .log hang", "sync /store.db hang", "unlink -wal hang"] {
+        let disk = FaultyDisk::new();
+        let mut server = disk.start(&[("SHUTDOWN_GRACE_MS", "1000")]);
+        let client = in_room(&server).await;
+        assert_eq!(accepted(&room_event(&server, "e", "recoverable", &[]).await), 1);
+        disk.set(faults);
+        server.signal("TERM");
+        assert_eq!(server.exit_code().await, Some(3), "{faults}: {}", disk.log());
+        assert!(disk.log().contains("the store did not end in time"), "{faults}: {}", disk.log());
+        assert!(!disk.log().contains("not everything is written"), "{faults}: {}", disk.log());
+
+        disk.set("");
+        let server = disk.start(&[]);
+        assert!(come_back(&server, &client, "/", None).await.0, "{faults}");
+    }
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     // In the first tenth of the grace period, and, with a short one, while the drain waits for a publisher.

@@ -1,5 +1,6 @@
 //! Limits of users and publishers, and those that only a process has.
 
+use std::collections::HashSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -216,11 +217,21 @@ async fn every_limit_has_its_row() {
     let server = Server::start();
     let metrics = get(&server, "/metrics").await.text;
     let documented = include_str!("../../../../docs/security.md");
-    let mut rows = 0;
-    for line in metrics.lines().filter_map(|line| line.strip_prefix("slop_limits_met_total{limit=\"")) {
-        let limit = line.split('"').next().expect("a name");
+    let exported: HashSet<&str> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("slop_limits_met_total{limit=\"")?.split('"').next())
+        .collect();
+    for limit in &exported {
         assert!(documented.contains(&format!("`{limit}`")), "{limit} is not in the documentation");
-        rows += 1;
     }
-    assert!(rows > 10, "{metrics}");
+    let list = documented.split("\n### The list\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a list");
+    let mut rows = 0;
+    for row in list.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let counted = row.trim_end_matches([' ', '|']).rsplit('|').next().expect("a last column");
+        for name in counted.split('`').skip(1).step_by(2).filter(|name| !name.starts_with("slop_")) {
+            assert!(exported.contains(name), "{name} is not exported from the start: {metrics}");
+            rows += 1;
+        }
+    }
+    assert!(rows > 10, "{list}");
 }

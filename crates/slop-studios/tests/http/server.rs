@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -63,36 +63,6 @@ impl Server {
         let mut server = Self::spawn(command);
         server._data = Some(data);
         server
-    }
-
-    /// With a disk of its own of so many KiB (a tmpfs that nobody else sees), and where to find it. `None` where the system
-    /// does not let us make one.
-    pub(crate) fn start_on_a_disk_of(kib: u32) -> Option<(Self, PathBuf)> {
-        Self::start_on_a_disk_of_with(kib, &[])
-    }
-
-    /// The same with settings.
-    pub(crate) fn start_on_a_disk_of_with(kib: u32, settings: &[(&str, &str)]) -> Option<(Self, PathBuf)> {
-        let data = tempfile::tempdir().expect("a temporary folder");
-        let in_namespace = |script: &str| {
-            let mut command = Command::new("unshare");
-            command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]).arg(script);
-            command
-        };
-        let mount = format!("mount -t tmpfs -o size={kib}k none '{}'", data.path().display());
-        if !in_namespace(&mount).status().is_ok_and(|status| status.success()) {
-            return None;
-        }
-        let plain = Self::command(data.path(), settings);
-        let mut command = in_namespace(&format!("{mount} && exec \"$0\" serve"));
-        command.arg(plain.get_program()).stdin(Stdio::null()).env_clear();
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let mut server = Self::spawn(command);
-        let disk = Path::new("/proc").join(server.child.id().to_string()).join("root");
-        let disk = disk.join(data.path().strip_prefix("/").expect("an absolute path"));
-        server._data = Some(data);
-        Some((server, disk))
     }
 
     /// As the command says.

@@ -15,7 +15,8 @@ pub(super) struct FilesInUse {
 }
 
 /// A name that leads elsewhere or nowhere.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{} was deleted or moved", .file.display())]
 pub(super) struct Moved {
     pub(super) file: PathBuf,
     /// Whether the database is where it was. Then closing it saves what is in the write-ahead log. Else closing would remove

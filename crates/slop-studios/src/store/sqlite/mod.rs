@@ -110,6 +110,19 @@ impl SqliteStore {
     /// # Errors
     /// Why it can't be used, in a line.
     pub fn open(options: &Options, dispatch: Arc<dyn Dispatch>, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
+        let (store, writer) = Self::prepare(options, dispatch, metrics)?;
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
+        let thread = thread.map_err(|error| OpenError::File { file: options.folder.clone(), error })?;
+        *store.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(store)
+    }
+
+    /// All but the thread that is to run the writer.
+    fn prepare(
+        options: &Options,
+        dispatch: Arc<dyn Dispatch>,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Self, Writer), OpenError> {
         let connection = open::open(options)?;
         let socket_id_key = open::secret(&connection, "socket ids", options)?;
         let unusable = |error| OpenError::of(&error, &options.folder);
@@ -146,10 +159,20 @@ impl SqliteStore {
         };
         let writer = Writer::new(ledger, files, shared);
         metrics.store_writable.set(1);
-        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
-        let thread = thread.map_err(inaccessible)?;
-        let writer = Mutex::new(Some(thread));
-        Ok(Self { queue, order, dispatch, boot_seq, earlier, socket_id_key, usage, metrics, sessions_mark, writer })
+        let thread = Mutex::default();
+        let store = Self {
+            queue,
+            order,
+            dispatch,
+            boot_seq,
+            earlier,
+            socket_id_key,
+            usage,
+            metrics,
+            sessions_mark,
+            writer: thread,
+        };
+        Ok((store, writer))
     }
 
     /// The key that tells socket ids from other names, for this process and those after it.

@@ -134,6 +134,8 @@ pub struct Ending {
     pub unwritten: Backlog,
     /// Whether the store had broken down before.
     pub is_broken: bool,
+    /// Whether it had not ended by then: with nothing left to write, it may still wait for the disk.
+    pub is_late: bool,
 }
 
 /// What is not written.
@@ -431,7 +433,7 @@ impl Queue {
             waiting = self.over.wait_timeout(waiting, patience).unwrap_or_else(PoisonError::into_inner).0;
         }
         let left = waiting.in_hand.and(Backlog::of(waiting.requests.len(), &waiting.lazy));
-        Ending { unwritten: waiting.given_up.and(left), is_broken: waiting.is_broken }
+        Ending { unwritten: waiting.given_up.and(left), is_broken: waiting.is_broken, is_late: !waiting.is_over }
     }
 }
 

@@ -178,6 +178,7 @@ FROM (
     SELECT *, instr(rest, x'00') AS zero
     FROM (SELECT *, substr(key, instr(key, x'00') + 1) AS rest FROM receipts WHERE id IS NOT NULL)
 );
+-- A claim could leave before its items, and the key be used for another request. The newest one has it.
 INSERT INTO publishers (name) SELECT DISTINCT publisher FROM old_receipts;
 INSERT INTO idempotency_keys (publisher, key, fingerprint, receipts, cost, created_at)
 SELECT publishers.id, old_receipts.name, fingerprint,
@@ -187,7 +188,11 @@ SELECT publishers.id, old_receipts.name, fingerprint,
         json_array(old_receipts.id, json(iif(stored, 'true', 'false')), delivered)
     ),
     (count(*) + 9) / 10, max(created_at)
-FROM old_receipts JOIN publishers ON publishers.name = old_receipts.publisher
+FROM (
+    SELECT *, first_value(fingerprint) OVER (PARTITION BY publisher, name ORDER BY row DESC) AS newest FROM old_receipts
+) AS old_receipts
+JOIN publishers ON publishers.name = old_receipts.publisher
+WHERE fingerprint = newest
 GROUP BY old_receipts.publisher, old_receipts.name, fingerprint
 ORDER BY min(row);
 DROP TABLE old_receipts;

@@ -39,6 +39,16 @@ pub(super) struct Writer {
     earlier: Arc<EarlierLives>,
 }
 
+/// Why the writer ends before it is asked to.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Moved(#[from] Moved),
+    /// Nobody knows who got what.
+    #[error("a dispatch panicked on another thread")]
+    Order,
+}
+
 /// What the writer shares with the store.
 pub(super) struct Shared {
     pub(super) queue: Arc<Queue>,
@@ -80,56 +90,59 @@ impl Writer {
             is_broken: true,
         };
         let order = Arc::clone(&self.order);
-        let mut in_order = true;
-        while in_order && self.queue.wait(self.next_look.min(self.next_retention)) {
-            // Poisoned if a dispatch panicked on another thread: nobody knows who got what.
-            in_order = order.lock().is_ok_and(|mut order| self.turn(&mut order));
+        let mut ended = Ok(());
+        while ended.is_ok() && self.queue.wait(self.next_look.min(self.next_retention)) {
+            ended = match order.lock() {
+                Ok(mut order) => self.turn(&mut order).map_err(Broken::from),
+                Err(_poisoned) => Err(Broken::Order),
+            };
         }
-        if in_order && let Ok(mut order) = order.lock() {
-            order.close();
+        if ended.is_ok() {
+            match order.lock() {
+                Ok(mut order) => order.close(),
+                Err(_poisoned) => ended = Err(Broken::Order),
+            }
         }
-        alarm.is_broken = !self.close() || !in_order;
+        alarm.is_broken = self.close(ended).is_err();
     }
 
-    /// Carries out what waits. False when the files are gone.
-    fn turn(&mut self, order: &mut Order) -> bool {
+    /// Carries out what waits.
+    fn turn(&mut self, order: &mut Order) -> Result<(), Moved> {
         if Instant::now() >= self.next_look {
             self.next_look = Instant::now() + FILES_CHECK_INTERVAL;
-            if self.files.check().is_err() {
-                return false;
-            }
+            self.files.check()?;
             order.tidy();
             self.earlier.tidy(self.ledger.life() - 1);
         }
         self.carry_out(self.queue.take(), order);
         self.queue.put_down();
-        true
+        Ok(())
     }
 
-    /// Says whether the files were there to the end.
-    fn close(mut self) -> bool {
-        if let Err(Moved { file, is_database_there }) = self.files.check() {
+    /// Closes the file, and says in the log why it is broken, if it is by then.
+    fn close(mut self, ended: Result<(), Broken>) -> Result<(), Broken> {
+        // Files that were gone and are back do not make good what was not written meanwhile.
+        let ended = self.files.check().map_err(Broken::from).and(ended);
+        if let Err(broken) = &ended {
             self.queue.close();
-            tracing::error!(
-                file = %file.display(),
-                "the store's file was deleted or moved: nothing is accepted until the server is restarted"
-            );
-            if !is_database_there {
-                mem::forget(self.ledger);
-                return false;
-            }
-            if let Err(error) = self.ledger.close() {
-                tracing::error!(%error, "save what was in the store's write-ahead log");
-            }
-            return false;
+            tracing::error!(%broken, "the store has broken down: nothing is accepted until the server is restarted");
         }
-        if let Err(error) = self.finish() {
-            tracing::error!(%error, "write the last counts to the store");
+        match &ended {
+            Err(Broken::Moved(Moved { is_database_there: false, .. })) => {
+                mem::forget(self.ledger);
+                return ended;
+            }
+            Err(Broken::Moved(_)) => {}
+            Ok(()) | Err(Broken::Order) => {
+                if let Err(error) = self.finish() {
+                    tracing::error!(%error, "write the last counts to the store");
+                }
+            }
         }
         if let Err(error) = self.ledger.close() {
             tracing::error!(%error, "close the store");
         }
-        true
+        ended
     }
 
     /// Nothing else is lost if this fails.
@@ -461,5 +474,79 @@ impl Drop for Alarm {
             self.metrics.store_writable.set(0);
         }
         self.queue.end(self.is_broken);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::super::tests::{Silent, options};
+    use super::super::{Options, SqliteStore};
+    use super::*;
+
+    /// What is logged while this runs.
+    fn logged(run: impl FnOnce()) -> String {
+        let lines = Arc::<Mutex<Vec<u8>>>::default();
+        let to = Arc::clone(&lines);
+        let writer = move || Lines(Arc::clone(&to));
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        tracing::subscriber::with_default(subscriber, run);
+        let lines = lines.lock().expect("no test panicked");
+        String::from_utf8(lines.clone()).expect("UTF-8")
+    }
+
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no test panicked").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn prepared(options: &Options) -> (SqliteStore, Writer) {
+        SqliteStore::prepare(options, Arc::new(Silent), Arc::default()).expect("a store")
+    }
+
+    #[test]
+    fn a_panic_on_another_thread_is_the_end_and_said_once() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (store, writer) = prepared(&options(folder.path()));
+        let order = Arc::clone(&writer.order);
+        let panicked = std::thread::spawn(move || {
+            let _order = order.lock().expect("nobody panicked yet");
+            panic!("as the test asks for");
+        });
+        assert!(panicked.join().is_err());
+        let log = logged(|| writer.run());
+        assert_eq!(log.matches("the store has broken down").count(), 1, "{log}");
+        assert!(log.contains("a dispatch panicked on another thread"), "{log}");
+        assert!(store.close_by(Instant::now()).is_broken);
+    }
+
+    #[test]
+    fn files_that_were_gone_are_the_end_and_said_once_though_they_are_back() {
+        for is_database_there in [true, false] {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let (_store, writer) = prepared(&options(folder.path()));
+            let moved = Moved { file: "gone.db".into(), is_database_there };
+            let mut ended = Ok(());
+            let log = logged(|| ended = writer.close(Err(Broken::Moved(moved))));
+            assert!(ended.is_err());
+            assert_eq!(log.matches("gone.db was deleted or moved").count(), 1, "{log}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_ends_in_order_says_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (store, writer) = prepared(&options(folder.path()));
+        writer.queue.close();
+        assert_eq!(logged(|| writer.run()), "");
+        assert!(!store.close_by(Instant::now()).is_broken);
     }
 }
