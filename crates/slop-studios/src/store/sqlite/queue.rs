@@ -252,10 +252,11 @@ impl Queue {
             };
             waiting.lazy.sessions.insert(key, change);
             self.lazy_waits(waiting);
-        } else {
+        } else if !waiting.closed {
             waiting.given_up.sessions += 1;
             self.work.notify_one();
         }
+        // What comes after the end is on the list, if what was saved is wrong by it.
         fits
     }
 
@@ -285,7 +286,7 @@ impl Queue {
         if fits {
             waiting.lazy.received(user_id, up_to);
             self.lazy_waits(waiting);
-        } else {
+        } else if !waiting.closed {
             waiting.given_up.inboxes += 1;
         }
         fits

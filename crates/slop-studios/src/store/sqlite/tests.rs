@@ -234,6 +234,25 @@ fn how_far_a_client_has_come_is_known_in_the_next_life() {
     assert!(second <= first);
 }
 
+/// Connections that are still being closed when the store ends, as after a second signal.
+#[test]
+fn what_comes_after_the_end_costs_no_session_but_its_own() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for key in 1..=3 {
+        store.save_session(session(key, "{}"));
+    }
+    until(|| store.usage().sessions.rows == 3);
+    store.queue.close();
+    store.session_left([1; 32], 9);
+    store.save_session(SessionRecord { is_changed: true, ..session(2, "logged out") });
+    store.received("u", 1);
+    assert_eq!(store.close_by(Instant::now() + DEADLINE), Ending::default());
+    let (again, _) = place.open();
+    let found = [1, 2, 3].map(|key| wait(again.session([key; 32])).expect("readable").is_some());
+    assert_eq!(found, [true, false, true]);
+}
+
 /// The process is killed before a change of a session is written.
 #[test]
 fn a_session_that_has_changed_since_it_was_saved_is_not_found() {
