@@ -919,7 +919,8 @@ export class Seat {
     const now = model.nowMs();
     event.receipts ??= [];
     const before = event.receipts.find(({ seat, session, ms, connection }) => {
-      if (seat === this && session === this.session) return false;
+      // A session that came back has missed it, whoever else has not.
+      if ((seat === this && session === this.session) || channel.outUntil === 0) return false;
       const end = seat.connected && seat.connectedMs === connection ? now : seat.connectedMs === connection ? seat.leftMs : ms;
       return this.isConfirmed(ms, end) && channel.sinceMs - ms > CONFIRM_MS;
     });
