@@ -868,7 +868,7 @@ export class Seat {
     if (event.ns !== ns) model.violation('leak', this, `events of ${this.ns}`, `one of ${event.ns}`, event);
     const channel = this.channel(event.channel);
     const isSnapshot = event.item !== undefined && topic.allowance > 0;
-    const isWaiting = event.kind === 'notification' && !(channel.since < event.start);
+    const isWaiting = event.kind === 'notification' && !(channel.state === IN && channel.since < event.start);
     if (channel.state === OUT && (channel.hard || event.start > channel.outSince)) {
       model.violation('leak', this, `nothing through ${event.channel} since tick ${channel.outSince}`, 'the event', event);
     } else if (event.start > channel.outFrom && event.answer < channel.outUntil && !isSnapshot && !isWaiting && channel.outUntil !== Infinity) {
