@@ -8,6 +8,8 @@ export class Proxy {
   blocked = false;
   /** So many answers to a CONNECT are lost, and their connections with them. */
   swallow = 0;
+  /** A pattern. The first message of a client that fits is lost, and all connections with it. */
+  loseEmit = null;
 
   /** Forwards to a port of this machine. */
   static async to(port) {
@@ -26,6 +28,12 @@ export class Proxy {
     this.#pairs.add(pair);
     client.setNoDelay(true);
     upstream.setNoDelay(true);
+    // Before the pipes, so that what is lost does not get through.
+    client.on('data', (data) => {
+      if (!this.loseEmit?.test(unmasked(data))) return;
+      this.loseEmit = null;
+      this.cut();
+    });
     client.pipe(upstream);
     upstream.on('data', (data) => {
       if (this.swallow > 0 && /40(\/\w+,)?\{"sid"/.test(data.toString('latin1'))) {
@@ -67,4 +75,17 @@ export class Proxy {
     this.server.close();
     await once(this.server, 'close');
   }
+}
+
+/** The text of a client's whole WebSocket frames, of at most 64 KiB each; of anything else, the text as it is. */
+function unmasked(data) {
+  let text = '';
+  for (let at = 0; at + 6 <= data.length; ) {
+    if ((data[at + 1] & 0x80) === 0) return data.toString('latin1');
+    const short = data[at + 1] & 0x7f;
+    const [length, mask] = short < 126 ? [short, at + 2] : [data.readUInt16BE(at + 2), at + 4];
+    for (let i = 0; i < length; i += 1) text += String.fromCharCode(data[mask + 4 + i] ^ data[mask + (i % 4)]);
+    at = mask + 4 + length;
+  }
+  return text;
 }

@@ -1,5 +1,6 @@
-// Runs the contract's own sample code (fixtures/contract, verbatim). Only the address and the tokens are substituted;
-// what a snippet takes for granted (`socket`) stands in a prelude before it, and a line after it exports what it declared.
+// Runs the contract's own sample code (fixtures/contract, verbatim), and that of docs/. Only the address and the tokens are
+// substituted; what a snippet takes for granted (`socket`) stands in a prelude before it, and a line after it exports what it
+// declared.
 import assert from 'node:assert/strict';
 import { rmSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
@@ -13,9 +14,17 @@ let serial = 0;
 
 export const text = (name) => readFile(new URL(`${name}.js`, fixtures), 'utf8');
 
+const root = new URL('../../', import.meta.url);
+
+/** The code of a page (README.md, docs/delivery.md) in one language, block by block. */
+export async function blocks(page, language) {
+  const lines = await readFile(new URL(page, root), 'utf8');
+  return [...lines.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, 'gms'))].map(([, code]) => code);
+}
+
 /** Imports the snippet as a module; `given` are names in its scope, `lines` collects what it prints. */
-export async function run(name, { url, token, given = {}, exported = [], wrap = (source) => source } = {}) {
-  let source = await text(name);
+export async function run(name, { source: found, url, token, given = {}, exported = [], wrap = (source) => source } = {}) {
+  let source = found ?? (await text(name));
   if (url !== undefined) source = source.replaceAll('http://localhost:3000', url);
   if (token !== undefined) source = source.replaceAll(/'(your-)?jwt-token'/g, () => JSON.stringify(token));
   const lines = [];

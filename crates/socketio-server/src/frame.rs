@@ -96,3 +96,17 @@ impl Frame {
         self.bytes.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+
+    /// What is sent again to many clients at once is in memory once, but for this (docs/operations.md).
+    #[test]
+    fn a_frame_that_waits_takes_little_besides_its_bytes() {
+        let (counts, place_in_the_outbox) = (2 * size_of::<usize>(), size_of::<Rc<Frame>>());
+        assert!(size_of::<Frame>() + counts + place_in_the_outbox <= 80);
+    }
+}

@@ -54,6 +54,17 @@ describe('CORS_ORIGIN', () => {
     });
   }
 
+  test("the server's own origin is let in on both transports", async () => {
+    const origin = server.url;
+    assert.equal((await ask(server, 'EIO=4&transport=polling', { headers: { origin } })).status, 200);
+    for (const transport of ['polling', 'websocket']) {
+      const client = await connect(server, { transports: [transport], extraHeaders: { origin } });
+      await client.fence();
+    }
+    const other = `http://127.0.0.1:${server.port + 1}`;
+    assert.equal((await ask(server, 'EIO=4&transport=polling', { headers: { origin: other } })).status, 403);
+  });
+
   test('who sends no origin (no browser) is let in', async () => {
     for (const transport of ['polling', 'websocket']) await connect(server, { transports: [transport] });
   });

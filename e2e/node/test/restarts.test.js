@@ -1,6 +1,6 @@
 // What `recovered` promises over the end of the server: nothing is missing, and who missed nothing is recovered.
 import assert from 'node:assert/strict';
-import { readdir, rm } from 'node:fs/promises';
+import { open as openFile, readdir, rm } from 'node:fs/promises';
 import { test } from 'node:test';
 import { connect, open } from '../client.js';
 import { Proxy } from '../proxy.js';
@@ -193,5 +193,39 @@ test('a journal that is gone is noticed', async (context) => {
   studio.server = await Server.start({ port, dataDir });
   studio.proxy.blocked = false;
   assert.equal(await back(client), false);
+  await studio.close();
+});
+
+test('a machine that lost its power is noticed: everybody is connected anew, and gets what is kept', async (context) => {
+  const studio = await Studio.start(context);
+  const member = open(studio.at, SOON);
+  const user = open(studio.at, { ...SOON, nsp: '/notifications', token: token({ userId: 'u' }) });
+  for (const client of [member, user]) {
+    await client.ready();
+    await client.next('local:connect');
+  }
+  acks.room(await member.emit('joinRoom', 'r'));
+  await studio.saved();
+  studio.cut();
+  for (const client of [member, user]) await client.next('local:disconnect');
+  await studio.server.toRoom('r', { event: 'update', data: { n: 1 }, delivery: 'durable' });
+  await studio.server.notify('u', { type: 'info', title: 't', message: 'm', id: 'n1' });
+  await studio.server.kill();
+  // Another run of the machine: its number is in the header of each file.
+  for (const name of await readdir(studio.server.dataDir)) {
+    if (!name.startsWith('events-')) continue;
+    const file = await openFile(`${studio.server.dataDir}/${name}`, 'r+');
+    await file.write(Buffer.alloc(16, 7), 0, 16, 32);
+    await file.close();
+  }
+  const { port, dataDir } = studio.server;
+  studio.server = await Server.start({ port, dataDir });
+  studio.proxy.blocked = false;
+  for (const client of [member, user]) assert.equal(await back(client), false);
+  assert.equal((await user.next('notification')).id, 'n1');
+  assert.equal((await member.info()).rooms.length, 1);
+  assert.deepEqual(member.all('update'), []);
+  const { text } = await studio.server.request('GET', '/metrics');
+  assert.match(text, /^slop_recovery_failures_total\{reason="events forgotten"\} 2$/m);
   await studio.close();
 });

@@ -1,13 +1,18 @@
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
+import { promisify } from 'node:util';
 import { io } from 'socket.io-client';
 import { Client, connect } from '../client.js';
-import { assertVerbatim, run, text } from '../samples.js';
+import { Proxy } from '../proxy.js';
+import { assertVerbatim, blocks, run, text } from '../samples.js';
 import { events } from '../shapes.js';
-import { Server, token } from '../server.js';
+import { API_KEY, Server, token } from '../server.js';
 import { until } from '../wait.js';
+
+const program = promisify(execFile);
 
 const contract = new URL('../../../../shared/contract/websocket-events.md', import.meta.url);
 
@@ -180,5 +185,133 @@ describe("the contract's sample code, as written", () => {
       await until(() => lines.some((line) => line.startsWith('Connection error: ')), 'a connection error');
       client.disconnect();
     });
+  });
+});
+
+describe('the sample code of our own pages', () => {
+  let server;
+  before(async () => (server = await Server.start()));
+  after(() => server.close());
+
+  const watch = (socket) => {
+    const client = new Client(socket);
+    server.clients.add(client);
+    return client;
+  };
+
+  test('README.md: a page and a worker', async () => {
+    const [page] = await blocks('README.md', 'js');
+    const { media, lines } = await run('readme', {
+      source: page.replace('"TOKEN"', JSON.stringify(token({ userId: 'dev' }))),
+      url: server.url,
+      exported: ['media'],
+    });
+    watch(media);
+    await until(() => lines.length === 2, 'the page to be ready');
+    const [worker] = await blocks('README.md', 'python');
+    const { stdout } = await program('python3', [
+      '-c',
+      worker.replace('http://127.0.0.1:3000', server.url).replace('KEY', API_KEY),
+    ]);
+    assert.equal(stdout.trim().split('\n').length, 3, stdout);
+    await until(() => lines.length === 4, 'the item\'s events');
+    assert.deepEqual(lines, ['hello dev', '[object Object]', 'job-1 render 40 %', 'job-1 is at https://cdn.example/job-1.mp4']);
+  });
+
+  test('docs/events.md', async () => {
+    const [source] = await blocks('docs/events.md', 'javascript');
+    const { media, lines } = await run('events', {
+      source,
+      url: server.url,
+      given: { token: token({ userId: 'sample' }) },
+      exported: ['media'],
+    });
+    watch(media);
+    await until(() => lines.length === 1, 'the subscription');
+    await server.progress('m1', { progress: 10, stage: 'queued' });
+    await until(() => lines.includes('m1 10 queued'), 'progress');
+  });
+
+  const skip = !(process.env.PATH ?? '').split(':').some((folder) => existsSync(`${folder}/curl`)) && 'no curl';
+  test('docs/http-api.md: all of it is accepted', { skip }, async () => {
+    const [first, ...rest] = await blocks('docs/http-api.md', 'sh');
+    const setUp = first.replace(/^URL=.*$/m, `URL=${server.url}`).replace(/^KEY=.*$/m, `KEY=${API_KEY}`);
+    assert.ok(setUp.includes(server.url) && setUp.includes(API_KEY), first);
+    const { stdout } = await program('bash', ['-c', ['set -e', setUp, ...rest].join('\n')]);
+    const answers = stdout.trim().split('\n');
+    assert.ok(answers.length > 10, stdout);
+    for (const answer of answers) assert.doesNotMatch(answer, /"status":[45]/, stdout);
+  });
+
+  /** docs/delivery.md's front end, behind a line that can be cut. */
+  async function frontEnd(context, at = server) {
+    const proxy = await Proxy.to(at.port);
+    let socket;
+    context.after(() => {
+      socket?.disconnect();
+      proxy.cut();
+      proxy.server.close();
+    });
+    const prepare = async (lose) => {
+      proxy.loseEmit = lose;
+      const [source] = await blocks('docs/delivery.md', 'js');
+      const sample = await run('delivery', {
+        source,
+        url: proxy.url,
+        given: {
+          io: (url, options) =>
+            io(url, { ...options, forceNew: true, transports: ['websocket'], timeout: 1_000, reconnectionDelay: 20, reconnectionDelayMax: 200 }),
+          currentToken: () => token({ userId: 'sample' }),
+        },
+        exported: ['socket', 'rooms', 'settle'],
+      });
+      socket = sample.socket;
+      return { ...sample, client: new Client(socket) };
+    };
+    return { proxy, prepare };
+  }
+
+  for (const event of ['joinRoom', 'leaveRoom']) {
+    test(`docs/delivery.md: ${event} leaves, and the line dies`, async (context) => {
+      const { proxy, prepare } = await frontEnd(context);
+      const { socket, rooms, settle, client } = await prepare(event === 'joinRoom' ? /joinRoom/ : null);
+      if (event === 'leaveRoom') {
+        await client.next('roomJoined');
+        await until(async () => (await client.info()).rooms.includes('project-123'), 'the room');
+        proxy.loseEmit = /leaveRoom/;
+        rooms.delete('project-123');
+        assert.deepEqual(await settle('project-123'), { success: true, room: 'project-123' });
+      } else {
+        await client.next('roomJoined');
+      }
+      assert.equal(proxy.loseEmit, null, 'the line died');
+      assert.deepEqual([client.all('local:connect').length, socket.recovered], [2, true]);
+      const info = await client.info();
+      assert.deepEqual([info.authenticated, info.rooms.includes('project-123')], [true, event === 'joinRoom']);
+      const { delivered } = await server.toRoom('project-123', { event: 'update', data: event });
+      assert.equal(delivered, event === 'joinRoom' ? 1 : 0);
+    });
+  }
+
+  test('docs/delivery.md: connected anew, and at last disconnected', async (context) => {
+    const forgetful = await Server.start({ env: { RECOVERY_MS: '0' } });
+    context.after(() => forgetful.child.kill('SIGKILL'));
+    const { proxy, prepare } = await frontEnd(context, forgetful);
+    const { socket, rooms, settle, client } = await prepare(null);
+    await client.next('roomJoined');
+    proxy.cut();
+    await client.next('local:disconnect');
+    // Asked for while the line is down: it waits for the next one.
+    rooms.add('lobby');
+    assert.deepEqual(await settle('lobby'), { success: true, room: 'lobby' });
+    await until(async () => (await client.info()).rooms.includes('project-123'), 'the room of before');
+    assert.ok(!socket.recovered);
+    proxy.blocked = true;
+    proxy.cut();
+    const asked = settle('lobby');
+    socket.disconnect();
+    assert.equal(await asked, undefined, 'it is given up');
+    proxy.blocked = false;
+    await forgetful.terminate();
   });
 });

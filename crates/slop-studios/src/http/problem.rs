@@ -79,7 +79,7 @@ pub(crate) enum Code {
     NotificationIdReused,
     /// The server failed.
     Internal,
-    /// The server is shutting down.
+    /// The server is shutting down; only `/health/ready` says so.
     Draining,
     /// The store can't be written now, for example because the disk is full.
     StoreUnavailable,

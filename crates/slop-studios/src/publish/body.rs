@@ -253,7 +253,7 @@ pub enum DeliveryClass {
     /// Kept for those who reconnect soon.
     #[default]
     Recoverable,
-    /// Kept even if the server is killed.
+    /// Committed to the store before it goes out.
     Durable,
     /// Only the newest matters.
     Latest,

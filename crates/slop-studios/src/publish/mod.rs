@@ -35,7 +35,8 @@ const ITEMS_PER_TURN: usize = 64;
 pub struct Receipt {
     /// The notification's id; for everything else an id of the server's (UUID version 7).
     pub id: String,
-    /// Whether it is kept even if the server is killed: everything but room events that are not `durable`.
+    /// Whether it is committed to the store: everything but room events that are not `durable`. Those survive that the server
+    /// is killed, but not that the machine loses its power.
     pub stored: bool,
     /// Sockets of this node that it was queued for.
     pub delivered: u64,

@@ -188,6 +188,27 @@ async fn on_a_full_disk_no_event_is_accepted_and_then_they_are() {
     client.nothing_else().await;
 }
 
+/// Each try to begin another file of the journal has another name.
+#[tokio::test]
+async fn on_a_full_disk_refused_events_leave_nothing_behind() {
+    let disk = FaultyDisk::new();
+    let server = disk.start(&[]);
+    let large = json!({"event": "e", "data": "x".repeat(900_000)});
+    for _ in 0..10 {
+        accepted(&post(&server, "/v1/rooms/r/events", &large).await);
+    }
+    let files = || fs::read_dir(disk.data()).expect("a folder").count();
+    let before = files();
+    disk.set(FULL);
+    for _ in 0..10 {
+        post(&server, "/v1/rooms/r/events", &large).await.problem(503, "store_unavailable");
+    }
+    assert_eq!(files(), before);
+    disk.set("");
+    accepted(&post(&server, "/v1/rooms/r/events", &large).await);
+    assert_eq!(files(), before + 1);
+}
+
 /// Without recovery there is no journal, and nothing of what failed is in the log: nothing has to wait for the disk.
 #[tokio::test]
 async fn on_a_full_disk_events_that_need_none_go_out() {

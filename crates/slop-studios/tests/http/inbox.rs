@@ -194,3 +194,32 @@ async fn large_ones_come_in_batches_that_a_client_can_take() {
     assert_eq!(titles(&mut client, 1).await, ["large"]);
     client.nothing_else().await;
 }
+
+#[tokio::test]
+async fn the_newest_wait_and_nobody_is_told_of_those_that_left() {
+    const KEPT: usize = 200;
+    let server = Server::start();
+    let mut watching = Client::connect_as(&server, "/notifications", &token("v")).await;
+    assert_eq!(watching.call("listNotifications", json!([])).await["unreadCount"], 0);
+    for user in ["u", "v"] {
+        for title in 0..KEPT + 3 {
+            notify(&server, user, &title.to_string(), "").await;
+        }
+    }
+    let mut late = Client::connect_as(&server, "/notifications", &token("u")).await;
+    let expected: Vec<String> = (3..KEPT + 3).map(|title| title.to_string()).collect();
+    assert_eq!(titles(&mut late, KEPT).await, expected);
+    late.nothing_else().await;
+    assert_eq!(late.call("listNotifications", json!([])).await["unreadCount"], KEPT);
+
+    // The number changes with what comes, and stays where one leaves for each.
+    let counts: Vec<Value> = watching
+        .events()
+        .await
+        .into_iter()
+        .filter(|(name, _)| name == "unreadCount")
+        .map(|(_, payload)| payload["count"].clone())
+        .collect();
+    let expected: Vec<Value> = (1..=KEPT + 3).map(|count| json!(count.min(KEPT))).collect();
+    assert_eq!(counts, expected);
+}

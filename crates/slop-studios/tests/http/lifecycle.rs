@@ -1,8 +1,10 @@
 //! Starting, being looked at, and ending.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
-use crate::api::{get, send};
+use crate::api::{accepted, get, post, send};
 use crate::client::Client;
 use crate::server::Server;
 
@@ -67,4 +69,30 @@ async fn a_termination_drains_and_succeeds() {
         let status = server.wait().await;
         assert!(status.success(), "{status}");
     }
+}
+
+/// So that a balancer can look away before anybody is refused.
+#[tokio::test]
+async fn readiness_fails_while_all_are_still_served() {
+    // The notice is a tenth of it.
+    let mut server = Server::start_with(&[("SHUTDOWN_GRACE_MS", "100000")]);
+    server.signal("TERM");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let ready = get(&server, "/health/ready").await;
+        if ready.status != 200 {
+            ready.problem(503, "draining");
+            break;
+        }
+        assert!(Instant::now() < deadline, "it is still ready");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(get(&server, "/health/live").await.status, 200);
+    let mut client = Client::connect(&server, "/media").await;
+    client.expect("welcome").await;
+    client.call("subscribeMedia", json!(["m"])).await;
+    assert_eq!(accepted(&post(&server, "/v1/media/m/progress", &json!({"progress": 1, "stage": "s"})).await), 1);
+    client.expect("mediaProgress").await;
+    server.signal("TERM");
+    assert_eq!(server.exit_code().await, Some(143));
 }

@@ -1,5 +1,6 @@
 //! Limits of users and publishers, and those that only a process has.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -194,6 +195,20 @@ async fn as_many_files_may_be_open_as_the_system_lets() {
     for _ in 0..100 {
         clients.push(Client::connect(&server, "/").await);
     }
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_not_named_is_said_once() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut server = Server::start_in_with(data.path(), &[("LOG_LEVEL", "warn")], Stdio::piped());
+    for client in ["203.0.113.1", "203.0.113.2"] {
+        let from = [("x-forwarded-for", client)];
+        assert_eq!(send(&server, "GET", "/socket.io/?EIO=4&transport=polling", &from, b"").await.status, 200);
+    }
+    server.signal("TERM");
+    assert!(server.wait().await.success());
+    let log = server.log();
+    assert_eq!(log.matches("X-Forwarded-For is ignored").count(), 1, "{log}");
 }
 
 #[tokio::test]

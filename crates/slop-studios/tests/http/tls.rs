@@ -1,6 +1,7 @@
 //! The server's own TLS: the certificate's files, and what a hangup does with them.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,8 +56,12 @@ fn write(folder: &Path, certificate: &str, key: &str) {
 }
 
 fn certificate(year: i32) -> (String, String, CertificateDer<'static>) {
+    certificate_until(year, 12, 31)
+}
+
+fn certificate_until(year: i32, month: u8, day: u8) -> (String, String, CertificateDer<'static>) {
     let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
-    params.not_after = date_time_ymd(year, 12, 31);
+    params.not_after = date_time_ymd(year, month, day);
     let key = KeyPair::generate().expect("a key");
     let certificate = params.self_signed(&key).expect("a certificate");
     (certificate.pem(), key.serialize_pem(), certificate.der().clone())
@@ -156,6 +161,27 @@ async fn a_hangup_brings_the_new_certificate_and_disturbs_nobody() {
     server.signal("HUP");
     early.reloaded("done", 2).await;
     assert_eq!(early.expiry().await, LAST_OF_2040, "good files after bad ones are taken");
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_soon_is_warned_about() {
+    for (days, warning) in [(-5, Some("the certificate has expired")), (5, Some("expires soon")), (20, None)] {
+        let files = Files::new();
+        let end =
+            (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days)).to_zoned(jiff::tz::TimeZone::UTC);
+        let part = |number: i8| u8::try_from(number).expect("from 1 on");
+        let (certificate, key, _) = certificate_until(end.year().into(), part(end.month()), part(end.day()));
+        files.write(&certificate, &key);
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let (certificate, key) = (files.path("cert.pem"), files.path("key.pem"));
+        let settings = [("TLS_CERT_FILE", certificate.as_str()), ("TLS_KEY_FILE", &key), ("LOG_LEVEL", "warn")];
+        let mut server = Server::start_in_with(data.path(), &settings, Stdio::piped());
+        server.signal("TERM");
+        assert!(server.wait().await.success());
+        let log = server.log();
+        assert_eq!(log.contains("the certificate"), warning.is_some(), "{days}: {log}");
+        assert!(log.contains(warning.unwrap_or_default()), "{days}: {log}");
+    }
 }
 
 #[tokio::test]

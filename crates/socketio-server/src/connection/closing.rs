@@ -106,7 +106,11 @@ impl Connection {
         if self.reader.borrow().is_none() {
             return self.close(DisconnectReason::SessionResumed);
         }
-        self.arrivals.borrow_mut().get_or_insert_default().handed_over.push(done);
+        let mut arrivals = self.arrivals.borrow_mut();
+        let handed_over = &mut arrivals.get_or_insert_default().handed_over;
+        handed_over.retain(|waiting| !waiting.is_closed());
+        handed_over.push(done);
+        drop(arrivals);
         self.wake_reader();
     }
 

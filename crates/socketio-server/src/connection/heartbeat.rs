@@ -82,11 +82,22 @@ impl Connection {
         self.queue_uncounted(self.shard.ping.clone());
     }
 
-    /// Sends the next heartbeat now, unless one is under way.
+    /// Sends the next heartbeat now, unless one is under way, or a replay is about to be queued: its answer would confirm that
+    /// too.
     pub(crate) fn ask_what_arrived(self: &Rc<Self>) {
-        if let Heartbeat::PingAt(_) = self.heartbeat.get() {
+        let is_before_replay = self.shard.before_replay.get().is_some_and(|(socket, _)| socket.is_of(self));
+        if let Heartbeat::PingAt(_) = self.heartbeat.get()
+            && !is_before_replay
+        {
             self.ping(Instant::now());
             self.set_timer();
+        }
+    }
+
+    /// Sends the next heartbeat now, if something waits for its answer.
+    pub(crate) fn ask_for_arrivals(self: &Rc<Self>) {
+        if self.arrivals.borrow().as_ref().is_some_and(|arrivals| !arrivals.waiting.is_empty()) {
+            self.ask_what_arrived();
         }
     }
 

@@ -97,7 +97,6 @@ impl Connection {
         if self.closed.get() {
             return;
         }
-        self.shard.save_unsaved();
         let written = self.write_now();
         if let Some(reason) = self.close_due.take() {
             self.close(reason);
@@ -111,6 +110,7 @@ impl Connection {
 
     /// False if the connection is broken.
     fn write_now(&self) -> bool {
+        self.shard.save_unsaved();
         let flushed = self.transport.borrow_mut().flush(&mut self.outbox.borrow_mut(), &self.shard.metrics);
         self.is_behind.set(flushed != Flushed::All);
         self.count_waiting();

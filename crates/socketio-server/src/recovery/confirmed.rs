@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-/// Moments that are told apart. A session that confirms nothing for longer holds back all others, as it must.
+/// Moments that are told apart; 16 bytes each. A session that confirms nothing for longer holds back all others, as it must.
 const MAX_MOMENTS: usize = 64;
 
 /// The sessions of one shard.
@@ -54,8 +54,13 @@ impl Confirmed {
     pub(crate) fn enter(&mut self, since: u64) -> MomentId {
         let after = self.moments.partition_point(|moment| moment.position <= since);
         let index = after.checked_sub(1).unwrap_or_else(|| {
-            self.moments.push_front(Moment { position: since, sessions: 0 });
-            self.first = self.first.wrapping_sub(1);
+            if self.moments.len() < MAX_MOMENTS {
+                self.moments.push_front(Moment { position: since, sessions: 0 });
+                self.first = self.first.wrapping_sub(1);
+            } else if let Some(first) = self.moments.front_mut() {
+                // Its other sessions are said to have received less than they have.
+                first.position = since;
+            }
             0
         });
         self.count(index, |sessions| sessions + 1);

@@ -174,24 +174,18 @@ impl Memory {
     pub(crate) fn is_with(&self, pid: Id, socket: SocketRef, confirmed: u64) {
         let mut sessions = self.sessions();
         sessions.is_with(pid, socket);
-        if let Some(known) = self.confirmed.get(usize::from(socket.shard))
-            && confirmed < known.load(Ordering::Relaxed)
-        {
-            self.confirm(known, confirmed);
-        }
+        self.confirm(&sessions, socket.shard.into(), confirmed);
     }
 
     /// All sessions of a shard have received what came up to `confirmed`.
     pub(crate) fn confirmed(&self, shard: u8, confirmed: u64) {
-        let _order = self.sessions();
-        if let Some(known) = self.confirmed.get(usize::from(shard))
-            && confirmed != known.load(Ordering::Relaxed)
-        {
-            self.confirm(known, confirmed);
-        }
+        self.confirm(&self.sessions(), shard.into(), confirmed);
     }
 
-    fn confirm(&self, known: &AtomicU64, confirmed: u64) {
+    fn confirm(&self, _order: &MutexGuard<'_, Sessions>, shard: usize, confirmed: u64) {
+        let Some(known) = self.confirmed.get(shard).filter(|known| known.load(Ordering::Relaxed) != confirmed) else {
+            return;
+        };
         let least = || self.confirmed.iter().map(|position| position.load(Ordering::Relaxed)).min();
         let before = least();
         known.store(confirmed, Ordering::Relaxed);

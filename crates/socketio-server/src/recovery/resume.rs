@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::HashSet, rc::Rc, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     RecoveryFailure, Socket, SocketRef,
@@ -91,15 +91,19 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
     let shard = &connection.shard;
     let Some(recovery) = shard.handle.recovery() else { return Err(unknown) };
     let offset = claim.offset.as_ref().map_err(|failure| *failure)?;
+    // Who waits for longer may be gone: that is looked at again.
+    let patience = shard.config.connect_timeout;
     let taken = loop {
         match take(recovery, &claim.pid) {
             Taken::Session(taken) => break taken,
             Taken::HeldBy(socket) if socket.is_of(connection) => return Err(unknown),
             // The client knew sooner than the server that its connection was lost.
-            Taken::HeldBy(socket) => hang_up(shard, socket).await,
+            Taken::HeldBy(socket) => {
+                let _ = timeout(patience, hang_up(shard, socket)).await;
+            }
             // The same of a connection on which it has just come back.
             Taken::Returning(returned) => {
-                let _ = returned.await;
+                let _ = timeout(patience, returned).await;
             }
         }
         if connection.is_closed() {
@@ -285,6 +289,7 @@ impl Connection {
         shard.before_replay.set(None);
         self.allow_beyond_limit(bytes);
         replay.into_iter().for_each(|frame| self.queue(frame));
+        self.ask_for_arrivals();
         self.call(&socket, space.handlers().on_recovered.as_deref());
         Ok(())
     }

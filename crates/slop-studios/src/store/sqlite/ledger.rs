@@ -104,6 +104,11 @@ impl Ledger {
         self.committed
     }
 
+    /// The first number of this life.
+    pub(super) fn life(&self) -> u64 {
+        self.life
+    }
+
     pub(super) fn is_in_transaction(&self) -> bool {
         self.in_transaction
     }

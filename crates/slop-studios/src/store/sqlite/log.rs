@@ -1,6 +1,6 @@
 //! The log of durable events, and what a client missed of them.
 
-use std::collections::{BTreeMap, HashSet, btree_map};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
@@ -81,25 +81,22 @@ pub(super) fn replay(
          WHERE namespace = ?1 AND owner_room = ?2 AND seq > ?3 AND seq <= ?4",
     )?;
     for (room, joined) in rooms {
-        let (after, mut has_latest) = (after.max(*joined), false);
+        let after = after.max(*joined);
+        let mut newest = HashMap::new();
         let mut rows = entries.query((namespace, room, after, until))?;
         while let Some(row) = rows.next()? {
-            let is_latest = row.get(3)?;
-            has_latest |= is_latest;
-            missed.add(room, row.get(0)?, is_latest, || Ok((row.get(1)?, row.get(2)?)))?;
+            let (event, argument): (Arc<str>, Arc<str>) = (row.get(1)?, row.get(2)?);
+            missed.add_said(room, row.get(0)?, event, argument, row.get(3)?, &mut newest);
             if missed.bytes > MAX_REPLAY_BYTES {
                 return Ok(Replay::default());
             }
         }
         for record in earlier.events(namespace, room, after, until) {
-            has_latest |= record.is_latest;
-            missed.add(room, record.seq, record.is_latest, || Ok((record.event.into(), record.argument.into())))?;
+            let (event, argument) = (record.event.into(), record.argument.into());
+            missed.add_said(room, record.seq, event, argument, record.is_latest, &mut newest);
             if missed.bytes > MAX_REPLAY_BYTES {
                 return Ok(Replay::default());
             }
-        }
-        if has_latest {
-            missed.keep_newest(room);
         }
     }
     if namespace == MEDIA {
@@ -110,10 +107,10 @@ pub(super) fn replay(
                     // The state that it was told at the joining need not have arrived, unless it got something since.
                     *joined >= after || (matches!(state.step, Step::Progress(_)) && state.seq > after)
                 };
-                missed.add_states(room, state.filter(is_missed))?;
+                missed.add_states(room, state.filter(is_missed));
             } else if let Some(owner) = rooms::user_of(room) {
                 let after = after.max(*joined);
-                missed.add_states(room, media::progress_of_owner(connection, owner, after, until)?)?;
+                missed.add_states(room, media::progress_of_owner(connection, owner, after, until)?);
             }
         }
     }
@@ -129,45 +126,46 @@ struct Missed {
 
 impl Missed {
     /// Adds an event that went to this room.
-    fn add(
-        &mut self,
-        room: &str,
-        seq: u64,
-        latest: bool,
-        read: impl FnOnce() -> rusqlite::Result<(Arc<str>, Arc<str>)>,
-    ) -> rusqlite::Result<()> {
-        let event = match self.events.entry(seq) {
-            btree_map::Entry::Occupied(known) => known.into_mut(),
-            btree_map::Entry::Vacant(place) => {
-                let (event, argument) = read()?;
-                self.bytes += event.len() + argument.len();
-                place.insert(StoredEvent { seq, event, argument, latest, rooms: Vec::new() })
-            }
-        };
+    fn add(&mut self, room: &str, seq: u64, event: Arc<str>, argument: Arc<str>, latest: bool) {
+        let event = self.events.entry(seq).or_insert_with(|| {
+            self.bytes += event.len() + argument.len();
+            StoredEvent { seq, event, argument, latest, rooms: Vec::new() }
+        });
         if !event.rooms.iter().any(|known| known == room) {
             event.rooms.push(room.to_owned());
         }
-        Ok(())
     }
 
-    fn add_states(&mut self, room: &str, states: impl IntoIterator<Item = MediaState>) -> rusqlite::Result<()> {
-        for state in states {
-            let (event, is_latest) = (state.step.event().into(), matches!(state.step, Step::Progress(_)));
-            self.add(room, state.seq, is_latest, || Ok((event, state.payload)))?;
+    /// The same of a log's event, unless only the newest of its name in the room matters and it is not that. `newest` has the
+    /// numbers of these.
+    fn add_said(
+        &mut self,
+        room: &str,
+        seq: u64,
+        event: Arc<str>,
+        argument: Arc<str>,
+        latest: bool,
+        newest: &mut HashMap<Arc<str>, u64>,
+    ) {
+        if latest {
+            let known = newest.entry(Arc::clone(&event)).or_insert(seq);
+            if seq < *known {
+                return;
+            }
+            let older = std::mem::replace(known, seq);
+            if older < seq
+                && let Some(older) = self.events.remove(&older)
+            {
+                self.bytes -= older.event.len() + older.argument.len();
+            }
         }
-        Ok(())
+        self.add(room, seq, event, argument, latest);
     }
 
-    /// Of the events of this room of which only the newest of a name matters, leaves that one.
-    fn keep_newest(&mut self, room: &str) {
-        let mut names = HashSet::new();
-        let of_room = |event: &&StoredEvent| event.latest && event.rooms.iter().any(|known| known == room);
-        let newest_first = self.events.values().rev().filter(of_room);
-        let older: Vec<StoredEvent> =
-            newest_first.filter(|event| !names.insert(Arc::clone(&event.event))).cloned().collect();
-        for event in older {
-            self.bytes -= event.event.len() + event.argument.len();
-            self.events.remove(&event.seq);
+    fn add_states(&mut self, room: &str, states: impl IntoIterator<Item = MediaState>) {
+        for state in states {
+            let is_latest = matches!(state.step, Step::Progress(_));
+            self.add(room, state.seq, state.step.event().into(), state.payload, is_latest);
         }
     }
 }

@@ -49,7 +49,7 @@ mod unsaved;
 mod writer;
 
 use files::FilesInUse;
-use journal::{Earlier, Journal, Life};
+use journal::{EarlierLives, Journal, Life};
 use ledger::Ledger;
 pub use open::{OpenError, Options, StoreSync};
 use order::Order;
@@ -69,8 +69,7 @@ pub struct SqliteStore {
     order: Arc<Mutex<Order>>,
     dispatch: Arc<dyn Dispatch>,
     boot_seq: u64,
-    /// What earlier lives have left in the journal, for as long as clients may come back from them.
-    earlier: Mutex<(Arc<Earlier>, Instant)>,
+    earlier: Arc<EarlierLives>,
     socket_id_key: [u8; 16],
     /// As of the last commit.
     usage: Arc<Mutex<Usage>>,
@@ -114,12 +113,13 @@ impl SqliteStore {
         let connection = open::open(options)?;
         let socket_id_key = open::secret(&connection, "socket ids", options)?;
         let unusable = |error| OpenError::of(&error, &options.folder);
-        let (numbers, previous) = Sequence::begin(&connection).map_err(unusable)?;
+        let numbers = Sequence::begin(&connection).map_err(unusable)?;
         let boot_seq = numbers.peek();
         let inaccessible = |error| OpenError::File { file: options.folder.clone(), error };
-        let life = Life { boot_seq, previous };
+        let life = Life { boot_seq, previous: Sequence::previous_life(&connection).map_err(unusable)? };
         let (journal, earlier) = Journal::open(&options.folder, life, options.journal).map_err(inaccessible)?;
-        let earlier = Mutex::new((Arc::new(earlier), Instant::now() + options.journal));
+        Sequence::note_life(&connection, boot_seq).map_err(unusable)?;
+        let earlier = Arc::new(EarlierLives::new(earlier, Instant::now() + options.journal));
         let order = Arc::new(Mutex::new(Order::new(numbers, journal)));
         let files = FilesInUse::note(&options.folder).map_err(inaccessible)?;
         let mut sessions_mark = SessionsMark::find(&options.folder).map_err(inaccessible)?;
@@ -142,6 +142,7 @@ impl SqliteStore {
             metrics: Arc::clone(&metrics),
             usage: Arc::clone(&usage),
             sessions_mark: Arc::clone(&sessions_mark),
+            earlier: Arc::clone(&earlier),
         };
         let writer = Writer::new(ledger, files, shared);
         metrics.store_writable.set(1);
@@ -178,16 +179,6 @@ impl SqliteStore {
     /// Lets the next process recover no session, since changes of some are not written. It may wait for the disk.
     pub fn void_sessions(&self) {
         self.sessions_mark.lock().unwrap_or_else(PoisonError::into_inner).remove_for_good();
-    }
-
-    /// What earlier lives have left in the journal.
-    fn earlier(&self) -> Arc<Earlier> {
-        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
-        let (known, until) = &mut *earlier;
-        if Instant::now() > *until && known.complete_after() < self.boot_seq - 1 {
-            *known = Arc::new(Earlier::empty(self.boot_seq - 1));
-        }
-        Arc::clone(known)
     }
 
     /// Commits what the file has nothing to do with, unless something waits before it.
@@ -311,7 +302,7 @@ impl Store for SqliteStore {
         after: u64,
         until: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>> {
-        let (namespace, earlier) = (namespace.to_owned(), self.earlier());
+        let (namespace, earlier) = (namespace.to_owned(), self.earlier.get());
         self.read(move |connection| Ok(log::replay(connection, &earlier, &namespace, &rooms, after, until)?))
     }
 
@@ -336,7 +327,7 @@ impl Store for SqliteStore {
         match self.queue.pending_session(&key) {
             Some(session) => Box::pin(ready(Ok(session))),
             None => {
-                let (earlier, boot_seq) = (self.earlier(), self.boot_seq);
+                let (earlier, boot_seq) = (self.earlier.get(), self.boot_seq);
                 self.read(move |connection| {
                     let Some((mut session, life)) = sessions::find(connection, &key)? else { return Ok(None) };
                     if life != boot_seq && session.left_at.is_none() {

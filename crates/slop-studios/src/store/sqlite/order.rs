@@ -1,5 +1,5 @@
-//! What orders events: their numbers, and the journal that has those of which nothing else is kept. Whoever has it
-//! dispatches.
+//! The order of events, behind one lock: the sequence of their numbers, and the journal of those of which nothing else is
+//! kept. Only the holder of the lock may dispatch.
 
 use std::io;
 use std::time::Instant;
@@ -43,10 +43,12 @@ impl Order {
         self.note(written).map_err(|error| StoreError::Unavailable(error.to_string().into()))
     }
 
-    /// Whether who writes may have to wait for the disk. The system takes a write at once, unless the disk is so slow that
-    /// its own books on the file wait for it.
+    /// Whether a write to the journal may take long, so that it is left to the store's thread: another file has to be made,
+    /// or the last writes have waited for the disk. Normally the kernel copies the bytes and returns; on a slow disk it can
+    /// wait for a transaction of the file system.
     pub(super) fn is_slow(&self) -> bool {
-        self.slow_until.is_some_and(|until| Instant::now() < until)
+        self.journal.as_ref().is_some_and(Journal::is_full)
+            || self.slow_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// What is to be done now and then.

@@ -164,6 +164,8 @@ impl Backlog {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Queue {
+    /// None if sessions are not saved. Taken before what waits.
+    unsaved: Mutex<Option<Unsaved>>,
     waiting: Mutex<Waiting>,
     work: Condvar,
     /// Tells that the writer has ended.
@@ -178,8 +180,6 @@ struct Waiting {
     lazy: Lazy,
     /// When `lazy` is to be written at the latest, if there is any.
     lazy_due: Option<Instant>,
-    /// None if sessions are not saved.
-    unsaved: Option<Unsaved>,
     closed: bool,
     /// What the writer is about to write.
     in_hand: Backlog,
@@ -193,8 +193,11 @@ struct Waiting {
 impl Queue {
     /// With the list of sessions that are not saved as they are.
     pub(super) fn new(unsaved: Option<Unsaved>) -> Self {
-        let waiting = Waiting { unsaved, ..Waiting::default() };
-        Self { waiting: Mutex::new(waiting), ..Self::default() }
+        Self { unsaved: Mutex::new(unsaved), ..Self::default() }
+    }
+
+    fn unsaved(&self) -> MutexGuard<'_, Option<Unsaved>> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -227,14 +230,18 @@ impl Queue {
 
     /// Says whether there was room for it.
     pub(super) fn put_session(&self, key: SessionKey, change: SessionChange) -> bool {
-        let mut waiting = self.waiting();
-        let earlier = if waiting.closed { None } else { waiting.lazy.sessions.remove(&key) };
+        // Held until the change waits, so that nothing takes the key from the list before that. Others who ask the store for
+        // something need not wait for it.
+        let mut unsaved = self.unsaved();
+        let is_noted = || self.waiting().lazy.sessions.get(&key).is_some_and(SessionChange::outdates_saved);
         if change.outdates_saved()
-            && !earlier.as_ref().is_some_and(SessionChange::outdates_saved)
-            && let Some(unsaved) = &mut waiting.unsaved
+            && !is_noted()
+            && let Some(unsaved) = &mut *unsaved
         {
             unsaved.add(&key);
         }
+        let mut waiting = self.waiting();
+        let earlier = if waiting.closed { None } else { waiting.lazy.sessions.remove(&key) };
         let fits = earlier.is_some() || (!waiting.closed && waiting.lazy.sessions.len() < LAZY_WRITES);
         if fits {
             let change = match earlier {
@@ -329,12 +336,15 @@ impl Queue {
 
     /// What is to be carried out together.
     pub(super) fn take(&self) -> Group {
+        let mut unsaved = self.unsaved();
         let mut waiting = self.waiting();
         let mut group = Group::default();
         if waiting.closed || waiting.lazy_due.is_some_and(|due| due <= Instant::now()) {
             waiting.lazy_due = None;
             group.lazy = mem::take(&mut waiting.lazy);
-            if let Some(unsaved) = &mut waiting.unsaved {
+            if let Some(unsaved) = &mut *unsaved
+                && !group.lazy.sessions.is_empty()
+            {
                 unsaved.write();
             }
         }
@@ -354,7 +364,7 @@ impl Queue {
 
     /// The changes of sessions that were taken have been written.
     pub(super) fn sessions_written(&self) {
-        if let Some(unsaved) = &mut self.waiting().unsaved {
+        if let Some(unsaved) = &mut *self.unsaved() {
             unsaved.written();
         }
     }

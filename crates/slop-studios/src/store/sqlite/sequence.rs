@@ -13,14 +13,24 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// Reserves the first block of this life. Returns the first number of the life before as well, 0 without one.
-    pub(super) fn begin(connection: &Connection) -> rusqlite::Result<(Self, u64)> {
+    /// Reserves the first block of this life.
+    pub(super) fn begin(connection: &Connection) -> rusqlite::Result<Self> {
         let mut sequence = Self { next: 0, end: 0 };
         sequence.reserve(connection)?;
-        let previous = "SELECT value FROM meta WHERE name = 'life'";
-        let previous: u64 = connection.query_row(previous, [], |row| row.get(0)).optional()?.unwrap_or_default();
-        connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('life', ?1)", [sequence.next])?;
-        Ok((sequence, previous))
+        Ok(sequence)
+    }
+
+    /// The first number of the life that was noted last, 0 without one.
+    pub(super) fn previous_life(connection: &Connection) -> rusqlite::Result<u64> {
+        let life = "SELECT value FROM meta WHERE name = 'life'";
+        Ok(connection.query_row(life, [], |row| row.get(0)).optional()?.unwrap_or_default())
+    }
+
+    /// Takes note of the life that begins with this number. What it needs is there: a life that can't begin is none, and
+    /// leaves no gap.
+    pub(super) fn note_life(connection: &Connection, boot_seq: u64) -> rusqlite::Result<()> {
+        connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('life', ?1)", [boot_seq])?;
+        Ok(())
     }
 
     /// The next number; none is given twice.
@@ -87,23 +97,26 @@ mod tests {
     fn a_number_is_given_once() {
         let mut connection = Connection::open_in_memory().expect("memory");
         schema::migrate(&mut connection).expect("tables");
-        let (mut first, previous) = Sequence::begin(&connection).expect("a block");
-        assert_eq!((previous, first.next(), first.next(), first.peek()), (0, 1, 2, 3));
+        let mut first = Sequence::begin(&connection).expect("a block");
+        assert_eq!((first.next(), first.next(), first.peek()), (1, 2, 3));
+        assert_eq!(Sequence::previous_life(&connection).expect("readable"), 0);
+        Sequence::note_life(&connection, 1).expect("writable");
+        assert_eq!(Sequence::previous_life(&connection).expect("readable"), 1);
         // The next life does not know how far this one came.
-        let (mut second, previous) = Sequence::begin(&connection).expect("a block");
-        assert_eq!((previous, second.next()), (1, 1 + BLOCK));
+        let mut second = Sequence::begin(&connection).expect("a block");
+        assert_eq!(second.next(), 1 + BLOCK);
 
         second.ensure(BLOCK as usize, &connection).expect("another block");
         assert_eq!(second.next(), 2 + BLOCK);
         assert!(second.end - second.next >= BLOCK);
-        let (mut third, _) = Sequence::begin(&connection).expect("a block");
+        let mut third = Sequence::begin(&connection).expect("a block");
         assert!(third.next() >= second.end);
     }
     #[test]
     fn a_block_that_was_given_up_is_followed_by_another() {
         let mut connection = Connection::open_in_memory().expect("memory");
         schema::migrate(&mut connection).expect("tables");
-        let (mut sequence, _) = Sequence::begin(&connection).expect("a block");
+        let mut sequence = Sequence::begin(&connection).expect("a block");
         assert_eq!((sequence.next(), sequence.next(), sequence.next()), (1, 2, 3));
         sequence.take_back(2);
         assert_eq!((sequence.next(), sequence.peek()), (2, 3));

@@ -969,6 +969,25 @@ fn closing_carries_out_what_waits() {
     assert_eq!((again.usage().log.rows, again.usage().sessions.rows), (2_000, 1));
 }
 
+/// Of those that are replaced only the newest is sent.
+#[test]
+fn latest_events_that_were_replaced_do_not_make_a_replay_too_large() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for n in 0..20 {
+        let mut state = room_event(&n.to_string(), "r", "state", Class::Latest);
+        if let What::Room(event) = &mut state.what {
+            event.argument = format!("\"{}\"", "x".repeat(100_000)).into();
+        }
+        // Half of them are in the log, for their keys' sake, and half in the journal.
+        publish(&store, if n % 2 == 0 { keyed(state, key(&n.to_string(), 1)) } else { state });
+    }
+    let (again, _) = place.killed().open();
+    let replay = replayed(&again, 0);
+    assert!(replay.complete);
+    assert_eq!(replay.events.len(), 1);
+}
+
 #[test]
 fn a_replay_that_is_too_large_is_not_complete() {
     let place = Place::new();

@@ -3,9 +3,10 @@
 //!
 //! Sessions are written when there is time, some milliseconds after their clients were told of a change, and much later
 //! where the disk is slow. If the process is killed meanwhile, a client would come back as it was before it left a room or
-//! logged out, or without a room that it had joined. So the key of a session that changes is noted at once, in memory that is
-//! a file beside the store: the system keeps it whatever becomes of the process, nobody waits for the disk, and a full one
-//! makes no difference. There are two such lists: one for what changes now, the other one for what is being written.
+//! logged out, or without a room that it had joined. So the key of a session that changes is noted at once, in a mapped file
+//! beside the store: the system keeps it whatever becomes of the process, normally without waiting for the disk, and a full
+//! one makes no difference where files are written in place. There are two such lists: one for what changes now, the other
+//! one for what is being written.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -82,9 +83,13 @@ impl Unsaved {
 
     /// All changes so far are about to be written, together with those that could not be written before.
     pub(super) fn write(&mut self) {
-        let other = 1 - self.current;
-        if self.lists.get(other).is_some_and(|list| list.used == 0) {
-            self.current = other;
+        let [first, second] = &mut self.lists;
+        let (current, other) = if self.current == 0 { (first, second) } else { (second, first) };
+        if other.used == 0 {
+            self.current = 1 - self.current;
+        } else {
+            // The last write has failed.
+            current.move_to(other);
         }
     }
 
@@ -111,8 +116,24 @@ impl List {
                 *place = *key;
                 self.used += 1;
             }
-            None => places.iter_mut().take(1).for_each(|first| *first = ALL),
+            None => self.add_all(),
         }
+    }
+
+    fn move_to(&mut self, other: &mut Self) {
+        let (places, _) = self.places.as_chunks();
+        if places.first() == Some(&ALL) {
+            other.add_all();
+        }
+        places.iter().skip(1).take(self.used).for_each(|key| other.add(key));
+        self.clear();
+    }
+
+    /// There is no room for all keys.
+    fn add_all(&mut self) {
+        let (places, _) = self.places.as_chunks_mut();
+        places.iter_mut().take(1).for_each(|first| *first = ALL);
+        self.used = self.used.max(1);
     }
 
     fn clear(&mut self) {
@@ -168,7 +189,7 @@ mod tests {
         unsaved.add(&[4; 32]);
         assert_eq!(found(), [2, 3, 4]);
         unsaved.written();
-        assert_eq!(found(), [3, 4]);
+        assert_eq!(found(), [4]);
         unsaved.write();
         unsaved.written();
         assert_eq!(found(), [0; 0]);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::super::{Committed, CommittedEvent, Delivery, Dispatch, Dispatched, RoomEvent, StoreError, Usage, What};
 use super::files::{FilesInUse, Moved};
+use super::journal::EarlierLives;
 use super::ledger::{Applied, Ledger, Origin};
 use super::order::Order;
 use super::queue::{Group, Lazy, Queue, Request};
@@ -35,6 +36,7 @@ pub(super) struct Writer {
     files: FilesInUse,
     next_look: Instant,
     sessions_mark: Arc<Mutex<SessionsMark>>,
+    earlier: Arc<EarlierLives>,
 }
 
 /// What the writer shares with the store.
@@ -45,11 +47,12 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) usage: Arc<Mutex<Usage>>,
     pub(super) sessions_mark: Arc<Mutex<SessionsMark>>,
+    pub(super) earlier: Arc<EarlierLives>,
 }
 
 impl Writer {
     pub(super) fn new(ledger: Ledger, files: FilesInUse, shared: Shared) -> Self {
-        let Shared { queue, order, dispatch, metrics, usage, sessions_mark } = shared;
+        let Shared { queue, order, dispatch, metrics, usage, sessions_mark, earlier } = shared;
         let now = Instant::now();
         Self {
             queue,
@@ -64,6 +67,7 @@ impl Writer {
             files,
             next_look: now + FILES_CHECK_INTERVAL,
             sessions_mark,
+            earlier,
         }
     }
 
@@ -95,6 +99,7 @@ impl Writer {
                 return false;
             }
             order.tidy();
+            self.earlier.tidy(self.ledger.life() - 1);
         }
         self.carry_out(self.queue.take(), order);
         self.queue.put_down();

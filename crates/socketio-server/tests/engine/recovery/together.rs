@@ -4,12 +4,16 @@ use serde_json::json;
 use socketio_server::EventArgs;
 
 use super::client::{Client, Memory, config, say, server, studio, text};
-use crate::{client::Ws, harness::TestServer};
+use crate::{
+    client::Ws,
+    harness::{TestServer, recorder},
+};
 
 on_one_and_three_shards!(
     all_sessions_of_a_connection_come_back_before_its_loss_is_noticed,
     a_heartbeat_under_way_does_not_confirm_another_session_s_replay,
     what_is_said_before_a_replay_does_not_move_the_offset,
+    a_heartbeat_for_what_is_said_before_a_replay_comes_behind_it,
     what_was_for_a_member_is_not_sent_again_to_others,
 );
 
@@ -106,6 +110,38 @@ async fn what_is_said_before_a_replay_does_not_move_the_offset(shards: usize) {
     client.hears(&[0, 1]).await;
     let memory = client.lose(&server).await;
     Client::back(&server, memory).await.hears(&[0]).await;
+}
+
+async fn a_heartbeat_for_what_is_said_before_a_replay_comes_behind_it(shards: usize) {
+    let (recorder, mut seen) = recorder();
+    let namespace = studio("/").before_replay(move |socket| {
+        let recorder = recorder.clone();
+        socket.emit("said", &0).expect("a name");
+        socket.when_arrived(move || recorder.note("arrived"));
+    });
+    let server = TestServer::start(config(shards), |server| server.namespace(namespace));
+    let mut client = Client::connect(&server).await;
+    client.join("a").await;
+    let memory = client.lose(&server).await;
+    say(&server, "a", 1).await;
+    // Of what is sent, two packets arrive; a heartbeat among them is answered.
+    let mut client = Client::back(&server, memory.clone()).await;
+    for _ in 0..2 {
+        if client.ws.text().await == "2" {
+            client.ws.send("3").await;
+        }
+    }
+    client.lose(&server).await;
+    let mut client = Client::back(&server, memory).await;
+    assert!(client.memory.recovered);
+    for expected in [0, 1] {
+        let packet = client.ws.text().await;
+        assert_eq!(client.memory.event(&packet).1, [json!(expected)]);
+    }
+    assert_eq!(client.ws.text().await, "2");
+    assert_eq!(seen.so_far(), [""; 0]);
+    client.ws.send("3").await;
+    assert_eq!(seen.next().await, "arrived");
 }
 
 async fn what_was_for_a_member_is_not_sent_again_to_others(shards: usize) {

@@ -1,7 +1,8 @@
 //! What earlier lives of the server have left in the journal, for clients that come back from them.
 
 use std::collections::HashMap;
-use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::Life;
 use super::segment::{Found, Record, Segment, decode};
@@ -19,6 +20,34 @@ pub(crate) struct Earlier {
     ends: HashMap<u64, Moment>,
 }
 
+/// What earlier lives have left, for as long as clients may come back from them.
+#[derive(Debug)]
+pub(crate) struct EarlierLives {
+    known: Mutex<Arc<Earlier>>,
+    until: Instant,
+}
+
+impl EarlierLives {
+    pub(crate) fn new(earlier: Earlier, until: Instant) -> Self {
+        Self { known: Mutex::new(Arc::new(earlier)), until }
+    }
+
+    pub(crate) fn get(&self) -> Arc<Earlier> {
+        Arc::clone(&self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives the memory back when nobody may come back any more. `last` is the number of the last event before this life.
+    pub(crate) fn tidy(&self, last: u64) {
+        if Instant::now() > self.until && self.get().complete_after() < last {
+            let forgotten = std::mem::replace(
+                &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner),
+                Arc::new(Earlier::empty(last)),
+            );
+            drop(forgotten);
+        }
+    }
+}
+
 /// Where a record is.
 #[derive(Debug, Clone, Copy)]
 struct Place {
@@ -29,12 +58,13 @@ struct Place {
 
 impl Earlier {
     /// Reads the segments, the oldest first, from the last gap on. There is one wherever not all can be known that was
-    /// dispatched: a file is missing or damaged, or the machine has ended before the disk had all.
-    pub(super) fn read(segments: &[Segment], life: Life, machine: Option<[u8; 16]>) -> io::Result<Self> {
+    /// dispatched: a file is missing or can't be read, or the machine has ended before the disk had all.
+    pub(super) fn read(segments: &[Segment], life: Life, machine: Option<[u8; 16]>) -> Self {
         let mut earlier = Self::empty(life.boot_seq - 1);
         let mut closed = HashMap::new();
         for segment in segments {
-            let (boot_seq, end) = (segment.header().boot_seq, segment.end()?);
+            let Ok(end) = segment.end() else { continue };
+            let boot_seq = segment.header().boot_seq;
             let known = earlier.ends.entry(boot_seq).or_insert(end.alive_at);
             *known = end.alive_at.max(*known);
             *closed.entry(boot_seq).or_default() |= end.closed;
@@ -43,22 +73,22 @@ impl Earlier {
         for segment in segments.iter().rev() {
             let header = segment.header();
             let is_next = follows.map_or(header.boot_seq == life.previous, |previous| header.starts_after == previous);
-            let is_all_there = (machine.is_some() && header.machine == machine) || closed[&header.boot_seq];
+            let was_closed = || closed.get(&header.boot_seq).copied().unwrap_or_default();
+            let is_all_there = (machine.is_some() && header.machine == machine) || was_closed();
             if !is_next || !is_all_there {
                 break;
             }
-            let bytes = segment.read()?;
-            if !is_whole(&bytes) {
+            let Some(bytes) = segment.read().ok().filter(|bytes| is_whole(bytes)) else {
                 tracing::warn!(starts_after = header.starts_after, "a file of the journal is damaged");
                 break;
-            }
+            };
             earlier.segments.push(bytes);
             earlier.complete_after = header.starts_after;
             follows = Some(header.previous);
         }
         earlier.segments.reverse();
         earlier.index();
-        Ok(earlier)
+        earlier
     }
 
     /// Nothing is known of what came up to this number.

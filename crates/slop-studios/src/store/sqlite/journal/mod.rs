@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-pub(super) use earlier::Earlier;
+pub(super) use earlier::{Earlier, EarlierLives};
 use segment::{Header, Segment};
 
 use super::super::RoomEvent;
@@ -54,7 +54,7 @@ impl Journal {
             segments.into_iter().try_for_each(Segment::remove)?;
             return Ok((None, Earlier::empty(life.boot_seq - 1)));
         }
-        let earlier = Earlier::read(&segments, life, machine)?;
+        let earlier = Earlier::read(&segments, life, machine);
         // Of what is not known in full, nobody may be sent the rest.
         for unusable in segments.extract_if(.., |segment| segment.header().starts_after < earlier.complete_after()) {
             unusable.remove()?;
@@ -82,7 +82,7 @@ impl Journal {
             segment::encode(&mut self.buffer, seq, event);
         }
         let Some(first) = first else { return Ok(()) };
-        if self.current()?.is_longer_than(JOURNAL_SEGMENT_BYTES) {
+        if self.is_full() {
             self.begin_segment(first - 1, now)?;
         }
         let Self { segments, buffer, .. } = self;
@@ -111,6 +111,11 @@ impl Journal {
     pub(super) fn close(&mut self) -> io::Result<()> {
         self.segments.iter().try_for_each(Segment::sync)?;
         self.current()?.mark_closed(Moment::now())
+    }
+
+    /// Whether the next event begins another file.
+    pub(super) fn is_full(&self) -> bool {
+        self.segments.last().is_none_or(|last| last.is_longer_than(JOURNAL_SEGMENT_BYTES))
     }
 
     /// Bytes of all files.

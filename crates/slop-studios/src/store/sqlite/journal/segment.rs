@@ -70,17 +70,19 @@ pub(crate) struct Record<'a> {
     pub(crate) argument: &'a str,
 }
 
-/// The files of a folder, the oldest first. Those that are no journal's, or were never finished, are passed over.
+/// The files of a folder, the oldest first. Those that are no journal's, were never finished or can't be read are passed
+/// over: a gap.
 pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.starts_with("events-") && name.ends_with(".log") {
-            match Segment::open(path)? {
-                Ok(segment) => segments.push(segment),
+            match Segment::open(path.clone()) {
+                Ok(Ok(segment)) => segments.push(segment),
                 // The server ended while it made the file.
-                Err(path) => fs::remove_file(path)?,
+                Ok(Err(path)) => fs::remove_file(path)?,
+                Err(error) => tracing::warn!(file = %path.display(), %error, "read a file of the journal"),
             }
         }
     }
@@ -91,7 +93,14 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
 impl Segment {
     pub(super) fn create(folder: &Path, header: Header) -> io::Result<Self> {
         let path = folder.join(format!("events-{:020}.log", header.starts_after));
-        let mut file = data_dir::private_file().read(true).create(true).truncate(true).open(&path)?;
+        let file = data_dir::private_file().read(true).create(true).truncate(true).open(&path)?;
+        Self::begin(&path, file, header).inspect_err(|_| {
+            // On a full disk there is room for its name, and each try has another one.
+            let _ = fs::remove_file(&path);
+        })
+    }
+
+    fn begin(path: &Path, mut file: File, header: Header) -> io::Result<Self> {
         let mut bytes = [0; HEADER_BYTES];
         let fields = [header.boot_seq, header.starts_after, header.previous].map(u64::to_le_bytes);
         let machine = header.machine.unwrap_or_default();
@@ -99,7 +108,7 @@ impl Segment {
         let parts = MAGIC.iter().chain(fields.as_flattened()).chain(&machine).chain(&alive);
         bytes.iter_mut().zip(parts).for_each(|(to, from)| *to = *from);
         file.write_all(&bytes)?;
-        let now = Instant::now();
+        let (path, now) = (path.to_owned(), Instant::now());
         Ok(Self { path, file, header, length: HEADER_BYTES as u64, is_torn: false, created: now, written: now })
     }
 

@@ -217,6 +217,10 @@ fn other_files_are_left_alone() {
     }
     // A file of the journal that was never finished.
     fs::write(folder.join("events-00000000000000000001.log"), "slopev1\n").expect("it can be written");
-    let _ = lives.begin();
-    assert_eq!(lives.files().len(), 4);
+    // One that can't be read.
+    fs::create_dir(folder.join("events-00000000000000000002.log")).expect("a folder");
+    let (mut journal, _) = lives.begin();
+    assert_eq!(lives.files().len(), 5);
+    write(&mut journal, 1_000, "a");
+    assert_eq!(found(&lives.begin().1, "a"), [1_000]);
 }
