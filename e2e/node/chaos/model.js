@@ -868,7 +868,7 @@ export class Seat {
     if (event.ns !== ns) model.violation('leak', this, `events of ${this.ns}`, `one of ${event.ns}`, event);
     const channel = this.channel(event.channel);
     const isSnapshot = event.item !== undefined && topic.allowance > 0;
-    const isWaiting = event.kind === 'notification' && !(channel.since < event.start);
+    const isWaiting = event.kind === 'notification' && !(channel.state === IN && channel.since < event.start);
     if (channel.state === OUT && (channel.hard || event.start > channel.outSince)) {
       model.violation('leak', this, `nothing through ${event.channel} since tick ${channel.outSince}`, 'the event', event);
     } else if (event.start > channel.outFrom && event.answer < channel.outUntil && !isSnapshot && !isWaiting && channel.outUntil !== Infinity) {
@@ -919,7 +919,8 @@ export class Seat {
     const now = model.nowMs();
     event.receipts ??= [];
     const before = event.receipts.find(({ seat, session, ms, connection }) => {
-      if (seat === this && session === this.session) return false;
+      // A session that came back has missed it, whoever else has not.
+      if ((seat === this && session === this.session) || channel.outUntil === 0) return false;
       const end = seat.connected && seat.connectedMs === connection ? now : seat.connectedMs === connection ? seat.leftMs : ms;
       return this.isConfirmed(ms, end) && channel.sinceMs - ms > CONFIRM_MS;
     });
