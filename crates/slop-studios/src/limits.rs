@@ -68,8 +68,8 @@ pub const MAX_SESSION_BYTES: u64 = 256 * 1024 * 1024;
 /// been open and quiet for a week. One that ended is forgotten at once.
 pub const SESSION_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// A write to the journal that takes longer had to wait for the disk: it takes some microseconds. It is on a shard's thread, if
-/// nothing is committed meanwhile.
+/// A write to the journal normally takes microseconds; a longer one had to wait for the disk. Shards write too, while the
+/// store's thread commits nothing.
 pub const SLOW_WRITE: Duration = Duration::from_millis(10);
 
 /// For how long such writes are left to the store's own thread then: a shard waits for a slow disk once in a while at most.

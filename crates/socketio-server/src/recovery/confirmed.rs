@@ -1,4 +1,4 @@
-//! How far everybody has come: the last broadcast that every session of a shard is known to have received.
+//! The confirmed position of a shard: the last broadcast that all of its sessions are known to have received.
 //!
 //! Sessions are counted by the moment up to which their heartbeats have confirmed what they were sent. A heartbeat moves one
 //! session from an older moment to a newer one, so that nothing is ever looked through.
@@ -26,7 +26,7 @@ struct Moment {
 pub(crate) struct MomentId(u32);
 
 impl Confirmed {
-    /// Of a shard without sessions, where everything up to `position` has been sent.
+    /// An empty shard that has sent everything up to `position`.
     pub(crate) fn new(position: u64) -> Self {
         Self { first: 0, moments: VecDeque::from([Moment { position, sessions: 0 }]) }
     }

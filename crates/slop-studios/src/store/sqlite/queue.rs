@@ -1,5 +1,5 @@
-//! What waits for the writer. Requests wait in the order of the calls; what nobody waits for is kept beside them, the
-//! last of each kind, until there is a little of it or a transaction under way anyway.
+//! The writer's queue. Requests are carried out in the order of the calls. Writes without a waiting caller (sessions, inbox
+//! positions) are merged by key, and written some milliseconds later.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
