@@ -179,13 +179,47 @@ async fn on_a_full_disk_no_event_is_accepted_and_then_they_are() {
     let disk = FaultyDisk::new();
     let server = disk.start(&[]);
     let mut client = in_room(&server).await;
+    let large = |event: &str, delivery: &str| {
+        // The journal has room for some small ones.
+        json!({"event": event, "delivery": delivery, "data": "x".repeat(100_000)})
+    };
     disk.set(FULL);
-    room_event(&server, "refused", "recoverable", &[]).await.problem(503, "store_unavailable");
-    room_event(&server, "refused", "latest", &[]).await.problem(503, "store_unavailable");
+    for delivery in ["recoverable", "latest"] {
+        let refused = post(&server, "/v1/rooms/r/events", &large("refused", delivery)).await;
+        refused.problem(503, "store_unavailable");
+    }
     disk.set("");
-    assert_eq!(accepted(&room_event(&server, "accepted", "recoverable", &[]).await), 1);
+    assert_eq!(accepted(&post(&server, "/v1/rooms/r/events", &large("accepted", "recoverable")).await), 1);
     client.expect("accepted").await;
     client.nothing_else().await;
+}
+
+/// Also small ones, once the room is used up that was made before.
+#[tokio::test]
+async fn on_a_full_disk_what_is_accepted_outlives_the_process() {
+    let disk = FaultyDisk::new();
+    let server = disk.start(&[]);
+    let client = in_room(&server).await;
+    disk.set(FULL);
+    let mut taken = Vec::new();
+    loop {
+        let name = taken.len().to_string();
+        let event = json!({"event": name, "data": "x".repeat(1_000)});
+        let answer = post(&server, "/v1/rooms/r/events", &event).await;
+        if answer.status == 503 {
+            answer.problem(503, "store_unavailable");
+            break;
+        }
+        accepted(&answer);
+        taken.push(name);
+    }
+    assert!((1..100).contains(&taken.len()), "{}", taken.len());
+    server.kill();
+    disk.set("");
+    let server = disk.start(&[]);
+    let (recovered, mut client) = come_back(&server, &client, "/", None).await;
+    assert!(recovered);
+    assert_eq!(names(client.events().await), taken);
 }
 
 /// Each try to begin another file of the journal has another name.
@@ -194,7 +228,7 @@ async fn on_a_full_disk_refused_events_leave_nothing_behind() {
     let disk = FaultyDisk::new();
     let server = disk.start(&[]);
     let large = json!({"event": "e", "data": "x".repeat(900_000)});
-    for _ in 0..10 {
+    for _ in 0..9 {
         accepted(&post(&server, "/v1/rooms/r/events", &large).await);
     }
     let files = || fs::read_dir(disk.data()).expect("a folder").count();

@@ -211,7 +211,7 @@ impl SqliteStore {
             _ => return None,
         };
         let mut order = self.order.try_lock().ok()?;
-        if order.numbers.left() == 0 || order.is_slow() || !self.queue.is_idle() {
+        if order.numbers.left() == 0 || order.is_slow(event) || !self.queue.is_idle() {
             return None;
         }
         let seq = order.numbers.next();

@@ -43,11 +43,11 @@ impl Order {
         self.note(written).map_err(|error| StoreError::Unavailable(error.to_string().into()))
     }
 
-    /// Whether a write to the journal may take long, so that it is left to the store's thread: another file has to be made,
-    /// or the last writes have waited for the disk. Normally the kernel copies the bytes and returns; on a slow disk it can
-    /// wait for a transaction of the file system.
-    pub(super) fn is_slow(&self) -> bool {
-        self.journal.as_ref().is_some_and(Journal::is_full)
+    /// Whether to write an event to the journal may take long, so that it is left to the store's thread: another file has to be
+    /// made, or the last writes have waited for the disk. Normally the kernel copies the bytes and returns; on a slow disk it
+    /// can wait for a transaction of the file system.
+    pub(super) fn is_slow(&self, event: &RoomEvent) -> bool {
+        self.journal.as_ref().is_some_and(|journal| journal.is_full_for(event))
             || self.slow_until.is_some_and(|until| Instant::now() < until)
     }
 

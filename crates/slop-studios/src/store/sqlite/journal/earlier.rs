@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Life;
-use super::segment::{Found, Record, Segment, decode};
+use super::segment::{Record, Segment, decode};
 use crate::clock::Moment;
 
 /// See the module.
@@ -101,7 +101,7 @@ impl Earlier {
         let mut newest: HashMap<(&'static str, Box<str>, Box<str>), u64> = HashMap::new();
         for (segment, bytes) in self.segments.iter().enumerate() {
             let mut at = 0;
-            while let Found::Record(record, next) = decode(bytes, at) {
+            while let Some((record, next)) = decode(bytes, at) {
                 let places = self.rooms.entry(record.namespace).or_default().entry(record.room.into()).or_default();
                 if record.is_latest
                     && let Some(older) =
@@ -138,21 +138,18 @@ impl Earlier {
         let places = self.rooms.get(namespace).and_then(|rooms| rooms.get(room)).map_or(&[][..], Vec::as_slice);
         let from = places.partition_point(|place| place.seq <= after);
         let places = places.get(from..).unwrap_or_default().iter().take_while(move |place| place.seq <= until);
-        places.filter_map(|place| match decode(self.segments.get(place.segment as usize)?, place.at as usize) {
-            Found::Record(record, _) => Some(record),
-            Found::End | Found::Damage => None,
+        places.filter_map(|place| {
+            let (record, _) = decode(self.segments.get(place.segment as usize)?, place.at as usize)?;
+            Some(record)
         })
     }
 }
 
-/// Whether there is nothing but records, up to the end or to one that was never finished.
+/// Whether there is nothing but records.
 fn is_whole(bytes: &[u8]) -> bool {
     let mut at = 0;
-    loop {
-        match decode(bytes, at) {
-            Found::Record(_, next) => at = next,
-            Found::End => return true,
-            Found::Damage => return false,
-        }
+    while let Some((_, next)) = decode(bytes, at) {
+        at = next;
     }
+    at == bytes.len()
 }

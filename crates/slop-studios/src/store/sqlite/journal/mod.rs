@@ -1,21 +1,22 @@
 //! The journal: files beside the store with the events that only recovery needs, room events that are not durable.
 //!
-//! An event is handed to the operating system before it is dispatched, by one `write` and without waiting for the disk. So
-//! the process may end in any way without losing one; only the end of the machine may, and that is noticed. Records go to
-//! the end of a `segment`; the oldest segments are removed, so that as much is kept as the engine keeps in memory. The next
-//! life of the server reads what it finds into [`Earlier`], for the clients that come back from this one.
+//! An event is handed to the operating system before it is dispatched, by a copy into a mapped file and without waiting for
+//! the disk. So the process may end in any way without losing one; only the end of the machine may, and that is noticed.
+//! Records go to the end of a `segment`; the oldest segments are removed, so that as much is kept as the engine keeps in
+//! memory. The next life of the server reads what it finds into [`Earlier`], for the clients that come back from this one.
 
 mod earlier;
 mod segment;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
 pub(super) use earlier::{Earlier, EarlierLives};
-use segment::{Header, Segment};
+use segment::{Current, Header, Segment};
 
 use super::super::RoomEvent;
 use crate::clock::Moment;
@@ -27,8 +28,9 @@ pub(super) struct Journal {
     folder: PathBuf,
     /// How long an event is kept.
     age: Duration,
-    /// The oldest first. The last one is written.
-    segments: Vec<Segment>,
+    /// Those that are not written any more, the oldest first.
+    segments: VecDeque<Segment>,
+    current: Current,
     /// Records on their way into the file; kept to be used again.
     buffer: Vec<u8>,
     /// When it is written down again that the server is alive.
@@ -61,9 +63,10 @@ impl Journal {
         }
         let previous = segments.last().map_or(0, |last| last.header().starts_after);
         let header = Header { boot_seq: life.boot_seq, starts_after: life.boot_seq - 1, previous, machine };
-        segments.push(Segment::create(folder, header)?);
-        let (folder, buffer, alive_due) = (folder.to_owned(), Vec::new(), Instant::now());
-        Ok((Some(Self { folder, age, segments, buffer, alive_due }), earlier))
+        let current = Current::create(folder, header)?;
+        let (folder, segments) = (folder.to_owned(), segments.into());
+        let (buffer, alive_due) = (Vec::new(), Instant::now());
+        Ok((Some(Self { folder, age, segments, current, buffer, alive_due }), earlier))
     }
 
     /// Hands events to the operating system, all or none. Their numbers rise.
@@ -82,11 +85,10 @@ impl Journal {
             segment::encode(&mut self.buffer, seq, event);
         }
         let Some(first) = first else { return Ok(()) };
-        if self.is_full() {
+        if !self.current.has_room(self.buffer.len()) {
             self.begin_segment(first - 1, now)?;
         }
-        let Self { segments, buffer, .. } = self;
-        let written = segments.last_mut().ok_or_else(no_segment)?.append(buffer, now);
+        let written = self.current.append(&self.buffer, now);
         // One large group is not held for ever.
         self.buffer.shrink_to(JOURNAL_SEGMENT_BYTES / 8);
         written
@@ -99,54 +101,48 @@ impl Journal {
             return Ok(());
         }
         self.alive_due = now + ALIVE_INTERVAL;
-        let age = self.age;
-        if self.current()?.is_older_than(age, now) {
+        if self.current.is_older_than(self.age, now) {
             self.begin_segment(last, now)?;
         }
-        self.current()?.mark_alive(Moment::now())?;
+        self.current.mark_alive(Moment::now());
         self.trim(now)
     }
 
     /// Waits for the disk, and writes down that nothing is missing.
     pub(super) fn close(&mut self) -> io::Result<()> {
         self.segments.iter().try_for_each(Segment::sync)?;
-        self.current()?.mark_closed(Moment::now())
+        self.current.segment().sync()?;
+        self.current.mark_closed(Moment::now())
     }
 
-    /// Whether the next event begins another file.
-    pub(super) fn is_full(&self) -> bool {
-        self.segments.last().is_none_or(|last| last.is_longer_than(JOURNAL_SEGMENT_BYTES))
+    /// Whether this event begins another file.
+    pub(super) fn is_full_for(&self, event: &RoomEvent) -> bool {
+        !self.current.has_room(segment::bytes_of(event))
     }
 
     /// Bytes of all files.
     pub(super) fn bytes(&self) -> u64 {
-        self.segments.iter().map(Segment::bytes).sum()
+        self.segments.iter().map(Segment::bytes).sum::<u64>() + self.current.segment().bytes()
     }
 
-    fn current(&mut self) -> io::Result<&mut Segment> {
-        self.segments.last_mut().ok_or_else(no_segment)
-    }
-
+    /// Goes on in another file. The current one has events, or the other one would have its name.
     fn begin_segment(&mut self, starts_after: u64, now: Instant) -> io::Result<()> {
-        let last = self.current()?;
-        last.mend()?;
-        let header = Header { starts_after, previous: last.header().starts_after, ..*last.header() };
-        self.segments.push(Segment::create(&self.folder, header)?);
+        let last = self.current.segment().header();
+        let header = Header { starts_after, previous: last.starts_after, ..*last };
+        let next = Current::create(&self.folder, header)?;
+        self.segments.push_back(std::mem::replace(&mut self.current, next).finish());
         self.trim(now)
     }
 
     fn trim(&mut self, now: Instant) -> io::Result<()> {
-        while let [first, _, ..] = self.segments.as_slice()
+        while let Some(first) = self.segments.front()
             && (self.bytes() + JOURNAL_SEGMENT_BYTES as u64 > JOURNAL_BYTES || first.was_written_before(self.age, now))
+            && let Some(first) = self.segments.pop_front()
         {
-            self.segments.remove(0).remove()?;
+            first.remove()?;
         }
         Ok(())
     }
-}
-
-fn no_segment() -> io::Error {
-    io::Error::other("the journal has no file")
 }
 
 /// Tells one run of the machine from another. Linux has a random number for each; without one no run is like another.

@@ -1,28 +1,36 @@
 //! A file of the journal: a header, and records one after the other.
 //!
-//! All numbers are little-endian. The header has 64 bytes: 8 that name the format, `boot_seq`, `starts_after`, `previous` (8
+//! All numbers are little-endian. The header has 80 bytes: 8 that name the format, `boot_seq`, `starts_after`, `previous` (8
 //! each), the machine's id (16, zeros if unknown), the moment at which the server was last known to be alive in ms since 1970
-//! (8), 1 if the file was closed with all that belongs in it (1), and zeros. A record has its length from here on (4), the
-//! CRC-32 of what follows (4), the event's number (8), the index of its namespace (1), 1 if only the newest of its name
-//! matters (1), the lengths of the room's and the event's name (2 each), and these names and the argument.
+//! (8), the bytes of all records (8), 1 if the file was closed with all that belongs in it (1), and zeros. A record has its
+//! length from here on (4), the CRC-32 of what follows (4), the event's number (8), the index of its namespace (1), 1 if only
+//! the newest of its name matters (1), the lengths of the room's and the event's name (2 each), and these names and the
+//! argument.
+//!
+//! The file is mapped while it is written: records are copied into it, and then count, by their number of bytes in the
+//! header. Room for them is made before by a `write` of zeros, so that a full disk is an error and not a signal.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{Ordering, compiler_fence};
 use std::time::{Duration, Instant};
 use std::{fs, str};
+
+use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
 
 use super::super::super::{Class, RoomEvent};
 use crate::clock::Moment;
 use crate::data_dir;
-use crate::limits::JOURNAL_BYTES;
+use crate::limits::{JOURNAL_BYTES, JOURNAL_ROOM_BYTES, JOURNAL_SEGMENT_BYTES};
 use crate::namespaces::{DEFAULT, MEDIA, NOTIFICATIONS};
 
-const MAGIC: &[u8; 8] = b"slopev1\n";
-const HEADER_BYTES: usize = 64;
-const ALIVE_AT: u64 = 48;
-const CLOSED_AT: u64 = 56;
+const MAGIC: &[u8; 8] = b"slopev2\n";
+const HEADER_BYTES: usize = 80;
+const ALIVE_AT: usize = 48;
+const RECORD_BYTES_AT: usize = 56;
+const CLOSED_AT: usize = 64;
 const NAMESPACES: [&str; 3] = [DEFAULT, MEDIA, NOTIFICATIONS];
 
 /// What a file says of itself.
@@ -38,25 +46,32 @@ pub(super) struct Header {
     pub(super) machine: Option<[u8; 16]>,
 }
 
-/// What changes in a header.
+/// What changes in a header, besides the bytes of all records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct End {
     pub(super) alive_at: Moment,
     pub(super) closed: bool,
 }
 
-/// See the module.
+/// A file of an earlier time.
 #[derive(Debug)]
 pub(super) struct Segment {
     path: PathBuf,
     file: File,
     header: Header,
-    /// Where the next record goes.
+    /// Bytes of the file.
     length: u64,
-    /// The file may have more bytes than `length`: a write did not come to its end.
-    is_torn: bool,
-    created: Instant,
     written: Instant,
+}
+
+/// The file that is written.
+#[derive(Debug)]
+pub(super) struct Current {
+    segment: Segment,
+    map: MmapMut,
+    /// Where the next record goes.
+    at: usize,
+    created: Instant,
 }
 
 /// A record.
@@ -91,27 +106,6 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
 }
 
 impl Segment {
-    pub(super) fn create(folder: &Path, header: Header) -> io::Result<Self> {
-        let path = folder.join(format!("events-{:020}.log", header.starts_after));
-        let file = data_dir::private_file().read(true).create(true).truncate(true).open(&path)?;
-        Self::begin(&path, file, header).inspect_err(|_| {
-            // On a full disk there is room for its name, and each try has another one.
-            let _ = fs::remove_file(&path);
-        })
-    }
-
-    fn begin(path: &Path, mut file: File, header: Header) -> io::Result<Self> {
-        let mut bytes = [0; HEADER_BYTES];
-        let fields = [header.boot_seq, header.starts_after, header.previous].map(u64::to_le_bytes);
-        let machine = header.machine.unwrap_or_default();
-        let alive = Moment::now().epoch_ms().to_le_bytes();
-        let parts = MAGIC.iter().chain(fields.as_flattened()).chain(&machine).chain(&alive);
-        bytes.iter_mut().zip(parts).for_each(|(to, from)| *to = *from);
-        file.write_all(&bytes)?;
-        let (path, now) = (path.to_owned(), Instant::now());
-        Ok(Self { path, file, header, length: HEADER_BYTES as u64, is_torn: false, created: now, written: now })
-    }
-
     /// A file that is there; its path if it has no header.
     fn open(path: PathBuf) -> io::Result<Result<Self, PathBuf>> {
         let mut file = data_dir::private_file().read(true).open(&path)?;
@@ -129,96 +123,44 @@ impl Segment {
         };
         let is_whole = bytes.len() == HEADER_BYTES && bytes.starts_with(MAGIC);
         let Some(header) = header().filter(|_| is_whole) else { return Ok(Err(path)) };
-        let (length, now) = (file.metadata()?.len(), Instant::now());
-        Ok(Ok(Self { path, file, header, length, is_torn: false, created: now, written: now }))
+        let length = file.metadata()?.len();
+        Ok(Ok(Self { path, file, header, length, written: Instant::now() }))
     }
 
     pub(super) fn header(&self) -> &Header {
         &self.header
     }
 
+    /// Bytes of the file.
     pub(super) fn bytes(&self) -> u64 {
         self.length
-    }
-
-    pub(super) fn is_longer_than(&self, bytes: usize) -> bool {
-        self.length > bytes as u64
-    }
-
-    /// Whether it has events and was begun longer ago than `age`.
-    pub(super) fn is_older_than(&self, age: Duration, now: Instant) -> bool {
-        self.length > HEADER_BYTES as u64 && now.duration_since(self.created) > age
     }
 
     pub(super) fn was_written_before(&self, age: Duration, now: Instant) -> bool {
         now.duration_since(self.written) > age
     }
 
-    /// Removes what a write has left that did not come to its end.
-    pub(super) fn mend(&mut self) -> io::Result<()> {
-        if self.is_torn {
-            self.file.set_len(self.length)?;
-            self.is_torn = false;
-        }
-        Ok(())
-    }
-
-    /// Adds records, all or none.
-    pub(super) fn append(&mut self, records: &[u8], now: Instant) -> io::Result<()> {
-        self.mend()?;
-        if let Err(error) = self.file.write_all_at(records, self.length) {
-            self.is_torn = true;
-            // Tried again before the next write, if this fails.
-            let _ = self.mend();
-            return Err(error);
-        }
-        self.length += records.len() as u64;
-        self.written = now;
-        Ok(())
-    }
-
-    pub(super) fn mark_alive(&self, now: Moment) -> io::Result<()> {
-        self.file.write_all_at(&now.epoch_ms().to_le_bytes(), ALIVE_AT)
-    }
-
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
-    }
-
-    pub(super) fn mark_closed(&self, now: Moment) -> io::Result<()> {
-        self.mark_alive(now)?;
-        self.file.write_all_at(&[1], CLOSED_AT)?;
-        self.sync()
     }
 
     /// What was last written down in the header.
     pub(super) fn end(&self) -> io::Result<End> {
         let (mut alive, mut closed) = ([0; 8], [0; 1]);
-        self.file.read_exact_at(&mut alive, ALIVE_AT)?;
-        self.file.read_exact_at(&mut closed, CLOSED_AT)?;
+        self.file.read_exact_at(&mut alive, ALIVE_AT as u64)?;
+        self.file.read_exact_at(&mut closed, CLOSED_AT as u64)?;
         Ok(End { alive_at: Moment::from_epoch_ms(u64::from_le_bytes(alive)), closed: closed == [1] })
     }
 
-    /// The bytes of its records.
+    /// Its records.
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
-        // A file of ours is an eighth of all of them; what is larger was made by somebody else.
-        let length = self.length.saturating_sub(HEADER_BYTES as u64).min(JOURNAL_BYTES);
+        let mut length = [0; 8];
+        self.file.read_exact_at(&mut length, RECORD_BYTES_AT as u64)?;
+        // A file of ours is a tenth of all of them; what is larger was made by somebody else.
+        let length = u64::from_le_bytes(length).min(JOURNAL_BYTES);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
         self.file.read_exact_at(&mut bytes, HEADER_BYTES as u64)?;
         Ok(bytes)
-    }
-
-    /// Has the file opened so that nothing can be written, with half of a record at its end.
-    #[cfg(test)]
-    pub(super) fn break_writes(&mut self, broken: bool) {
-        self.file = data_dir::private_file().read(true).write(!broken).open(&self.path).expect("it is there");
-        if broken {
-            fs::OpenOptions::new()
-                .write(true)
-                .open(&self.path)
-                .and_then(|file| file.write_all_at(&[200, 0, 0, 0, 1], self.length))
-                .expect("it can be written");
-        }
     }
 
     pub(super) fn remove(self) -> io::Result<()> {
@@ -227,6 +169,130 @@ impl Segment {
             _ => Ok(()),
         }
     }
+}
+
+impl Current {
+    pub(super) fn create(folder: &Path, header: Header) -> io::Result<Self> {
+        let path = folder.join(format!("events-{:020}.log", header.starts_after));
+        let file = data_dir::private_file().read(true).create(true).truncate(true).open(&path)?;
+        let segment = Segment { path: path.clone(), file, header, length: 0, written: Instant::now() };
+        Self::begin(segment).inspect_err(|_| {
+            // On a full disk there is room for its name, and each try has another one.
+            let _ = fs::remove_file(&path);
+        })
+    }
+
+    fn begin(segment: Segment) -> io::Result<Self> {
+        let map = map(&segment.file, JOURNAL_SEGMENT_BYTES)?;
+        let created = segment.written;
+        let mut current = Self { segment, map, at: HEADER_BYTES, created };
+        current.make_room(0)?;
+        let Header { boot_seq, starts_after, previous, machine } = *current.segment.header();
+        for (at, number) in [(8, boot_seq), (16, starts_after), (24, previous)] {
+            current.put(at, &number.to_le_bytes());
+        }
+        current.put(32, &machine.unwrap_or_default());
+        current.mark_alive(Moment::now());
+        compiler_fence(Ordering::Release);
+        // Last: without it there is no header.
+        current.put(0, MAGIC);
+        Ok(current)
+    }
+
+    pub(super) fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
+    /// It is not written any more.
+    pub(super) fn finish(self) -> Segment {
+        self.segment
+    }
+
+    /// Whether so many bytes of records belong into this file. One that has none takes any group.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.at == HEADER_BYTES || self.at + bytes <= JOURNAL_SEGMENT_BYTES
+    }
+
+    /// Whether it has events and was begun longer ago than `age`.
+    pub(super) fn is_older_than(&self, age: Duration, now: Instant) -> bool {
+        self.at > HEADER_BYTES && now.duration_since(self.created) > age
+    }
+
+    /// Adds records, all or none.
+    pub(super) fn append(&mut self, records: &[u8], now: Instant) -> io::Result<()> {
+        self.make_room(records.len())?;
+        self.put(self.at, records);
+        self.at += records.len();
+        // If the process ends before this, there is nothing of the records.
+        compiler_fence(Ordering::Release);
+        self.put(RECORD_BYTES_AT, &((self.at - HEADER_BYTES) as u64).to_le_bytes());
+        self.segment.written = now;
+        Ok(())
+    }
+
+    pub(super) fn mark_alive(&mut self, now: Moment) {
+        self.put(ALIVE_AT, &now.epoch_ms().to_le_bytes());
+    }
+
+    pub(super) fn mark_closed(&mut self, now: Moment) -> io::Result<()> {
+        self.mark_alive(now);
+        self.put(CLOSED_AT, &[1]);
+        self.segment.sync()
+    }
+
+    /// Has the disk have room for the next bytes.
+    fn make_room(&mut self, bytes: usize) -> io::Result<()> {
+        let (end, length) = (self.at + bytes, self.segment.length);
+        if end > self.map.len() {
+            self.map = map(&self.segment.file, end)?;
+        }
+        let missing = end.saturating_sub(length as usize);
+        if missing == 0 {
+            return Ok(());
+        }
+        let zeros = vec![0; missing.max(JOURNAL_ROOM_BYTES)];
+        self.segment.file.write_all_at(&zeros, length)?;
+        self.segment.length += zeros.len() as u64;
+        self.release()
+    }
+
+    /// Bytes at a place for which there is room. Otherwise nothing is written, instead of the process being ended by a signal.
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        let room = (self.segment.length as usize).min(self.map.len());
+        if let Some(place) = self.map.get_mut(..room).and_then(|room| room.get_mut(at..at + bytes.len())) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
+    /// What is written need not count as memory of this process.
+    #[expect(unsafe_code, reason = "of private memory the advice would drop the contents")]
+    fn release(&self) -> io::Result<()> {
+        // SAFETY: the memory is that of a file, shared with the system, which keeps what was written.
+        unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) }
+    }
+
+    /// Has the file opened so that no room can be made.
+    #[cfg(test)]
+    pub(super) fn break_writes(&mut self, broken: bool) {
+        self.segment.file =
+            data_dir::private_file().read(true).write(!broken).open(&self.segment.path).expect("it is there");
+    }
+}
+
+/// The beginning of the file as memory, so long at most.
+#[expect(
+    unsafe_code,
+    reason = "another process could change the file under a slice; nobody else has business in the folder"
+)]
+fn map(file: &File, length: usize) -> io::Result<MmapMut> {
+    // SAFETY: the file belongs to this process, which holds the store's lock, does not shorten it and touches no page behind
+    // its end. What is read from it is plain bytes.
+    unsafe { MmapOptions::new().len(length).map_mut(file) }
+}
+
+/// Bytes of an event's record.
+pub(super) fn bytes_of(event: &RoomEvent) -> usize {
+    22 + event.room.len() + event.event.len() + event.argument.len()
 }
 
 /// Appends a record.
@@ -252,27 +318,11 @@ pub(super) fn encode(out: &mut Vec<u8>, seq: u64, event: &RoomEvent) {
     }
 }
 
-/// What is at a place in a segment's records.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found<'a> {
-    /// A record, and where the next one begins.
-    Record(Record<'a>, usize),
-    /// The end, or the beginning of a record that was never finished.
-    End,
-    /// No record.
-    Damage,
-}
-
-/// Reads a record.
-pub(super) fn decode(bytes: &[u8], at: usize) -> Found<'_> {
-    let rest = bytes.get(at..).unwrap_or_default();
-    let Some((length, rest)) = rest.split_first_chunk() else { return Found::End };
+/// The record at a place, and where the next one begins. None if there is none, as at the end, or it is damaged.
+pub(super) fn decode(bytes: &[u8], at: usize) -> Option<(Record<'_>, usize)> {
+    let (length, rest) = bytes.get(at..)?.split_first_chunk()?;
     let length = u32::from_le_bytes(*length) as usize;
-    let Some(body) = rest.get(..length) else { return Found::End };
-    match record(body) {
-        Some(record) => Found::Record(record, at + 4 + length),
-        None => Found::Damage,
-    }
+    Some((record(rest.get(..length)?)?, at + 4 + length))
 }
 
 fn record(body: &[u8]) -> Option<Record<'_>> {

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt as _;
 use tempfile::TempDir;
 
 use super::*;
+use crate::limits::JOURNAL_ROOM_BYTES;
 use crate::store::Class;
 
 const AGE: Duration = Duration::from_secs(60);
@@ -101,29 +102,32 @@ fn of_latest_events_the_newest_of_a_name_is_found() {
     assert_eq!(found(&lives.begin().1, "a"), [1_001, 1_002, 1_003]);
 }
 
+/// The process was killed while it copied.
 #[test]
-fn a_write_that_was_cut_off_is_none() {
-    for cut in 1..100 {
-        let mut lives = Lives::new();
-        let (mut journal, _) = lives.begin();
-        write(&mut journal, 1_000, "a");
-        let first = journal.bytes();
-        write(&mut journal, 1_001, "a");
-        if journal.bytes() - cut < first {
-            return;
-        }
-        let file = OpenOptions::new().write(true).open(&lives.files()[0]).expect("a file");
-        file.set_len(journal.bytes() - cut).expect("it is cut");
-        let (_, earlier) = lives.begin();
-        assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, vec![1_000]), "{cut}");
-    }
+fn records_that_the_header_does_not_count_are_none() {
+    let mut lives = Lives::new();
+    let (mut journal, _) = lives.begin();
+    write(&mut journal, 1_000, "a");
+    let file = lives.files()[0].clone();
+    let counted = |file: &Path| fs::read(file).expect("a file")[56..64].to_vec();
+    let first = counted(&file);
+    write(&mut journal, 1_001, "a");
+    assert_ne!(counted(&file), first);
+    Lives::overwrite(&file, 56, &first);
+    let (_, earlier) = lives.begin();
+    assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, vec![1_000]));
 }
 
 #[test]
 fn what_may_be_missing_is_known() {
     type Fault = fn(&Lives);
-    let faults: [(&str, Fault); 4] = [
-        ("a damaged record", |lives| Lives::overwrite(&lives.files()[1], 64 + 30, b"X")),
+    let faults: [(&str, Fault); 6] = [
+        ("a damaged record", |lives| Lives::overwrite(&lives.files()[1], 80 + 30, b"X")),
+        ("a count that ends within a record", |lives| Lives::overwrite(&lives.files()[1], 56, &10_u64.to_le_bytes())),
+        ("a file that was cut", |lives| {
+            let file = OpenOptions::new().write(true).open(&lives.files()[1]).expect("a file");
+            file.set_len(80 + 10).expect("it is cut");
+        }),
         ("a file that is gone", |lives| fs::remove_file(&lives.files()[1]).expect("it is there")),
         ("another machine, or another run of this one", |lives| Lives::overwrite(&lives.files()[1], 32, &[7; 16])),
         ("a life without a journal", |lives| Lives::overwrite(&lives.files()[1], 8, &1_500_u64.to_le_bytes())),
@@ -187,11 +191,11 @@ fn what_is_not_written_is_not_found_and_the_next_is() {
     let mut lives = Lives::new();
     let (mut journal, _) = lives.begin();
     write(&mut journal, 1_000, "a");
-    journal.segments.last_mut().expect("a file").break_writes(true);
-    let refused = event("a", "e", Class::Recoverable);
+    journal.current.break_writes(true);
+    let mut refused = event("a", "e", Class::Recoverable);
+    refused.argument = "x".repeat(JOURNAL_ROOM_BYTES).into();
     assert!(append(&mut journal, [(1_001, &refused), (1_002, &refused)]).is_err());
-    assert!(journal.begin_segment(1_002, Instant::now()).is_err(), "it would leave the rest of a write behind");
-    journal.segments.last_mut().expect("a file").break_writes(false);
+    journal.current.break_writes(false);
     write(&mut journal, 1_003, "a");
     let (_, earlier) = lives.begin();
     assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, vec![1_000, 1_003]));
@@ -223,4 +227,31 @@ fn other_files_are_left_alone() {
     assert_eq!(lives.files().len(), 5);
     write(&mut journal, 1_000, "a");
     assert_eq!(found(&lives.begin().1, "a"), [1_000]);
+}
+
+#[test]
+fn the_room_that_an_event_takes_is_known_before() {
+    let event = event("room", "event", Class::Recoverable);
+    let mut record = Vec::new();
+    segment::encode(&mut record, 1, &event);
+    assert_eq!(record.len(), segment::bytes_of(&event));
+}
+
+#[test]
+fn a_group_that_is_larger_than_a_file_has_one_of_its_own() {
+    let mut large = event("a", "e", Class::Recoverable);
+    large.argument = "x".repeat(3_000_000).into();
+    for begun in [false, true] {
+        let mut lives = Lives::new();
+        let (mut journal, _) = lives.begin();
+        if begun {
+            write(&mut journal, 1_000, "a");
+        }
+        append(&mut journal, (1_001..1_006).map(|seq| (seq, &large))).expect("they are written");
+        write(&mut journal, 1_006, "a");
+        assert_eq!(lives.files().len(), 2 + usize::from(begun));
+        let (_, earlier) = lives.begin();
+        let expected: Vec<u64> = (1_001 - u64::from(begun)..=1_006).collect();
+        assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, expected));
+    }
 }
