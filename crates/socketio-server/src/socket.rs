@@ -403,17 +403,17 @@ impl Socket {
     /// Says that what [`Namespace::save`](crate::Namespace::save) returns has changed. Joining and leaving rooms says so
     /// by itself.
     pub fn session_changed(&self) {
-        if let Some(recovery) = &self.0.recovery {
-            recovery.changed.set(true);
-        }
         self.save_soon();
+        if let Some(recovery) = &self.0.recovery {
+            recovery.change();
+        }
     }
 
     /// Has the keeper given the session.
     pub(crate) fn save_soon(&self) {
         if let Some(recovery) = &self.0.recovery
             && self.is_connected()
-            && !recovery.unsaved.replace(true)
+            && recovery.wait()
         {
             self.shard().save_soon(self);
         }

@@ -321,7 +321,13 @@ async fn sessions_that_were_written_after_all_are_recovered() {
     until(async || disk.log().contains("sessions could not be saved")).await;
     disk.set("");
     until(async || disk.log().contains("the store can be written again")).await;
-    until(async || disk.data().join("sessions.complete").exists()).await;
+    until(async || {
+        ["sessions.unsaved-0", "sessions.unsaved-1"].iter().all(|name| {
+            let list = fs::read(disk.data().join(name)).expect("it is there");
+            list.iter().all(|byte| *byte == 0)
+        })
+    })
+    .await;
     server.kill();
 
     let mut server = disk.start(&[]);
@@ -370,13 +376,13 @@ async fn a_data_folder_that_was_replaced_is_noticed_and_left_alone() {
     let (data, moved) = (disk.data(), disk.data().with_file_name("moved"));
     fs::rename(&data, &moved).expect("it can be moved");
     fs::create_dir(&data).expect("a folder");
-    for name in ["store.db", "store.db-wal", "sessions.complete"] {
+    for name in ["store.db", "store.db-wal", "sessions.unsaved-0"] {
         fs::write(data.join(name), "another's").expect("it can be written");
     }
     noticed(&disk, &server).await;
     server.signal("TERM");
     assert_eq!(server.exit_code().await, Some(3));
-    for name in ["store.db", "store.db-wal", "sessions.complete"] {
+    for name in ["store.db", "store.db-wal", "sessions.unsaved-0"] {
         assert_eq!(fs::read_to_string(data.join(name)).expect("it is there"), "another's");
     }
 

@@ -235,11 +235,23 @@ pub(crate) struct SocketRecovery {
     /// Where it is counted, and where once the heartbeat under way is answered. None before it is with its socket.
     moments: Cell<Option<(MomentId, MomentId)>>,
     pub(crate) direct: RefCell<Direct>,
-    /// Waits to be given to the keeper.
-    pub(crate) unsaved: Cell<bool>,
-    /// The keeper has been given it, and it has changed since.
-    pub(crate) changed: Cell<bool>,
-    saved: Cell<bool>,
+    save_state: Cell<SaveState>,
+}
+
+/// What the keeper has of a session, and whether the session waits to be given to it. A session that changes waits at once, so
+/// none is changed without waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SaveState {
+    /// The keeper has nothing, and the socket is not connected yet.
+    New,
+    /// The keeper has nothing, which no change makes wrong; the session waits.
+    NewWaits,
+    /// The keeper has the session as it is.
+    Saved,
+    /// The keeper has the session as it is, and is told that its client is back: the session waits.
+    SavedWaits,
+    /// What the keeper has must not be recalled any more; the session waits.
+    ChangedWaits,
 }
 
 impl SocketRecovery {
@@ -253,16 +265,37 @@ impl SocketRecovery {
 
     fn new(pid: Id, recovered: bool, since: u64, direct: Direct) -> Box<Self> {
         let direct = RefCell::new(direct);
-        let (asked, since, unsaved) = (Cell::new(since), Cell::new(since), Cell::new(false));
-        let (changed, saved) = (Cell::new(false), Cell::new(recovered));
-        Box::new(Self { pid, recovered, since, asked, moments: Cell::default(), direct, unsaved, changed, saved })
+        let (asked, since) = (Cell::new(since), Cell::new(since));
+        let save_state = Cell::new(if recovered { SaveState::Saved } else { SaveState::New });
+        Box::new(Self { pid, recovered, since, asked, moments: Cell::default(), direct, save_state })
+    }
+
+    /// Whether the session waits to be given to the keeper.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.save_state.get(), SaveState::NewWaits | SaveState::SavedWaits | SaveState::ChangedWaits)
+    }
+
+    /// The session waits from now on. False if it did already.
+    pub(crate) fn wait(&self) -> bool {
+        let waits = match self.save_state.get() {
+            SaveState::New => SaveState::NewWaits,
+            SaveState::Saved => SaveState::SavedWaits,
+            SaveState::NewWaits | SaveState::SavedWaits | SaveState::ChangedWaits => return false,
+        };
+        self.save_state.set(waits);
+        true
+    }
+
+    /// The session, which waits if its socket is connected, has changed.
+    pub(crate) fn change(&self) {
+        if self.save_state.get() == SaveState::SavedWaits {
+            self.save_state.set(SaveState::ChangedWaits);
+        }
     }
 
     /// The keeper is given the session now. Says whether what it has of it is wrong.
     pub(crate) fn save(&self) -> bool {
-        self.unsaved.set(false);
-        let changed = self.changed.take();
-        self.saved.replace(true) && changed
+        self.save_state.replace(SaveState::Saved) == SaveState::ChangedWaits
     }
 
     /// The session is with its socket from now on.

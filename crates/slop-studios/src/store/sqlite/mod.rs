@@ -4,8 +4,8 @@
 //! to the `ledger` in one transaction, commits, dispatches and answers. An event of which no row is kept is written to the
 //! `journal` and dispatched by whoever commits it, unless something waits before it. `media`, `log`, `notifications`,
 //! `sessions` and `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers, `order`
-//! these and the journal. `files` notices that the file is gone, `sessions_mark` tells the next process that the sessions are
-//! not as they should be, `unsaved` which of them.
+//! these and the journal. `files` notices that the file is gone, `unsaved` tells the next process which sessions are not as
+//! they should be.
 //!
 //! A promise is as good as the disk: see [`StoreSync`].
 
@@ -42,7 +42,6 @@ mod revocations;
 mod schema;
 mod sequence;
 mod sessions;
-mod sessions_mark;
 #[cfg(test)]
 pub(crate) mod tests;
 mod unsaved;
@@ -58,7 +57,6 @@ use queue::{Left, Queue, Reply, Request, SessionChange};
 pub use retention::{Bound, Bounds, KeyBounds};
 pub use revocations::RevocationBound;
 use sequence::Sequence;
-use sessions_mark::SessionsMark;
 use unsaved::{Found, Unsaved};
 use writer::{Shared, Writer};
 
@@ -74,7 +72,6 @@ pub struct SqliteStore {
     /// As of the last commit.
     usage: Arc<Mutex<Usage>>,
     metrics: Arc<Metrics>,
-    sessions_mark: Arc<Mutex<SessionsMark>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -135,15 +132,11 @@ impl SqliteStore {
         let earlier = Arc::new(EarlierLives::new(earlier, Instant::now() + options.journal));
         let order = Arc::new(Mutex::new(Order::new(numbers, journal)));
         let files = FilesInUse::note(&options.folder).map_err(inaccessible)?;
-        let mut sessions_mark = SessionsMark::find(&options.folder).map_err(inaccessible)?;
-        let unsaved = Found::read(&options.folder).map_err(inaccessible)?;
-        match unsaved {
-            Found::Sessions(keys) if sessions_mark.is_set() => sessions::remove_each(&connection, &keys),
-            Found::Sessions(_) | Found::All => sessions::remove_all(&connection),
+        match Found::read(&options.folder).map_err(inaccessible)? {
+            Found::Sessions(keys) => sessions::remove_each(&connection, &keys),
+            Found::All => sessions::remove_all(&connection),
         }
         .map_err(unusable)?;
-        sessions_mark.set();
-        let sessions_mark = Arc::new(Mutex::new(sessions_mark));
         let unsaved = Unsaved::begin(&options.folder).map_err(inaccessible)?;
         let ledger = Ledger::new(connection, options.bounds, boot_seq).map_err(unusable)?;
         let queue = Arc::new(Queue::new(Some(unsaved)));
@@ -154,24 +147,12 @@ impl SqliteStore {
             dispatch: Arc::clone(&dispatch),
             metrics: Arc::clone(&metrics),
             usage: Arc::clone(&usage),
-            sessions_mark: Arc::clone(&sessions_mark),
             earlier: Arc::clone(&earlier),
         };
         let writer = Writer::new(ledger, files, shared);
         metrics.store_writable.set(1);
         let thread = Mutex::default();
-        let store = Self {
-            queue,
-            order,
-            dispatch,
-            boot_seq,
-            earlier,
-            socket_id_key,
-            usage,
-            metrics,
-            sessions_mark,
-            writer: thread,
-        };
+        let store = Self { queue, order, dispatch, boot_seq, earlier, socket_id_key, usage, metrics, writer: thread };
         Ok((store, writer))
     }
 
@@ -201,7 +182,7 @@ impl SqliteStore {
 
     /// Lets the next process recover no session, since changes of some are not written. It may wait for the disk.
     pub fn void_sessions(&self) {
-        self.sessions_mark.lock().unwrap_or_else(PoisonError::into_inner).remove_for_good();
+        self.queue.sessions_lost();
     }
 
     /// Commits what the file has nothing to do with, unless something waits before it.

@@ -123,8 +123,6 @@ impl Lazy {
 pub(super) struct Group {
     pub(super) requests: Vec<Request>,
     pub(super) lazy: Lazy,
-    /// Whether a change of a session is lost: there was no room for it, or it came after the end.
-    pub(super) sessions_lost: bool,
 }
 
 /// How a store ended.
@@ -254,7 +252,10 @@ impl Queue {
             self.lazy_waits(waiting);
         } else if !waiting.closed {
             waiting.given_up.sessions += 1;
-            self.work.notify_one();
+            drop(waiting);
+            if let Some(unsaved) = &mut *unsaved {
+                unsaved.lost();
+            }
         }
         // What comes after the end is on the list, if what was saved is wrong by it.
         fits
@@ -361,7 +362,6 @@ impl Queue {
         }
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
         waiting.in_hand = Backlog::of(group.requests.len(), &group.lazy);
-        group.sessions_lost = waiting.given_up.sessions > 0;
         group
     }
 
@@ -369,6 +369,20 @@ impl Queue {
     pub(super) fn sessions_written(&self) {
         if let Some(unsaved) = &mut *self.unsaved() {
             unsaved.written();
+        }
+    }
+
+    /// They could not be written.
+    pub(super) fn sessions_failed(&self) {
+        if let Some(unsaved) = &mut *self.unsaved() {
+            unsaved.failed();
+        }
+    }
+
+    /// Changes of sessions will never be written.
+    pub(super) fn sessions_lost(&self) {
+        if let Some(unsaved) = &mut *self.unsaved() {
+            unsaved.lost();
         }
     }
 

@@ -6,7 +6,11 @@
 //! logged out, or without a room that it had joined. So the key of a session that changes is noted at once, in a mapped file
 //! beside the store: the system keeps it whatever becomes of the process, normally without waiting for the disk, and a full
 //! one makes no difference where files are written in place. There are two such lists: one for what changes now, the other
-//! one for what is being written.
+//! one for what is being written. Where a write fails, or a change is lost, any session may be out of date, and the next
+//! process uses none.
+//!
+//! Nothing waits for the lists to be on the disk. After a power failure nobody is recovered, whatever they say: the journal
+//! has no end then.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -20,7 +24,7 @@ use crate::limits::UNSAVED_SESSIONS;
 
 const FILES: [&str; 2] = ["sessions.unsaved-0", "sessions.unsaved-1"];
 
-/// In the first place of a list, if there was no room for all keys. An empty place is zeros.
+/// In the first place of a list, if any session may be out of date. An empty place is zeros.
 const ALL: SessionKey = [0xff; 32];
 const NONE: SessionKey = [0; 32];
 
@@ -30,6 +34,10 @@ pub(super) struct Unsaved {
     lists: [List; 2],
     /// Which of the lists is for what changes now.
     current: usize,
+    /// Whether the last write failed, so that it is one line in the log.
+    failing: bool,
+    /// Whether a change is lost: no later write makes up for it.
+    is_final: bool,
 }
 
 /// Keys, one after the other from the second place on.
@@ -49,19 +57,21 @@ pub(super) enum Found {
 }
 
 impl Found {
+    /// A list that is not there, not whole or begins with something else says nothing, so any session may be out of date.
     pub(super) fn read(folder: &Path) -> io::Result<Self> {
         let mut found = Vec::new();
         for name in FILES {
             let bytes = match fs::read(folder.join(name)) {
                 Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::All),
                 Err(error) => return Err(error),
             };
-            let (keys, _) = bytes.as_chunks();
-            if keys.first() == Some(&ALL) {
-                return Ok(Self::All);
+            let (places, rest) = bytes.as_chunks();
+            let is_whole = places.len() >= UNSAVED_SESSIONS && rest.is_empty();
+            match places {
+                [NONE, keys @ ..] if is_whole => found.extend(keys.iter().take_while(|key| **key != NONE)),
+                _ => return Ok(Self::All),
             }
-            found.extend(keys.iter().skip(1).take_while(|key| **key != NONE));
         }
         Ok(Self::Sessions(found))
     }
@@ -71,7 +81,8 @@ impl Unsaved {
     /// Begins with none.
     pub(super) fn begin(folder: &Path) -> io::Result<Self> {
         let [first, second] = FILES;
-        Ok(Self { lists: [List::begin(&folder.join(first))?, List::begin(&folder.join(second))?], current: 0 })
+        let lists = [List::begin(&folder.join(first))?, List::begin(&folder.join(second))?];
+        Ok(Self { lists, current: 0, failing: false, is_final: false })
     }
 
     /// A session has changed.
@@ -95,17 +106,41 @@ impl Unsaved {
 
     /// They have been written.
     pub(super) fn written(&mut self) {
+        if self.is_final {
+            return;
+        }
+        self.failing = false;
         if let Some(list) = self.lists.get_mut(1 - self.current) {
             list.clear();
         }
+    }
+
+    /// They could not be written: until the next write, which is of them too, any session may be out of date.
+    pub(super) fn failed(&mut self) {
+        // Kept with them: `write` adds what changes from now on, and `written` clears all of it.
+        if let Some(list) = self.lists.get_mut(1 - self.current) {
+            list.add_all();
+        }
+        if !self.failing {
+            self.failing = true;
+            tracing::warn!("sessions could not be saved: none is recovered if the server ends before they are");
+        }
+    }
+
+    /// A change is lost: any session may be out of date until the next process has removed them all.
+    pub(super) fn lost(&mut self) {
+        self.is_final = true;
+        self.failed();
     }
 }
 
 impl List {
     fn begin(path: &Path) -> io::Result<Self> {
-        let mut file = data_dir::private_file().read(true).create(true).truncate(true).open(path)?;
+        // A process that is killed here leaves a whole list, as it was or empty, if there was one.
+        let mut file = data_dir::private_file().read(true).create(true).truncate(false).open(path)?;
         // Written, not only made so long: its places on the disk are there from now on.
         file.write_all(&vec![0; UNSAVED_SESSIONS * size_of::<SessionKey>()])?;
+        file.set_len((UNSAVED_SESSIONS * size_of::<SessionKey>()) as u64)?;
         Ok(Self { places: map(&file)?, used: 0 })
     }
 
@@ -129,7 +164,7 @@ impl List {
         self.clear();
     }
 
-    /// There is no room for all keys.
+    /// Any session, whether its key has a place or not.
     fn add_all(&mut self) {
         let (places, _) = self.places.as_chunks_mut();
         places.iter_mut().take(1).for_each(|first| *first = ALL);
@@ -170,12 +205,16 @@ mod tests {
         }
     }
 
+    fn is_any(folder: &Path) -> bool {
+        Found::read(folder).expect("readable") == Found::All
+    }
+
     #[test]
     fn what_is_not_written_is_found() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let found = || found(folder.path());
-        assert_eq!(found(), [0; 0]);
         let mut unsaved = Unsaved::begin(folder.path()).expect("writable");
+        assert_eq!(found(), [0; 0]);
         unsaved.add(&[1; 32]);
         unsaved.write();
         unsaved.add(&[2; 32]);
@@ -209,9 +248,93 @@ mod tests {
         }
         assert_eq!(found(folder.path()).len(), UNSAVED_SESSIONS - 1);
         unsaved.add(&[2; 32]);
-        assert_eq!(Found::read(folder.path()).expect("readable"), Found::All);
+        assert!(is_any(folder.path()));
         unsaved.write();
         unsaved.written();
         assert_eq!(found(folder.path()), [0; 0]);
+    }
+
+    #[test]
+    fn after_a_write_that_failed_any_may_be_among_them_until_the_next() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut unsaved = Unsaved::begin(folder.path()).expect("writable");
+        for key in [None, Some([1; 32])] {
+            // Also if none of the changes was worth a note.
+            key.iter().for_each(|key| unsaved.add(key));
+            unsaved.write();
+            unsaved.failed();
+            assert!(is_any(folder.path()));
+            unsaved.add(&[2; 32]);
+            unsaved.write();
+            unsaved.add(&[3; 32]);
+            unsaved.failed();
+            assert!(is_any(folder.path()));
+            unsaved.write();
+            unsaved.add(&[4; 32]);
+            assert!(is_any(folder.path()));
+            unsaved.written();
+            assert_eq!(found(folder.path()), [4]);
+            unsaved.write();
+            unsaved.written();
+            assert_eq!(found(folder.path()), [0; 0]);
+        }
+    }
+
+    #[test]
+    fn after_a_loss_any_may_be_among_them_for_the_rest_of_the_process() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut unsaved = Unsaved::begin(folder.path()).expect("writable");
+        unsaved.write();
+        // While a write is under way, which succeeds.
+        unsaved.lost();
+        unsaved.written();
+        for key in 1..4 {
+            assert!(is_any(folder.path()));
+            unsaved.add(&[key; 32]);
+            unsaved.write();
+            unsaved.written();
+        }
+        assert!(is_any(folder.path()));
+        drop(unsaved);
+        Unsaved::begin(folder.path()).expect("writable");
+        assert_eq!(found(folder.path()), [0; 0]);
+    }
+
+    #[test]
+    fn it_is_noted_in_a_folder_that_was_moved() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let (folder, moved) = (place.path().join("data"), place.path().join("moved"));
+        fs::create_dir(&folder).expect("a folder");
+        let mut unsaved = Unsaved::begin(&folder).expect("writable");
+        fs::rename(&folder, &moved).expect("it can be moved");
+        unsaved.add(&[1; 32]);
+        assert_eq!(found(&moved), [1]);
+        unsaved.failed();
+        assert!(is_any(&moved));
+    }
+
+    #[test]
+    fn a_list_that_is_not_whole_says_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert!(is_any(folder.path()), "there is none");
+        for name in FILES {
+            let file = folder.path().join(name);
+            let damages: [fn(&Path) -> io::Result<()>; 4] = [
+                |file| fs::remove_file(file),
+                |file| fs::write(file, ""),
+                |file| fs::write(file, vec![0; UNSAVED_SESSIONS * size_of::<SessionKey>() - 1]),
+                |file| fs::write(file, vec![1; UNSAVED_SESSIONS * size_of::<SessionKey>()]),
+            ];
+            for damage in damages {
+                // What was there, of whatever length, makes no difference to the next list.
+                drop(Unsaved::begin(folder.path()).expect("writable"));
+                assert_eq!(found(folder.path()), [0; 0]);
+                damage(&file).expect("it can be changed");
+                assert!(is_any(folder.path()));
+            }
+            fs::write(&file, vec![1; 2 * UNSAVED_SESSIONS * size_of::<SessionKey>()]).expect("it can be written");
+            drop(Unsaved::begin(folder.path()).expect("writable"));
+            assert_eq!(found(folder.path()), [0; 0]);
+        }
     }
 }

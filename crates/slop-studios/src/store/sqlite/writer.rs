@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::{Committed, CommittedEvent, Delivery, Dispatch, Dispatched, RoomEvent, StoreError, Usage, What};
@@ -14,7 +14,6 @@ use super::order::Order;
 use super::queue::{Group, Lazy, Queue, Request};
 use super::receipts::{Place, Receipt};
 use super::sequence::Sequence;
-use super::sessions_mark::SessionsMark;
 use super::{media, notifications};
 use crate::limits::{
     FILES_CHECK_INTERVAL, GROUP_REQUESTS, LAZY_WRITES_AGAIN_AFTER, RETENTION_AGAIN, RETENTION_INTERVAL, RETENTION_ROWS,
@@ -35,7 +34,6 @@ pub(super) struct Writer {
     failing: bool,
     files: FilesInUse,
     next_look: Instant,
-    sessions_mark: Arc<Mutex<SessionsMark>>,
     earlier: Arc<EarlierLives>,
 }
 
@@ -56,13 +54,12 @@ pub(super) struct Shared {
     pub(super) dispatch: Arc<dyn Dispatch>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) usage: Arc<Mutex<Usage>>,
-    pub(super) sessions_mark: Arc<Mutex<SessionsMark>>,
     pub(super) earlier: Arc<EarlierLives>,
 }
 
 impl Writer {
     pub(super) fn new(ledger: Ledger, files: FilesInUse, shared: Shared) -> Self {
-        let Shared { queue, order, dispatch, metrics, usage, sessions_mark, earlier } = shared;
+        let Shared { queue, order, dispatch, metrics, usage, earlier } = shared;
         let now = Instant::now();
         Self {
             queue,
@@ -76,19 +73,13 @@ impl Writer {
             failing: false,
             files,
             next_look: now + FILES_CHECK_INTERVAL,
-            sessions_mark,
             earlier,
         }
     }
 
     /// Works until the queue is closed and empty. However it ends, nobody waits for it afterwards.
     pub(super) fn run(mut self) {
-        let mut alarm = Alarm {
-            queue: Arc::clone(&self.queue),
-            sessions_mark: Arc::clone(&self.sessions_mark),
-            metrics: Arc::clone(&self.metrics),
-            is_broken: true,
-        };
+        let mut alarm = Alarm { queue: Arc::clone(&self.queue), metrics: Arc::clone(&self.metrics), is_broken: true };
         let order = Arc::clone(&self.order);
         let mut ended = Ok(());
         while ended.is_ok() && self.queue.wait(self.next_look.min(self.next_retention)) {
@@ -97,7 +88,8 @@ impl Writer {
                 Err(_poisoned) => Err(Broken::Order),
             };
         }
-        if ended.is_ok() {
+        // Without its end the journal lets nobody come back after a power failure, which the lists need not outlive.
+        if ended.is_ok() && self.queue.given_up().sessions == 0 {
             match order.lock() {
                 Ok(mut order) => order.close(),
                 Err(_poisoned) => ended = Err(Broken::Order),
@@ -156,11 +148,8 @@ impl Writer {
     }
 
     fn carry_out(&mut self, group: Group, order: &mut Order) {
-        let Group { mut requests, lazy, sessions_lost } = group;
+        let Group { mut requests, lazy } = group;
         let saves_sessions = !lazy.sessions.is_empty();
-        if sessions_lost {
-            self.sessions_mark().remove_for_good();
-        }
         let begun = Instant::now();
         match self.commit(&requests, &lazy, &mut order.numbers) {
             Ok(Outcome { mut applied, counted, wrote }) => {
@@ -177,7 +166,6 @@ impl Writer {
                     self.uncounted.remove(&origin);
                 }
                 if saves_sessions {
-                    self.sessions_mark().set();
                     self.queue.sessions_written();
                 }
             }
@@ -186,14 +174,10 @@ impl Writer {
                 self.queue.put_back(lazy);
                 self.answer_failed(requests, &StoreError::Unavailable(error.to_string().into()), &order.numbers);
                 if saves_sessions {
-                    self.sessions_mark().remove();
+                    self.queue.sessions_failed();
                 }
             }
         }
-    }
-
-    fn sessions_mark(&self) -> MutexGuard<'_, SessionsMark> {
-        self.sessions_mark.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Commits the group, or leaves everything as it was.
@@ -456,7 +440,6 @@ fn event<'a>(request: &'a Request, applied: &'a Applied) -> Option<Dispatched<'a
 /// Leaves nobody waiting when the writer ends, and says so if it did not mean to.
 struct Alarm {
     queue: Arc<Queue>,
-    sessions_mark: Arc<Mutex<SessionsMark>>,
     metrics: Arc<Metrics>,
     is_broken: bool,
 }
@@ -468,7 +451,7 @@ impl Drop for Alarm {
             tracing::error!("the store's writer panicked: nothing is accepted until the server is restarted");
         }
         if self.is_broken || self.queue.given_up().sessions > 0 {
-            self.sessions_mark.lock().unwrap_or_else(PoisonError::into_inner).remove_for_good();
+            self.queue.sessions_lost();
         }
         if self.is_broken {
             self.metrics.store_writable.set(0);
