@@ -28,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use confirmed::{Confirmed, MomentId};
+pub(crate) use confirmed::{Confirmed, WatermarkId};
 pub(crate) use direct::Direct;
 pub(crate) use history::{Audience, Entry, History};
 pub use keeper::{MissedEvent, Recalled, SavedSession, SessionKeeper};
@@ -233,7 +233,7 @@ pub(crate) struct SocketRecovery {
     /// The same once the heartbeat under way is answered.
     pub(crate) asked: Cell<u64>,
     /// Where it is counted, and where once the heartbeat under way is answered. None before it is with its socket.
-    moments: Cell<Option<(MomentId, MomentId)>>,
+    watermarks: Cell<Option<(WatermarkId, WatermarkId)>>,
     pub(crate) direct: RefCell<Direct>,
     /// Waits to be given to the keeper.
     pub(crate) unsaved: Cell<bool>,
@@ -255,7 +255,7 @@ impl SocketRecovery {
         let direct = RefCell::new(direct);
         let (asked, since, unsaved) = (Cell::new(since), Cell::new(since), Cell::new(false));
         let (changed, saved) = (Cell::new(false), Cell::new(recovered));
-        Box::new(Self { pid, recovered, since, asked, moments: Cell::default(), direct, unsaved, changed, saved })
+        Box::new(Self { pid, recovered, since, asked, watermarks: Cell::default(), direct, unsaved, changed, saved })
     }
 
     /// The keeper is given the session now. Says whether what it has of it is wrong.
@@ -267,31 +267,31 @@ impl SocketRecovery {
 
     /// The session is with its socket from now on.
     pub(crate) fn begin(&self, confirmed: &mut Confirmed) {
-        let moment = confirmed.enter(self.since.get());
-        self.moments.set(Some((moment, moment)));
+        let watermark = confirmed.enter(self.since.get());
+        self.watermarks.set(Some((watermark, watermark)));
     }
 
     /// A heartbeat goes out after this broadcast.
     pub(crate) fn ask(&self, position: u64, confirmed: &Confirmed) {
         self.asked.set(position);
-        self.moments.set(self.moments.get().map(|(moment, _)| (moment, confirmed.now())));
+        self.watermarks.set(self.watermarks.get().map(|(watermark, _)| (watermark, confirmed.now())));
         self.direct.borrow_mut().ask();
     }
 
     /// The heartbeat was answered.
     pub(crate) fn answered(&self, confirmed: &mut Confirmed) {
         self.since.set(self.asked.get());
-        if let Some((moment, asked)) = self.moments.get() {
-            confirmed.advance(moment, asked);
-            self.moments.set(Some((asked, asked)));
+        if let Some((watermark, asked)) = self.watermarks.get() {
+            confirmed.advance(watermark, asked);
+            self.watermarks.set(Some((asked, asked)));
         }
         self.direct.borrow_mut().answered();
     }
 
     /// The socket has gone.
     pub(crate) fn end(&self, confirmed: &mut Confirmed) {
-        if let Some((moment, _)) = self.moments.take() {
-            confirmed.leave(moment);
+        if let Some((watermark, _)) = self.watermarks.take() {
+            confirmed.leave(watermark);
         }
     }
 }
