@@ -152,6 +152,13 @@ export class Server {
     return this.publish(`/v1/rooms/${encodeURIComponent(room)}/events`, body, options);
   }
 
+  /** A metric's value, the sum over its series; or of the one series whose labels are in the name. NaN if there is none. */
+  async metric(name) {
+    const { text } = await this.request('GET', '/metrics');
+    const series = text.split('\n').filter((line) => line.startsWith(`${name} `) || line.startsWith(`${name}{`));
+    return series.length === 0 ? NaN : series.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
+  }
+
   /** SIGKILL; what is in the data folder stays. */
   async kill() {
     this.child.kill('SIGKILL');

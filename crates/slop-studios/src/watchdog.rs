@@ -164,12 +164,12 @@ mod tests {
     use crate::store::{Status, StoreError};
 
     /// A watchdog that looks when it is told to, and what it looks at.
-    struct Place {
+    struct Watched {
         store: Arc<SqliteStore>,
         watchdog: Watchdog,
     }
 
-    impl Place {
+    impl Watched {
         fn new() -> Self {
             let store = Arc::new(temporary(Arc::new(Silent)));
             let watched: Arc<dyn Store> = Arc::<SqliteStore>::clone(&store);
@@ -202,33 +202,33 @@ mod tests {
 
     #[tokio::test]
     async fn an_item_ends_after_all_the_looks_without_news() {
-        let mut place = Place::new();
-        assert_eq!((place.progress("dead", 1).await, place.progress("live", 1).await), (Ok(()), Ok(())));
-        place.look(LOOKS).await;
-        assert_eq!(place.progress("live", 1).await, Ok(()));
-        assert_eq!(place.status("dead").await, Status::Progress);
-        place.look(1).await;
-        assert_eq!((place.status("dead").await, place.status("live").await), (Status::Error, Status::Progress));
+        let mut watched = Watched::new();
+        assert_eq!((watched.progress("dead", 1).await, watched.progress("live", 1).await), (Ok(()), Ok(())));
+        watched.look(LOOKS).await;
+        assert_eq!(watched.progress("live", 1).await, Ok(()));
+        assert_eq!(watched.status("dead").await, Status::Progress);
+        watched.look(1).await;
+        assert_eq!((watched.status("dead").await, watched.status("live").await), (Status::Error, Status::Progress));
     }
 
     #[tokio::test]
     async fn after_a_refusal_every_item_has_all_the_patience_again() {
-        let mut place = Place::new();
-        assert_eq!(place.progress("m", 1).await, Ok(()));
-        place.look(LOOKS).await;
-        leave_room(&place.store, 0);
+        let mut watched = Watched::new();
+        assert_eq!(watched.progress("m", 1).await, Ok(()));
+        watched.look(LOOKS).await;
+        leave_room(&watched.store, 0);
         for _ in 0..2 * LOOKS {
-            let refused = place.progress("m", 50_000).await;
+            let refused = watched.progress("m", 50_000).await;
             assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
-            place.look(1).await;
+            watched.look(1).await;
         }
         // A write that needs no room is tried by the look, and passes here. So nothing tells the watchdog of the room.
-        leave_room(&place.store, 1_000);
-        place.look(LOOKS - 1).await;
-        assert_eq!(place.progress("m", 50_000).await, Ok(()));
-        place.look(LOOKS).await;
-        assert_eq!(place.status("m").await, Status::Progress);
-        place.look(1).await;
-        assert_eq!(place.status("m").await, Status::Error);
+        leave_room(&watched.store, 1_000);
+        watched.look(LOOKS - 1).await;
+        assert_eq!(watched.progress("m", 50_000).await, Ok(()));
+        watched.look(LOOKS).await;
+        assert_eq!(watched.status("m").await, Status::Progress);
+        watched.look(1).await;
+        assert_eq!(watched.status("m").await, Status::Error);
     }
 }

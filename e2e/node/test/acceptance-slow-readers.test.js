@@ -95,11 +95,6 @@ class Jobs {
   }
 }
 
-async function metrics(server) {
-  const { text } = await server.request('GET', '/metrics');
-  return (name) => Number(new RegExp(`^${name.replace(/[{}"]/g, '\\$&')} (.*)$`, 'm').exec(text)?.[1]);
-}
-
 async function residentBytes(server) {
   const status = await readFile(`/proc/${server.child.pid}/status`, 'utf8');
   return Number(/VmRSS:\s+(\d+) kB/.exec(status)[1]) * KIB;
@@ -136,7 +131,7 @@ describe('readers that stop', () => {
       while (performance.now() - begun < (half * MINUTE_MS) / 2) {
         await jobs.progress();
         most = Math.max(most, await residentBytes(server));
-        mostWaiting = Math.max(mostWaiting, (await metrics(server))('slop_outbox_bytes'));
+        mostWaiting = Math.max(mostWaiting, await server.metric('slop_outbox_bytes'));
         await delay(PAUSE_MS);
       }
       // Half of the items end on the way, and half at the end.
@@ -144,15 +139,15 @@ describe('readers that stop', () => {
     }
     const bound = 1_000 * OUTBOX_HARD_BYTES;
     assert.ok(most - before <= bound, `${(most - before) / KIB} KiB more than before, of ${bound / KIB} allowed`);
-    const numbers = await metrics(server);
-    assert.ok(numbers('slop_latest_replaced_total') > 10_000, `the queues filled: ${numbers('slop_latest_replaced_total')}`);
+    const replaced = await server.metric('slop_latest_replaced_total');
+    assert.ok(replaced > 10_000, `the queues filled: ${replaced}`);
     assert.ok(mostWaiting > 1_000 * MESSAGE.length, `for each some progress waits: ${mostWaiting}`);
-    assert.equal(numbers('slop_disconnects_total{reason="outbox full"}'), 0);
+    assert.equal(await server.metric('slop_disconnects_total{reason="outbox full"}'), 0);
 
     await going.heardAll(({ connects, item, last }) => assert.deepEqual([connects, last], [1, jobs.last.get(item)]));
     stopped.goOn();
     await stopped.heardAll(({ connects, item, last }) => assert.deepEqual([connects, last], [1, jobs.last.get(item)]));
-    await until(async () => (await metrics(server))('slop_outbox_bytes') === 0, 'empty outboxes');
+    await until(async () => (await server.metric('slop_outbox_bytes')) === 0, 'empty outboxes');
     for (const readers of [going, stopped]) readers.end();
     await server.close();
   });
@@ -165,7 +160,7 @@ describe('readers that stop', () => {
     const jobs = new Jobs(server, 10_000);
     await jobs.progress();
     stopped.stop();
-    const closed = async () => (await metrics(server))('slop_disconnects_total{reason="write stalled"}');
+    const closed = () => server.metric('slop_disconnects_total{reason="write stalled"}');
     await until(
       async () => {
         await jobs.progress();
@@ -174,7 +169,7 @@ describe('readers that stop', () => {
       'closed connections of all that stopped',
       60_000,
     );
-    assert.equal((await metrics(server))('slop_outbox_bytes'), 0, 'nothing waits for those who are gone');
+    assert.equal(await server.metric('slop_outbox_bytes'), 0, 'nothing waits for those who are gone');
     await jobs.complete(ITEMS);
     await going.heardAll(({ connects }) => assert.equal(connects, 1));
     stopped.goOn();

@@ -50,18 +50,26 @@ class Studio {
     last.close();
   }
 
-  async metrics() {
-    return (await this.server.request('GET', '/metrics')).text;
+  /** A client of the room `r` that is saved, and away. */
+  async memberAway() {
+    const client = await connect(this.at, SOON);
+    await client.next('local:connect');
+    acks.room(await client.emit('joinRoom', 'r'));
+    await this.saved();
+    this.cut();
+    await client.next('local:disconnect');
+    return client;
   }
 
   /** How many sessions are in the store. */
-  async kept() {
-    return Number(/^slop_sessions_kept (\d+)$/m.exec(await this.metrics())[1]);
+  kept() {
+    return this.server.metric('slop_sessions_kept');
   }
 
   /** Asserts that so many clients got a new session since the server began, all for this reason. */
   async refused(reason, count) {
-    const failures = (await this.metrics()).matchAll(/^slop_recovery_failures_total\{reason="([^"]+)"\} (\d+)$/gm);
+    const { text } = await this.server.request('GET', '/metrics');
+    const failures = text.matchAll(/^slop_recovery_failures_total\{reason="([^"]+)"\} (\d+)$/gm);
     const met = [...failures].filter(([, , times]) => times !== '0').map(([, why, times]) => [why, Number(times)]);
     assert.deepEqual(met, [[reason, count]]);
   }
@@ -109,12 +117,7 @@ for (const [signal, end] of Object.entries(ENDS)) {
 
   test(`a client that was away over two ends by ${signal} misses nothing of either life`, async (context) => {
     const studio = await Studio.start(context);
-    const client = await connect(studio.at, SOON);
-    await client.next('local:connect');
-    acks.room(await client.emit('joinRoom', 'r'));
-    await studio.saved();
-    studio.cut();
-    await client.next('local:disconnect');
+    const client = await studio.memberAway();
     for (let n = 1; n <= 3; n += 1) {
       await studio.server.toRoom('r', { event: 'update', data: { n } });
       await studio.restart(end);
@@ -176,12 +179,7 @@ test('what was acknowledged a moment before a kill is not undone', async (contex
 
 test('who missed more than is remembered is told so', async (context) => {
   const studio = await Studio.start(context, { LOG_MAX_BYTES: '20000' });
-  const client = await connect(studio.at, SOON);
-  await client.next('local:connect');
-  acks.room(await client.emit('joinRoom', 'r'));
-  await studio.saved();
-  studio.cut();
-  await client.next('local:disconnect');
+  const client = await studio.memberAway();
   for (let n = 0; n < 200; n += 1) {
     await studio.server.toRoom('r', { event: 'update', data: { n }, delivery: 'durable' });
   }
@@ -195,13 +193,7 @@ test('who missed more than is remembered is told so', async (context) => {
 
 test('a journal that is gone is noticed', async (context) => {
   const studio = await Studio.start(context);
-  const client = open(studio.at, SOON);
-  await client.ready();
-  await client.next('local:connect');
-  acks.room(await client.emit('joinRoom', 'r'));
-  await studio.saved();
-  studio.cut();
-  await client.next('local:disconnect');
+  const client = await studio.memberAway();
   await studio.server.toRoom('r', { event: 'update', data: { n: 1 } });
   await studio.server.kill();
   for (const name of await readdir(studio.server.dataDir)) {

@@ -82,7 +82,7 @@ for (const [transport, options] of Object.entries(TRANSPORTS)) {
 
     const reload = async (server) => {
       server.child.kill('SIGHUP');
-      await until(async () => /slop_reloads_total\{outcome="applied"\} 1/.test((await server.request('GET', '/metrics')).text), 'reload');
+      await until(async () => (await server.metric('slop_reloads_total{outcome="applied"}')) >= 1, 'reload');
       return server;
     };
     const restart = async (server, args) => {

@@ -11,13 +11,6 @@ import { acks } from '../shapes.js';
 import { Server, token } from '../server.js';
 import { DEADLINE, until, within } from '../wait.js';
 
-/** The value of a metric, all its labels together. */
-async function metric(server, name) {
-  const { text } = await server.request('GET', '/metrics');
-  const lines = text.split('\n').filter((line) => line.startsWith(`${name} `) || line.startsWith(`${name}{`));
-  return lines.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
-}
-
 describe('TLS', () => {
   let files;
   let server;
@@ -57,7 +50,7 @@ describe('TLS', () => {
       const client = open(server, { transports, ca: undefined });
       await client.next('local:connect_error');
     }
-    await until(async () => (await metric(server, 'slop_tls_handshakes_failed_total')) >= 2, 'a count of them');
+    await until(async () => (await server.metric('slop_tls_handshakes_failed_total')) >= 2, 'a count of them');
   });
 
   test('plain HTTP is not answered', async () => {
@@ -118,7 +111,7 @@ describe('SIGHUP with a new certificate', () => {
         await files.replace(next);
         server.child.kill('SIGHUP');
         rotations += 1;
-        await until(async () => (await metric(server, 'slop_tls_certificate_reloads_total')) >= rotations, 'reload');
+        await until(async () => (await server.metric('slop_tls_certificate_reloads_total')) >= rotations, 'reload');
         // Who comes now sees the new one, and who trusts only the first stays out.
         const peer = tls.connect({ port: server.port, host: '127.0.0.1', ca: next.cert });
         await within(once(peer, 'secureConnect'), DEADLINE, 'a handshake with the new certificate');

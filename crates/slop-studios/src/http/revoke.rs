@@ -20,7 +20,7 @@ use crate::publish::scope::Operation;
 use crate::publish::{FieldError, fields};
 use crate::publishers::Publisher;
 use crate::revoke::Enforced;
-use crate::store::{Revoked, StoreError};
+use crate::store::{Revocation, Revoked, StoreError};
 
 /// Which tokens of a user are revoked, and for how long.
 #[derive(Debug, Serialize, ToSchema)]
@@ -147,10 +147,7 @@ pub(crate) async fn undo_user(
     publisher: Publisher,
     Path(user_id): Path<String>,
 ) -> Result<Json<UserUndoneBody>, Problem> {
-    app.publish_rate.take(&publisher)?;
-    publisher.scopes.require(Operation::UnrevokeUser, &user_id)?;
-    let undone = app.revoker.undo(Revoked::User(user_id.as_str().into())).await.map_err(problem)?;
-    let undone = undone.ok_or_else(Problem::not_revoked)?;
+    let undone = undo(&app, &publisher, Revoked::User(user_id.as_str().into())).await?;
     Ok(Json(UserUndoneBody { user_id, issued_before: undone.at }))
 }
 
@@ -177,11 +174,19 @@ pub(crate) async fn undo_token(
     publisher: Publisher,
     Path(jti): Path<String>,
 ) -> Result<Json<TokenUndoneBody>, Problem> {
-    app.publish_rate.take(&publisher)?;
-    publisher.scopes.require(Operation::UnrevokeToken, &jti)?;
-    let undone = app.revoker.undo(Revoked::Token(jti.as_str().into())).await.map_err(problem)?;
-    undone.ok_or_else(Problem::not_revoked)?;
+    undo(&app, &publisher, Revoked::Token(jti.as_str().into())).await?;
     Ok(Json(TokenUndoneBody { jti }))
+}
+
+/// Undoes a revocation that is there, for a publisher that may.
+async fn undo(app: &App, publisher: &Publisher, subject: Revoked) -> Result<Revocation, Problem> {
+    app.publish_rate.take(publisher)?;
+    let (operation, target) = match &subject {
+        Revoked::User(user_id) => (Operation::UnrevokeUser, user_id),
+        Revoked::Token(jti) => (Operation::UnrevokeToken, jti),
+    };
+    publisher.scopes.require(operation, target)?;
+    app.revoker.undo(subject).await.map_err(problem)?.ok_or_else(Problem::not_revoked)
 }
 
 /// Reads a body that may be left out, and its type with it.

@@ -94,6 +94,18 @@ pub(crate) async fn get(server: &Server, path: &str) -> Answer {
     send(server, "GET", path, &[("authorization", &authorization(KEY))], b"").await
 }
 
+/// A number of `/metrics`, which has to be there.
+pub(crate) async fn metric(server: &Server, name: &str) -> f64 {
+    let text = get(server, "/metrics").await.text;
+    value_of(&text, name).unwrap_or_else(|| panic!("no {name} in\n{text}"))
+}
+
+/// A number in the text of `/metrics`, by its name and labels.
+pub(crate) fn value_of(metrics: &str, name: &str) -> Option<f64> {
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map(|value| value.parse().expect("a number"))
+}
+
 /// Publishes what has to be accepted, and returns the number of sockets that got it.
 #[track_caller]
 pub(crate) fn accepted(answer: &Answer) -> u64 {

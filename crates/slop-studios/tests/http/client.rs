@@ -71,6 +71,16 @@ impl Client {
         Self::on(Arc::new(Mutex::new(line)), namespace, auth).await
     }
 
+    /// Comes back for its session, by a connection of its own, and says whether that is the old one.
+    pub(crate) async fn come_back(&self, server: &Server, token: Option<&str>) -> (bool, Self) {
+        let mut auth = json!({"pid": self.pid, "offset": self.offset});
+        if let Some(token) = token {
+            auth["token"] = token.into();
+        }
+        let back = Self::try_connect(server, self.namespace, auth, None).await.expect("the server takes it");
+        (back.id == self.id, back)
+    }
+
     /// Connects another namespace of its connection.
     pub(crate) async fn try_beside(&self, namespace: &'static str, auth: Value) -> Result<Self, Value> {
         Self::on(Arc::clone(&self.line), namespace, auth).await

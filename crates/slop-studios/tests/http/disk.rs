@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::api::{Answer, accepted, get, post, post_with};
+use crate::api::{Answer, accepted, get, metric, post, post_with};
 use crate::client::Client;
 use crate::faults::FaultyDisk;
 use crate::server::{KEY, Server, token};
@@ -25,23 +25,8 @@ async fn until(mut what: impl AsyncFnMut() -> bool) {
     }
 }
 
-async fn metric(server: &Server, name: &str) -> Option<f64> {
-    let text = get(server, "/metrics").await.text;
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
-}
-
 async fn room_event(server: &Server, event: &str, delivery: &str, headers: &[(&str, &str)]) -> Answer {
     post_with(server, "/v1/rooms/r/events", headers, &json!({"event": event, "delivery": delivery})).await
-}
-
-/// Comes back for its session, and says whether that is the old one.
-async fn come_back(server: &Server, client: &Client, namespace: &'static str, token: Option<&str>) -> (bool, Client) {
-    let mut auth = json!({"pid": client.pid, "offset": client.offset});
-    if let Some(token) = token {
-        auth["token"] = token.into();
-    }
-    let again = Client::try_connect(server, namespace, auth, None).await.expect("the server takes it");
-    (again.id == client.id, again)
 }
 
 fn names(events: Vec<(String, Value)>) -> Vec<String> {
@@ -103,8 +88,8 @@ async fn what_a_failed_commit_left_in_the_log_does_not_come_back() {
 
         let server = disk.start(&[("STORE_SYNC", sync)]);
         let kept = if delivery == "durable" { 2.0 } else { 1.0 };
-        assert_eq!(metric(&server, "slop_log_entries").await, Some(kept));
-        let (recovered, mut client) = come_back(&server, &client, "/", None).await;
+        assert_eq!(metric(&server, "slop_log_entries").await, kept);
+        let (recovered, mut client) = client.come_back(&server, None).await;
         assert!(recovered);
         client.nothing_else().await;
         let answer = room_event(&server, "failed", "durable", &[key]).await;
@@ -165,11 +150,11 @@ async fn what_comes_back_reaches_its_receivers_once() {
         disk.set("");
 
         let server = disk.start(&[]);
-        let (recovered, mut client) = come_back(&server, &client, "/", None).await;
+        let (recovered, mut client) = client.come_back(&server, None).await;
         assert!(recovered);
         room_event(&server, "failed", "durable", &[key]).await;
         assert_eq!(names(client.events().await), ["failed"]);
-        assert_eq!(metric(&server, "slop_log_entries").await, Some(2.0));
+        assert_eq!(metric(&server, "slop_log_entries").await, 2.0);
     }
 }
 
@@ -217,7 +202,7 @@ async fn on_a_full_disk_what_is_accepted_outlives_the_process() {
     server.kill();
     disk.set("");
     let server = disk.start(&[]);
-    let (recovered, mut client) = come_back(&server, &client, "/", None).await;
+    let (recovered, mut client) = client.come_back(&server, None).await;
     assert!(recovered);
     assert_eq!(names(client.events().await), taken);
 }
@@ -251,14 +236,14 @@ async fn on_a_full_disk_events_that_need_none_go_out() {
     let mut client = joined(&server).await;
     disk.set(FULL);
     room_event(&server, "kept", "durable", &[]).await.problem(503, "store_unavailable");
-    assert_eq!(metric(&server, "slop_store_writable").await, Some(0.0));
+    assert_eq!(metric(&server, "slop_store_writable").await, 0.0);
     assert_eq!(get(&server, "/health/ready").await.status, 200);
     assert_eq!(accepted(&room_event(&server, "not kept", "recoverable", &[]).await), 1);
     client.expect("not kept").await;
     client.nothing_else().await;
     disk.set("");
     assert_eq!(accepted(&room_event(&server, "again", "durable", &[]).await), 1);
-    assert_eq!(metric(&server, "slop_store_writable").await, Some(1.0));
+    assert_eq!(metric(&server, "slop_store_writable").await, 1.0);
 }
 
 /// A user who logged out and left a room while the disk was full.
@@ -292,7 +277,7 @@ async fn a_logout_that_a_full_disk_did_not_take_is_not_undone_by_a_stop() {
 
     disk.set("");
     let server = disk.start(&[]);
-    let (recovered, mut again) = come_back(&server, &client, "/", None).await;
+    let (recovered, mut again) = client.come_back(&server, None).await;
     assert!(!recovered);
     is_anonymous_and_in_no_room(&server, &mut again).await;
     assert!(disk.log().contains("not all sessions could be saved"), "{}", disk.log());
@@ -308,7 +293,7 @@ async fn a_logout_that_a_full_disk_did_not_take_is_not_undone_by_a_kill() {
 
     disk.set("");
     let server = disk.start(&[]);
-    let (recovered, mut again) = come_back(&server, &client, "/", None).await;
+    let (recovered, mut again) = client.come_back(&server, None).await;
     assert!(!recovered);
     is_anonymous_and_in_no_room(&server, &mut again).await;
 }
@@ -331,7 +316,7 @@ async fn sessions_that_were_written_after_all_are_recovered() {
     server.kill();
 
     let mut server = disk.start(&[]);
-    let (recovered, mut again) = come_back(&server, &client, "/", None).await;
+    let (recovered, mut again) = client.come_back(&server, None).await;
     assert!(recovered);
     is_anonymous_and_in_no_room(&server, &mut again).await;
     server.signal("TERM");
@@ -350,7 +335,7 @@ async fn noticed(disk: &FaultyDisk, server: &Server) {
     }
     get(server, "/health/ready").await.problem(503, "store_unavailable");
     assert_eq!(get(server, "/health/live").await.status, 200);
-    assert_eq!(metric(server, "slop_store_writable").await, Some(0.0));
+    assert_eq!(metric(server, "slop_store_writable").await, 0.0);
     assert_eq!(disk.log().matches("was deleted or moved").count(), 1, "{}", disk.log());
 }
 
@@ -390,8 +375,8 @@ async fn a_data_folder_that_was_replaced_is_noticed_and_left_alone() {
     fs::remove_dir_all(&data).expect("it can be removed");
     fs::rename(&moved, &data).expect("it can be moved");
     let server = disk.start(&[]);
-    assert!(metric(&server, "slop_log_entries").await >= Some(1.0));
-    assert!(!come_back(&server, &client, "/", None).await.0);
+    assert!(metric(&server, "slop_log_entries").await >= 1.0);
+    assert!(!client.come_back(&server, None).await.0);
 }
 
 #[tokio::test]
@@ -404,7 +389,7 @@ async fn a_write_ahead_log_that_was_deleted_is_noticed_and_nothing_of_it_is_lost
     noticed(&disk, &server).await;
     server.kill();
     let server = disk.start(&[]);
-    assert!(metric(&server, "slop_log_entries").await >= Some(2.0));
+    assert!(metric(&server, "slop_log_entries").await >= 2.0);
 }
 
 /// Starts publishes that will not be answered. When it returns, the store has one in hand, and all others wait for it.
@@ -424,7 +409,7 @@ async fn publish_into(disk: &FaultyDisk, server: &Server, count: usize) -> Vec<T
         until(async || disk.met() > met).await;
     }
     let waiting = count.saturating_sub(1) as f64;
-    until(async || metric(server, "slop_store_queue_length").await == Some(waiting)).await;
+    until(async || metric(server, "slop_store_queue_length").await == waiting).await;
     publishers
 }
 
@@ -450,7 +435,7 @@ async fn a_stop_has_one_deadline_however_slow_the_disk_is() {
 
         disk.set("");
         let server = disk.start(&[]);
-        let (recovered, mut again) = come_back(&server, &client, "/", None).await;
+        let (recovered, mut again) = client.come_back(&server, None).await;
         assert!(!recovered);
         assert_eq!(again.call("getConnectionInfo", json!([])).await["userId"], Value::Null);
     }
@@ -472,7 +457,7 @@ async fn a_stop_says_so_if_the_store_does_not_end() {
 
         disk.set("");
         let server = disk.start(&[]);
-        assert!(come_back(&server, &client, "/", None).await.0, "{faults}");
+        assert!(client.come_back(&server, None).await.0, "{faults}");
     }
 }
 
@@ -534,5 +519,5 @@ async fn a_disk_that_cannot_be_used_is_an_error_at_the_start() {
     // None of them has harmed what was there.
     disk.set("");
     let server = disk.start(&[]);
-    assert_eq!(metric(&server, "slop_log_entries").await, Some(1.0));
+    assert_eq!(metric(&server, "slop_log_entries").await, 1.0);
 }

@@ -6,7 +6,7 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use slop_studios::identity::epoch_seconds;
 
-use crate::api::{get, post};
+use crate::api::{metric, post};
 use crate::client::Client;
 use crate::issuer::{Issuer, Key, Says};
 use crate::server::{SECRET, Server, signed, token, token_until};
@@ -50,12 +50,6 @@ async fn both(server: &Server, token: &str) -> Result<String, String> {
 
 fn refused(text: &str) -> Result<String, String> {
     Err(text.to_owned())
-}
-
-async fn metric(server: &Server, name: &str) -> f64 {
-    let text = get(server, "/metrics").await.text;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
 }
 
 #[tokio::test]
@@ -275,10 +269,9 @@ async fn coming_back_shortens_no_identity() {
     for (saved, offered) in [(&endless, &short), (&short, &endless), (&long, &short)] {
         let mut client = Client::connect_as(&server, "/", saved).await;
         let before = if *saved == endless { Value::Null } else { client.expect("tokenExpiring").await };
-        let auth = json!({"pid": client.pid, "offset": client.offset, "token": offered});
         client.cut().await;
-        let mut back = Client::try_connect(&server, "/", auth, None).await.expect("connected");
-        assert_eq!(back.id, client.id, "the session is the same");
+        let (recovered, mut back) = client.come_back(&server, Some(offered)).await;
+        assert!(recovered, "the session is the same");
         // What it was told last may come again, but of no other end.
         let mut told = back.events().await;
         told.retain(|(_, payload)| *payload != before);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::{accepted, get, post};
+use crate::api::{accepted, metric, post};
 use crate::client::Client;
 use crate::line::Transport;
 use crate::server::{Server, token};
@@ -71,12 +71,6 @@ async fn count(client: &mut Client) -> Value {
     }
 }
 
-/// The client with its session back.
-async fn back(server: &Server, client: &Client) -> Client {
-    let auth = json!({"pid": client.pid, "offset": client.offset});
-    Client::try_connect(server, "/notifications", auth, None).await.expect("the server takes it")
-}
-
 #[tokio::test]
 async fn a_client_that_comes_back_is_told_the_count_and_every_change_of_it() {
     let data = tempfile::tempdir().expect("a temporary folder");
@@ -102,7 +96,7 @@ async fn a_client_that_comes_back_is_told_the_count_and_every_change_of_it() {
             server = Server::start_in(data.path(), &[]);
         }
         let id = client.id.clone();
-        client = back(&server, &client).await;
+        (_, client) = client.come_back(&server, None).await;
         assert_eq!(client.id, id, "it is recovered");
         assert_eq!(client.expect("unreadCount").await["count"], 0);
         notify(&server, "u", "live", "").await;
@@ -139,11 +133,7 @@ async fn authenticating_again_reads_nothing_again() {
     let mut client = Client::connect_as(&server, "/notifications", &token("u")).await;
     assert_eq!(titles(&mut client, 1).await, ["first"]);
     client.events().await;
-    let requests = async || {
-        let metrics = get(&server, "/metrics").await.text;
-        let sum = metrics.lines().find_map(|line| line.strip_prefix("slop_store_group_size_sum "));
-        sum.expect("the metric").parse::<f64>().expect("a number")
-    };
+    let requests = async || metric(&server, "slop_store_group_size_sum").await;
     notify(&server, "u", "before", "").await;
     let before = requests().await;
     for token in [token("u").as_str(), "none"].repeat(5) {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::api::{get, post, send};
+use crate::api::{get, metric, post, send};
 use crate::client::Client;
 use crate::server::{KEY, OTHER_KEY, Server, token};
 
@@ -159,11 +159,8 @@ async fn the_bodies_of_publishers_are_bounded_together() {
         let _ = stream.write_all(&half).await;
         publishers.push(stream);
     }
-    let met = "slop_limits_met_total{limit=\"unfinished bytes of publishers\"} ";
-    let refused = async || {
-        let metrics = get(&server, "/metrics").await.text;
-        metrics.lines().find_map(|line| line.strip_prefix(met)?.parse().ok()).unwrap_or(0)
-    };
+    let met = "slop_limits_met_total{limit=\"unfinished bytes of publishers\"}";
+    let refused = async || metric(&server, met).await as u64;
     let deadline = Instant::now() + Duration::from_secs(10);
     // A buffer that grows has up to twice what came.
     while refused().await < 16 {

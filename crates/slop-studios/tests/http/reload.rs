@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::api::{post, send};
+use crate::api::{post, send, value_of};
 use crate::client::Client;
 use crate::issuer::Key;
 use crate::server::{SECRET, Server, signed_with, token};
@@ -78,9 +78,7 @@ impl Configured {
 
     /// A number of `/metrics`; 0 if it is not there.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
-        let metrics = send(self, "GET", "/metrics", &[], b"").await.text;
-        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map_or(0, |value| value.parse().expect("a number"))
+        value_of(&send(self, "GET", "/metrics", &[], b"").await.text, name).unwrap_or(0.0) as u64
     }
 
     /// What it has logged.

@@ -8,7 +8,7 @@ use slop_studios::identity::epoch_seconds;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::api::{Answer, accepted, get, post, send};
+use crate::api::{Answer, accepted, metric, post, send};
 use crate::client::Client;
 use crate::server::{KEY, Server, signed};
 
@@ -139,8 +139,7 @@ async fn a_revocation_outlives_a_kill() {
     let server = Server::start_in(data.path(), &[]);
     is_refused(&server, "/", &of_user).await;
     is_refused(&server, "/notifications", &of_token).await;
-    let metrics = get(&server, "/metrics").await.text;
-    assert!(metrics.contains("slop_revocations_kept 2"), "{metrics}");
+    assert_eq!(metric(&server, "slop_revocations_kept").await, 2.0);
 }
 
 /// What is committed comes into force, also if nobody is there any more to hear of it.
@@ -162,9 +161,7 @@ async fn a_publisher_that_hangs_up_has_revoked_all_the_same() {
             client.expect("welcome").await;
             refused += u64::from(client.next().await.0 == "authError");
         }
-        let metrics = get(&server, "/metrics").await.text;
-        let kept = metrics.lines().find_map(|line| line.strip_prefix("slop_revocations_kept "));
-        let kept: u64 = kept.expect("the metric").parse().expect("a number");
+        let kept = metric(&server, "slop_revocations_kept").await as u64;
         if kept > 0 && refused == kept {
             return;
         }
@@ -255,7 +252,7 @@ async fn a_revocation_can_be_undone() {
     let server = Server::start_in(data.path(), &[]);
     is_accepted(&server, &of_user).await;
     is_accepted(&server, &of_token).await;
-    assert!(get(&server, "/metrics").await.text.contains("slop_revocations_kept 0"));
+    assert_eq!(metric(&server, "slop_revocations_kept").await, 0.0);
     revoke(&server, "/v1/users/u/revoke").await;
     is_refused(&server, "/", &of_user).await;
 }
@@ -361,10 +358,9 @@ async fn what_was_on_its_way_to_the_user_is_not_repeated() {
     revoke(&server, "/v1/users/u/revoke").await;
     let event = json!({"event": "said", "namespace": "/media"});
     assert_eq!(post(&server, "/v1/rooms/open/events", &event).await.status, 200);
-    for (gone, namespace, then) in [(&notified, "/notifications", None), (&subscriber, "/media", Some("said"))] {
-        let auth = json!({"pid": gone.pid, "offset": gone.offset});
-        let mut client = Client::try_connect(&server, namespace, auth, None).await.expect("connected");
-        assert_eq!(client.id, gone.id, "the session is the same");
+    for (gone, then) in [(&notified, None), (&subscriber, Some("said"))] {
+        let (recovered, mut client) = gone.come_back(&server, None).await;
+        assert!(recovered, "the session is the same");
         assert_eq!(client.expect("authError").await, json!({"message": REVOKED}));
         if let Some(then) = then {
             client.expect(then).await;
@@ -388,8 +384,7 @@ async fn what_was_not_repeated_is_sent_when_the_user_is_back() {
     gone.expect("welcome").await;
     gone.cut().await;
     revoke(&server, "/v1/tokens/t1/revoke").await;
-    let auth = json!({"pid": gone.pid, "offset": gone.offset});
-    let mut client = Client::try_connect(&server, "/notifications", auth, None).await.expect("connected");
+    let (_, mut client) = gone.come_back(&server, None).await;
     was_told(&mut client).await;
     assert_eq!(client.call("authenticate", json!([{"token": token("u", "t2")}])).await["success"], json!(true));
     client.expect("authenticated").await;

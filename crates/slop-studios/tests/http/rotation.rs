@@ -41,12 +41,8 @@ async fn member(server: &Server, token: &str) -> Client {
 
 /// Comes back for its session and has it.
 async fn back(server: &Server, gone: &Client, token: Option<&str>) -> Client {
-    let mut auth = json!({"pid": gone.pid, "offset": gone.offset});
-    if let Some(token) = token {
-        auth["token"] = token.into();
-    }
-    let client = Client::try_connect(server, "/notifications", auth, None).await.expect("it is connected");
-    assert_eq!((&client.id, &client.pid), (&gone.id, &gone.pid), "the session is the same");
+    let (recovered, client) = gone.come_back(server, token).await;
+    assert!(recovered && client.pid == gone.pid, "the session is the same");
     client
 }
 

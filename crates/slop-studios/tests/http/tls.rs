@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::api::value_of;
 use crate::server::Server;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -102,11 +103,9 @@ impl Connection {
         (parts.headers, String::from_utf8(body.to_vec()).expect("text"))
     }
 
-    /// The value of a metric.
+    /// A number of `/metrics`; 0 if it is not there.
     async fn metric(&mut self, name: &str) -> f64 {
-        let (_, metrics) = self.get("/metrics").await;
-        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
-        value.map_or(0.0, |value| value.trim().parse().expect("a number"))
+        value_of(&self.get("/metrics").await.1, name).unwrap_or(0.0)
     }
 
     async fn expiry(&mut self) -> f64 {

@@ -1,74 +1,76 @@
 //! The confirmed position of a shard: the last broadcast that all of its sessions are known to have received.
 //!
-//! Sessions are counted by the moment up to which their heartbeats have confirmed what they were sent. A heartbeat moves one
-//! session from an older moment to a newer one, so that nothing is ever looked through.
+//! Each session is counted at a watermark: its heartbeats have confirmed everything up to there. A heartbeat moves one
+//! session from an older watermark to a newer one, so that nothing is ever looked through.
 
 use std::collections::VecDeque;
 
-/// Moments that are told apart; 16 bytes each. A session that confirms nothing for longer holds back all others, as it must.
-const MAX_MOMENTS: usize = 64;
+/// Watermarks that are told apart; 16 bytes each. A session that confirms nothing for longer holds back all others, as it
+/// must.
+const MAX_WATERMARKS: usize = 64;
 
 /// The sessions of one shard.
 pub(crate) struct Confirmed {
-    /// Names the first moment.
+    /// Names the first watermark.
     first: u32,
-    moments: VecDeque<Moment>,
+    watermarks: VecDeque<Watermark>,
 }
 
 /// Sessions that have received everything up to a broadcast.
-struct Moment {
+struct Watermark {
     position: u64,
     sessions: usize,
 }
 
-/// Names a moment of a shard.
+/// Names a watermark of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MomentId(u32);
+pub(crate) struct WatermarkId(u32);
 
 impl Confirmed {
     /// An empty shard that has sent everything up to `position`.
     pub(crate) fn new(position: u64) -> Self {
-        Self { first: 0, moments: VecDeque::from([Moment { position, sessions: 0 }]) }
+        Self { first: 0, watermarks: VecDeque::from([Watermark { position, sessions: 0 }]) }
     }
 
     /// The last broadcast that every session has received.
     pub(crate) fn position(&self) -> u64 {
-        self.moments.front().map_or(0, |first| first.position)
+        self.watermarks.front().map_or(0, |first| first.position)
     }
 
-    /// Begins a moment: everything up to `position` has been sent.
+    /// Sets a watermark: everything up to `position` has been sent.
     pub(crate) fn begin(&mut self, position: u64) {
         self.drop_passed();
-        if self.moments.len() < MAX_MOMENTS && self.moments.back().is_none_or(|last| last.position < position) {
-            self.moments.push_back(Moment { position, sessions: 0 });
+        if self.watermarks.len() < MAX_WATERMARKS && self.watermarks.back().is_none_or(|last| last.position < position)
+        {
+            self.watermarks.push_back(Watermark { position, sessions: 0 });
         }
         self.drop_passed();
     }
 
-    /// The last moment. What a heartbeat confirms that is sent now.
-    pub(crate) fn now(&self) -> MomentId {
-        MomentId(self.first.wrapping_add(self.moments.len() as u32).wrapping_sub(1))
+    /// The last watermark. What a heartbeat confirms that is sent now.
+    pub(crate) fn now(&self) -> WatermarkId {
+        WatermarkId(self.first.wrapping_add(self.watermarks.len() as u32).wrapping_sub(1))
     }
 
     /// A session has come that has received everything up to `since`.
-    pub(crate) fn enter(&mut self, since: u64) -> MomentId {
-        let after = self.moments.partition_point(|moment| moment.position <= since);
+    pub(crate) fn enter(&mut self, since: u64) -> WatermarkId {
+        let after = self.watermarks.partition_point(|watermark| watermark.position <= since);
         let index = after.checked_sub(1).unwrap_or_else(|| {
-            if self.moments.len() < MAX_MOMENTS {
-                self.moments.push_front(Moment { position: since, sessions: 0 });
+            if self.watermarks.len() < MAX_WATERMARKS {
+                self.watermarks.push_front(Watermark { position: since, sessions: 0 });
                 self.first = self.first.wrapping_sub(1);
-            } else if let Some(first) = self.moments.front_mut() {
+            } else if let Some(first) = self.watermarks.front_mut() {
                 // Its other sessions are said to have received less than they have.
                 first.position = since;
             }
             0
         });
         self.count(index, |sessions| sessions + 1);
-        MomentId(self.first.wrapping_add(index as u32))
+        WatermarkId(self.first.wrapping_add(index as u32))
     }
 
     /// A session has received more.
-    pub(crate) fn advance(&mut self, from: MomentId, to: MomentId) {
+    pub(crate) fn advance(&mut self, from: WatermarkId, to: WatermarkId) {
         if from != to {
             self.leave(from);
             self.count(self.index(to), |sessions| sessions + 1);
@@ -76,23 +78,23 @@ impl Confirmed {
     }
 
     /// A session has gone.
-    pub(crate) fn leave(&mut self, moment: MomentId) {
-        self.count(self.index(moment), |sessions| sessions.saturating_sub(1));
+    pub(crate) fn leave(&mut self, watermark: WatermarkId) {
+        self.count(self.index(watermark), |sessions| sessions.saturating_sub(1));
     }
 
-    fn index(&self, moment: MomentId) -> usize {
-        moment.0.wrapping_sub(self.first) as usize
+    fn index(&self, watermark: WatermarkId) -> usize {
+        watermark.0.wrapping_sub(self.first) as usize
     }
 
     fn count(&mut self, index: usize, change: impl FnOnce(usize) -> usize) {
-        if let Some(moment) = self.moments.get_mut(index) {
-            moment.sessions = change(moment.sessions);
+        if let Some(watermark) = self.watermarks.get_mut(index) {
+            watermark.sessions = change(watermark.sessions);
         }
     }
 
     fn drop_passed(&mut self) {
-        while self.moments.len() > 1 && self.moments.front().is_some_and(|first| first.sessions == 0) {
-            self.moments.pop_front();
+        while self.watermarks.len() > 1 && self.watermarks.front().is_some_and(|first| first.sessions == 0) {
+            self.watermarks.pop_front();
             self.first = self.first.wrapping_add(1);
         }
     }
@@ -149,10 +151,10 @@ mod tests {
         prop::collection::vec(step, 0..200)
     }
 
-    /// What a session has received, and its moment; the same as of the heartbeat that is under way.
+    /// What a session has received, and its watermark; the same as of the heartbeat that is under way.
     struct Session {
-        since: (u64, MomentId),
-        asked: (u64, MomentId),
+        since: (u64, WatermarkId),
+        asked: (u64, WatermarkId),
     }
 
     proptest! {

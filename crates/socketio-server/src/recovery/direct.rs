@@ -26,12 +26,12 @@ struct Log<F> {
     events: VecDeque<Event<F>>,
     bytes: usize,
     /// The last event that was forgotten because there were too many.
-    forgotten: Option<Place>,
+    forgotten: Option<Emitted>,
 }
 
 /// When an event was emitted.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Emitted {
     number: u32,
     /// The last broadcast before it.
     after: u64,
@@ -39,7 +39,7 @@ struct Place {
 
 #[derive(Debug)]
 struct Event<F> {
-    place: Place,
+    emitted: Emitted,
     /// The room without which the client may not have it.
     room: Option<Box<str>>,
     frames: SmallVec<[F; 1]>,
@@ -68,7 +68,8 @@ impl<F> Default for Log<F> {
 impl<F> Direct<F> {
     fn map<G>(self, f: impl Fn(F) -> G) -> Direct<G> {
         let Self { last, asked, arrived, log } = self;
-        let event = |Event { place, room, frames }| Event { place, room, frames: frames.into_iter().map(&f).collect() };
+        let event =
+            |Event { emitted, room, frames }| Event { emitted, room, frames: frames.into_iter().map(&f).collect() };
         let log = log.map(|log| {
             let Log { events, bytes, forgotten } = *log;
             Box::new(Log { events: events.into_iter().map(event).collect(), bytes, forgotten })
@@ -106,13 +107,13 @@ impl Direct {
     ) -> usize {
         let log = self.log.get_or_insert_default();
         log.bytes += bytes(&frames);
-        let (place, room) = (Place { number: self.last, after }, room.map(Box::from));
-        log.events.push_back(Event { place, room, frames });
+        let (emitted, room) = (Emitted { number: self.last, after }, room.map(Box::from));
+        log.events.push_back(Event { emitted, room, frames });
         while log.bytes > max_bytes
             && let Some(first) = log.events.pop_front()
         {
             log.bytes -= bytes(&first.frames);
-            log.forgotten = Some(first.place);
+            log.forgotten = Some(first.emitted);
         }
         log.bytes
     }
@@ -126,12 +127,12 @@ impl Direct {
     pub(crate) fn answered(&mut self) {
         self.arrived = self.asked;
         let Some(log) = &mut self.log else { return };
-        while log.events.front().is_some_and(|event| event.place.number <= self.arrived)
+        while log.events.front().is_some_and(|event| event.emitted.number <= self.arrived)
             && let Some(first) = log.events.pop_front()
         {
             log.bytes -= bytes(&first.frames);
         }
-        if log.forgotten.is_some_and(|place| place.number <= self.arrived) {
+        if log.forgotten.is_some_and(|emitted| emitted.number <= self.arrived) {
             log.forgotten = None;
         }
         if log.events.is_empty() && log.forgotten.is_none() {
@@ -147,12 +148,14 @@ impl Direct {
         // An earlier life of the server may have come further: its numbers must not be given again.
         self.last = self.last.max(number);
         // Without a number of its own, a broadcast tells that what was emitted before it has arrived.
-        let has = |place: Place| place.number <= number || offset.is_some_and(|offset| place.after < offset.broadcast);
+        let has = |emitted: Emitted| {
+            emitted.number <= number || offset.is_some_and(|offset| emitted.after < offset.broadcast)
+        };
         let Some(log) = &mut self.log else { return true };
-        if log.forgotten.is_some_and(|place| !has(place)) {
+        if log.forgotten.is_some_and(|emitted| !has(emitted)) {
             return false;
         }
-        log.events.retain(|event| !has(event.place));
+        log.events.retain(|event| !has(event.emitted));
         log.bytes = log.events.iter().map(|event| bytes(&event.frames)).sum();
         true
     }
@@ -167,7 +170,7 @@ impl Direct {
     /// The events, each with the last broadcast before it.
     pub(crate) fn events(&self) -> impl Iterator<Item = (u64, &[Rc<Frame>])> {
         let events = self.log.iter().flat_map(|log| &log.events);
-        events.map(|event| (event.place.after, event.frames.as_slice()))
+        events.map(|event| (event.emitted.after, event.frames.as_slice()))
     }
 
     /// For other threads.

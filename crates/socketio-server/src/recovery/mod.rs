@@ -28,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use confirmed::{Confirmed, MomentId};
+pub(crate) use confirmed::{Confirmed, WatermarkId};
 pub(crate) use direct::Direct;
 pub(crate) use history::{Audience, Entry, History};
 pub use keeper::{MissedEvent, Recalled, SavedSession, SessionKeeper};
@@ -233,7 +233,7 @@ pub(crate) struct SocketRecovery {
     /// The same once the heartbeat under way is answered.
     pub(crate) asked: Cell<u64>,
     /// Where it is counted, and where once the heartbeat under way is answered. None before it is with its socket.
-    moments: Cell<Option<(MomentId, MomentId)>>,
+    watermarks: Cell<Option<(WatermarkId, WatermarkId)>>,
     pub(crate) direct: RefCell<Direct>,
     save_state: Cell<SaveState>,
 }
@@ -267,7 +267,7 @@ impl SocketRecovery {
         let direct = RefCell::new(direct);
         let (asked, since) = (Cell::new(since), Cell::new(since));
         let save_state = Cell::new(if recovered { SaveState::Saved } else { SaveState::New });
-        Box::new(Self { pid, recovered, since, asked, moments: Cell::default(), direct, save_state })
+        Box::new(Self { pid, recovered, since, asked, watermarks: Cell::default(), direct, save_state })
     }
 
     /// Whether the session waits to be given to the keeper.
@@ -300,31 +300,31 @@ impl SocketRecovery {
 
     /// The session is with its socket from now on.
     pub(crate) fn begin(&self, confirmed: &mut Confirmed) {
-        let moment = confirmed.enter(self.since.get());
-        self.moments.set(Some((moment, moment)));
+        let watermark = confirmed.enter(self.since.get());
+        self.watermarks.set(Some((watermark, watermark)));
     }
 
     /// A heartbeat goes out after this broadcast.
     pub(crate) fn ask(&self, position: u64, confirmed: &Confirmed) {
         self.asked.set(position);
-        self.moments.set(self.moments.get().map(|(moment, _)| (moment, confirmed.now())));
+        self.watermarks.set(self.watermarks.get().map(|(watermark, _)| (watermark, confirmed.now())));
         self.direct.borrow_mut().ask();
     }
 
     /// The heartbeat was answered.
     pub(crate) fn answered(&self, confirmed: &mut Confirmed) {
         self.since.set(self.asked.get());
-        if let Some((moment, asked)) = self.moments.get() {
-            confirmed.advance(moment, asked);
-            self.moments.set(Some((asked, asked)));
+        if let Some((watermark, asked)) = self.watermarks.get() {
+            confirmed.advance(watermark, asked);
+            self.watermarks.set(Some((asked, asked)));
         }
         self.direct.borrow_mut().answered();
     }
 
     /// The socket has gone.
     pub(crate) fn end(&self, confirmed: &mut Confirmed) {
-        if let Some((moment, _)) = self.moments.take() {
-            confirmed.leave(moment);
+        if let Some((watermark, _)) = self.watermarks.take() {
+            confirmed.leave(watermark);
         }
     }
 }

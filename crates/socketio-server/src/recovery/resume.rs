@@ -60,8 +60,8 @@ impl Wish {
 /// bounded, and no copies. One that is larger still, the client would hardly ever get in one piece.
 const REPLAY_LIMITS: usize = 16;
 
-/// A session on its way back.
-struct Found {
+/// A session on its way back to its client.
+struct FoundSession {
     session: SavedSession,
     direct: Direct,
     /// What earlier lives of the server sent after the client's offset.
@@ -86,7 +86,7 @@ pub(crate) async fn resume(connection: Rc<Connection>, namespace: u16, claim: Cl
     });
 }
 
-async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, RecoveryFailure> {
+async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession, RecoveryFailure> {
     let unknown = RecoveryFailure::UnknownSession;
     let shard = &connection.shard;
     let Some(recovery) = shard.handle.recovery() else { return Err(unknown) };
@@ -135,7 +135,7 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
         }
         None => Vec::new(),
     };
-    let found = Found { session, direct, recalled };
+    let found = FoundSession { session, direct, recalled };
     // What the client has seen on another shard must have been seen here. Whatever goes to all shards is posted under the
     // history's lock, so it stands before the mark on every shard or behind it on every shard.
     let (mark, reached) = oneshot::channel();
@@ -145,7 +145,7 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<Found, Recov
     }
     let _ = reached.await;
     if connection.is_closed() {
-        let Found { session, direct, .. } = found;
+        let FoundSession { session, direct, .. } = found;
         if let (Some(namespace), Some(id)) = (shard.space_named(&session.namespace), Id::parse(&session.socket_id)) {
             returning.goes_on();
             recovery.keep(claim.pid, Away::new(namespace, id, session, direct.pack()));
@@ -219,14 +219,14 @@ impl Connection {
         self: &Rc<Self>,
         namespace: u16,
         claim: &Claim,
-        found: Found,
+        found: FoundSession,
         auth: Option<&RawValue>,
     ) -> Result<(), RecoveryFailure> {
         let shard = &self.shard;
         let Some(recovery) = shard.handle.recovery() else { return Err(RecoveryFailure::UnknownSession) };
         let ending = Returning { connection: self, pid: claim.pid, exists: true };
         let space = shard.space(namespace);
-        let Found { session, mut direct, mut recalled } = found;
+        let FoundSession { session, mut direct, mut recalled } = found;
         let id = Id::parse(&session.socket_id).filter(|_| session.namespace == space.namespace);
         let id = id.filter(|id| !space.sockets.borrow().contains_key(id)).ok_or(RecoveryFailure::UnknownSession)?;
         let offset = claim.offset.as_ref().ok().and_then(Option::as_ref);

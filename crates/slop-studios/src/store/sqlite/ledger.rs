@@ -13,7 +13,7 @@ use super::super::{
 };
 use super::log::{self, Entry};
 use super::queue::{Lazy, Request, SessionChange};
-use super::receipts::{self, Keys, Place, Receipt};
+use super::receipts::{self, KeyedItem, Keys, Receipt};
 use super::retention::Bounds;
 use super::sequence::Sequence;
 use super::{Failed, media, notifications, revocations, sessions};
@@ -56,8 +56,8 @@ pub(super) enum Applied {
 /// Where the number of sockets that a publish was queued for is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Origin {
-    /// With the receipt there.
-    Receipt(Place),
+    /// With the receipt of this item.
+    Receipt(KeyedItem),
     /// With the notification of this number.
     Notification(u64),
 }
@@ -206,7 +206,7 @@ impl Ledger {
         if let Some(key) = &change.key
             && let Some(receipt) = self.receipt(key)?
         {
-            return Ok(Applied::Repeated { receipt, first: Origin::Receipt(Place::of(key)) });
+            return Ok(Applied::Repeated { receipt, first: Origin::Receipt(KeyedItem::of(key)) });
         }
         let applied = match &change.what {
             What::Media(step) => self.media(step, change.at, numbers)?,
@@ -322,10 +322,10 @@ impl Ledger {
     /// The receipt that an earlier publish with this key got, unless that is too long ago. If the key is new, there is a
     /// place for it.
     fn receipt(&mut self, key: &IdempotencyKey) -> Result<Option<Receipt>, Failed> {
-        let (place, since) = (Place::of(key), self.keys_since(Moment::now()));
-        match self.keys.find(&self.connection, &place, since)? {
+        let (item, since) = (KeyedItem::of(key), self.keys_since(Moment::now()));
+        match self.keys.find(&self.connection, &item, since)? {
             Some(known) if known.fingerprint != key.fingerprint => Err(StoreError::KeyReused.into()),
-            Some(known) => Ok(known.receipt(&place).cloned()),
+            Some(known) => Ok(known.receipt(&item).cloned()),
             None => self.make_room(&key.publisher).map(|()| None),
         }
     }
@@ -440,7 +440,7 @@ impl Ledger {
     /// Writes down how many sockets a publish was queued for.
     pub(super) fn set_delivered(&mut self, origin: &Origin, delivered: u64) -> rusqlite::Result<()> {
         match origin {
-            Origin::Receipt(place) => self.keys.set_delivered(&self.connection, place, delivered),
+            Origin::Receipt(item) => self.keys.set_delivered(&self.connection, item, delivered),
             Origin::Notification(seq) => notifications::set_delivered(&self.connection, *seq, delivered),
         }
     }

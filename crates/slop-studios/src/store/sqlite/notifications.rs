@@ -11,18 +11,20 @@ use super::Failed;
 use crate::clock::Moment;
 use crate::limits::{INBOX_BATCH_BYTES, MAX_NOTIFICATIONS_PAGE_BYTES};
 
-/// What is needed of a notification to answer a repeat.
+/// What a repeat of a notification is answered with.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FirstNotification {
     pub(super) seq: u64,
     pub(super) fingerprint: Fingerprint,
     pub(super) delivered: u64,
 }
 
-pub(super) fn find(connection: &Connection, user: &str, id: &str) -> rusqlite::Result<Option<Found>> {
+pub(super) fn find(connection: &Connection, user: &str, id: &str) -> rusqlite::Result<Option<FirstNotification>> {
     connection
         .prepare_cached("SELECT seq, fingerprint, delivered FROM notifications WHERE user = ?1 AND id = ?2")?
-        .query_row((user, id), |row| Ok(Found { seq: row.get(0)?, fingerprint: row.get(1)?, delivered: row.get(2)? }))
+        .query_row((user, id), |row| {
+            Ok(FirstNotification { seq: row.get(0)?, fingerprint: row.get(1)?, delivered: row.get(2)? })
+        })
         .optional()
 }
 

@@ -25,18 +25,18 @@ struct Name {
     key: Arc<str>,
 }
 
-/// Where a receipt is.
+/// An item of a request with a key. Each has a receipt.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Place {
+pub(super) struct KeyedItem {
     name: Name,
-    item: u32,
+    number: u32,
 }
 
-impl Place {
+impl KeyedItem {
     /// A request that is no batch has one item.
     pub(super) fn of(key: &IdempotencyKey) -> Self {
         let (publisher, name) = (Arc::clone(&key.publisher), Arc::clone(&key.key));
-        Self { name: Name { publisher, key: name }, item: key.item.unwrap_or(0) }
+        Self { name: Name { publisher, key: name }, number: key.item.unwrap_or(0) }
     }
 }
 
@@ -55,8 +55,8 @@ pub(super) struct Remembered {
 
 impl Remembered {
     /// The receipt of an item that was accepted.
-    pub(super) fn receipt(&self, place: &Place) -> Option<&Receipt> {
-        self.receipts.get(&place.item)
+    pub(super) fn receipt(&self, item: &KeyedItem) -> Option<&Receipt> {
+        self.receipts.get(&item.number)
     }
 
     /// What it counts as.
@@ -78,10 +78,10 @@ impl Keys {
     pub(super) fn find(
         &mut self,
         connection: &Connection,
-        place: &Place,
+        item: &KeyedItem,
         since: Moment,
     ) -> rusqlite::Result<Option<&mut Remembered>> {
-        let known = match self.0.entry(place.name.clone()) {
+        let known = match self.0.entry(item.name.clone()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(vacant) => match read(connection, vacant.key())? {
                 Some(read) => vacant.insert(read),
@@ -91,8 +91,7 @@ impl Keys {
         Ok((known.at > since).then_some(known))
     }
 
-    /// Remembers a receipt, and says by how much more all keys count than before. The place of a key that is too old is
-    /// taken.
+    /// Remembers a receipt, and says by how much more all keys count than before. A key that is too old is replaced.
     pub(super) fn add(
         &mut self,
         connection: &Connection,
@@ -100,22 +99,22 @@ impl Keys {
         (at, since): (Moment, Moment),
         receipt: Receipt,
     ) -> rusqlite::Result<i64> {
-        let place = Place::of(key);
-        if let Some(known) = self.find(connection, &place, since)? {
+        let item = KeyedItem::of(key);
+        if let Some(known) = self.find(connection, &item, since)? {
             let before = known.cost();
-            known.receipts.insert(place.item, receipt);
+            known.receipts.insert(item.number, receipt);
             known.is_changed = true;
             return Ok(known.cost() as i64 - before as i64);
         }
-        let freed = match self.0.remove(&place.name) {
-            Some(_too_old) => forget(connection, &place.name)?,
+        let freed = match self.0.remove(&item.name) {
+            Some(_too_old) => forget(connection, &item.name)?,
             None => 0,
         };
-        let receipts = BTreeMap::from([(place.item, receipt)]);
-        let row = insert(connection, &place.name, &key.fingerprint, at, &receipts)?;
+        let receipts = BTreeMap::from([(item.number, receipt)]);
+        let row = insert(connection, &item.name, &key.fingerprint, at, &receipts)?;
         let (fingerprint, cost) = (key.fingerprint, cost(receipts.len()));
         let remembered = Remembered { fingerprint, row, at, receipts, is_changed: false, written_cost: cost };
-        self.0.insert(place.name, remembered);
+        self.0.insert(item.name, remembered);
         Ok(cost as i64 - freed as i64)
     }
 
@@ -123,11 +122,11 @@ impl Keys {
     pub(super) fn set_delivered(
         &mut self,
         connection: &Connection,
-        place: &Place,
+        item: &KeyedItem,
         delivered: u64,
     ) -> rusqlite::Result<()> {
-        if let Some(known) = self.find(connection, place, Moment::from_epoch_ms(0))?
-            && let Some(receipt) = known.receipts.get_mut(&place.item)
+        if let Some(known) = self.find(connection, item, Moment::from_epoch_ms(0))?
+            && let Some(receipt) = known.receipts.get_mut(&item.number)
         {
             receipt.2 = delivered;
             known.is_changed = true;

@@ -12,7 +12,7 @@ use super::journal::EarlierLives;
 use super::ledger::{Applied, Ledger, Origin};
 use super::order::Order;
 use super::queue::{Group, Lazy, Queue, Request};
-use super::receipts::{Place, Receipt};
+use super::receipts::{KeyedItem, Receipt};
 use super::sequence::Sequence;
 use super::{media, notifications};
 use crate::limits::{
@@ -301,7 +301,7 @@ impl Writer {
                 (Request::MarkRead { reply, .. }, Applied::Unread { unread, .. }) => drop(reply.send(Ok(unread))),
                 (Request::Read(read), _) => read(self.ledger.connection()),
                 (Request::Commit { change, reply }, applied) => {
-                    let place = change.key.as_ref().map(|key| Origin::Receipt(Place::of(key)));
+                    let place = change.key.as_ref().map(|key| Origin::Receipt(KeyedItem::of(key)));
                     let committed = match applied {
                         Applied::Repeated { receipt: Receipt(id, stored, delivered), first } => Committed {
                             id,

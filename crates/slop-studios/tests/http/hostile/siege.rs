@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::interval;
 
-use crate::api::get;
+use crate::api::{get, metric};
 use crate::client::Client;
 use crate::server::Server;
 
@@ -124,22 +124,15 @@ pub(crate) fn memory(server: &Server, kind: &str) -> usize {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// A number of `/metrics`, without `slop_` before it.
-pub(crate) async fn metric(server: &Server, name: &str) -> u64 {
-    let metrics = get(server, "/metrics").await.text;
-    let value = metrics.lines().find_map(|line| line.strip_prefix("slop_")?.strip_prefix(name)?.strip_prefix(' '));
-    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{metrics}"))
-}
-
 pub(crate) async fn limit_met(server: &Server, limit: &str) -> u64 {
-    metric(server, &format!("limits_met_total{{limit=\"{limit}\"}}")).await
+    metric(server, &format!("slop_limits_met_total{{limit=\"{limit}\"}}")).await as u64
 }
 
 /// Waits until a metric is no more than this.
 pub(crate) async fn falls_to(server: &Server, name: &str, most: u64) {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let value = metric(server, name).await;
+        let value = metric(server, name).await as u64;
         if value <= most {
             return;
         }
@@ -151,12 +144,12 @@ pub(crate) async fn falls_to(server: &Server, name: &str, most: u64) {
 /// The bystander is gone too; the connection that asks is there.
 async fn nothing_is_left(server: &Server) {
     for (name, most) in [
-        ("connections", 0),
-        ("sockets", 0),
-        ("handshakes", 0),
-        ("unfinished_bytes", 0),
-        ("streams", 1),
-        ("client_addresses", 1),
+        ("slop_connections", 0),
+        ("slop_sockets", 0),
+        ("slop_handshakes", 0),
+        ("slop_unfinished_bytes", 0),
+        ("slop_streams", 1),
+        ("slop_client_addresses", 1),
     ] {
         falls_to(server, name, most).await;
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::peer::{HANDSHAKE, Peer, session};
-use super::siege::{Siege, falls_to, limit_met, metric};
+use super::siege::{Siege, falls_to, limit_met};
+use crate::api::metric;
 use crate::server::Server;
 
 /// Attackers at a time.
@@ -70,7 +71,7 @@ async fn slow_bodies() {
                 peer.send(&[head.as_bytes(), &vec![b'4'; 500_000]].concat()).await;
                 peers.push(peer);
             }
-            assert!(metric(server, "unfinished_bytes").await <= 16_000_000);
+            assert!(metric(server, "slop_unfinished_bytes").await <= 16_000_000.0);
             let (mut late, mut no_room) = (0, 0);
             for peer in &mut peers {
                 match peer.answer().await.map(|answer| answer.status) {
@@ -103,7 +104,7 @@ async fn slow_messages() {
                 peer.send(&frame).await;
                 peers.push(peer);
             }
-            assert!(metric(server, "unfinished_bytes").await <= 16_000_000);
+            assert!(metric(server, "slop_unfinished_bytes").await <= 16_000_000.0);
             assert!(limit_met(server, "unfinished bytes").await > 0);
             "closed past `MAX_UNFINISHED_BYTES`: `too many unfinished bytes`".to_owned()
         })
@@ -125,9 +126,9 @@ async fn answers_that_nobody_takes() {
                 let _ = tokio::time::timeout(Duration::from_millis(20), peer.send(&request)).await;
                 peers.push(peer);
             }
-            assert!(metric(server, "streams").await > 200);
+            assert!(metric(server, "slop_streams").await > 200.0);
             // The bystander's, and the one that asks.
-            falls_to(server, "streams", 2).await;
+            falls_to(server, "slop_streams", 2).await;
             "no more is made than the kernel takes; ended by it after twice `WRITE_STALL_MS`".to_owned()
         })
         .await;

@@ -1,0 +1,211 @@
+//! Bounds: what leaves and when, what may wait, and how large a replay is.
+
+use super::*;
+use crate::limits::STORE_QUEUE_REQUESTS;
+use crate::store::{Floors, Revocations};
+
+#[test]
+fn the_oldest_leave_first() {
+    let place = Place::bounded(|bounds| {
+        bounds.media.rows = 2;
+        bounds.log.bytes = 10 * crate::limits::ROW_OVERHEAD_BYTES;
+        bounds.sessions.rows = 2;
+        bounds.notifications_per_user = 2;
+        bounds.notifications.rows = 3;
+    });
+    let (store, recorder) = place.open();
+    for item in ["a", "b", "a", "c"] {
+        publish(&store, media("1", item, Step::Progress(1.0)));
+    }
+    let known = |item| wait(store.media_state(item)).expect("readable").is_some();
+    assert_eq!([known("a"), known("b"), known("c")], [true, false, true]);
+
+    let begin = recorder.numbers().len();
+    for n in 0..100 {
+        publish(&store, durable("1", &format!("e{n}")));
+        assert!(store.usage().log.rows <= 10);
+    }
+    let numbers = recorder.numbers();
+    // What was removed can't be replayed, and that is said.
+    assert_eq!(replayed(&store, numbers[begin + 88]), Replay::default());
+    let kept = replayed(&store, numbers[begin + 89]);
+    assert_eq!((kept.complete, kept.events.len()), (true, 10));
+
+    for (user, id) in [("u", "1"), ("u", "2"), ("u", "3"), ("v", "4"), ("w", "5")] {
+        publish(&store, notification(user, id, 0));
+    }
+    let count = |user: &str| wait(store.notifications(user, None, 10)).expect("readable").notifications.len();
+    assert_eq!([count("u"), count("v"), count("w")], [1, 1, 1]);
+    assert_eq!(store.usage().notifications, Amount { rows: 3, bytes: 30 });
+
+    for (n, key) in [1, 2, 1, 3].into_iter().enumerate() {
+        store.save_session(session(key, &n.to_string()));
+        until(|| {
+            wait(store.read(move |connection| Ok(sessions::find(connection, &[key; 32])?)))
+                .is_ok_and(|found| found.is_some_and(|(found, _)| found.data == n.to_string()))
+        });
+    }
+    until(|| store.usage().sessions.rows == 2);
+    let found = |key: u8| wait(store.session([key; 32])).expect("readable").is_some();
+    assert_eq!([found(1), found(2), found(3)], [true, false, true]);
+}
+
+#[test]
+fn what_is_too_old_leaves() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let day_before = Moment::now().before(Duration::from_secs(86_401));
+    for n in 0..1_000 {
+        publish(&store, Change { at: day_before, ..durable(&n.to_string(), "old") });
+    }
+    publish(&store, Change { at: day_before, ..media("1", "m", Step::Complete) });
+    publish(&store, Change { at: day_before, ..notification("u", "1", 0) });
+    store.received("u", store.boot_seq() + 5_000);
+    publish(&store, Change { at: day_before, ..keyed(room("1", "e"), key("k", 1)) });
+    drop(store);
+
+    // By itself, a few at a time; and never more than is too old.
+    let (store, _) = place.open();
+    publish(&store, durable("2", "new"));
+    until(|| store.usage().log.rows == 1);
+    let kept = store.usage();
+    assert_eq!((kept.media.rows, kept.notifications.rows, kept.idempotency_keys), (0, 0, 0));
+    let inboxes =
+        store.read(|connection| Ok(connection.query_row("SELECT count(*) FROM inboxes", [], |row| row.get(0))?));
+    assert_eq!(wait(inboxes), Ok(0));
+    let newest =
+        wait(store.replay("/", vec![("r".to_owned(), 0)], store.boot_seq() - 1, i64::MAX as u64)).expect("readable");
+    assert_eq!((newest.complete, newest.events.len()), (true, 1));
+}
+
+#[test]
+fn what_waits_is_bounded() {
+    let gate = Arc::<Gate>::default();
+    let store = temporary(Arc::<Gate>::clone(&gate));
+    let closed = gate.0.lock().expect("no test panicked");
+    let mut commits = vec![store.commit(durable("0", "e"))];
+    let refused = loop {
+        let mut commit = store.commit(room("1", "e"));
+        if let Some(Err(error)) = (&mut commit).now_or_never() {
+            break error;
+        }
+        commits.push(commit);
+        assert!(commits.len() < 3 * STORE_QUEUE_REQUESTS);
+    };
+    assert_eq!(refused, StoreError::Overloaded);
+    assert_eq!(store.usage().queued, STORE_QUEUE_REQUESTS as u64);
+    drop(closed);
+    for commit in commits {
+        assert!(wait(commit).is_ok());
+    }
+}
+
+#[test]
+fn bytes_that_wait_are_bounded() {
+    let gate = Arc::<Gate>::default();
+    let store = temporary(Arc::<Gate>::clone(&gate));
+    let closed = gate.0.lock().expect("no test panicked");
+    let large = || {
+        let mut change = room("1", "e");
+        if let What::Room(event) = &mut change.what {
+            event.argument = "x".repeat(1_000_000).into();
+        }
+        change
+    };
+    let first = store.commit(durable("0", "e"));
+    let mut outcomes: Vec<_> = (0..100).map(|_| store.commit(large())).collect();
+    let refused = outcomes.iter_mut().filter_map(|commit| commit.now_or_never());
+    assert!(refused.filter(|outcome| matches!(outcome, Err(StoreError::Overloaded))).count() >= 25);
+    drop(closed);
+    assert!(wait(first).is_ok());
+}
+
+/// Of those that are replaced only the newest is sent.
+#[test]
+fn latest_events_that_were_replaced_do_not_make_a_replay_too_large() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for n in 0..20 {
+        let mut state = room_event(&n.to_string(), "r", "state", Class::Latest);
+        if let What::Room(event) = &mut state.what {
+            event.argument = format!("\"{}\"", "x".repeat(100_000)).into();
+        }
+        // Half of them are in the log, for their keys' sake, and half in the journal.
+        publish(&store, if n % 2 == 0 { keyed(state, key(&n.to_string(), 1)) } else { state });
+    }
+    let (again, _) = place.killed().open();
+    let replay = replayed(&again, 0);
+    assert!(replay.complete);
+    assert_eq!(replay.events.len(), 1);
+}
+
+#[test]
+fn a_replay_that_is_too_large_is_not_complete() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for n in 0..3 {
+        let mut change = durable(&n.to_string(), "e");
+        if let What::Room(event) = &mut change.what {
+            event.argument = "x".repeat(crate::limits::MAX_REPLAY_BYTES / 2).into();
+        }
+        publish(&store, change);
+    }
+    assert_eq!(replayed(&store, 0), Replay::default());
+    let newest = replayed(&store, store.boot_seq() + 1);
+    assert_eq!((newest.complete, newest.events.len()), (true, 1));
+}
+
+#[test]
+fn only_what_is_over_leaves_and_it_leaves_a_floor() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let (now, skew) = (Moment::now(), Duration::from_secs(2));
+    let ago = |days: u32| now.before(DAY * days).epoch_ms();
+    let place = Place::bounded(|bounds| bounds.revocations.rows = 3);
+    let (store, _) = place.open();
+    let row = |name: &str, at, expires_at| revocation(Revoked::Token(name.into()), at, expires_at);
+    let revoke = |revoked: &Revocation| wait(store.revoke(revoked.clone()));
+    let user = revocation(Revoked::User("u".into()), ago(3), None);
+    let (long, short) = (row("long", ago(2), None), row("short", ago(1), Some(ago(0) - 1_000)));
+    for revoked in [&user, &long, &short] {
+        assert_eq!(revoke(revoked), Ok(Revocations::default()), "there is room");
+    }
+    let fresh = row("fresh", ago(0), None);
+    // The one whose own end has come makes room first, though it is not the oldest.
+    let floors =
+        |issued: Option<Moment>, expired: Option<u64>| Floors { issued, expired: expired.map(Moment::from_epoch_ms) };
+    let gone = Revocations { list: vec![short.clone()], floors: floors(None, short.expires_at.map(Moment::epoch_ms)) };
+    assert_eq!(revoke(&fresh), Ok(gone));
+    let oldest = Revocations { list: vec![user.clone()], floors: floors(Some(user.at.after(skew)), None) };
+    assert_eq!(revoke(&row("another", ago(0), None)), Ok(oldest));
+    assert_eq!(revoke(&fresh), Ok(Revocations::default()), "it is no more than before");
+    let older = Revocations { list: vec![long.clone()], floors: floors(Some(long.at.after(skew)), None) };
+    assert_eq!(revoke(&row("a third", ago(0), None)), Ok(older));
+    assert_eq!(revoke(&row("one more", ago(0), None)), Err(StoreError::TooManyRevocations));
+    assert_eq!(store.usage().revocations.rows, 3);
+
+    // The next process knows the floors.
+    store.close();
+    let kept = wait(place.open().0.revocations()).expect("readable");
+    assert_eq!((kept.list.len(), kept.floors), (3, floors(Some(long.at.after(skew)), Some(ago(0) - 1_000))));
+}
+
+/// With a shorter longest life or less leeway more is over, and with more of either less.
+#[test]
+fn the_settings_in_force_say_what_is_over() {
+    let hour = Duration::from_secs(3_600);
+    let ago = |hours: u32| Moment::now().before(hour * hours).epoch_ms();
+    for (max_lifetime, leeway, expires_at, makes_room) in [
+        (hour * 5, Duration::ZERO, None, false),
+        (hour * 3, Duration::ZERO, None, true),
+        (hour * 3, hour * 2, None, false),
+        (hour * 5, Duration::ZERO, Some(ago(1)), true),
+        (hour * 5, hour * 2, Some(ago(1)), false),
+        (hour * 3, Duration::ZERO, Some(u64::from(u32::MAX) * 1_000), true),
+    ] {
+        let place = Place::bounded(|bounds| bounds.revocations = RevocationBound { rows: 1, max_lifetime, leeway });
+        let (store, _) = place.open();
+        let revoke = |name: &str, at, end| wait(store.revoke(revocation(Revoked::Token(name.into()), at, end)));
+        assert!(revoke("old", ago(4), expires_at).is_ok());
+        assert_eq!(revoke("new", ago(0), None).is_ok(), makes_room, "{max_lifetime:?} {leeway:?} {expires_at:?}");
+    }
+}

@@ -1,0 +1,307 @@
+//! Lives of a store: what one leaves to the next, and the files that it opens with.
+
+use rusqlite::Connection;
+
+use super::*;
+
+#[test]
+fn what_was_accepted_survives_a_kill() {
+    let place = Place::new();
+    let (store, recorder) = place.open();
+    publish(&store, media("1", "m", Step::Progress(1.0)));
+    publish(&store, media("2", "m", Step::Complete));
+    publish(&store, notification("u", "3", 1));
+    let first = publish(&store, keyed(durable("4", "e"), key("k", 1)));
+    store.save_session(session(1, "{}"));
+    until(|| store.usage().sessions.rows == 1);
+    // It settles the count of the keyed one.
+    publish(&store, durable("5", "f"));
+
+    let after = place.killed();
+    let (again, recorded) = after.open();
+    assert!(again.boot_seq() > *recorder.numbers().last().expect("some"));
+    let state = wait(again.media_state("m")).expect("readable").expect("known");
+    assert_eq!((state.step, &*state.payload), (Step::Complete, r#"{"id":"2"}"#));
+    assert_eq!(wait(again.notifications("u", None, 10)).expect("readable").notifications.len(), 1);
+    assert_eq!(replayed(&again, 0).events.len(), 2);
+    assert_eq!(wait(again.session([1; 32])).expect("readable").expect("known").rooms.len(), 2);
+
+    let repeat = publish(&again, keyed(durable("6", "e"), key("k", 1)));
+    assert_eq!((repeat.repeated, &repeat.id, repeat.stored), (true, &first.id, true));
+    assert_eq!(wait(repeat.delivery.sockets()), wait(first.delivery.sockets()));
+    assert!(publish(&again, notification("u", "3", 1)).repeated);
+    assert_eq!(
+        wait(again.commit(media("7", "m", Step::Error)))
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+            .err()
+            .as_deref(),
+        Some("attempt 1 has ended; a higher attempt begins again")
+    );
+    assert_eq!(recorded.lines(), [""; 0]);
+    let of_tables = |store: &SqliteStore| Usage { journal_bytes: 0, ..store.usage() };
+    assert_eq!(of_tables(&again), of_tables(&store));
+}
+
+/// Room events of each class, with and without an idempotency key.
+#[test]
+fn room_events_that_are_not_durable_survive_a_kill_too() {
+    let place = Place::new();
+    let (store, recorder) = place.open();
+    let latest = |id: &str, event: &str| room_event(id, "r", event, Class::Latest);
+    publish(&store, room("1", "first"));
+    publish(&store, latest("2", "state"));
+    publish(&store, durable("3", "second"));
+    publish(&store, latest("4", "state"));
+    publish(&store, keyed(room("5", "third"), key("k", 1)));
+    publish(&store, keyed(latest("6", "state"), key("l", 1)));
+    publish(&store, room("7", "fourth"));
+    let said = |replay: Replay| {
+        assert!(replay.complete);
+        replay.events.iter().map(|event| event.event.to_string()).collect::<Vec<_>>()
+    };
+    let all = ["first", "second", "third", "state", "fourth"];
+    let (again, _) = place.killed().open();
+    assert_eq!(said(replayed(&again, 0)), all);
+    assert_eq!(said(replayed(&again, recorder.numbers()[4])), all[3..]);
+    assert!(publish(&again, keyed(room("8", "third"), key("k", 1))).repeated);
+    publish(&again, room("9", "fifth"));
+    drop(again);
+    // Two lives later, and after an orderly end.
+    store.close();
+    let (again, _) = place.open();
+    publish(&again, room("9", "fifth"));
+    again.close();
+    let (third, _) = place.open();
+    assert_eq!(said(replayed(&third, 0)), ["first", "second", "third", "state", "fourth", "fifth"]);
+}
+
+#[test]
+fn how_far_a_client_has_come_is_known_in_the_next_life() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let found = |store: &SqliteStore, key| wait(store.session([key; 32])).expect("readable");
+    for key in 1..=3 {
+        store.save_session(session(key, "{}"));
+    }
+    store.session_left([2; 32], 9);
+    store.sessions_confirmed(12);
+    // It was there when that was confirmed, and left after it.
+    store.session_left([3; 32], 10);
+    until(|| store.usage().sessions.rows == 3);
+    let first_end = Moment::now();
+    let killed = place.killed();
+    let (second, _) = killed.open();
+    let since = |store: &SqliteStore| [1, 2, 3].map(|key| found(store, key).map(|session| session.since_seq));
+    assert_eq!(since(&second), [Some(12), Some(9), Some(10)]);
+    let left_at = |store: &SqliteStore| [1, 2, 3].map(|key| found(store, key).and_then(|session| session.left_at));
+    assert!(left_at(&second).iter().all(|left_at| left_at.is_some_and(|at| at <= first_end.after(DEADLINE))));
+
+    // One comes back that has received less than the others.
+    second.sessions_confirmed(11);
+    second.save_session(SessionRecord { since_seq: 11, ..session(1, "{}") });
+    second.close();
+    let (third, _) = killed.open();
+    assert_eq!(since(&third), [Some(11), Some(9), Some(10)]);
+    third.close();
+    // A session that nobody has come back for has the end of its own life.
+    let (fourth, _) = killed.open();
+    let [first, second, _] = left_at(&fourth).map(|at| at.expect("it is known"));
+    assert!(second <= first);
+}
+
+/// Connections that are still being closed when the store ends, as after a second signal.
+#[test]
+fn what_comes_after_the_end_costs_no_session_but_its_own() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for key in 1..=3 {
+        store.save_session(session(key, "{}"));
+    }
+    until(|| store.usage().sessions.rows == 3);
+    store.queue.close();
+    store.session_left([1; 32], 9);
+    store.save_session(SessionRecord { is_changed: true, ..session(2, "logged out") });
+    store.received("u", 1);
+    assert_eq!(store.close_by(Instant::now() + DEADLINE), Ending::default());
+    let (again, _) = place.open();
+    let found = [1, 2, 3].map(|key| wait(again.session([key; 32])).expect("readable").is_some());
+    assert_eq!(found, [true, false, true]);
+}
+
+/// The process is killed before a change of a session is written.
+#[test]
+fn a_session_that_has_changed_since_it_was_saved_is_not_found() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for key in 1..=4 {
+        store.save_session(session(key, "{}"));
+    }
+    until(|| store.usage().sessions.rows == 4);
+    // Nothing is written for as long as somebody dispatches.
+    let dispatching = store.order.lock().expect("no test panicked");
+    store.save_session(SessionRecord { is_changed: true, ..session(1, "logged out") });
+    store.save_session(SessionRecord { is_changed: false, ..session(2, "{}") });
+    store.forget_session([3; 32]);
+    let killed = place.killed();
+    drop(dispatching);
+    let found =
+        |store: &SqliteStore| [1, 2, 3, 4].map(|key| wait(store.session([key; 32])).expect("readable").is_some());
+    let (again, _) = killed.open();
+    assert_eq!(found(&again), [false, true, false, true]);
+    assert_eq!(again.usage().sessions.rows, 2);
+    store.close();
+    let (again, _) = place.open();
+    assert_eq!(found(&again), [true, true, false, true]);
+}
+
+#[test]
+fn sessions_of_a_life_that_left_no_journal_are_unknown() {
+    let mut place = Place::new();
+    place.options.journal = Duration::ZERO;
+    let (store, _) = place.open();
+    store.save_session(session(1, "{}"));
+    store.close();
+    place.options.journal = Duration::from_secs(60);
+    let (again, _) = place.open();
+    assert_eq!(wait(again.session([1; 32])).expect("readable"), None);
+}
+
+#[test]
+fn a_number_is_never_used_twice() {
+    let mut place = Place::new();
+    let mut last = 0;
+    for life in 0..5 {
+        let (store, recorder) = place.open();
+        assert!(store.boot_seq() > last);
+        for _ in 0..3 {
+            publish(&store, room("1", "not stored"));
+        }
+        assert_eq!(recorder.numbers()[0], store.boot_seq());
+        last = *recorder.numbers().last().expect("some");
+        if life % 2 == 0 {
+            let killed = place.killed();
+            drop(store);
+            place = killed;
+        }
+    }
+}
+
+#[test]
+fn a_log_that_was_cut_off_opens_with_what_is_whole() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for n in 0..100 {
+        publish(&store, durable(&n.to_string(), &format!("e{n}")));
+    }
+    let after = place.killed();
+    let log = after.folder.path().join("store.db-wal");
+    let length = std::fs::metadata(&log).expect("a write-ahead log").len();
+    let file = std::fs::OpenOptions::new().write(true).open(&log).expect("it can be written");
+    file.set_len(length - 5_000).expect("it can be cut off");
+    let (again, _) = after.open();
+    let events = replayed(&again, 0).events;
+    assert!((90..100).contains(&events.len()), "{}", events.len());
+    assert!(events.iter().enumerate().all(|(n, event)| *event.event == *format!("e{n}")));
+    publish(&again, durable("x", "e"));
+}
+
+#[test]
+fn a_refusal_to_open_says_why() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let refused = place.refused();
+    assert!(refused.contains("in use by another process"), "{refused}");
+    assert!(refused.contains(&place.folder.path().display().to_string()), "{refused}");
+    publish(&store, durable("1", "e"));
+    drop(store);
+
+    let file = Connection::open(place.file()).expect("a file");
+    file.pragma_update(None, "user_version", 99).expect("it can be written");
+    drop(file);
+    let refused = place.refused();
+    let known = schema::VERSION;
+    assert!(
+        refused.ends_with(&format!("was written by a newer version (schema 99, this one knows {known})")),
+        "{refused}"
+    );
+
+    std::fs::write(place.file(), "no database, but long enough for a header of a hundred bytes".repeat(3))
+        .expect("written");
+    let refused = place.refused();
+    assert!(refused.contains("is damaged, or is no store"), "{refused}");
+
+    // As root nothing is read-only, so something that is no folder and something that is no file stand in the way.
+    let mut place = Place::new();
+    std::fs::create_dir(place.file()).expect("a folder");
+    let refused = place.refused();
+    assert!(refused.contains("can't open") && refused.contains("store.db: "), "{refused}");
+    place.options.folder = place.folder.path().join("file").join("data");
+    std::fs::write(place.folder.path().join("file"), "").expect("a file");
+    let refused = place.refused();
+    assert!(refused.contains("as the data folder: "), "{refused}");
+}
+
+#[test]
+fn a_damaged_page_is_found_when_it_opens() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    for n in 0..500 {
+        publish(&store, durable(&n.to_string(), "e"));
+    }
+    drop(store);
+    let mut bytes = std::fs::read(place.file()).expect("a file");
+    let middle = bytes.len() / 2;
+    for byte in &mut bytes[middle..middle + 8_192] {
+        *byte ^= 0x5a;
+    }
+    std::fs::write(place.file(), bytes).expect("written");
+    let refused = place.refused();
+    assert!(refused.contains("is damaged, or is no store"), "{refused}");
+    assert_eq!(refused.lines().count(), 1, "{refused}");
+}
+
+#[test]
+fn closing_carries_out_what_waits() {
+    let place = Place::new();
+    let (store, recorder) = place.open();
+    let commits: Vec<_> = (0..2_000).map(|n| store.commit(durable(&n.to_string(), "e"))).collect();
+    store.save_session(session(1, "{}"));
+    store.close();
+    for commit in commits {
+        assert!(wait(commit).is_ok());
+    }
+    assert_eq!(recorder.lines().len(), 2_000);
+    assert!(matches!(wait(store.commit(room("1", "e"))), Err(StoreError::Unavailable(_))));
+    // All of it is in the one file.
+    assert!(place.file().exists() && !place.folder.path().join("store.db-wal").exists());
+    let (again, _) = place.open();
+    assert_eq!((again.usage().log.rows, again.usage().sessions.rows), (2_000, 1));
+}
+
+#[test]
+fn what_is_kept_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut place = Place::new();
+    place.options.folder = place.folder.path().join("data");
+    let (store, _) = place.open();
+    publish(&store, durable("1", "e"));
+    let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&place.options.folder), 0o700);
+    for file in std::fs::read_dir(&place.options.folder).expect("a folder").flatten() {
+        assert_eq!(mode(&file.path()), 0o600, "{file:?}");
+    }
+}
+
+#[test]
+fn a_revocation_survives_a_kill_and_so_does_its_undoing() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let revoked = revocation(Revoked::User("u".into()), 5, None);
+    wait(store.revoke(revoked.clone())).expect("committed");
+    wait(store.revoke(revocation(Revoked::Token("t".into()), 5, None))).expect("committed");
+    wait(store.undo_revocation(Revoked::Token("t".into()))).expect("committed");
+    let (again, _) = place.killed().open();
+    assert_eq!(wait(again.revocations()).expect("readable").list, [revoked]);
+    assert_eq!((again.usage().revocations.rows, again.socket_id_key()), (1, store.socket_id_key()));
+}
