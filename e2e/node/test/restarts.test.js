@@ -201,11 +201,13 @@ test('a journal that is gone is noticed', async (context) => {
   }
   const { port, dataDir } = studio.server;
   studio.server = await Server.start({ port, dataDir });
-  // Its session is there, and what it missed is unknown.
+  // Its session is there, and what it missed is unknown; so is for how long, if that was not yet written at the kill.
   assert.ok((await studio.kept()) > 0);
   studio.proxy.blocked = false;
   assert.equal(await back(client), false);
-  await studio.refused('unknown session', 1);
+  const reasons = ['events forgotten', 'unknown session'];
+  const refused = await Promise.all(reasons.map((reason) => studio.server.metric(`slop_recovery_failures_total{reason="${reason}"}`)));
+  assert.equal(refused[0] + refused[1], 1);
   await studio.close();
 });
 

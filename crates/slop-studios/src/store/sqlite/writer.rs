@@ -446,15 +446,16 @@ struct Alarm {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
+        // First: who is told that nothing is accepted any more can see it.
+        if self.is_broken {
+            self.metrics.store_writable.set(0);
+        }
         self.queue.abandon();
         if std::thread::panicking() {
             tracing::error!("the store's writer panicked: nothing is accepted until the server is restarted");
         }
         if self.is_broken || self.queue.given_up().sessions > 0 {
             self.queue.sessions_lost();
-        }
-        if self.is_broken {
-            self.metrics.store_writable.set(0);
         }
         self.queue.end(self.is_broken);
     }
