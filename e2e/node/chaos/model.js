@@ -12,8 +12,8 @@ import { RULES, allows } from './rules.js';
 
 export const [IN, OUT, MAYBE] = ['IN', 'OUT', 'MAYBE'];
 
-/** What a kill may make the server forget although it was answered: some 10 ms, and the wait for a slow disk and machine. */
-const FORGET_MS = 1_500;
+/** How late the server may save a session: some 10 ms, and the wait for a slow disk and machine. */
+const SAVE_MS = 1_500;
 /** A heartbeat behind a notification and the mark in the store, on a slow machine. */
 const CONFIRM_MS = 2_500;
 /** How late a timer of the server's may be. */
@@ -231,7 +231,6 @@ export class Seat {
   /** What time, a revocation or a key that is gone has taken, and the client is not told of yet. */
   untold = new Map();
   identityTick = 0;
-  identityChanges = [];
   channels = new Map();
   topics = new Map();
   /** What must come, by serial. */
@@ -267,14 +266,14 @@ export class Seat {
   channel(name) {
     let channel = this.channels.get(name);
     if (!channel) {
-      channel = { state: OUT, hard: true, outSince: 0, outFrom: 0, outUntil: Infinity, since: Infinity, changed: 0, ms: -Infinity };
+      channel = { state: OUT, hard: true, outSince: 0, outFrom: 0, outUntil: Infinity, since: Infinity, changed: 0 };
       this.channels.set(name, channel);
     }
     return channel;
   }
 
   /** `hard`: the client has been told on this very connection, so nothing that was under way can come after it. */
-  set(name, state, { hard = false, forgettable = false, restored = false, suspended = false } = {}) {
+  set(name, state, { hard = false, restored = false, suspended = false } = {}) {
     const channel = this.channel(name);
     const { tick } = this.model;
     if (state !== channel.state) {
@@ -285,7 +284,6 @@ export class Seat {
       channel.state = state;
       channel.changed = tick;
       this.changedMs = this.model.nowMs();
-      if (forgettable) channel.ms = this.model.nowMs();
     } else if (state === OUT && hard) channel.hard = true;
     // Who was away does not leave, and is there again if it is allowed again before it comes back.
     channel.suspended = state === OUT && !hard && (suspended || channel.suspended === true);
@@ -314,36 +312,33 @@ export class Seat {
     return this.isSure ? [...this.identity.keys()][0] : undefined;
   }
 
-  become(identity, { hard = false, forgettable = false, restored = false } = {}) {
+  become(identity, { hard = false, restored = false } = {}) {
     const same = identity.size === this.identity.size && [...identity.keys()].every((user) => this.identity.has(user));
     if (!same) {
       this.wantsCount = false;
       this.log(`identity: ${[...identity.keys()].join(' or ')}${hard ? '' : ' (not told)'}`);
     }
-    if (forgettable && (!same || this.untold.size > 0)) {
-      this.identityChanges.push({ ms: this.model.nowMs(), before: union(this.identity, this.untold) });
-    }
     if (hard) this.untold = new Map();
     if (!same || [...identity].some(([user, tokens]) => tokens.size !== this.identity.get(user).size)) this.identityTick = this.model.tick;
     this.identity = identity;
-    this.follow({ hard, forgettable, restored });
+    this.follow({ hard, restored });
   }
 
   /** Sets the channels that the identity and the rules decide on. */
-  follow({ hard = false, forgettable = false, restored = false }) {
+  follow({ hard = false, restored = false }) {
     const users = new Set([...this.identity.keys()].filter((user) => user !== null));
     for (const name of this.channels.keys()) if (name.startsWith('user:')) users.add(name.slice('user:'.length));
     for (const user of users) {
       const state = this.is(user) ? IN : this.identity.has(user) ? MAYBE : OUT;
-      this.set(userChannel(user), state, { hard, forgettable, restored });
+      this.set(userChannel(user), state, { hard, restored });
     }
     for (const [name, channel] of this.channels) {
       if (!name.startsWith('room:') || (channel.state === OUT && !channel.suspended)) continue;
       const answers = [...this.identity.keys()].map((user) => this.model.allows(user, name.slice('room:'.length)));
       if (answers.every((answer) => answer === false)) {
         // One that other rules have ended before is not told by what has changed now.
-        if (channel.state !== OUT) this.set(name, OUT, { hard, forgettable, suspended: true });
-      } else if (channel.state === OUT || !answers.every((answer) => answer === true)) this.set(name, MAYBE, { forgettable, restored: true });
+        if (channel.state !== OUT) this.set(name, OUT, { hard, suspended: true });
+      } else if (channel.state === OUT || !answers.every((answer) => answer === true)) this.set(name, MAYBE, { restored: true });
     }
   }
 
@@ -424,7 +419,6 @@ export class Seat {
     this.maxStart = 0;
     this.wantsCount = false;
     this.unread = undefined;
-    this.identityChanges = [];
     this.channels.clear();
     this.late.clear();
     this.welcomed = false;
@@ -496,7 +490,7 @@ export class Seat {
     // What the store has of a session counts if the server has ended since the client was last connected.
     const { ms, seenMs } = model.lastRestart;
     if (seenMs > this.sinceMs) {
-      if (ms - this.sessionMs < FORGET_MS) return 'it began right before the server ended';
+      if (ms - this.sessionMs < SAVE_MS) return 'it began right before the server ended';
       if (this.isAtRisk) return 'it changed right before the kill';
       if (model.lastBadRestart > this.sinceMs) return 'the disk failed before the server ended';
       if (model.lastClockStep > Math.min(this.sessionMs, ms - CLOCK_MS)) return 'the clock was set, and the server ended';
@@ -527,30 +521,13 @@ export class Seat {
   serverEnded(how, ms) {
     const { model } = this;
     this.log(`the server has ended (${how})`);
-    if (how === 'kill' && this.changedMs > ms - FORGET_MS) this.isAtRisk = true;
+    if (how === 'kill' && this.changedMs > ms - SAVE_MS) this.isAtRisk = true;
     this.drop((event) => event.delivery === 'latest' && event.kind === 'room');
     if (model.relaxed) this.drop((event) => event.delivery === 'recoverable');
     // The progress of an item comes back only for as long as it is the item's state.
     for (const event of this.pending.values()) if (event.kind === 'progress') this.fragile.add(event.serial);
     for (const event of [...this.pending.values()]) {
       if (event.kind === 'progress' && this.hasLater(event)) this.pending.delete(event.serial);
-    }
-    if (how !== 'kill') return;
-    const since = Math.max(0, ms - FORGET_MS);
-    const forgets = (at) => at > Math.min(since, model.diskSince - FORGET_MS);
-    const befores = this.identityChanges.filter((change) => forgets(change.ms)).map((change) => change.before);
-    this.identityChanges = [];
-    if (befores.length > 0) {
-      const now = model.moment();
-      const isLeft = (token) => typeof token === 'string' || model.status(token, now, now) !== 'bad';
-      const before = union(...befores).entries();
-      const left = [...before].map(([user, tokens]) => [user, new Set([...tokens].filter(isLeft))]).filter(([, tokens]) => tokens.size > 0);
-      this.become(union(this.identity, left), { restored: true });
-      // Kept with a token that is over, which is seen when the client comes back.
-      for (const [user, tokens] of union(...befores)) if (user !== null && !this.identity.has(user)) this.untold.set(user, tokens);
-    }
-    for (const [name, channel] of this.channels) {
-      if (!name.startsWith('user:') && forgets(channel.ms)) this.set(name, MAYBE, { restored: true });
     }
   }
 
@@ -577,7 +554,7 @@ export class Seat {
     call.states = new Map([...this.channels].map(([channel, { state, changed }]) => [channel, { state, changed }]));
     this.outstanding.add(call);
     const unless = (channel, state) => {
-      if (this.channel(channel).state !== state) this.set(channel, MAYBE, { forgettable: true });
+      if (this.channel(channel).state !== state) this.set(channel, MAYBE);
     };
     switch (name) {
       case 'joinRoom':
@@ -595,11 +572,11 @@ export class Seat {
         break;
       case 'authenticate':
         if (argument.user !== undefined) {
-          this.become(union(this.identity, [[argument.user, new Set([argument])]]), { forgettable: true });
+          this.become(union(this.identity, [[argument.user, new Set([argument])]]));
         }
         break;
       case 'logout':
-        this.become(union(this.identity, nobody()), { forgettable: true });
+        this.become(union(this.identity, nobody()));
         break;
       default:
     }
@@ -622,7 +599,7 @@ export class Seat {
     this.log(`← ${call.name} ${call.argument?.user ?? call.argument ?? ''}: ${JSON.stringify(answer).slice(0, 200)}`);
     this.fence(call);
     const ok = answer.success === true;
-    const sure = { hard: true, forgettable: true };
+    const sure = { hard: true };
     switch (call.name) {
       case 'joinRoom':
       case 'leaveRoom':
@@ -706,7 +683,7 @@ export class Seat {
     const now = model.moment();
     if (answer.success) {
       if (token.user !== answer.userId) model.violation('identity', this, `authenticate as ${token.user}`, JSON.stringify(answer));
-      return this.become(new Map([[answer.userId, new Set([token])]]), { hard: true, forgettable: true });
+      return this.become(new Map([[answer.userId, new Set([token])]]), { hard: true });
     }
     if (token.user !== undefined && model.status(token, { ...now, tick: call.tick }, now) === 'good') {
       model.violation('refused', this, `authenticate as ${token.user} succeeds`, JSON.stringify(answer));
@@ -831,7 +808,7 @@ export class Seat {
     if (token?.user !== userId) return this.model.violation('identity', this, `authenticated as ${token?.user}`, userId);
     if (!call && this.expects === 'bad') this.model.violation('let in', this, `authError, for ${token.jti} is over`, `authenticated as ${userId}`);
     if (!call) this.expects = undefined;
-    this.become(new Map([[userId, new Set([token])]]), { hard: true, forgettable: true });
+    this.become(new Map([[userId, new Set([token])]]), { hard: true });
   }
 
   toldError(message) {
@@ -850,7 +827,7 @@ export class Seat {
       model.violation('identity', this, `to be ${[...this.identity.keys()].join(' or ')}`, `authError ${message}`);
     }
     this.expects = undefined;
-    this.become(nobody(), { hard: true, forgettable: true });
+    this.become(nobody(), { hard: true });
   }
 
   /** An event of a publisher's came. */
