@@ -46,12 +46,12 @@ struct BenchArgs {
     /// Workloads, by name or the beginning of their names, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "WORKLOAD")]
     only: Vec<String>,
-    /// Servers, separated by commas: ours, ours-2, unrecovered, engine, engine-2, floor, uws, bun, socketioxide, ws.
+    /// Servers, separated by commas: ours, ours-2, without-recovery, engine, engine-2, floor, uws, bun, socketioxide, ws.
     #[arg(
         long,
         value_delimiter = ',',
         value_name = "SERVER",
-        default_value = "ours,ours-2,unrecovered,floor,uws,bun,socketioxide,ws"
+        default_value = "ours,ours-2,without-recovery,floor,uws,bun,socketioxide,ws"
     )]
     servers: Vec<String>,
     /// How publishes that are due at the same time go in: together (over HTTP as a batch, else in one write) or each on

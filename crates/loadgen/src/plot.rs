@@ -26,7 +26,7 @@ const fn colour(kind: Kind) -> &'static str {
     match kind {
         Kind::Ours(1) => "#d62728",
         Kind::Ours(_) => "#ff9896",
-        Kind::Unrecovered => "#ff7f0e",
+        Kind::WithoutRecovery => "#ff7f0e",
         Kind::Engine(1) => "#9467bd",
         Kind::Engine(_) => "#c5b0d5",
         Kind::Floor => "#7f7f7f",

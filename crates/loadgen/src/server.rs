@@ -38,7 +38,7 @@ pub enum Kind {
     /// The product, with so many shards.
     Ours(u8),
     /// The product with one shard and without recovery: no history and no journal.
-    Unrecovered,
+    WithoutRecovery,
     /// The engine alone, with so many shards.
     Engine(u8),
     /// The plain system calls.
@@ -57,7 +57,7 @@ pub enum Kind {
 pub const ALL: [Kind; 10] = [
     Kind::Ours(1),
     Kind::Ours(2),
-    Kind::Unrecovered,
+    Kind::WithoutRecovery,
     Kind::Engine(1),
     Kind::Engine(2),
     Kind::Floor,
@@ -74,7 +74,7 @@ impl Kind {
         match self {
             Self::Ours(1) => "ours",
             Self::Ours(_) => "ours-2",
-            Self::Unrecovered => "unrecovered",
+            Self::WithoutRecovery => "without-recovery",
             Self::Engine(1) => "engine",
             Self::Engine(_) => "engine-2",
             Self::Floor => "floor",
@@ -97,7 +97,7 @@ impl Kind {
         match self {
             Self::Ours(1) => "slop-studios, 1 shard",
             Self::Ours(_) => "slop-studios, 2 shards",
-            Self::Unrecovered => "slop-studios, 1 shard, `RECOVERY_MS=0`",
+            Self::WithoutRecovery => "slop-studios, 1 shard, `RECOVERY_MS=0`",
             Self::Engine(1) => "the engine alone, 1 shard",
             Self::Engine(_) => "the engine alone, 2 shards",
             Self::Floor => "the floor (plain system calls)",
@@ -117,7 +117,7 @@ impl Kind {
     /// How events get into it.
     #[must_use]
     pub fn door(self) -> Door {
-        if matches!(self, Self::Ours(_) | Self::Unrecovered) { Door::Http } else { Door::Socket }
+        if matches!(self, Self::Ours(_) | Self::WithoutRecovery) { Door::Http } else { Door::Socket }
     }
 }
 
@@ -144,7 +144,7 @@ impl Places {
     pub fn program(&self, kind: Kind) -> Vec<PathBuf> {
         let node = self.peers.join("node");
         match kind {
-            Kind::Ours(_) | Kind::Unrecovered => vec![self.binaries.join("slop-studios"), "serve".into()],
+            Kind::Ours(_) | Kind::WithoutRecovery => vec![self.binaries.join("slop-studios"), "serve".into()],
             Kind::Engine(_) => vec![self.binaries.join("examples/bench_room")],
             Kind::Floor => vec![self.binaries.join("floor")],
             Kind::Socketioxide => vec![self.peers.join("socketioxide/target/release/socketioxide-peer")],
@@ -205,7 +205,7 @@ impl Server {
             .envs([("HOST", "127.0.0.1"), ("PORT", "0"), ("LOG_LEVEL", "warn"), ("NODE_ENV", "production")])
             .envs([("API_KEYS", API_KEY), ("JWT_SECRET", "bench-bench-bench-bench-bench-bench")])
             .envs(WIDE_LIMITS)
-            .envs((kind == Kind::Unrecovered).then_some(("RECOVERY_MS", "0")))
+            .envs((kind == Kind::WithoutRecovery).then_some(("RECOVERY_MS", "0")))
             .env("SHARDS", shards.to_string())
             .env("DATA_DIR", data.path())
             .envs(settings.iter().copied())

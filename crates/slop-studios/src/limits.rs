@@ -87,11 +87,12 @@ pub const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// MiB of those of which the newest is enough.
 pub const JOURNAL_BYTES: u64 = 80 * 1024 * 1024;
 
-/// Bytes after which the journal goes on in another file: a tenth, since a file is removed as a whole.
-pub const JOURNAL_SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of a file of the journal, unless one group is larger: a twentieth, since a file is removed as a whole. The one that is
+/// written counts as memory of the process.
+pub const JOURNAL_SEGMENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes by which a file of the journal grows at least: a `write` for some two hundred events.
-pub const JOURNAL_ROOM_BYTES: usize = 64 * 1024;
+pub const JOURNAL_GROWTH_BYTES: usize = 64 * 1024;
 
 /// What a row takes besides its payload: ids, names, and its entries in the indexes. Measured: 150 to 300 bytes.
 pub const ROW_OVERHEAD_BYTES: u64 = 256;

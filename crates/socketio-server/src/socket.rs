@@ -403,6 +403,7 @@ impl Socket {
     /// Says that what [`Namespace::save`](crate::Namespace::save) returns has changed. Joining and leaving rooms says so
     /// by itself.
     pub fn session_changed(&self) {
+        // First: only a queued session can be a changed one.
         self.save_soon();
         if let Some(recovery) = &self.0.recovery {
             recovery.change();
@@ -413,7 +414,7 @@ impl Socket {
     pub(crate) fn save_soon(&self) {
         if let Some(recovery) = &self.0.recovery
             && self.is_connected()
-            && recovery.wait()
+            && recovery.queue()
         {
             self.shard().save_soon(self);
         }

@@ -213,7 +213,7 @@ async fn on_a_full_disk_refused_events_leave_nothing_behind() {
     let disk = FaultyDisk::new();
     let server = disk.start(&[]);
     let large = json!({"event": "e", "data": "x".repeat(900_000)});
-    for _ in 0..9 {
+    for _ in 0..4 {
         accepted(&post(&server, "/v1/rooms/r/events", &large).await);
     }
     let files = || fs::read_dir(disk.data()).expect("a folder").count();
@@ -280,7 +280,7 @@ async fn a_logout_that_a_full_disk_did_not_take_is_not_undone_by_a_stop() {
     let (recovered, mut again) = client.come_back(&server, None).await;
     assert!(!recovered);
     is_anonymous_and_in_no_room(&server, &mut again).await;
-    assert!(disk.log().contains("not all sessions could be saved"), "{}", disk.log());
+    assert!(disk.log().contains("which sessions have changed since they were saved is not known"), "{}", disk.log());
 }
 
 #[tokio::test]
@@ -288,7 +288,6 @@ async fn a_logout_that_a_full_disk_did_not_take_is_not_undone_by_a_kill() {
     let disk = FaultyDisk::new();
     let server = disk.start(&[]);
     let client = logged_out_on_a_full_disk(&disk, &server).await;
-    until(async || disk.log().contains("sessions could not be saved")).await;
     server.kill();
 
     disk.set("");
@@ -303,7 +302,6 @@ async fn sessions_that_were_written_after_all_are_recovered() {
     let disk = FaultyDisk::new();
     let server = disk.start(&[]);
     let client = logged_out_on_a_full_disk(&disk, &server).await;
-    until(async || disk.log().contains("sessions could not be saved")).await;
     disk.set("");
     until(async || disk.log().contains("the store can be written again")).await;
     until(async || {

@@ -238,20 +238,20 @@ pub(crate) struct SocketRecovery {
     save_state: Cell<SaveState>,
 }
 
-/// What the keeper has of a session, and whether the session waits to be given to it. A session that changes waits at once, so
-/// none is changed without waiting.
+/// What the keeper has of a session, and whether the session is queued to be given to it. A session that changes is queued
+/// first, so there is no changed one that is not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SaveState {
     /// The keeper has nothing, and the socket is not connected yet.
     New,
-    /// The keeper has nothing, which no change makes wrong; the session waits.
-    NewWaits,
+    /// The keeper has nothing, which no change makes wrong; the session is queued.
+    NewQueued,
     /// The keeper has the session as it is.
     Saved,
-    /// The keeper has the session as it is, and is told that its client is back: the session waits.
-    SavedWaits,
-    /// What the keeper has must not be recalled any more; the session waits.
-    ChangedWaits,
+    /// The keeper has the session as it is, and is told that its client is back: the session is queued.
+    SavedQueued,
+    /// What the keeper has must not be recalled any more; the session is queued.
+    ChangedQueued,
 }
 
 impl SocketRecovery {
@@ -270,32 +270,32 @@ impl SocketRecovery {
         Box::new(Self { pid, recovered, since, asked, watermarks: Cell::default(), direct, save_state })
     }
 
-    /// Whether the session waits to be given to the keeper.
-    pub(crate) fn waits(&self) -> bool {
-        matches!(self.save_state.get(), SaveState::NewWaits | SaveState::SavedWaits | SaveState::ChangedWaits)
+    /// Whether the session is queued to be given to the keeper.
+    pub(crate) fn is_queued(&self) -> bool {
+        matches!(self.save_state.get(), SaveState::NewQueued | SaveState::SavedQueued | SaveState::ChangedQueued)
     }
 
-    /// The session waits from now on. False if it did already.
-    pub(crate) fn wait(&self) -> bool {
-        let waits = match self.save_state.get() {
-            SaveState::New => SaveState::NewWaits,
-            SaveState::Saved => SaveState::SavedWaits,
-            SaveState::NewWaits | SaveState::SavedWaits | SaveState::ChangedWaits => return false,
+    /// The session is queued from now on. False if it was already.
+    pub(crate) fn queue(&self) -> bool {
+        let queued = match self.save_state.get() {
+            SaveState::New => SaveState::NewQueued,
+            SaveState::Saved => SaveState::SavedQueued,
+            SaveState::NewQueued | SaveState::SavedQueued | SaveState::ChangedQueued => return false,
         };
-        self.save_state.set(waits);
+        self.save_state.set(queued);
         true
     }
 
-    /// The session, which waits if its socket is connected, has changed.
+    /// The session has changed. It is queued, unless its socket is not connected.
     pub(crate) fn change(&self) {
-        if self.save_state.get() == SaveState::SavedWaits {
-            self.save_state.set(SaveState::ChangedWaits);
+        if self.save_state.get() == SaveState::SavedQueued {
+            self.save_state.set(SaveState::ChangedQueued);
         }
     }
 
     /// The keeper is given the session now. Says whether what it has of it is wrong.
     pub(crate) fn save(&self) -> bool {
-        self.save_state.replace(SaveState::Saved) == SaveState::ChangedWaits
+        self.save_state.replace(SaveState::Saved) == SaveState::ChangedQueued
     }
 
     /// The session is with its socket from now on.

@@ -15,15 +15,18 @@ pub(super) struct Order {
     pub(super) numbers: Sequence,
     /// None if nobody is recovered.
     journal: Option<Journal>,
-    /// Whether the journal could not be written the last time, so that a full disk is one line in the log.
-    failing: bool,
+    /// The bytes of the journal when it could not be written, so that a full disk is one line in the log. Small events may still
+    /// fit into what is reserved: it can be written again when it grows.
+    failing: Option<u64>,
+    /// Whether the journal could not be tidied the last time.
+    is_untidy: bool,
     /// Until when a write to the journal is left to the thread that may wait for the disk.
     slow_until: Option<Instant>,
 }
 
 impl Order {
     pub(super) fn new(numbers: Sequence, journal: Option<Journal>) -> Self {
-        Self { numbers, journal, failing: false, slow_until: None }
+        Self { numbers, journal, failing: None, is_untidy: false, slow_until: None }
     }
 
     /// Hands events to the operating system before they are dispatched, all or none.
@@ -54,10 +57,12 @@ impl Order {
     /// What is to be done now and then.
     pub(super) fn tidy(&mut self) {
         let last = self.numbers.peek() - 1;
-        if let Some(tidied) = self.journal.as_mut().map(|journal| journal.tidy(last)) {
-            // Said in the log, and done again before long.
-            let _ = self.note(tidied);
+        let tidied = self.journal.as_mut().map_or(Ok(()), |journal| journal.tidy(last));
+        match &tidied {
+            Err(error) if !self.is_untidy => tracing::error!(%error, "tidy the journal; it is tried again"),
+            _ => {}
         }
+        self.is_untidy = tidied.is_err();
     }
 
     /// Nothing is dispatched any more.
@@ -72,15 +77,18 @@ impl Order {
         self.journal.as_ref().map_or(0, Journal::bytes)
     }
 
-    fn note(&mut self, done: io::Result<()>) -> io::Result<()> {
-        match &done {
-            Ok(()) if self.failing => tracing::info!("the journal can be written again"),
-            Err(error) if !self.failing => {
+    fn note(&mut self, written: io::Result<()>) -> io::Result<()> {
+        match (&written, self.failing) {
+            (Ok(()), Some(bytes)) if self.journal_bytes() > bytes => {
+                tracing::info!("the journal can be written again");
+                self.failing = None;
+            }
+            (Err(error), None) => {
                 tracing::error!(%error, "write the journal; publishers of room events are told to try again");
+                self.failing = Some(self.journal_bytes());
             }
             _ => {}
         }
-        self.failing = done.is_err();
-        done
+        written
     }
 }

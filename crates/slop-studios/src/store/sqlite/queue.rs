@@ -372,13 +372,6 @@ impl Queue {
         }
     }
 
-    /// They could not be written.
-    pub(super) fn sessions_failed(&self) {
-        if let Some(unsaved) = &mut *self.unsaved() {
-            unsaved.failed();
-        }
-    }
-
     /// Changes of sessions will never be written.
     pub(super) fn sessions_lost(&self) {
         if let Some(unsaved) = &mut *self.unsaved() {

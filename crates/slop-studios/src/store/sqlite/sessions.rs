@@ -44,7 +44,7 @@ pub(super) fn remove(connection: &Connection, key: &SessionKey) -> rusqlite::Res
 pub(super) fn remove_all(connection: &Connection) -> rusqlite::Result<()> {
     let forgotten = connection.execute("DELETE FROM sessions", [])?;
     if forgotten > 0 {
-        tracing::warn!(forgotten, "not all sessions could be saved when the server ended; none is recovered");
+        tracing::warn!(forgotten, "which sessions have changed since they were saved is not known; none is recovered");
     }
     Ok(())
 }

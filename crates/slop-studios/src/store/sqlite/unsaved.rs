@@ -1,16 +1,15 @@
-//! The sessions that have changed since they were saved, for the next process: it must not take what was saved of them for
-//! what they are.
+//! The sessions that have changed since they were saved, for the next process: their saved state is out of date.
 //!
 //! Sessions are written when there is time, some milliseconds after their clients were told of a change, and much later
-//! where the disk is slow. If the process is killed meanwhile, a client would come back as it was before it left a room or
-//! logged out, or without a room that it had joined. So the key of a session that changes is noted at once, in a mapped file
-//! beside the store: the system keeps it whatever becomes of the process, normally without waiting for the disk, and a full
-//! one makes no difference where files are written in place. There are two such lists: one for what changes now, the other
-//! one for what is being written. Where a write fails, or a change is lost, any session may be out of date, and the next
-//! process uses none.
+//! where the disk is slow or full. If the process is killed meanwhile, a client would come back as it was before it left a
+//! room or logged out, or without a room that it had joined. So the key of a session that changes is noted at once, in a
+//! mapped file beside the store: the system keeps it whatever becomes of the process, normally without waiting for the disk,
+//! and a full one makes no difference where files are written in place. There are two such lists: one for what changes now,
+//! the other one for what is being written. If that fails, it stays there. If a list is full or a change is lost, any session
+//! may be out of date, and the next process uses none.
 //!
-//! Nothing waits for the lists to be on the disk. After a power failure nobody is recovered, whatever they say: the journal
-//! has no end then.
+//! Nothing waits for the lists to be on the disk. After a power failure nobody is recovered, since the journal was not closed.
+//! Only changes that come after that, while the process ends, are trusted to the system.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -34,8 +33,6 @@ pub(super) struct Unsaved {
     lists: [List; 2],
     /// Which of the lists is for what changes now.
     current: usize,
-    /// Whether the last write failed, so that it is one line in the log.
-    failing: bool,
     /// Whether a change is lost: no later write makes up for it.
     is_final: bool,
 }
@@ -82,7 +79,7 @@ impl Unsaved {
     pub(super) fn begin(folder: &Path) -> io::Result<Self> {
         let [first, second] = FILES;
         let lists = [List::begin(&folder.join(first))?, List::begin(&folder.join(second))?];
-        Ok(Self { lists, current: 0, failing: false, is_final: false })
+        Ok(Self { lists, current: 0, is_final: false })
     }
 
     /// A session has changed.
@@ -109,28 +106,18 @@ impl Unsaved {
         if self.is_final {
             return;
         }
-        self.failing = false;
         if let Some(list) = self.lists.get_mut(1 - self.current) {
             list.clear();
         }
     }
 
-    /// They could not be written: until the next write, which is of them too, any session may be out of date.
-    pub(super) fn failed(&mut self) {
-        // Kept with them: `write` adds what changes from now on, and `written` clears all of it.
-        if let Some(list) = self.lists.get_mut(1 - self.current) {
-            list.add_all();
-        }
-        if !self.failing {
-            self.failing = true;
-            tracing::warn!("sessions could not be saved: none is recovered if the server ends before they are");
-        }
-    }
-
     /// A change is lost: any session may be out of date until the next process has removed them all.
     pub(super) fn lost(&mut self) {
-        self.is_final = true;
-        self.failed();
+        if !self.is_final {
+            self.is_final = true;
+            tracing::warn!("changes of sessions are lost: none is recovered after the server has ended");
+        }
+        self.lists.iter_mut().for_each(List::add_all);
     }
 }
 
@@ -173,8 +160,7 @@ impl List {
 
     fn clear(&mut self) {
         let (places, _) = self.places.as_chunks_mut();
-        // From the end on: what is left if the process ends meanwhile is from the beginning.
-        places.iter_mut().take(1 + self.used).rev().for_each(|place: &mut SessionKey| *place = NONE);
+        places.iter_mut().take(1 + self.used).for_each(|place: &mut SessionKey| *place = NONE);
         self.used = 0;
     }
 }
@@ -255,32 +241,6 @@ mod tests {
     }
 
     #[test]
-    fn after_a_write_that_failed_any_may_be_among_them_until_the_next() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut unsaved = Unsaved::begin(folder.path()).expect("writable");
-        for key in [None, Some([1; 32])] {
-            // Also if none of the changes was worth a note.
-            key.iter().for_each(|key| unsaved.add(key));
-            unsaved.write();
-            unsaved.failed();
-            assert!(is_any(folder.path()));
-            unsaved.add(&[2; 32]);
-            unsaved.write();
-            unsaved.add(&[3; 32]);
-            unsaved.failed();
-            assert!(is_any(folder.path()));
-            unsaved.write();
-            unsaved.add(&[4; 32]);
-            assert!(is_any(folder.path()));
-            unsaved.written();
-            assert_eq!(found(folder.path()), [4]);
-            unsaved.write();
-            unsaved.written();
-            assert_eq!(found(folder.path()), [0; 0]);
-        }
-    }
-
-    #[test]
     fn after_a_loss_any_may_be_among_them_for_the_rest_of_the_process() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut unsaved = Unsaved::begin(folder.path()).expect("writable");
@@ -309,7 +269,7 @@ mod tests {
         fs::rename(&folder, &moved).expect("it can be moved");
         unsaved.add(&[1; 32]);
         assert_eq!(found(&moved), [1]);
-        unsaved.failed();
+        unsaved.lost();
         assert!(is_any(&moved));
     }
 

@@ -88,7 +88,8 @@ impl Writer {
                 Err(_poisoned) => Err(Broken::Order),
             };
         }
-        // Without its end the journal lets nobody come back after a power failure, which the lists need not outlive.
+        // Not closed if changes of sessions are lost: the lists are not synchronised, and a journal that was not closed recovers
+        // nobody after a power failure.
         if ended.is_ok() && self.queue.given_up().sessions == 0 {
             match order.lock() {
                 Ok(mut order) => order.close(),
@@ -116,6 +117,7 @@ impl Writer {
         // Files that were gone and are back do not make good what was not written meanwhile.
         let ended = self.files.check().map_err(Broken::from).and(ended);
         if let Err(broken) = &ended {
+            self.metrics.store_writable.set(0);
             self.queue.close();
             tracing::error!(%broken, "the store has broken down: nothing is accepted until the server is restarted");
         }
@@ -173,9 +175,6 @@ impl Writer {
                 self.failed(&error);
                 self.queue.put_back(lazy);
                 self.answer_failed(requests, &StoreError::Unavailable(error.to_string().into()), &order.numbers);
-                if saves_sessions {
-                    self.queue.sessions_failed();
-                }
             }
         }
     }
@@ -446,7 +445,7 @@ struct Alarm {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        // First: who is told that nothing is accepted any more can see it.
+        // Before publishers are refused, so that the gauge never contradicts a 503.
         if self.is_broken {
             self.metrics.store_writable.set(0);
         }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Life;
-use super::segment::{Record, Segment, decode};
+use super::record::{Record, decode};
+use super::segment::Segment;
 use crate::clock::Moment;
 
 /// See the module.

@@ -6,6 +6,7 @@
 //! memory. The next life of the server reads what it finds into [`Earlier`], for the clients that come back from this one.
 
 mod earlier;
+mod record;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -52,8 +53,12 @@ impl Journal {
     pub(super) fn open(folder: &Path, life: Life, age: Duration) -> io::Result<(Option<Self>, Earlier)> {
         let machine = machine_id();
         let mut segments = segment::list(folder)?;
+        // Of a process that ended while it started: no event is in them.
+        for unused in segments.extract_if(.., |segment| segment.header().boot_seq > life.previous) {
+            unused.remove()?;
+        }
         if age.is_zero() {
-            segments.into_iter().try_for_each(Segment::remove)?;
+            segments.iter().try_for_each(Segment::remove)?;
             return Ok((None, Earlier::empty(life.boot_seq - 1)));
         }
         let earlier = Earlier::read(&segments, life, machine);
@@ -82,10 +87,10 @@ impl Journal {
         let mut first = None;
         for (seq, event) in events {
             first = first.or(Some(seq));
-            segment::encode(&mut self.buffer, seq, event);
+            record::encode(&mut self.buffer, seq, event);
         }
         let Some(first) = first else { return Ok(()) };
-        if !self.current.has_room(self.buffer.len()) {
+        if !self.current.fits(self.buffer.len()) {
             self.begin_segment(first - 1, now)?;
         }
         let written = self.current.append(&self.buffer, now);
@@ -101,11 +106,11 @@ impl Journal {
             return Ok(());
         }
         self.alive_due = now + ALIVE_INTERVAL;
-        if self.current.is_older_than(self.age, now) {
-            self.begin_segment(last, now)?;
-        }
-        self.current.mark_alive(Moment::now());
-        self.trim(now)
+        let marked = self.current.mark_alive(Moment::now());
+        let trimmed = self.trim(now);
+        // On a full disk the others go on.
+        let begun = if self.current.is_older_than(self.age, now) { self.begin_segment(last, now) } else { Ok(()) };
+        marked.and(trimmed).and(begun)
     }
 
     /// Waits for the disk, and writes down that nothing is missing.
@@ -117,7 +122,7 @@ impl Journal {
 
     /// Whether this event begins another file.
     pub(super) fn is_full_for(&self, event: &RoomEvent) -> bool {
-        !self.current.has_room(segment::bytes_of(event))
+        !self.current.fits(record::record_bytes(event))
     }
 
     /// Bytes of all files.
@@ -127,19 +132,22 @@ impl Journal {
 
     /// Goes on in another file. The current one has events, or the other one would have its name.
     fn begin_segment(&mut self, starts_after: u64, now: Instant) -> io::Result<()> {
+        // What can't be removed now is when the next is, or when the journal is tidied.
+        let _ = self.trim(now);
         let last = self.current.segment().header();
         let header = Header { starts_after, previous: last.starts_after, ..*last };
         let next = Current::create(&self.folder, header)?;
         self.segments.push_back(std::mem::replace(&mut self.current, next).finish());
-        self.trim(now)
+        Ok(())
     }
 
+    /// Removes what is too old, or too much if there is to be another file.
     fn trim(&mut self, now: Instant) -> io::Result<()> {
         while let Some(first) = self.segments.front()
             && (self.bytes() + JOURNAL_SEGMENT_BYTES as u64 > JOURNAL_BYTES || first.was_written_before(self.age, now))
-            && let Some(first) = self.segments.pop_front()
         {
             first.remove()?;
+            self.segments.pop_front();
         }
         Ok(())
     }

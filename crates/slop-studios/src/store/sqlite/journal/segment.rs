@@ -1,37 +1,30 @@
-//! A file of the journal: a header, and records one after the other.
+//! A file of the journal: a header, and one `record` after the other.
 //!
 //! All numbers are little-endian. The header has 80 bytes: 8 that name the format, `boot_seq`, `starts_after`, `previous` (8
 //! each), the machine's id (16, zeros if unknown), the moment at which the server was last known to be alive in ms since 1970
-//! (8), the bytes of all records (8), 1 if the file was closed with all that belongs in it (1), and zeros. A record has its
-//! length from here on (4), the CRC-32 of what follows (4), the event's number (8), the index of its namespace (1), 1 if only
-//! the newest of its name matters (1), the lengths of the room's and the event's name (2 each), and these names and the
-//! argument.
+//! (8), the bytes of all records (8), 1 if the file was closed with all that belongs in it (1), and zeros.
 //!
-//! The file is mapped while it is written: records are copied into it, and then count, by their number of bytes in the
-//! header. Room for them is made before by a `write` of zeros, so that a full disk is an error and not a signal.
+//! The file is mapped while it is written. Records are copied into it, and count when the header has their number of bytes.
+//! Before that the file is extended by a `write` of zeros, so that a full disk is an error and not a signal.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, compiler_fence};
 use std::time::{Duration, Instant};
-use std::{fs, str};
 
-use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
+use memmap2::{MmapMut, MmapOptions};
 
-use super::super::super::{Class, RoomEvent};
 use crate::clock::Moment;
 use crate::data_dir;
-use crate::limits::{JOURNAL_BYTES, JOURNAL_ROOM_BYTES, JOURNAL_SEGMENT_BYTES};
-use crate::namespaces::{DEFAULT, MEDIA, NOTIFICATIONS};
+use crate::limits::{JOURNAL_BYTES, JOURNAL_GROWTH_BYTES, JOURNAL_SEGMENT_BYTES};
 
 const MAGIC: &[u8; 8] = b"slopev2\n";
 const HEADER_BYTES: usize = 80;
 const ALIVE_AT: usize = 48;
 const RECORD_BYTES_AT: usize = 56;
 const CLOSED_AT: usize = 64;
-const NAMESPACES: [&str; 3] = [DEFAULT, MEDIA, NOTIFICATIONS];
 
 /// What a file says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +46,7 @@ pub(super) struct End {
     pub(super) closed: bool,
 }
 
-/// A file of an earlier time.
+/// See the module.
 #[derive(Debug)]
 pub(super) struct Segment {
     path: PathBuf,
@@ -64,7 +57,7 @@ pub(super) struct Segment {
     written: Instant,
 }
 
-/// The file that is written.
+/// The segment that takes new records.
 #[derive(Debug)]
 pub(super) struct Current {
     segment: Segment,
@@ -72,17 +65,6 @@ pub(super) struct Current {
     /// Where the next record goes.
     at: usize,
     created: Instant,
-}
-
-/// A record.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Record<'a> {
-    pub(crate) seq: u64,
-    pub(crate) namespace: &'static str,
-    pub(crate) is_latest: bool,
-    pub(crate) room: &'a str,
-    pub(crate) event: &'a str,
-    pub(crate) argument: &'a str,
 }
 
 /// The files of a folder, the oldest first. Those that are no journal's, were never finished or can't be read are passed
@@ -163,7 +145,7 @@ impl Segment {
         Ok(bytes)
     }
 
-    pub(super) fn remove(self) -> io::Result<()> {
+    pub(super) fn remove(&self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -186,16 +168,16 @@ impl Current {
         let map = map(&segment.file, JOURNAL_SEGMENT_BYTES)?;
         let created = segment.written;
         let mut current = Self { segment, map, at: HEADER_BYTES, created };
-        current.make_room(0)?;
+        current.reserve(0)?;
         let Header { boot_seq, starts_after, previous, machine } = *current.segment.header();
         for (at, number) in [(8, boot_seq), (16, starts_after), (24, previous)] {
-            current.put(at, &number.to_le_bytes());
+            current.put(at, &number.to_le_bytes())?;
         }
-        current.put(32, &machine.unwrap_or_default());
-        current.mark_alive(Moment::now());
+        current.put(32, &machine.unwrap_or_default())?;
+        current.mark_alive(Moment::now())?;
         compiler_fence(Ordering::Release);
         // Last: without it there is no header.
-        current.put(0, MAGIC);
+        current.put(0, MAGIC)?;
         Ok(current)
     }
 
@@ -203,13 +185,13 @@ impl Current {
         &self.segment
     }
 
-    /// It is not written any more.
+    /// Ends writing; the file stays.
     pub(super) fn finish(self) -> Segment {
         self.segment
     }
 
     /// Whether so many bytes of records belong into this file. One that has none takes any group.
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
+    pub(super) fn fits(&self, bytes: usize) -> bool {
         self.at == HEADER_BYTES || self.at + bytes <= JOURNAL_SEGMENT_BYTES
     }
 
@@ -220,58 +202,51 @@ impl Current {
 
     /// Adds records, all or none.
     pub(super) fn append(&mut self, records: &[u8], now: Instant) -> io::Result<()> {
-        self.make_room(records.len())?;
-        self.put(self.at, records);
-        self.at += records.len();
+        self.reserve(records.len())?;
+        self.put(self.at, records)?;
+        let end = self.at + records.len();
         // If the process ends before this, there is nothing of the records.
         compiler_fence(Ordering::Release);
-        self.put(RECORD_BYTES_AT, &((self.at - HEADER_BYTES) as u64).to_le_bytes());
+        self.put(RECORD_BYTES_AT, &((end - HEADER_BYTES) as u64).to_le_bytes())?;
+        self.at = end;
         self.segment.written = now;
         Ok(())
     }
 
-    pub(super) fn mark_alive(&mut self, now: Moment) {
-        self.put(ALIVE_AT, &now.epoch_ms().to_le_bytes());
+    pub(super) fn mark_alive(&mut self, now: Moment) -> io::Result<()> {
+        self.put(ALIVE_AT, &now.epoch_ms().to_le_bytes())
     }
 
     pub(super) fn mark_closed(&mut self, now: Moment) -> io::Result<()> {
-        self.mark_alive(now);
-        self.put(CLOSED_AT, &[1]);
+        self.mark_alive(now)?;
+        self.put(CLOSED_AT, &[1])?;
         self.segment.sync()
     }
 
-    /// Has the disk have room for the next bytes.
-    fn make_room(&mut self, bytes: usize) -> io::Result<()> {
+    /// Extends the file with zeros, so that the next bytes have their blocks on the disk.
+    fn reserve(&mut self, bytes: usize) -> io::Result<()> {
         let (end, length) = (self.at + bytes, self.segment.length);
         if end > self.map.len() {
             self.map = map(&self.segment.file, end)?;
         }
         let missing = end.saturating_sub(length as usize);
-        if missing == 0 {
-            return Ok(());
+        if missing > 0 {
+            let zeros = vec![0; missing.max(JOURNAL_GROWTH_BYTES)];
+            self.segment.file.write_all_at(&zeros, length)?;
+            self.segment.length += zeros.len() as u64;
         }
-        let zeros = vec![0; missing.max(JOURNAL_ROOM_BYTES)];
-        self.segment.file.write_all_at(&zeros, length)?;
-        self.segment.length += zeros.len() as u64;
-        self.release()
+        Ok(())
     }
 
-    /// Bytes at a place for which there is room. Otherwise nothing is written, instead of the process being ended by a signal.
-    fn put(&mut self, at: usize, bytes: &[u8]) {
-        let room = (self.segment.length as usize).min(self.map.len());
-        if let Some(place) = self.map.get_mut(..room).and_then(|room| room.get_mut(at..at + bytes.len())) {
-            place.copy_from_slice(bytes);
-        }
+    /// Bytes at a place that is reserved: to touch a page behind the end of the file would end the process by a signal.
+    fn put(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        let reserved = (self.segment.length as usize).min(self.map.len());
+        let place = self.map.get_mut(..reserved).and_then(|reserved| reserved.get_mut(at..at + bytes.len()));
+        place.ok_or_else(|| io::Error::other("a place of the journal that is not reserved"))?.copy_from_slice(bytes);
+        Ok(())
     }
 
-    /// What is written need not count as memory of this process.
-    #[expect(unsafe_code, reason = "of private memory the advice would drop the contents")]
-    fn release(&self) -> io::Result<()> {
-        // SAFETY: the memory is that of a file, shared with the system, which keeps what was written.
-        unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) }
-    }
-
-    /// Has the file opened so that no room can be made.
+    /// Has the file opened so that it can't be extended.
     #[cfg(test)]
     pub(super) fn break_writes(&mut self, broken: bool) {
         self.segment.file =
@@ -288,60 +263,4 @@ fn map(file: &File, length: usize) -> io::Result<MmapMut> {
     // SAFETY: the file belongs to this process, which holds the store's lock, does not shorten it and touches no page behind
     // its end. What is read from it is plain bytes.
     unsafe { MmapOptions::new().len(length).map_mut(file) }
-}
-
-/// Bytes of an event's record.
-pub(super) fn bytes_of(event: &RoomEvent) -> usize {
-    22 + event.room.len() + event.event.len() + event.argument.len()
-}
-
-/// Appends a record.
-pub(super) fn encode(out: &mut Vec<u8>, seq: u64, event: &RoomEvent) {
-    let begin = out.len();
-    out.extend_from_slice(&[0; 8]);
-    out.extend_from_slice(&seq.to_le_bytes());
-    let namespace = NAMESPACES.iter().position(|name| *name == event.namespace).unwrap_or_default();
-    out.push(namespace as u8);
-    out.push((event.class == Class::Latest).into());
-    for name in [&event.room, &event.event] {
-        // Names are checked where a publish is read: they have 128 bytes and a prefix at most.
-        out.extend_from_slice(&(name.len() as u16).to_le_bytes());
-    }
-    for text in [&event.room, &event.event, &event.argument] {
-        out.extend_from_slice(text.as_bytes());
-    }
-    // A payload is far below 2^32 bytes.
-    let length = (out.len() - begin - 4) as u32;
-    let crc = crc32fast::hash(&out[begin + 8..]);
-    for (at, number) in [(begin, length), (begin + 4, crc)] {
-        out[at..at + 4].copy_from_slice(&number.to_le_bytes());
-    }
-}
-
-/// The record at a place, and where the next one begins. None if there is none, as at the end, or it is damaged.
-pub(super) fn decode(bytes: &[u8], at: usize) -> Option<(Record<'_>, usize)> {
-    let (length, rest) = bytes.get(at..)?.split_first_chunk()?;
-    let length = u32::from_le_bytes(*length) as usize;
-    Some((record(rest.get(..length)?)?, at + 4 + length))
-}
-
-fn record(body: &[u8]) -> Option<Record<'_>> {
-    let (crc, body) = body.split_first_chunk()?;
-    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-        return None;
-    }
-    let (seq, body) = body.split_first_chunk()?;
-    let ([namespace, is_latest], body) = body.split_first_chunk()?;
-    let (room, body) = body.split_first_chunk()?;
-    let (event, body) = body.split_first_chunk()?;
-    let (room, body) = body.split_at_checked(u16::from_le_bytes(*room).into())?;
-    let (event, argument) = body.split_at_checked(u16::from_le_bytes(*event).into())?;
-    Some(Record {
-        seq: u64::from_le_bytes(*seq),
-        namespace: NAMESPACES.get(usize::from(*namespace))?,
-        is_latest: *is_latest == 1,
-        room: str::from_utf8(room).ok()?,
-        event: str::from_utf8(event).ok()?,
-        argument: str::from_utf8(argument).ok()?,
-    })
 }

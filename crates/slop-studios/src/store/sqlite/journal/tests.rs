@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt as _;
 use tempfile::TempDir;
 
 use super::*;
-use crate::limits::JOURNAL_ROOM_BYTES;
+use crate::limits::JOURNAL_GROWTH_BYTES;
 use crate::store::Class;
 
 const AGE: Duration = Duration::from_secs(60);
@@ -13,24 +13,27 @@ const AGE: Duration = Duration::from_secs(60);
 struct Lives {
     folder: TempDir,
     count: u64,
+    /// The first number of the life that is noted.
+    noted: u64,
 }
 
 impl Lives {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("a temporary folder"), count: 0 }
+        Self { folder: tempfile::tempdir().expect("a temporary folder"), count: 0, noted: 0 }
     }
 
     fn begin(&mut self) -> (Journal, Earlier) {
-        let previous = if self.count == 0 { 0 } else { self.boot_seq() };
-        self.count += 1;
-        let life = Life { boot_seq: self.boot_seq(), previous };
-        let (journal, earlier) = Journal::open(self.folder.path(), life, AGE).expect("it opens");
-        (journal.expect("somebody may be recovered"), earlier)
+        let begun = self.try_to_begin();
+        self.noted = self.count * 1_000;
+        begun
     }
 
-    /// The first number of the life that began last.
-    fn boot_seq(&self) -> u64 {
-        self.count * 1_000
+    /// A life that ends before it is noted in the store.
+    fn try_to_begin(&mut self) -> (Journal, Earlier) {
+        self.count += 1;
+        let life = Life { boot_seq: self.count * 1_000, previous: self.noted };
+        let (journal, earlier) = Journal::open(self.folder.path(), life, AGE).expect("it opens");
+        (journal.expect("somebody may be recovered"), earlier)
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -193,7 +196,7 @@ fn what_is_not_written_is_not_found_and_the_next_is() {
     write(&mut journal, 1_000, "a");
     journal.current.break_writes(true);
     let mut refused = event("a", "e", Class::Recoverable);
-    refused.argument = "x".repeat(JOURNAL_ROOM_BYTES).into();
+    refused.argument = "x".repeat(JOURNAL_GROWTH_BYTES).into();
     assert!(append(&mut journal, [(1_001, &refused), (1_002, &refused)]).is_err());
     journal.current.break_writes(false);
     write(&mut journal, 1_003, "a");
@@ -230,11 +233,11 @@ fn other_files_are_left_alone() {
 }
 
 #[test]
-fn the_room_that_an_event_takes_is_known_before() {
+fn the_bytes_of_a_record_are_known_before() {
     let event = event("room", "event", Class::Recoverable);
     let mut record = Vec::new();
-    segment::encode(&mut record, 1, &event);
-    assert_eq!(record.len(), segment::bytes_of(&event));
+    record::encode(&mut record, 1, &event);
+    assert_eq!(record.len(), record::record_bytes(&event));
 }
 
 #[test]
@@ -254,4 +257,63 @@ fn a_group_that_is_larger_than_a_file_has_one_of_its_own() {
         let expected: Vec<u64> = (1_001 - u64::from(begun)..=1_006).collect();
         assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, expected));
     }
+}
+
+#[test]
+fn a_process_that_ends_while_it_starts_leaves_no_gap() {
+    let mut lives = Lives::new();
+    let (mut journal, _) = lives.begin();
+    write(&mut journal, 1_000, "a");
+    for _ in 0..3 {
+        let (_, earlier) = lives.try_to_begin();
+        assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, vec![1_000]));
+    }
+    let (mut journal, _) = lives.begin();
+    write(&mut journal, 5_000, "a");
+    let (_, earlier) = lives.begin();
+    assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, vec![1_000, 5_000]));
+}
+
+#[test]
+fn what_can_be_tidied_is_tidied_whatever_fails() {
+    let mut lives = Lives::new();
+    let (mut journal, _) = lives.begin();
+    let end = |journal: &Journal| journal.current.segment().end().expect("readable").alive_at;
+    write(&mut journal, 1_000, "a");
+    let aged = Instant::now() + 2 * AGE;
+    journal.begin_segment(1_000, aged).expect("another file");
+    write(&mut journal, 1_001, "a");
+    // The next file can't be made, and the current one is too old.
+    let name = lives.folder.path().join(format!("events-{:020}.log", 1_001));
+    fs::create_dir(&name).expect("a folder");
+    journal.age = Duration::ZERO;
+    journal.current.mark_alive(Moment::from_epoch_ms(1)).expect("it is reserved");
+    let tidy = |journal: &mut Journal| {
+        journal.alive_due = Instant::now();
+        journal.tidy(1_001)
+    };
+    assert!(tidy(&mut journal).is_err());
+    assert!(end(&journal) > Moment::from_epoch_ms(1));
+    assert_eq!((journal.segments.len(), lives.files().len()), (0, 2));
+    fs::remove_dir(&name).expect("it is there");
+    tidy(&mut journal).expect("it is tidied");
+    assert_eq!((journal.segments.len(), lives.files().len()), (1, 2));
+}
+
+#[test]
+fn a_file_that_cannot_be_removed_is_tried_again_and_refuses_no_event() {
+    let mut lives = Lives::new();
+    let (mut journal, _) = lives.begin();
+    write(&mut journal, 1_000, "a");
+    let first = lives.files()[0].clone();
+    fs::remove_file(&first).and_then(|()| fs::create_dir(&first)).expect("a folder in its place");
+    journal.begin_segment(1_000, Instant::now()).expect("another file");
+    journal.age = Duration::ZERO;
+    let later = Instant::now() + AGE;
+    journal.begin_segment(1_001, later).expect("another file, although none could be removed");
+    assert_eq!(journal.segments.len(), 2);
+    assert!(journal.trim(later).is_err());
+    fs::remove_dir(&first).expect("it is there");
+    journal.trim(later).expect("they leave");
+    assert_eq!((journal.segments.len(), lives.files().len()), (0, 1));
 }
