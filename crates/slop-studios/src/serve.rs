@@ -524,6 +524,8 @@ impl HangUp {
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+    /// Caught, so that a file at the limit of the process (`ulimit -f`) is an error of the write and not the end.
+    _file_size: Signal,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -535,7 +537,11 @@ struct StopSignal {
 impl StopSignals {
     fn new(runtime: &Runtime) -> std::io::Result<Self> {
         let _inside = runtime.enter();
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
+        })
     }
 
     async fn received(&mut self) -> StopSignal {

@@ -228,6 +228,28 @@ async fn on_a_full_disk_refused_events_leave_nothing_behind() {
     assert_eq!(files(), before + 1);
 }
 
+#[tokio::test]
+async fn at_the_largest_size_of_a_file_no_event_is_accepted_and_then_they_are() {
+    let disk = FaultyDisk::new();
+    let server = disk.start(&[]);
+    let mut client = in_room(&server).await;
+    let limit = |bytes: Option<u64>| {
+        let pid = rustix::process::Pid::from_raw(server.pid().cast_signed());
+        let limit = rustix::process::Rlimit { current: bytes, maximum: None };
+        rustix::process::prlimit(pid, rustix::process::Resource::Fsize, limit).expect("it may be set");
+    };
+    limit(Some(1));
+    let large = json!({"event": "refused", "data": "x".repeat(100_000)});
+    post(&server, "/v1/rooms/r/events", &large).await.problem(503, "store_unavailable");
+    room_event(&server, "refused", "durable", &[]).await.problem(503, "store_unavailable");
+    limit(None);
+    for (name, delivery) in [("first", "durable"), ("second", "recoverable")] {
+        assert_eq!(accepted(&room_event(&server, name, delivery, &[]).await), 1);
+        client.expect(name).await;
+    }
+    client.nothing_else().await;
+}
+
 /// Without recovery there is no journal, and nothing of what failed is in the log: nothing has to wait for the disk.
 #[tokio::test]
 async fn on_a_full_disk_events_that_need_none_go_out() {

@@ -180,7 +180,10 @@ struct Waiting {
     lazy: Lazy,
     /// When `lazy` is to be written at the latest, if there is any.
     lazy_due: Option<Instant>,
+    /// Whether requests are refused.
     closed: bool,
+    /// Whether the last changes have been taken: what comes now is not written any more.
+    lazy_closed: bool,
     /// What the writer is about to write.
     in_hand: Backlog,
     /// What it will not write any more.
@@ -241,8 +244,8 @@ impl Queue {
             unsaved.add(&key);
         }
         let mut waiting = self.waiting();
-        let earlier = if waiting.closed { None } else { waiting.lazy.sessions.remove(&key) };
-        let fits = earlier.is_some() || (!waiting.closed && waiting.lazy.sessions.len() < LAZY_WRITES);
+        let earlier = if waiting.lazy_closed { None } else { waiting.lazy.sessions.remove(&key) };
+        let fits = earlier.is_some() || (!waiting.lazy_closed && waiting.lazy.sessions.len() < LAZY_WRITES);
         if fits {
             let change = match earlier {
                 Some(earlier) => earlier.then(change),
@@ -250,21 +253,21 @@ impl Queue {
             };
             waiting.lazy.sessions.insert(key, change);
             self.lazy_waits(waiting);
-        } else if !waiting.closed {
+        } else if !waiting.lazy_closed {
             waiting.given_up.sessions += 1;
             drop(waiting);
             if let Some(unsaved) = &mut *unsaved {
                 unsaved.lost();
             }
         }
-        // What comes after the end is on the list, if what was saved is wrong by it.
+        // What comes after the end stays on the list, if what was saved is wrong by it.
         fits
     }
 
     /// Takes note of what all clients that are there have received.
     pub(super) fn put_confirmed(&self, up_to: u64) {
         let mut waiting = self.waiting();
-        if !waiting.closed {
+        if !waiting.lazy_closed {
             waiting.lazy.confirmed = Some(up_to);
             self.lazy_waits(waiting);
         }
@@ -283,11 +286,11 @@ impl Queue {
     pub(super) fn put_received(&self, user_id: &Arc<str>, up_to: u64) -> bool {
         let mut waiting = self.waiting();
         let fits = waiting.lazy.received.len() < LAZY_WRITES || waiting.lazy.received.contains_key(user_id);
-        let fits = fits && !waiting.closed;
+        let fits = fits && !waiting.lazy_closed;
         if fits {
             waiting.lazy.received(user_id, up_to);
             self.lazy_waits(waiting);
-        } else if !waiting.closed {
+        } else if !waiting.lazy_closed {
             waiting.given_up.inboxes += 1;
         }
         fits
@@ -335,7 +338,9 @@ impl Queue {
             }
             waiting = self.work.wait_timeout(waiting, due - now).unwrap_or_else(PoisonError::into_inner).0;
         }
-        !waiting.closed || !waiting.requests.is_empty() || !waiting.lazy.is_empty()
+        let goes_on = !waiting.closed || !waiting.requests.is_empty() || !waiting.lazy.is_empty();
+        waiting.lazy_closed |= !goes_on;
+        goes_on
     }
 
     /// What is to be carried out together.
@@ -345,6 +350,7 @@ impl Queue {
         let mut group = Group::default();
         if waiting.closed || waiting.lazy_due.is_some_and(|due| due <= Instant::now()) {
             waiting.lazy_due = None;
+            waiting.lazy_closed = waiting.closed;
             group.lazy = mem::take(&mut waiting.lazy);
             if let Some(unsaved) = &mut *unsaved
                 && !group.lazy.sessions.is_empty()
@@ -409,7 +415,7 @@ impl Queue {
     /// Takes no more and drops what waits, which answers it. Nobody writes from now on.
     pub(super) fn abandon(&self) {
         let mut waiting = self.waiting();
-        waiting.closed = true;
+        (waiting.closed, waiting.lazy_closed) = (true, true);
         let abandoned = mem::take(&mut waiting.requests);
         let lazy = mem::take(&mut waiting.lazy);
         let in_hand = mem::take(&mut waiting.in_hand);

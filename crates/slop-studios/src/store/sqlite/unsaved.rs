@@ -26,6 +26,7 @@ const FILES: [&str; 2] = ["sessions.unsaved-0", "sessions.unsaved-1"];
 /// In the first place of a list, if any session may be out of date. An empty place is zeros.
 const ALL: SessionKey = [0xff; 32];
 const NONE: SessionKey = [0; 32];
+const LIST_BYTES: usize = UNSAVED_SESSIONS * size_of::<SessionKey>();
 
 /// See the module.
 #[derive(Debug)]
@@ -58,15 +59,18 @@ impl Found {
     pub(super) fn read(folder: &Path) -> io::Result<Self> {
         let mut found = Vec::new();
         for name in FILES {
-            let bytes = match fs::read(folder.join(name)) {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::All),
+            let path = folder.join(name);
+            let is_whole = match fs::metadata(&path) {
+                Ok(file) => file.is_file() && file.len() == LIST_BYTES as u64,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
                 Err(error) => return Err(error),
             };
-            let (places, rest) = bytes.as_chunks();
-            let is_whole = places.len() >= UNSAVED_SESSIONS && rest.is_empty();
-            match places {
-                [NONE, keys @ ..] if is_whole => found.extend(keys.iter().take_while(|key| **key != NONE)),
+            if !is_whole {
+                return Ok(Self::All);
+            }
+            let bytes = fs::read(path)?;
+            match bytes.as_chunks().0 {
+                [NONE, keys @ ..] => found.extend(keys.iter().take_while(|key| **key != NONE)),
                 _ => return Ok(Self::All),
             }
         }
@@ -126,9 +130,12 @@ impl List {
         // A process that is killed here leaves a whole list, as it was or empty, if there was one.
         let mut file = data_dir::private_file().read(true).create(true).truncate(false).open(path)?;
         // Written, not only made so long: its places on the disk are there from now on.
-        file.write_all(&vec![0; UNSAVED_SESSIONS * size_of::<SessionKey>()])?;
-        file.set_len((UNSAVED_SESSIONS * size_of::<SessionKey>()) as u64)?;
-        Ok(Self { places: map(&file)?, used: 0 })
+        file.write_all(&vec![0; LIST_BYTES])?;
+        file.set_len(LIST_BYTES as u64)?;
+        let places = map(&file)?;
+        // Where that is allowed, no page has to be read back from a disk that may fail: the process would be ended by a signal.
+        let _ = places.lock();
+        Ok(Self { places, used: 0 })
     }
 
     fn add(&mut self, key: &SessionKey) {
@@ -282,8 +289,8 @@ mod tests {
             let damages: [fn(&Path) -> io::Result<()>; 4] = [
                 |file| fs::remove_file(file),
                 |file| fs::write(file, ""),
-                |file| fs::write(file, vec![0; UNSAVED_SESSIONS * size_of::<SessionKey>() - 1]),
-                |file| fs::write(file, vec![1; UNSAVED_SESSIONS * size_of::<SessionKey>()]),
+                |file| fs::write(file, vec![0; LIST_BYTES - 1]),
+                |file| fs::write(file, vec![1; LIST_BYTES]),
             ];
             for damage in damages {
                 // What was there, of whatever length, makes no difference to the next list.
@@ -292,7 +299,7 @@ mod tests {
                 damage(&file).expect("it can be changed");
                 assert!(is_any(folder.path()));
             }
-            fs::write(&file, vec![1; 2 * UNSAVED_SESSIONS * size_of::<SessionKey>()]).expect("it can be written");
+            fs::write(&file, vec![1; 2 * LIST_BYTES]).expect("it can be written");
             drop(Unsaved::begin(folder.path()).expect("writable"));
             assert_eq!(found(folder.path()), [0; 0]);
         }

@@ -71,7 +71,10 @@ impl Journal {
         let current = Current::create(folder, header)?;
         let (folder, segments) = (folder.to_owned(), segments.into());
         let (buffer, alive_due) = (Vec::new(), Instant::now());
-        Ok((Some(Self { folder, age, segments, current, buffer, alive_due }), earlier))
+        let mut journal = Self { folder, age, segments, current, buffer, alive_due };
+        // Many starts in a row leave a file each.
+        journal.trim(Instant::now())?;
+        Ok((Some(journal), earlier))
     }
 
     /// Hands events to the operating system, all or none. Their numbers rise.

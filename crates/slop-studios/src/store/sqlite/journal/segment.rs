@@ -72,7 +72,12 @@ pub(super) struct Current {
 pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
+        // To open a pipe would wait for its writer.
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.starts_with("events-") && name.ends_with(".log") {
             match Segment::open(path.clone()) {

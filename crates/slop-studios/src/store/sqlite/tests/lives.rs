@@ -110,6 +110,10 @@ fn how_far_a_client_has_come_is_known_in_the_next_life() {
     assert!(second <= first);
 }
 
+fn changed(key: u8, data: &str) -> SessionRecord {
+    SessionRecord { is_changed: true, ..session(key, data) }
+}
+
 /// Connections that are still being closed when the store ends, as after a second signal.
 #[test]
 fn what_comes_after_the_end_costs_no_session_but_its_own() {
@@ -119,14 +123,46 @@ fn what_comes_after_the_end_costs_no_session_but_its_own() {
         store.save_session(session(key, "{}"));
     }
     until(|| store.usage().sessions.rows == 3);
-    store.queue.close();
-    store.session_left([1; 32], 9);
-    store.save_session(SessionRecord { is_changed: true, ..session(2, "logged out") });
-    store.received("u", 1);
     assert_eq!(store.close_by(Instant::now() + DEADLINE), Ending::default());
+    store.session_left([1; 32], 9);
+    store.save_session(changed(2, "logged out"));
+    store.received("u", 1);
+    drop(store);
     let (again, _) = place.open();
     let found = [1, 2, 3].map(|key| wait(again.session([key; 32])).expect("readable").is_some());
     assert_eq!(found, [true, false, true]);
+}
+
+#[test]
+fn what_changes_while_the_store_ends_is_not_undone() {
+    let place = Place::new();
+    let gate = Arc::<Gate>::default();
+    let store = SqliteStore::open(&place.options, Arc::<Gate>::clone(&gate), Arc::default()).expect("it opens");
+    for key in 1..=5 {
+        store.save_session(session(key, "old"));
+    }
+    until(|| store.usage().sessions.rows == 5);
+    // The writer waits for this before it takes anything.
+    let dispatching = store.order.lock().expect("no test panicked");
+    let closed = gate.0.lock().expect("no test panicked");
+    store.save_session(changed(1, "older"));
+    let event = store.commit(durable("1", "e"));
+    store.queue.close();
+    store.save_session(changed(1, "new"));
+    store.save_session(changed(2, "new"));
+    store.forget_session([3; 32]);
+    drop(dispatching);
+    // All that is committed; the writer waits before it takes note of that.
+    until(|| store.usage().log.rows == 1);
+    store.save_session(changed(1, "newest"));
+    store.save_session(changed(4, "new"));
+    drop(closed);
+    assert!(wait(event).is_ok());
+    assert_eq!(store.close_by(Instant::now() + DEADLINE), Ending::default());
+    drop(store);
+    let (again, _) = place.open();
+    let found = [1, 2, 3, 4, 5].map(|key| wait(again.session([key; 32])).expect("readable").map(|it| it.data));
+    assert_eq!(found, [None, Some("new".into()), None, None, Some("old".into())]);
 }
 
 /// The process is killed before a change of a session is written.
