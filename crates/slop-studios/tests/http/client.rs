@@ -113,7 +113,7 @@ impl Client {
     }
 
     /// Leaves the namespace; the connection stands.
-    pub(crate) async fn leave(self) {
+    pub(crate) async fn leave(&self) {
         self.write(format!("41{},", self.namespace)).await;
     }
 

@@ -319,6 +319,24 @@ async fn a_logout_that_a_full_disk_did_not_take_is_not_undone_by_a_kill() {
     is_anonymous_and_in_no_room(&server, &mut again).await;
 }
 
+/// Nor by the same process, which asks the store for a session that it does not have itself.
+#[tokio::test]
+async fn a_session_whose_end_the_disk_does_not_take_has_ended() {
+    let disk = FaultyDisk::new();
+    let server = disk.start(&[]);
+    let mut client = Client::connect_as(&server, "/", &token("u")).await;
+    client.call("joinRoom", json!(["secret"])).await;
+    saved(&server).await;
+    disk.set("write -wal wait 300\nsync -wal fail EIO");
+    client.leave().await;
+    // Its removal is on the way to the disk.
+    until(async || disk.met() > 0).await;
+    let (recovered, mut again) = client.come_back(&server, None).await;
+    assert!(!recovered);
+    disk.set("");
+    is_anonymous_and_in_no_room(&server, &mut again).await;
+}
+
 #[tokio::test]
 async fn sessions_that_were_written_after_all_are_recovered() {
     let disk = FaultyDisk::new();

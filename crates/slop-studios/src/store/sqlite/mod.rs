@@ -331,8 +331,12 @@ impl Store for SqliteStore {
         match self.queue.pending_session(&key) {
             Some(session) => Box::pin(ready(Ok(session))),
             None => {
-                let (earlier, boot_seq) = (self.earlier.get(), self.boot_seq);
+                let (queue, earlier, boot_seq) = (Arc::clone(&self.queue), self.earlier.get(), self.boot_seq);
                 self.read(move |connection| {
+                    // A change that was in the writer's hands, and could not be written.
+                    if let Some(session) = queue.pending_session(&key) {
+                        return Ok(session);
+                    }
                     let Some((mut session, life)) = sessions::find(connection, &key)? else { return Ok(None) };
                     if life != boot_seq && session.left_at.is_none() {
                         session.left_at = earlier.end_of(life);
