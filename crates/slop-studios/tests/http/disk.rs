@@ -11,6 +11,7 @@ use crate::api::{Answer, accepted, get, metric, post, post_with};
 use crate::client::Client;
 use crate::faults::FaultyDisk;
 use crate::server::{KEY, Server, token};
+use crate::store::refused;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -425,6 +426,9 @@ async fn a_write_ahead_log_that_was_deleted_is_noticed_and_nothing_of_it_is_lost
     fs::remove_file(disk.data().join("store.db-wal")).expect("it is there");
     assert_eq!(room_event(&server, "into the void", "durable", &[]).await.status, 200);
     noticed(&disk, &server).await;
+    // Its clients are still there.
+    let said = refused(&disk.data()).await;
+    assert!(said.contains("in use by another process"), "{said}");
     server.kill();
     let server = disk.start(&[]);
     assert!(metric(&server, "slop_log_entries").await >= 2.0);

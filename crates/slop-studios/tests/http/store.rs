@@ -112,7 +112,7 @@ async fn on_a_full_disk_publishers_are_told_and_clients_stay() {
 }
 
 /// What a server says that can't start with this data folder.
-async fn refused(data: &Path) -> String {
+pub(crate) async fn refused(data: &Path) -> String {
     let mut command = Server::command(data, &[]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -173,6 +173,13 @@ impl Ledger {
         self.connection.close().map_err(|(_, error)| error)
     }
 
+    /// Moves everything out of the write-ahead log, and keeps the file locked for as long as the process lives.
+    pub(super) fn retire(self) -> rusqlite::Result<()> {
+        let moved = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        mem::forget(self);
+        moved
+    }
+
     /// Applies a request, with the numbers for its events.
     ///
     /// # Errors

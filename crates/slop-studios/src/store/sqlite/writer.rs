@@ -88,15 +88,17 @@ impl Writer {
                 Err(_poisoned) => Err(Broken::Order),
             };
         }
-        // Not closed if changes of sessions are lost: the lists are not synchronised, and a journal that was not closed recovers
-        // nobody after a power failure.
-        if ended.is_ok() && self.queue.given_up().sessions == 0 {
+        let queue = Arc::clone(&self.queue);
+        let mut ended = self.close(ended);
+        // A journal that was not closed recovers nobody after a power failure. So it is closed when the store is on the disk, and
+        // not if changes of sessions are lost: their lists are not synchronised.
+        if ended.is_ok() && queue.given_up().sessions == 0 {
             match order.lock() {
                 Ok(mut order) => order.close(),
                 Err(_poisoned) => ended = Err(Broken::Order),
             }
         }
-        alarm.is_broken = self.close(ended).is_err();
+        alarm.is_broken = ended.is_err();
     }
 
     /// Carries out what waits.
@@ -133,7 +135,9 @@ impl Writer {
                 }
             }
         }
-        if let Err(error) = self.ledger.close() {
+        // The process lives on with a store that has broken down. No other one may use the folder beside it.
+        let closed = if ended.is_ok() { self.ledger.close() } else { self.ledger.retire() };
+        if let Err(error) = closed {
             tracing::error!(%error, "close the store");
         }
         ended

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Life;
 use super::record::{Record, decode};
-use super::segment::Segment;
+use super::segment::{Header, Segment};
 use crate::clock::Moment;
 
 /// See the module.
@@ -62,21 +62,18 @@ impl Earlier {
     /// dispatched: a file is missing or can't be read, or the machine has ended before the disk had all.
     pub(super) fn read(segments: &[Segment], life: Life, machine: Option<[u8; 16]>) -> Self {
         let mut earlier = Self::empty(life.boot_seq - 1);
-        let mut closed = HashMap::new();
         for segment in segments {
             let Ok(end) = segment.end() else { continue };
-            let boot_seq = segment.header().boot_seq;
-            let known = earlier.ends.entry(boot_seq).or_insert(end.alive_at);
+            let known = earlier.ends.entry(segment.header().boot_seq).or_insert(end.alive_at);
             *known = end.alive_at.max(*known);
-            *closed.entry(boot_seq).or_default() |= end.closed;
         }
-        let mut follows = None;
+        let mut next: Option<&Header> = None;
         for segment in segments.iter().rev() {
-            let header = segment.header();
-            let is_next = follows.map_or(header.boot_seq == life.previous, |previous| header.starts_after == previous);
-            let was_closed = || closed.get(&header.boot_seq).copied().unwrap_or_default();
-            let is_all_there = (machine.is_some() && header.machine == machine) || was_closed();
-            if !is_next || !is_all_there {
+            let (header, Ok(end)) = (segment.header(), segment.end()) else { break };
+            let is_next = next.map_or(header.boot_seq == life.previous, |next| header.starts_after == next.previous);
+            let is_last = end.continued.is_none_or(|after| next.is_some_and(|next| next.starts_after == after));
+            let is_on_disk = (machine.is_some() && header.machine == machine) || end.closed;
+            if !is_next || !is_last || !is_on_disk {
                 break;
             }
             let Some(bytes) = segment.read().ok().filter(|bytes| is_whole(bytes)) else {
@@ -85,7 +82,7 @@ impl Earlier {
             };
             earlier.segments.push(bytes);
             earlier.complete_after = header.starts_after;
-            follows = Some(header.previous);
+            next = Some(header);
         }
         earlier.segments.reverse();
         earlier.index();

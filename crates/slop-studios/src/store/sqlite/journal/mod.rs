@@ -118,9 +118,10 @@ impl Journal {
 
     /// Waits for the disk, and writes down that nothing is missing.
     pub(super) fn close(&mut self) -> io::Result<()> {
-        self.segments.iter().try_for_each(Segment::sync)?;
-        self.current.segment().sync()?;
-        self.current.mark_closed(Moment::now())
+        self.current.mark_alive(Moment::now())?;
+        let segments = || self.segments.iter().chain([self.current.segment()]);
+        segments().try_for_each(Segment::sync)?;
+        segments().try_for_each(Segment::mark_closed)
     }
 
     /// Whether this event begins another file.
@@ -140,6 +141,8 @@ impl Journal {
         let last = self.current.segment().header();
         let header = Header { starts_after, previous: last.starts_after, ..*last };
         let next = Current::create(&self.folder, header)?;
+        // Or nobody would miss the next one.
+        self.current.mark_continued(starts_after)?;
         self.segments.push_back(std::mem::replace(&mut self.current, next).finish());
         Ok(())
     }

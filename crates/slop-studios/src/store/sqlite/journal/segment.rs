@@ -2,7 +2,8 @@
 //!
 //! All numbers are little-endian. The header has 80 bytes: 8 that name the format, `boot_seq`, `starts_after`, `previous` (8
 //! each), the machine's id (16, zeros if unknown), the moment at which the server was last known to be alive in ms since 1970
-//! (8), the bytes of all records (8), 1 if the file was closed with all that belongs in it (1), and zeros.
+//! (8), the bytes of all records (8), 1 if all that belongs in the file is on the disk (1), zeros (7), and where the next file
+//! of the same life starts, 0 if there is none (8).
 //!
 //! The file is mapped while it is written. Records are copied into it, and count when the header has their number of bytes.
 //! Before that the file is extended by a `write` of zeros, so that a full disk is an error and not a signal.
@@ -25,6 +26,7 @@ const HEADER_BYTES: usize = 80;
 const ALIVE_AT: usize = 48;
 const RECORD_BYTES_AT: usize = 56;
 const CLOSED_AT: usize = 64;
+const CONTINUED_AT: usize = 72;
 
 /// What a file says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub(super) struct Header {
 pub(super) struct End {
     pub(super) alive_at: Moment,
     pub(super) closed: bool,
+    /// Where the next file of the same life starts, if there is one.
+    pub(super) continued: Option<u64>,
 }
 
 /// See the module.
@@ -131,12 +135,23 @@ impl Segment {
         self.file.sync_data()
     }
 
+    /// All that belongs in it is on the disk.
+    pub(super) fn mark_closed(&self) -> io::Result<()> {
+        self.file.write_all_at(&[1], CLOSED_AT as u64)?;
+        self.sync()
+    }
+
     /// What was last written down in the header.
     pub(super) fn end(&self) -> io::Result<End> {
-        let (mut alive, mut closed) = ([0; 8], [0; 1]);
+        let (mut alive, mut closed, mut continued) = ([0; 8], [0; 1], [0; 8]);
         self.file.read_exact_at(&mut alive, ALIVE_AT as u64)?;
         self.file.read_exact_at(&mut closed, CLOSED_AT as u64)?;
-        Ok(End { alive_at: Moment::from_epoch_ms(u64::from_le_bytes(alive)), closed: closed == [1] })
+        self.file.read_exact_at(&mut continued, CONTINUED_AT as u64)?;
+        Ok(End {
+            alive_at: Moment::from_epoch_ms(u64::from_le_bytes(alive)),
+            closed: closed == [1],
+            continued: Some(u64::from_le_bytes(continued)).filter(|after| *after != 0),
+        })
     }
 
     /// Its records.
@@ -222,10 +237,9 @@ impl Current {
         self.put(ALIVE_AT, &now.epoch_ms().to_le_bytes())
     }
 
-    pub(super) fn mark_closed(&mut self, now: Moment) -> io::Result<()> {
-        self.mark_alive(now)?;
-        self.put(CLOSED_AT, &[1])?;
-        self.segment.sync()
+    /// The next file starts after this event.
+    pub(super) fn mark_continued(&mut self, after: u64) -> io::Result<()> {
+        self.put(CONTINUED_AT, &after.to_le_bytes())
     }
 
     /// Extends the file with zeros, so that the next bytes have their blocks on the disk.

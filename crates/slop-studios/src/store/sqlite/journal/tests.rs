@@ -155,8 +155,51 @@ fn what_was_closed_outlives_the_machine() {
     let mut lives = Lives::new();
     let (mut journal, _) = lives.begin();
     write(&mut journal, 1_000, "a");
+    // Killed, and the next life ends in order.
+    let (mut journal, _) = lives.begin();
+    write(&mut journal, 2_000, "a");
+    journal.begin_segment(2_000, Instant::now()).expect("another file");
+    write(&mut journal, 2_001, "a");
     journal.close().expect("it is closed");
-    Lives::overwrite(&lives.files()[0], 32, &[7; 16]);
+    for file in lives.files() {
+        Lives::overwrite(&file, 32, &[7; 16]);
+    }
+    let (_, earlier) = lives.begin();
+    assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, vec![1_000, 2_000, 2_001]));
+}
+
+#[test]
+fn the_newest_file_is_missed_too() {
+    type Fault = fn(&Path) -> io::Result<()>;
+    let faults: [(&str, Fault); 4] = [
+        ("gone", |file| fs::remove_file(file)),
+        ("empty", |file| fs::write(file, "")),
+        ("no journal", |file| fs::write(file, vec![1; 1_000])),
+        ("not readable", |file| fs::remove_file(file).and_then(|()| fs::create_dir(file))),
+    ];
+    for (fault, apply) in faults {
+        let mut lives = Lives::new();
+        let (mut journal, _) = lives.begin();
+        write(&mut journal, 1_000, "a");
+        journal.begin_segment(1_000, Instant::now()).expect("another file");
+        write(&mut journal, 1_001, "a");
+        apply(&lives.files()[1]).expect("it can be done");
+        let (_, earlier) = lives.begin();
+        assert_eq!((earlier.complete_after(), found(&earlier, "a")), (1_999, vec![]), "{fault}");
+    }
+}
+
+/// Killed after the next file was made, and before anything was written to it.
+#[test]
+fn a_file_that_was_just_begun_is_no_gap() {
+    let mut lives = Lives::new();
+    let (mut journal, _) = lives.begin();
+    write(&mut journal, 1_000, "a");
+    let continued = lives.files()[0].clone();
+    journal.begin_segment(1_000, Instant::now()).expect("another file");
+    let (_, earlier) = lives.begin();
+    assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, vec![1_000]));
+    Lives::overwrite(&continued, 72, &[0; 8]);
     let (_, earlier) = lives.begin();
     assert_eq!((earlier.complete_after(), found(&earlier, "a")), (999, vec![1_000]));
 }
