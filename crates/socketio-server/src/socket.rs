@@ -443,10 +443,16 @@ impl Socket {
         Some((recovery.pid, SavedSession { is_changed: recovery.save(), ..self.session(recovery) }))
     }
 
-    /// Runs `f` when the client has got what it was sent so far; never, if the connection is lost before. It is asked by a
-    /// heartbeat ahead of time.
+    /// Runs `f` when the client has got what it was sent so far; never, if the connection is lost or the client leaves the
+    /// namespace before. It is asked by a heartbeat ahead of time.
     pub fn when_arrived(&self, f: impl FnOnce() + 'static) {
-        self.0.connection.when_arrived(Box::new(f));
+        let socket = self.clone();
+        self.0.connection.when_arrived(Box::new(move || {
+            // The heartbeat is the connection's. A client that has left takes nothing that was on its way.
+            if socket.is_connected() {
+                f();
+            }
+        }));
     }
 
     /// A broadcast to a room, without this socket.

@@ -72,6 +72,25 @@ async fn count(client: &mut Client) -> Value {
 }
 
 #[tokio::test]
+async fn what_is_on_its_way_to_a_client_that_leaves_the_namespace_goes_to_the_next() {
+    let server = Server::start();
+    let mut other = Client::connect_as(&server, "/", &token("u")).await;
+    let auth = json!({"token": token("u")});
+    let mut leaving = other.try_beside("/notifications", auth).await.expect("the server takes it");
+    notify(&server, "u", "first", "").await;
+    assert_eq!(titles(&mut leaving, 1).await, ["first"]);
+    leaving.events().await;
+    notify(&server, "u", "second", "").await;
+    leaving.leave().await;
+    // Only now the heartbeat is answered that came behind it, by the connection, which stands.
+    for _ in 0..2 {
+        other.events().await;
+    }
+    let mut next = Client::connect_as(&server, "/notifications", &token("u")).await;
+    assert_eq!(titles(&mut next, 1).await, ["second"]);
+}
+
+#[tokio::test]
 async fn a_client_that_comes_back_is_told_the_count_and_every_change_of_it() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let mut server = Server::start_in(data.path(), &[]);
