@@ -106,7 +106,8 @@ export class Model {
     const item = this.items.get(event.item);
     if (event.owner && item.ownerAnswer === undefined) {
       item.ownerAnswer = event.answer;
-      for (const seat of this.seats) seat.lose(`item:${event.item}`, OUT);
+      // The owner's own subscription goes on, and what came before may still be replayed to it.
+      for (const seat of this.seats) seat.lose(`item:${event.item}`, seat.identity.has(event.owner) ? MAYBE : OUT);
     }
     for (const seat of this.seats) if (seat.ns === event.ns) seat.owe(event);
   }

@@ -81,6 +81,8 @@ class Publisher {
           method: 'POST',
           headers: { authorization: `Bearer ${API_KEY}`, 'content-type': 'application/json', 'idempotency-key': key },
           body: JSON.stringify(body),
+          // Node's fetch can wait for ever on a connection that a kill has ended.
+          signal: AbortSignal.timeout(10_000),
         });
         const receipt = await answer.json();
         if (answer.status === 200) return receipt;
