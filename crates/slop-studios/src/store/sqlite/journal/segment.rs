@@ -158,7 +158,7 @@ impl Segment {
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
         let mut length = [0; 8];
         self.file.read_exact_at(&mut length, RECORD_BYTES_AT as u64)?;
-        // A file of ours is a tenth of all of them; what is larger was made by somebody else.
+        // Not even all files of ours have more; what is larger was made by somebody else.
         let length = u64::from_le_bytes(length).min(JOURNAL_BYTES);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
         self.file.read_exact_at(&mut bytes, HEADER_BYTES as u64)?;
