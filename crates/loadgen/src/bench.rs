@@ -79,10 +79,10 @@ impl Order {
             _ => false,
         };
         // Recovery costs something for each publish; the other workloads have few, or large ones.
-        let is_for_without =
+        let is_without_recovery =
             matches!(workload, Workload::Publish | Workload::Fanout { members: 1_000, bytes: SMALL, .. });
         let takes_part = |kind: &Kind| match workload {
-            _ if *kind == Kind::WithoutRecovery => is_for_without,
+            _ if *kind == Kind::WithoutRecovery => is_without_recovery,
             // Each point costs a start; the peer to beat is enough.
             // Others know no sessions, or take no events of which the newest is enough.
             Workload::Recover { .. } | Workload::Stopped { .. } => matches!(kind, Kind::Ours(_)),

@@ -234,11 +234,11 @@ impl Inboxes {
         if inbox.undelivered.is_empty() {
             return;
         }
-        let (inboxes, user_id, weak) = (Arc::clone(self), Arc::clone(user_id), socket.clone());
+        let (inboxes, user_id, again) = (Arc::clone(self), Arc::clone(user_id), socket.clone());
         socket.when_arrived(move || {
             inboxes.received(&user_id, up_to);
             if !is_drained && !is_late {
-                inboxes.deliver(&weak);
+                inboxes.deliver(&again);
             }
         });
     }

@@ -198,11 +198,12 @@ impl Memory {
     pub(crate) fn keep(&self, pid: Id, away: Away) {
         let mut sessions = self.sessions();
         sessions.keep(pid, away);
-        let ended = if sessions.are_too_many() { sessions.trim(Instant::now()) } else { Vec::new() };
-        drop(sessions);
-        self.forget(&ended);
+        if sessions.are_too_many() {
+            self.forget(&sessions.trim(Instant::now()));
+        }
     }
 
+    /// To be called before anybody else can ask for the sessions: nobody may have one recalled that has ended.
     fn forget(&self, ended: &[Id]) {
         if let Some(keeper) = &self.settings.keeper {
             ended.iter().for_each(|pid| keeper.forget(pid.as_str()));
@@ -211,10 +212,9 @@ impl Memory {
 
     /// A session has ended for good.
     pub(crate) fn end(&self, pid: &Id) {
-        self.sessions().end(pid);
-        if let Some(keeper) = &self.settings.keeper {
-            keeper.forget(pid.as_str());
-        }
+        let mut sessions = self.sessions();
+        sessions.end(pid);
+        self.forget(&[*pid]);
     }
 }
 

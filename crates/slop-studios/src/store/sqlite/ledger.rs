@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::super::media::{self as life, MediaChange};
+use super::super::media::{self as media_rules, MediaChange};
 use super::super::{
     Change, Class, IdempotencyKey, Inbox, MediaState, NotificationChange, ReadMark, Revocation, Revocations, Revoked,
     RoomEvent, StoreError, Usage, What,
@@ -168,16 +168,15 @@ impl Ledger {
         self.usage = self.committed;
     }
 
-    /// Closes the file, which moves everything out of the write-ahead log.
-    pub(super) fn close(self) -> rusqlite::Result<()> {
-        self.connection.close().map_err(|(_, error)| error)
+    /// Moves everything out of the write-ahead log into the file, and waits for the disk.
+    pub(super) fn checkpoint(&self) -> rusqlite::Result<()> {
+        // An error of the disk is one here. Nobody else uses the file, so that it is never busy.
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
-    /// Moves everything out of the write-ahead log, and keeps the file locked for as long as the process lives.
-    pub(super) fn retire(self) -> rusqlite::Result<()> {
-        let moved = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        mem::forget(self);
-        moved
+    /// Closes the file and gives up its lock.
+    pub(super) fn close(self) -> rusqlite::Result<()> {
+        self.connection.close().map_err(|(_, error)| error)
     }
 
     /// Applies a request, with the numbers for its events.
@@ -234,7 +233,7 @@ impl Ledger {
     fn media(&mut self, change: &MediaChange, at: Moment, numbers: &mut Sequence) -> Result<Applied, Failed> {
         let current = media::find(&self.connection, &change.media_id)?;
         let (state, owner_became_known) =
-            life::apply(current.as_ref(), change, at, numbers.peek()).map_err(StoreError::from)?;
+            media_rules::apply(current.as_ref(), change, at, numbers.peek()).map_err(StoreError::from)?;
         self.write()?;
         numbers.next();
         media::put(&self.connection, &change.media_id, &state)?;
@@ -242,7 +241,7 @@ impl Ledger {
             self.usage.media.remove(current.payload.len() as u64);
         }
         self.usage.media.add(state.payload.len() as u64);
-        if !matches!(state.step, life::Step::Progress(_)) {
+        if !matches!(state.step, media_rules::Step::Progress(_)) {
             let owner_room = state.owner_id.as_deref().map(rooms::user_room);
             self.log(&Entry {
                 seq: state.seq,

@@ -15,8 +15,8 @@ pub(super) struct Order {
     pub(super) numbers: Sequence,
     /// None if nobody is recovered.
     journal: Option<Journal>,
-    /// The bytes of the journal when it could not be written, so that a full disk is one line in the log. Small events may still
-    /// fit into what is reserved: it can be written again when it grows.
+    /// The bytes of the journal when it could not be written, or fewer that it had since, so that a full disk is one line in the
+    /// log. Small events may still fit into what is reserved: it can be written again when it grows.
     failing: Option<u64>,
     /// Whether the journal could not be tidied the last time.
     is_untidy: bool,
@@ -79,9 +79,12 @@ impl Order {
 
     fn note(&mut self, written: io::Result<()>) -> io::Result<()> {
         match (&written, self.failing) {
-            (Ok(()), Some(bytes)) if self.journal_bytes() > bytes => {
-                tracing::info!("the journal can be written again");
-                self.failing = None;
+            (Ok(()), Some(bytes)) => {
+                let now = self.journal_bytes();
+                self.failing = Some(now).filter(|now| *now <= bytes);
+                if self.failing.is_none() {
+                    tracing::info!("the journal can be written again");
+                }
             }
             (Err(error), None) => {
                 tracing::error!(%error, "write the journal; publishers of room events are told to try again");
@@ -90,5 +93,41 @@ impl Order {
             _ => {}
         }
         written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rusqlite::Connection;
+
+    use super::super::journal::Life;
+    use super::super::schema;
+    use super::*;
+    use crate::store::Class;
+
+    /// As after a disk that was full while the journal was large.
+    #[test]
+    fn each_time_that_the_journal_fails_is_told() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut connection = Connection::open_in_memory().expect("memory");
+        schema::migrate(&mut connection).expect("tables");
+        let life = Life { boot_seq: 1, previous: 0 };
+        let (journal, _) = Journal::open(folder.path(), life, Duration::from_secs(60)).expect("it opens");
+        let mut order = Order::new(Sequence::begin(&connection).expect("a block"), journal);
+        order.failing = Some(1 << 30);
+        let event = |bytes: usize| RoomEvent {
+            namespace: "/",
+            room: "a".into(),
+            event: "e".into(),
+            argument: format!("\"{}\"", "x".repeat(bytes)).into(),
+            class: Class::Recoverable,
+        };
+        order.write([(1, &event(10))]).expect("there is room");
+        let small = order.failing.expect("it has not grown");
+        assert!(small < 1 << 20);
+        order.write([(2, &event(1 << 20))]).expect("there is room");
+        assert_eq!(order.failing, None);
     }
 }

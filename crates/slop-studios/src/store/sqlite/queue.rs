@@ -234,12 +234,11 @@ impl Queue {
     /// Says whether there was room for it.
     pub(super) fn put_session(&self, key: SessionKey, change: SessionChange) -> bool {
         // Held until the change waits, so that nothing takes the key from the list before that. Others who ask the store for
-        // something need not wait for it.
-        let mut unsaved = self.unsaved();
+        // something, or change nothing of what is saved, need not wait for it.
+        let mut unsaved = change.outdates_saved().then(|| self.unsaved());
         let is_noted = || self.waiting().lazy.sessions.get(&key).is_some_and(SessionChange::outdates_saved);
-        if change.outdates_saved()
+        if let Some(unsaved) = unsaved.as_mut().and_then(|unsaved| unsaved.as_mut())
             && !is_noted()
-            && let Some(unsaved) = &mut *unsaved
         {
             unsaved.add(&key);
         }
@@ -255,12 +254,10 @@ impl Queue {
             self.lazy_waits(waiting);
         } else if !waiting.lazy_closed {
             waiting.given_up.sessions += 1;
-            drop(waiting);
-            if let Some(unsaved) = &mut *unsaved {
-                unsaved.lost();
-            }
+            drop((waiting, unsaved));
+            self.sessions_lost();
         }
-        // What comes after the end stays on the list, if what was saved is wrong by it.
+        // A change that comes after the end is not written, and its key stays on the list.
         fits
     }
 
@@ -306,7 +303,7 @@ impl Queue {
     /// Takes back what could not be written. What has come since is newer.
     pub(super) fn put_back(&self, lazy: Lazy) {
         let mut waiting = self.waiting();
-        if waiting.closed {
+        if waiting.lazy_closed {
             // There is no later.
             waiting.given_up = waiting.given_up.and(Backlog::of(0, &lazy));
             return;
@@ -454,4 +451,27 @@ impl Queue {
 /// The answer when nobody is there to give one.
 pub(super) fn stopped() -> StoreError {
     StoreError::Unavailable("it has stopped".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_while_the_store_ends_is_tried_once_more() {
+        let queue = Queue::default();
+        let key: SessionKey = [1; 32];
+        assert!(queue.put_session(key, SessionChange::Forgotten));
+        queue.waiting().lazy_due = Some(Instant::now());
+        let taken = queue.take();
+        assert_eq!(taken.lazy.sessions.len(), 1);
+        queue.close();
+        queue.put_back(taken.lazy);
+        assert!(queue.wait(Instant::now()));
+        let taken = queue.take();
+        assert_eq!(taken.lazy.sessions.len(), 1);
+        queue.put_back(taken.lazy);
+        assert!(!queue.wait(Instant::now()));
+        assert_eq!(queue.given_up().sessions, 1);
+    }
 }

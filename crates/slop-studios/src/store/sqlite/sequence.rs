@@ -27,10 +27,11 @@ impl Sequence {
     }
 
     /// Takes note of the life that begins with this number. What it needs is there: a life that can't begin is none, and
-    /// leaves no gap.
+    /// leaves no gap. Synchronised to the disk: if it were lost, the next life would take this one's journal for that of a
+    /// process which never began.
     pub(super) fn note_life(connection: &Connection, boot_seq: u64) -> rusqlite::Result<()> {
-        connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('life', ?1)", [boot_seq])?;
-        Ok(())
+        let note = "INSERT OR REPLACE INTO meta (name, value) VALUES ('life', ?1)";
+        synchronised(connection, |connection| connection.execute(note, [boot_seq]).map(drop))
     }
 
     /// The next number; none is given twice.
@@ -65,13 +66,9 @@ impl Sequence {
         if self.left() < count as u64 { self.reserve(connection) } else { Ok(()) }
     }
 
-    /// Synchronised to the disk whatever the store's setting: a number must not come back after a power failure either.
+    /// Synchronised to the disk: a number must not come back after a power failure either.
     fn reserve(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let setting: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        let reserved = Self::reserve_block(connection);
-        connection.pragma_update(None, "synchronous", setting)?;
-        let (start, end) = reserved?;
+        let (start, end) = synchronised(connection, Self::reserve_block)?;
         if self.end != start {
             self.next = start;
         }
@@ -86,6 +83,18 @@ impl Sequence {
         connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('next_seq', ?1)", [end])?;
         Ok((start, end))
     }
+}
+
+/// Writes something that is on the disk when this returns, whatever the store's setting.
+fn synchronised<T>(
+    connection: &Connection,
+    write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let setting: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let written = write(connection);
+    connection.pragma_update(None, "synchronous", setting)?;
+    written
 }
 
 #[cfg(test)]
@@ -112,6 +121,7 @@ mod tests {
         let mut third = Sequence::begin(&connection).expect("a block");
         assert!(third.next() >= second.end);
     }
+
     #[test]
     fn a_block_that_was_given_up_is_followed_by_another() {
         let mut connection = Connection::open_in_memory().expect("memory");

@@ -60,7 +60,7 @@ impl Found {
         let mut found = Vec::new();
         for name in FILES {
             let path = folder.join(name);
-            let is_whole = match fs::metadata(&path) {
+            let is_whole = match fs::symlink_metadata(&path) {
                 Ok(file) => file.is_file() && file.len() == LIST_BYTES as u64,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => false,
                 Err(error) => return Err(error),
@@ -127,6 +127,10 @@ impl Unsaved {
 
 impl List {
     fn begin(path: &Path) -> io::Result<Self> {
+        // To open a pipe would wait for its reader.
+        if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(io::Error::other(format!("{} is not a file", path.display())));
+        }
         // A process that is killed here leaves a whole list, as it was or empty, if there was one.
         let mut file = data_dir::private_file().read(true).create(true).truncate(false).open(path)?;
         // Written, not only made so long: its places on the disk are there from now on.
@@ -303,5 +307,16 @@ mod tests {
             drop(Unsaved::begin(folder.path()).expect("writable"));
             assert_eq!(found(folder.path()), [0; 0]);
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_read_nor_written() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pipe = folder.path().join(FILES[0]);
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs");
+        assert!(made.success());
+        assert_eq!(Found::read(folder.path()).expect("readable"), Found::All);
+        let refused = Unsaved::begin(folder.path()).expect_err("a pipe is no list");
+        assert!(refused.to_string().contains("sessions.unsaved-0 is not a file"), "{refused}");
     }
 }

@@ -88,17 +88,7 @@ impl Writer {
                 Err(_poisoned) => Err(Broken::Order),
             };
         }
-        let queue = Arc::clone(&self.queue);
-        let mut ended = self.close(ended);
-        // A journal that was not closed recovers nobody after a power failure. So it is closed when the store is on the disk, and
-        // not if changes of sessions are lost: their lists are not synchronised.
-        if ended.is_ok() && queue.given_up().sessions == 0 {
-            match order.lock() {
-                Ok(mut order) => order.close(),
-                Err(_poisoned) => ended = Err(Broken::Order),
-            }
-        }
-        alarm.is_broken = ended.is_err();
+        alarm.is_broken = self.close(ended).is_err();
     }
 
     /// Carries out what waits.
@@ -114,10 +104,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Closes the file, and says in the log why it is broken, if it is by then.
+    /// Closes the journal and the file, and says in the log why they are broken, if they are by then.
     fn close(mut self, ended: Result<(), Broken>) -> Result<(), Broken> {
+        let in_order = if self.order.is_poisoned() { Err(Broken::Order) } else { Ok(()) };
         // Files that were gone and are back do not make good what was not written meanwhile.
-        let ended = self.files.check().map_err(Broken::from).and(ended);
+        let ended = self.files.check().map_err(Broken::from).and(ended).and(in_order);
         if let Err(broken) = &ended {
             self.metrics.store_writable.set(0);
             self.queue.close();
@@ -135,9 +126,25 @@ impl Writer {
                 }
             }
         }
-        // The process lives on with a store that has broken down. No other one may use the folder beside it.
-        let closed = if ended.is_ok() { self.ledger.close() } else { self.ledger.retire() };
-        if let Err(error) = closed {
+        let checkpointed = self.ledger.checkpoint();
+        if let Err(error) = &checkpointed {
+            tracing::error!(%error, "move the write-ahead log into the store's file");
+        }
+        if ended.is_err() {
+            // The process lives on with a store that has broken down. No other one may use the folder beside it.
+            mem::forget(self.ledger);
+            return ended;
+        }
+        // A journal that was not closed recovers nobody after a power failure. So it is closed when the store is on the disk, and
+        // not if changes of sessions are lost: their lists are not synchronised.
+        if checkpointed.is_ok()
+            && self.queue.given_up().sessions == 0
+            && let Ok(mut order) = self.order.lock()
+        {
+            order.close();
+        }
+        // Last: the next process may open the folder from here on.
+        if let Err(error) = self.ledger.close() {
             tracing::error!(%error, "close the store");
         }
         ended

@@ -71,9 +71,9 @@ impl Earlier {
         for segment in segments.iter().rev() {
             let (header, Ok(end)) = (segment.header(), segment.end()) else { break };
             let is_next = next.map_or(header.boot_seq == life.previous, |next| header.starts_after == next.previous);
-            let is_last = end.continued.is_none_or(|after| next.is_some_and(|next| next.starts_after == after));
+            let leads_there = end.continued.is_none_or(|after| next.is_some_and(|next| next.starts_after == after));
             let is_on_disk = (machine.is_some() && header.machine == machine) || end.closed;
-            if !is_next || !is_last || !is_on_disk {
+            if !is_next || !leads_there || !is_on_disk {
                 break;
             }
             let Some(bytes) = segment.read().ok().filter(|bytes| is_whole(bytes)) else {
@@ -95,24 +95,27 @@ impl Earlier {
     }
 
     fn index(&mut self) {
-        // Of those of one room and name the newest, where only that matters.
-        let mut newest: HashMap<(&'static str, Box<str>, Box<str>), u64> = HashMap::new();
+        // Of those of one room and name the newest, where only that matters. Found first: to take the others out of a room
+        // again would take as long for each as the room has events.
+        let mut newest = HashMap::new();
+        for (record, _) in self.segments.iter().flat_map(|bytes| records(bytes)).filter(|(record, _)| record.is_latest)
+        {
+            newest.insert((record.namespace, record.room, record.event), record.seq);
+        }
+        let mut rooms: HashMap<_, HashMap<Box<str>, Vec<Place>>> = HashMap::new();
         for (segment, bytes) in self.segments.iter().enumerate() {
-            let mut at = 0;
-            while let Some((record, next)) = decode(bytes, at) {
-                let places = self.rooms.entry(record.namespace).or_default().entry(record.room.into()).or_default();
-                if record.is_latest
-                    && let Some(older) =
-                        newest.insert((record.namespace, record.room.into(), record.event.into()), record.seq)
-                    && let Ok(index) = places.binary_search_by_key(&older, |place| place.seq)
-                {
-                    places.remove(index);
+            for (record, at) in records(bytes) {
+                let key = (record.namespace, record.room, record.event);
+                if record.is_latest && newest.get(&key).is_some_and(|newest| *newest != record.seq) {
+                    continue;
                 }
+                let places = rooms.entry(record.namespace).or_default().entry(record.room.into()).or_default();
                 // The files are far below 2^32 bytes, and few.
                 places.push(Place { seq: record.seq, segment: segment as u32, at: at as u32 });
-                at = next;
             }
         }
+        drop(newest);
+        self.rooms = rooms;
     }
 
     /// All events of earlier lives with higher numbers are known.
@@ -141,6 +144,15 @@ impl Earlier {
             Some(record)
         })
     }
+}
+
+/// The records, each with its place.
+fn records(bytes: &[u8]) -> impl Iterator<Item = (Record<'_>, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (record, next) = decode(bytes, at)?;
+        Some((record, std::mem::replace(&mut at, next)))
+    })
 }
 
 /// Whether there is nothing but records.

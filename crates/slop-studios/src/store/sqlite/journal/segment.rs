@@ -19,7 +19,7 @@ use memmap2::{MmapMut, MmapOptions};
 
 use crate::clock::Moment;
 use crate::data_dir;
-use crate::limits::{JOURNAL_BYTES, JOURNAL_GROWTH_BYTES, JOURNAL_SEGMENT_BYTES};
+use crate::limits::{ALIVE_INTERVAL, JOURNAL_BYTES, JOURNAL_GROWTH_BYTES, JOURNAL_SEGMENT_BYTES};
 
 const MAGIC: &[u8; 8] = b"slopev2\n";
 const HEADER_BYTES: usize = 80;
@@ -71,8 +71,8 @@ pub(super) struct Current {
     created: Instant,
 }
 
-/// The files of a folder, the oldest first. Those that are no journal's, were never finished or can't be read are passed
-/// over: a gap.
+/// The files of a folder, the oldest first. One that can't be read is passed over: a gap. One that has no whole header is
+/// removed.
 pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -83,7 +83,7 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
             continue;
         }
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("events-") && name.ends_with(".log") {
+        if is_name(name) {
             match Segment::open(path.clone()) {
                 Ok(Ok(segment)) => segments.push(segment),
                 // The server ended while it made the file.
@@ -94,6 +94,16 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     }
     segments.sort_by_key(|segment| segment.header.starts_after);
     Ok(segments)
+}
+
+/// Where a file that starts after this event is.
+fn path_of(folder: &Path, starts_after: u64) -> PathBuf {
+    folder.join(format!("events-{starts_after:020}.log"))
+}
+
+fn is_name(name: &str) -> bool {
+    let number = name.strip_prefix("events-").and_then(|name| name.strip_suffix(".log"));
+    number.is_some_and(|number| number.len() == 20 && number.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 impl Segment {
@@ -115,7 +125,11 @@ impl Segment {
         let is_whole = bytes.len() == HEADER_BYTES && bytes.starts_with(MAGIC);
         let Some(header) = header().filter(|_| is_whole) else { return Ok(Err(path)) };
         let length = file.metadata()?.len();
-        Ok(Ok(Self { path, file, header, length, written: Instant::now() }))
+        // Its last event may be so much younger than the last mark.
+        let alive_at = Moment::from_epoch_ms(number(ALIVE_AT).unwrap_or_default()).after(ALIVE_INTERVAL);
+        let age = Duration::from_millis(Moment::now().epoch_ms().saturating_sub(alive_at.epoch_ms()));
+        let now = Instant::now();
+        Ok(Ok(Self { path, file, header, length, written: now.checked_sub(age).unwrap_or(now) }))
     }
 
     pub(super) fn header(&self) -> &Header {
@@ -175,7 +189,7 @@ impl Segment {
 
 impl Current {
     pub(super) fn create(folder: &Path, header: Header) -> io::Result<Self> {
-        let path = folder.join(format!("events-{:020}.log", header.starts_after));
+        let path = path_of(folder, header.starts_after);
         let file = data_dir::private_file().read(true).create(true).truncate(true).open(&path)?;
         let segment = Segment { path: path.clone(), file, header, length: 0, written: Instant::now() };
         Self::begin(segment).inspect_err(|_| {

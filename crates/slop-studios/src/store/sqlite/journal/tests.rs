@@ -360,3 +360,30 @@ fn a_file_that_cannot_be_removed_is_tried_again_and_refuses_no_event() {
     journal.trim(later).expect("they leave");
     assert_eq!((journal.segments.len(), lives.files().len()), (0, 1));
 }
+
+/// As a server leaves them that is started again and again.
+#[test]
+fn files_of_earlier_lives_leave_when_they_are_too_old() {
+    let mut lives = Lives::new();
+    for first in [1_000, 2_000] {
+        let (mut journal, _) = lives.begin();
+        write(&mut journal, first, "a");
+    }
+    let old = Moment::now().before(AGE + 2 * ALIVE_INTERVAL).epoch_ms();
+    Lives::overwrite(&lives.files()[0], 48, &old.to_le_bytes());
+    let (journal, earlier) = lives.begin();
+    // What was read is known to this life all the same.
+    assert_eq!(found(&earlier, "a"), [1_000, 2_000]);
+    assert_eq!((journal.segments.len(), lives.files().len()), (1, 2));
+    drop(journal);
+    assert_eq!(found(&lives.begin().1, "a"), [2_000]);
+}
+
+#[test]
+fn a_name_that_only_resembles_a_files_is_left_alone() {
+    let mut lives = Lives::new();
+    let notes = lives.folder.path().join("events-notes.log");
+    fs::write(&notes, "not ours").expect("writable");
+    lives.begin();
+    assert_eq!(fs::read(&notes).expect("it is there"), b"not ours");
+}
