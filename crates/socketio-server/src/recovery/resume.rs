@@ -193,8 +193,11 @@ impl Returning<'_> {
 
 impl Drop for Returning<'_> {
     fn drop(&mut self) {
-        let Some(recovery) = self.connection.shard.handle.recovery() else { return };
-        if self.exists {
+        let shard = &self.connection.shard;
+        let Some(recovery) = shard.handle.recovery() else { return };
+        // A server that stops before its client has it has changed nothing of what is kept.
+        let stops = shard.is_draining() && !std::thread::panicking();
+        if self.exists && !stops {
             recovery.end(&self.pid);
         } else {
             recovery.sessions().end(&self.pid);

@@ -99,7 +99,9 @@ struct CloseGuard<'a>(&'a Rc<Connection>);
 impl Drop for CloseGuard<'_> {
     fn drop(&mut self) {
         self.0.shard.metrics.websockets.decrement();
-        self.0.close(DisconnectReason::HandlerPanic);
+        // Without a panic it is a server that stops before it has closed all connections: their sessions are kept.
+        let panicked = std::thread::panicking();
+        self.0.close(if panicked { DisconnectReason::HandlerPanic } else { DisconnectReason::ServerShutdown });
     }
 }
 

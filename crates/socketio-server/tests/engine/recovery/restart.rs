@@ -23,6 +23,8 @@ on_one_and_three_shards!(
     what_every_client_has_received_is_told,
     what_a_client_is_told_has_been_saved,
     a_session_on_its_way_back_can_be_claimed_by_the_next_connection,
+    a_stop_without_a_grace_ends_no_session,
+    a_stop_ends_no_session_on_its_way_back,
 );
 
 /// Keeps sessions and the events of earlier lives as an application would.
@@ -32,6 +34,8 @@ struct Cellar {
     events: Mutex<Vec<(String, u64, u32)>>,
     /// What the next session that is asked for waits for.
     gate: Mutex<Option<oneshot::Receiver<()>>>,
+    /// The same of the next question for what was missed.
+    missed_gate: Mutex<Option<oneshot::Receiver<()>>>,
     left: Mutex<HashMap<String, u64>>,
     confirmed: Mutex<u64>,
 }
@@ -71,7 +75,14 @@ impl SessionKeeper for Cellar {
         });
         let missed = missed
             .map(|(room, number, what)| MissedEvent::new(*number, "said", what.to_string()).to(vec![room.clone()]));
-        Box::pin(std::future::ready(Some(missed.collect())))
+        let missed = missed.collect();
+        let gate = self.missed_gate.lock().expect("no test panicked").take();
+        Box::pin(async {
+            if let Some(gate) = gate {
+                let _ = gate.await;
+            }
+            Some(missed)
+        })
     }
 }
 
@@ -223,6 +234,47 @@ async fn a_session_on_its_way_back_can_be_claimed_by_the_next_connection(shards:
     back.connected(&next.text().await);
     assert!(back.recovered);
     assert_eq!(back.id, memory.id);
+}
+
+/// The threads end before all connections are closed.
+async fn a_stop_without_a_grace_ends_no_session(shards: usize) {
+    for _ in 0..20 {
+        let cellar = Arc::<Cellar>::default();
+        let mut server = cellar.start(shards, 100, studio("/"));
+        let mut clients = Vec::new();
+        for _ in 0..10 {
+            let mut client = Client::connect(&server).await;
+            client.join("a").await;
+            clients.push(client);
+        }
+        server.shut_down(Duration::ZERO).await;
+        assert_eq!(cellar.sessions.lock().expect("no test panicked").len(), 10);
+    }
+}
+
+async fn a_stop_ends_no_session_on_its_way_back(shards: usize) {
+    let cellar = Arc::<Cellar>::default();
+    let mut first = cellar.start(shards, 100, studio("/"));
+    let mut client = Client::connect(&first).await;
+    client.join("a").await;
+    cellar.knows(&client.memory, &["a"]).await;
+    let memory = client.lose(&first).await;
+    first.shut_down(Duration::from_millis(100)).await;
+
+    let mut second = cellar.start(shards, 1_000, studio("/"));
+    let (_open, gate) = oneshot::channel();
+    *cellar.missed_gate.lock().expect("no test panicked") = Some(gate);
+    let mut waiting = Ws::open(second.addr).await;
+    waiting.send(&memory.connect_packet()).await;
+    let is_asked = || cellar.missed_gate.lock().expect("no test panicked").is_none();
+    eventually("what it missed is asked for", is_asked).await;
+    second.shut_down(Duration::from_millis(100)).await;
+    drop(waiting);
+
+    let third = cellar.start(shards, 2_000, studio("/"));
+    let back = Client::back(&third, memory.clone()).await;
+    assert!(back.memory.recovered);
+    assert_eq!(back.memory.id, memory.id);
 }
 
 async fn a_session_outlives_the_server(shards: usize) {
