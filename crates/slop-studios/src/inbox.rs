@@ -4,7 +4,7 @@
 //! A notification counts as received when a socket has confirmed it: the engine asks by a heartbeat right after it. A
 //! socket that is still being sent what waited confirms nothing newer, so that the mark never passes over something.
 
-use std::mem::replace;
+use std::mem::{self, replace};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -27,8 +27,10 @@ pub(crate) struct Progress {
     /// Up to this number everything was sent from the inbox. A session that comes back may count on it, since what was sent
     /// to one socket alone is repeated with the session.
     sent: u64,
-    /// Up to this number everything was sent, from the inbox or live, on this connection. At least `sent`.
-    has: u64,
+    /// What was sent, from the inbox or live, on this connection. At least all up to `sent`.
+    has: Sent,
+    /// What was sent to the users that it had before, the last one last: one of them may come again.
+    earlier: Vec<(Arc<str>, Sent)>,
     /// Nothing that waited is left: whatever comes now comes live.
     is_drained: bool,
     /// The client has asked for what only clients that know of the inbox understand, as whichever user.
@@ -44,6 +46,43 @@ pub(crate) struct Progress {
     reading: Reading,
 }
 
+/// The numbers of notifications that were sent.
+#[derive(Debug, Clone, Default)]
+struct Sent {
+    /// All up to this one.
+    up_to: u64,
+    /// What came live while older ones waited: those above the first number, up to the second.
+    live: Vec<(u64, u64)>,
+}
+
+/// Intervals of what came live, and earlier users, that a socket remembers. Each takes a logout or another token before the inbox
+/// has been sent; with more, a notification may come twice.
+const MAX_REMEMBERED: usize = 16;
+
+impl Sent {
+    fn has(&self, seq: u64) -> bool {
+        seq <= self.up_to || self.live.iter().any(|(after, until)| seq > *after && seq <= *until)
+    }
+
+    fn all_up_to(&mut self, seq: u64) {
+        self.up_to = self.up_to.max(seq);
+        self.live.retain(|(_, until)| *until > self.up_to);
+    }
+
+    fn came_live(&mut self, after: u64, until: u64) {
+        if until > after {
+            push_bounded(&mut self.live, (after, until));
+        }
+    }
+}
+
+fn push_bounded<T>(list: &mut Vec<T>, item: T) {
+    if list.len() == MAX_REMEMBERED {
+        list.remove(0);
+    }
+    list.push(item);
+}
+
 /// Whether a socket's inbox is being read. One read at a time, however often the client authenticates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Reading {
@@ -57,7 +96,8 @@ enum Reading {
 impl Progress {
     /// That of a session which is back, to which its user's inbox was sent up to this number.
     pub(crate) fn restored(user_id: Option<&str>, sent: u64, wants_count: bool) -> Self {
-        Self { user_id: user_id.map(Arc::from), sent, has: sent, wants_count, is_count_stale: true, ..Self::default() }
+        let (user_id, has) = (user_id.map(Arc::from), Sent { up_to: sent, live: Vec::new() });
+        Self { user_id, sent, has, wants_count, is_count_stale: true, ..Self::default() }
     }
 
     /// How far this user's inbox was sent, for a session that may come back.
@@ -91,7 +131,14 @@ impl Progress {
     /// The socket has got a user. Says whether the inbox is to be read now.
     fn begin(&mut self, user_id: &Arc<str>) -> bool {
         if self.user_id.as_ref() != Some(user_id) {
+            let mut earlier = mem::take(&mut self.earlier);
+            if let Some(before) = self.user_id.take() {
+                push_bounded(&mut earlier, (before, mem::take(&mut self.has)));
+            }
+            let known = earlier.iter().position(|(earlier, _)| earlier == user_id);
             *self = Self {
+                has: known.map(|known| earlier.remove(known).1).unwrap_or_default(),
+                earlier,
                 user_id: Some(Arc::clone(user_id)),
                 reading: self.reading,
                 wants_count: self.wants_count,
@@ -114,14 +161,16 @@ impl Progress {
         replace(&mut self.reading, Reading::No) == Reading::Again
     }
 
-    /// The socket leaves its user's room, where it was given everything up to the number `position` live. As long as older
-    /// ones wait, that says nothing of them.
-    pub(crate) fn end(&mut self, position: u64) {
+    /// The socket leaves its user's room, where it was given everything from the number after `joined` up to `position` live. As
+    /// long as older ones wait, that says nothing of them.
+    pub(crate) fn end(&mut self, joined: u64, position: u64) {
         self.is_count_stale = true;
         self.times_stale += 1;
         self.held = None;
         if replace(&mut self.is_drained, false) {
-            self.has = self.has.max(position);
+            self.has.all_up_to(position);
+        } else {
+            self.has.came_live(joined, position);
         }
     }
 
@@ -141,16 +190,16 @@ impl Progress {
     /// What of an inbox a socket has not got, if whatever has a higher number than `joined` came live. `is_late`: it was read
     /// before the socket joined.
     fn take<'a>(&mut self, inbox: &'a store::Inbox, joined: u64, is_late: bool) -> Vec<&'a InboxItem> {
-        let is_new = |item: &&InboxItem| item.seq > self.has && item.seq <= joined;
+        let is_new = |item: &&InboxItem| !self.has.has(item.seq) && item.seq <= joined;
         let new = inbox.undelivered.iter().filter(is_new).collect();
         // What came live before a logout may be lost with the connection, and nothing repeats it then but the inbox.
-        let is_unsure = inbox.undelivered.iter().any(|item| item.seq > self.sent && item.seq <= self.has);
+        let is_unsure = inbox.undelivered.iter().any(|item| item.seq > self.sent && self.has.has(item.seq));
         let last = inbox.undelivered.last().map_or(0, |item| item.seq).min(joined);
         if !is_unsure {
             self.sent = self.sent.max(last);
         }
         self.is_drained = !inbox.more && !is_late;
-        self.has = self.has.max(if self.is_drained { inbox.as_of } else { last });
+        self.has.all_up_to(if self.is_drained { inbox.as_of } else { last });
         new
     }
 }
@@ -404,14 +453,51 @@ mod tests {
         let mut progress = Progress::default();
         progress.begin(&user);
         assert_eq!(taken(&mut progress, &waiting(&[2, 3, 6], 7), 4), [2, 3], "the last one came live");
-        progress.end(8);
+        progress.end(4, 8);
         progress.begin(&user);
         // Nothing is confirmed yet, and 9 came while it was logged out.
         assert_eq!(taken(&mut progress, &waiting(&[2, 3, 6, 8, 9], 10), 9), [9]);
         assert_eq!(taken(&mut progress, &waiting(&[2, 3, 6, 8, 9], 10), 9), [0; 0]);
-        progress.end(10);
+        progress.end(9, 10);
         progress.begin(&other);
         assert_eq!(taken(&mut progress, &waiting(&[5], 11), 11), [5], "another one's inbox");
+    }
+
+    #[test]
+    fn what_came_before_another_user_does_not_come_again() {
+        let (user, other): (Arc<str>, Arc<str>) = ("u".into(), "v".into());
+        let mut progress = Progress::default();
+        progress.begin(&user);
+        assert_eq!(taken(&mut progress, &waiting(&[2], 3), 3), [2]);
+        progress.end(3, 5);
+        progress.begin(&other);
+        assert_eq!(taken(&mut progress, &waiting(&[4], 5), 5), [4]);
+        progress.end(5, 7);
+        progress.begin(&user);
+        // 5 came live, and none is confirmed yet.
+        assert_eq!(taken(&mut progress, &waiting(&[2, 5, 6], 8), 8), [6]);
+        assert_eq!(progress.sent_to("u"), 0, "who comes back counts on nothing that came live");
+        for number in 0..2 * MAX_REMEMBERED {
+            progress.begin(&number.to_string().into());
+        }
+        assert_eq!(progress.earlier.len(), MAX_REMEMBERED);
+    }
+
+    #[test]
+    fn what_came_live_while_others_waited_does_not_come_again() {
+        let user = "u".into();
+        let mut progress = Progress::default();
+        progress.begin(&user);
+        // The inbox is not read yet when it logs out.
+        progress.end(3, 5);
+        progress.was_read();
+        progress.begin(&user);
+        let batch = store::Inbox { more: true, ..waiting(&[2, 4], 8) };
+        assert_eq!(taken(&mut progress, &batch, 7), [2], "4 came live");
+        progress.end(7, 9);
+        progress.begin(&user);
+        assert_eq!(taken(&mut progress, &waiting(&[2, 4, 6, 8, 10], 10), 10), [6, 10]);
+        assert!(progress.has.live.is_empty(), "all are sent");
     }
 
     #[test]
@@ -425,12 +511,12 @@ mod tests {
         assert!(progress.was_read(), "for those that came meanwhile");
         // It joined after that read: 2 is on its way, and what comes live does not stand for it.
         assert_eq!(progress.take(&waiting(&[1], 1), 3, true).len(), 1);
-        progress.end(4);
+        progress.end(3, 4);
         assert!(progress.begin(&user));
         assert!(!progress.was_read());
         assert_eq!(taken(&mut progress, &waiting(&[1, 2, 4], 4), 3), [2]);
         assert!(!progress.begin(&user), "nothing waits");
-        progress.end(5);
+        progress.end(3, 5);
         assert!(progress.begin(&user));
     }
 
@@ -440,7 +526,7 @@ mod tests {
         progress.begin(&"u".into());
         let batch = store::Inbox { more: true, ..waiting(&[1, 2], 500) };
         assert_eq!(taken(&mut progress, &batch, 400), [1, 2]);
-        progress.end(501);
+        progress.end(400, 501);
         assert_eq!(taken(&mut progress, &waiting(&[300, 502], 502), 502), [300, 502]);
     }
 
@@ -450,7 +536,7 @@ mod tests {
         let mut progress = Progress::default();
         progress.begin(&user);
         assert_eq!(taken(&mut progress, &waiting(&[1], 2), 2), [1]);
-        progress.end(3);
+        progress.end(2, 3);
         progress.begin(&user);
         assert_eq!(taken(&mut progress, &waiting(&[1, 3, 4], 5), 5), [4]);
         assert_eq!((progress.sent_to("u"), progress.sent_to("v")), (1, 0));
@@ -468,7 +554,7 @@ mod tests {
         assert_eq!([progress.want_count(), progress.want_count()], [true, false]);
         assert_eq!([progress.answered(1, true), progress.answered(1, true)], [None; 2]);
         assert!(!progress.take_count(false, 1), "what it asked for had the count");
-        progress.end(1);
+        progress.end(0, 1);
         progress.begin(&user);
         assert!(!progress.take_count(true, 1), "read before the socket joined");
         assert_eq!([progress.take_count(false, 1), progress.take_count(false, 1)], [true, false]);
@@ -492,7 +578,7 @@ mod tests {
         let (mut failed, asked) = begun();
         assert_eq!((failed.answered(asked, false), failed.take_count(false, 5)), (Some(5), false));
         let (mut away, asked) = begun();
-        away.end(2);
+        away.end(0, 2);
         away.begin(&"u".into());
         assert_eq!((away.answered(asked, true), away.take_count(false, 6)), (None, true), "it was away since it asked");
     }

@@ -306,8 +306,10 @@ impl Sessions {
         if let Some(before) = before
             && next.is_none_or(|next| next.user_id != before.user_id)
         {
-            with_session(socket, |session| session.inbox.end(socket.position()));
-            socket.leave(&rooms::user_room(&before.user_id));
+            let room = rooms::user_room(&before.user_id);
+            let (joined, position) = (socket.joined_at(&room).unwrap_or(u64::MAX), socket.position());
+            with_session(socket, |session| session.inbox.end(joined, position));
+            socket.leave(&room);
         }
         self.leave_what_is_denied(socket);
         self.enter(socket);
