@@ -75,7 +75,7 @@ pub const SLOW_WRITE: Duration = Duration::from_millis(10);
 /// For how long such writes are left to the store's own thread then: a shard waits for a slow disk once in a while at most.
 pub const SLOW_WRITE_AGAIN: Duration = Duration::from_secs(5);
 
-/// Sessions that may have changed and not be written, for each of two lists of 128 KiB: some seconds of 1,000 changes a second.
+/// Sessions that may have changed and not be written, for each of two lists of 144 KiB: some seconds of 1,000 changes a second.
 /// If there are more, the next process recovers no session.
 pub const UNSAVED_SESSIONS: usize = 4096;
 

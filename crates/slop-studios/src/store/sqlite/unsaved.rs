@@ -13,7 +13,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::mem;
 use std::path::Path;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use memmap2::MmapMut;
 
@@ -23,10 +25,52 @@ use crate::limits::UNSAVED_SESSIONS;
 
 const FILES: [&str; 2] = ["sessions.unsaved-0", "sessions.unsaved-1"];
 
+/// A key and the CRC-32 of it and of the place's number. The first place has how many places are in use at least, in the same
+/// way.
+type Place = [u8; 36];
+
 /// In the first place of a list, if any session may be out of date. An empty place is zeros.
-const ALL: SessionKey = [0xff; 32];
-const NONE: SessionKey = [0; 32];
-const LIST_BYTES: usize = UNSAVED_SESSIONS * size_of::<SessionKey>();
+const ALL: Place = [0xff; 36];
+const NONE: Place = [0; 36];
+const LIST_BYTES: usize = UNSAVED_SESSIONS * size_of::<Place>();
+
+fn place(number: usize, key: &SessionKey) -> Place {
+    let mut place = NONE;
+    place[..32].copy_from_slice(key);
+    place[32..].copy_from_slice(&checksum(number, key).to_le_bytes());
+    place
+}
+
+fn checksum(number: usize, key: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&number.to_le_bytes());
+    crc.update(key);
+    crc.finalize()
+}
+
+/// The key in a place, unless it is damaged.
+fn key_in(number: usize, place: &Place) -> Option<SessionKey> {
+    let (key, crc) = place.split_first_chunk()?;
+    (checksum(number, key).to_le_bytes() == *crc).then_some(*key)
+}
+
+/// What the first place holds: at least so many others are in use.
+fn in_use(count: usize) -> Place {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&(count as u64).to_le_bytes());
+    place(0, &key)
+}
+
+/// The keys of a whole list. None if any session may be among them.
+fn keys_in(list: &[Place]) -> Option<Vec<SessionKey>> {
+    let (first, places) = list.split_first()?;
+    let first = key_in(0, first)?;
+    let count = u64::from_le_bytes(*first.first_chunk()?);
+    let used = (1..).zip(places).take_while(|(_, place)| **place != NONE);
+    let keys: Vec<SessionKey> = used.map(|(number, place)| key_in(number, place)).collect::<Option<_>>()?;
+    let rest_is_empty = places.iter().skip(keys.len()).all(|place| *place == NONE);
+    (keys.len() as u64 >= count && rest_is_empty).then_some(keys)
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -68,11 +112,8 @@ impl Found {
             if !is_whole {
                 return Ok(Self::All);
             }
-            let bytes = fs::read(path)?;
-            match bytes.as_chunks().0 {
-                [NONE, keys @ ..] => found.extend(keys.iter().take_while(|key| **key != NONE)),
-                _ => return Ok(Self::All),
-            }
+            let Some(keys) = keys_in(fs::read(path)?.as_chunks().0) else { return Ok(Self::All) };
+            found.extend(keys);
         }
         Ok(Self::Sessions(found))
     }
@@ -134,7 +175,9 @@ impl List {
         // A process that is killed here leaves a whole list, as it was or empty, if there was one.
         let mut file = data_dir::private_file().read(true).create(true).truncate(false).open(path)?;
         // Written, not only made so long: its places on the disk are there from now on.
-        file.write_all(&vec![0; LIST_BYTES])?;
+        let mut empty = vec![0; LIST_BYTES];
+        empty[..size_of::<Place>()].copy_from_slice(&in_use(0));
+        file.write_all(&empty)?;
         file.set_len(LIST_BYTES as u64)?;
         let places = map(&file)?;
         // Where that is allowed, no page has to be read back from a disk that may fail: the process would be ended by a signal.
@@ -142,37 +185,51 @@ impl List {
         Ok(Self { places, used: 0 })
     }
 
+    fn places(&mut self) -> &mut [Place] {
+        self.places.as_chunks_mut().0
+    }
+
     fn add(&mut self, key: &SessionKey) {
-        let (places, _) = self.places.as_chunks_mut();
-        match places.get_mut(1 + self.used) {
-            Some(place) => {
-                *place = *key;
-                self.used += 1;
-            }
-            None => self.add_all(),
-        }
+        let number = 1 + self.used;
+        let Some(free) = self.places().get_mut(number) else { return self.add_all() };
+        *free = place(number, key);
+        self.used = number;
+        // After the key: a process that is killed in between leaves one more than it counts.
+        compiler_fence(Ordering::Release);
+        self.count(in_use(number));
+    }
+
+    /// The first place, unless any session may be among them already.
+    fn count(&mut self, count: Place) {
+        self.places().iter_mut().take(1).filter(|first| **first != ALL).for_each(|first| *first = count);
     }
 
     fn move_to(&mut self, other: &mut Self) {
-        let (places, _) = self.places.as_chunks();
+        let used = self.used;
+        let places = self.places();
         if places.first() == Some(&ALL) {
             other.add_all();
         }
-        places.iter().skip(1).take(self.used).for_each(|key| other.add(key));
+        for key in (0..).zip(places.iter()).skip(1).take(used).filter_map(|(number, place)| key_in(number, place)) {
+            other.add(&key);
+        }
         self.clear();
     }
 
     /// Any session, whether its key has a place or not.
     fn add_all(&mut self) {
-        let (places, _) = self.places.as_chunks_mut();
-        places.iter_mut().take(1).for_each(|first| *first = ALL);
+        self.places().iter_mut().take(1).for_each(|first| *first = ALL);
         self.used = self.used.max(1);
     }
 
     fn clear(&mut self) {
-        let (places, _) = self.places.as_chunks_mut();
-        places.iter_mut().take(1 + self.used).for_each(|place: &mut SessionKey| *place = NONE);
-        self.used = 0;
+        let used = mem::take(&mut self.used);
+        let places = self.places();
+        // A process that is killed in between leaves fewer or more than are out of date, but those that are: from the end on, so
+        // that no key is behind an empty place.
+        places.iter_mut().take(1).for_each(|first| *first = in_use(0));
+        compiler_fence(Ordering::Release);
+        places.iter_mut().skip(1).take(used).rev().for_each(|place| *place = NONE);
     }
 }
 
@@ -290,7 +347,8 @@ mod tests {
         assert!(is_any(folder.path()), "there is none");
         for name in FILES {
             let file = folder.path().join(name);
-            let damages: [fn(&Path) -> io::Result<()>; 4] = [
+            let damages: [fn(&Path) -> io::Result<()>; 5] = [
+                |file| fs::write(file, vec![0; LIST_BYTES]),
                 |file| fs::remove_file(file),
                 |file| fs::write(file, ""),
                 |file| fs::write(file, vec![0; LIST_BYTES - 1]),
@@ -307,6 +365,43 @@ mod tests {
             drop(Unsaved::begin(folder.path()).expect("writable"));
             assert_eq!(found(folder.path()), [0; 0]);
         }
+    }
+
+    #[test]
+    fn a_changed_byte_of_a_list_is_noticed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut unsaved = Unsaved::begin(folder.path()).expect("writable");
+        for key in [0, 1, 2] {
+            unsaved.add(&[key; 32]);
+        }
+        assert_eq!(found(folder.path()), [0, 1, 2]);
+        let file = folder.path().join(FILES[0]);
+        let whole = fs::read(&file).expect("a list");
+        for at in (0..4 * size_of::<Place>()).chain([LIST_BYTES - 1]) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(&file, damaged).expect("it can be changed");
+            assert!(is_any(folder.path()), "byte {at}");
+        }
+        // A place that is empty again, whichever.
+        for number in 1..4 {
+            let mut damaged = whole.clone();
+            damaged[number * size_of::<Place>()..][..size_of::<Place>()].fill(0);
+            fs::write(&file, damaged).expect("it can be changed");
+            assert!(is_any(folder.path()), "place {number}");
+        }
+        fs::write(&file, &whole).expect("it can be changed");
+        assert_eq!(found(folder.path()), [0, 1, 2]);
+    }
+
+    /// The process was killed between the key and the count.
+    #[test]
+    fn a_key_that_is_not_counted_is_found() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut unsaved = Unsaved::begin(folder.path()).expect("writable");
+        unsaved.add(&[1; 32]);
+        unsaved.lists[0].count(in_use(0));
+        assert_eq!(found(folder.path()), [1]);
     }
 
     #[test]
