@@ -239,6 +239,8 @@ export class Seat {
   /** Answers to `subscribeMedia` whose last state must have come by the next answer. */
   snapshots = [];
   maxStart = 0;
+  /** When the last event came that was not an item's state, shown on subscribing. */
+  lastOther = -Infinity;
   outstanding = new Set();
   /** Calls without an answer that may still be carried out, or whose events may still come. */
   late = new Set();
@@ -475,6 +477,10 @@ export class Seat {
     if (next.size === 1 && next.has(null) && !wasNobody) this.expectsAuthError = model.tick;
     this.expects = undefined;
     this.become(next, { hard: true, restored: true });
+    // Over a restart an item's last event may come again, if nothing has come since.
+    for (const topic of this.topics.values()) {
+      if (model.lastRestart.seenMs > this.sinceMs && topic.shown >= this.lastOther) topic.allowance = Math.max(1, topic.allowance);
+    }
     // Nothing that ended before can come on this connection.
     for (const channel of this.channels.values()) {
       if (channel.state === OUT && channel.outSince < this.opened.tick) Object.assign(channel, { hard: true, suspended: false });
@@ -573,7 +579,8 @@ export class Seat {
         break;
       case 'authenticate':
         if (argument.user !== undefined) {
-          this.become(union(this.identity, [[argument.user, new Set([argument])]]));
+          // On a dead line it changes nothing, and the session may come back as that user's all the same.
+          this.become(union(this.identity, [[argument.user, new Set([argument])]]), { restored: this.untold.has(argument.user) });
         }
         break;
       case 'logout':
@@ -852,6 +859,8 @@ export class Seat {
     } else if (event.start > channel.outFrom && event.answer < channel.outUntil && !isSnapshot && !isWaiting && channel.outUntil !== Infinity) {
       model.violation('leak', this, `nothing of ${event.channel} from before tick ${channel.outUntil}, when it was not there`, 'the event', event);
     }
+    if (isSnapshot) topic.shown = model.tick;
+    else this.lastOther = model.tick;
     this.pending.delete(serial);
     if (topic.got.has(serial)) return this.twice(event, topic, isSnapshot);
     const isLive = !isSnapshot && !isWaiting;
