@@ -1,7 +1,7 @@
 //! The folder for what the server keeps: secrets and users' data, so nobody but its owner is to look into it.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 /// Makes the folder, and those above it, if they are not there.
@@ -31,6 +31,105 @@ pub(crate) fn private_file() -> fs::OpenOptions {
     options
 }
 
+/// What others may do with a file by its mode.
+const OTHERS: u32 = 0o077;
+
+/// The same of putting files into a folder, and taking them out.
+const OTHERS_MAY_WRITE: u32 = 0o022;
+
+/// Why the folder can't be used.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    /// The system does not let us look.
+    Failed(io::Error),
+    /// A file is another user's, who could read and change what is in it.
+    Foreign(PathBuf),
+    /// No file can be made in it.
+    NotWritable(io::Error),
+}
+
+impl From<io::Error> for Unusable {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Makes sure that the server can write into the folder, and that those of its files are this user's alone which `is_ours`
+/// says are the server's, by their names.
+///
+/// # Errors
+/// If it can't, or a file is another user's.
+pub(crate) fn claim(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), Unusable> {
+    claim_as(folder, rustix::process::geteuid().as_raw(), is_ours)
+}
+
+fn claim_as(folder: &Path, user: u32, is_ours: impl Fn(&str) -> bool) -> Result<(), Unusable> {
+    let mut opened = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if !path.file_name().and_then(|name| name.to_str()).is_some_and(&is_ours) {
+            continue;
+        }
+        // Of what a link leads to. What is gone by now is nobody's.
+        let Ok(file) = fs::metadata(&path) else { continue };
+        if file.uid() != user {
+            return Err(Unusable::Foreign(path));
+        }
+        if file.mode() & OTHERS != 0 {
+            opened.push(path);
+        }
+    }
+    opened.iter().for_each(|path| close_to_others(path));
+    can_write(folder)?;
+    if fs::metadata(folder)?.mode() & OTHERS_MAY_WRITE != 0 {
+        tracing::warn!(
+            folder = %folder.display(),
+            "other users may put files into the data folder, in the place of the store's: take that from them (chmod 700)"
+        );
+    }
+    Ok(())
+}
+
+/// Takes from others what they may do with a file of ours. Not every file system keeps modes.
+fn close_to_others(path: &Path) {
+    let mode = |path: &Path| fs::metadata(path).map(|file| file.mode() & 0o777);
+    let Ok(before) = mode(path) else { return };
+    let changed = fs::set_permissions(path, fs::Permissions::from_mode(before & 0o700)).and_then(|()| mode(path));
+    let (file, before) = (path.display(), format!("{before:04o}"));
+    match changed {
+        Ok(now) if now & OTHERS == 0 => {
+            tracing::warn!(%file, before, "a file of the store was open to other users: they may use it no longer");
+        }
+        _ => tracing::warn!(%file, before, "a file of the store is open to other users, and that can't be changed"),
+    }
+}
+
+/// SQLite says of a folder that takes no files no more than "disk I/O error" or "unable to open".
+fn can_write(folder: &Path) -> Result<(), Unusable> {
+    let path = folder.join("store.probe");
+    match private_file().create(true).truncate(true).open(&path) {
+        Ok(_) => Ok(fs::remove_file(path)?),
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+            Err(Unusable::NotWritable(error))
+        }
+        // A full disk may have room for what is there.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Whose a file or folder is, what others may do with it, and who we are, for who has to put it right.
+pub(crate) fn owner_of(path: &Path) -> String {
+    let user = rustix::process::geteuid().as_raw();
+    match fs::metadata(path) {
+        Ok(file) => format!(
+            "it belongs to user {} with mode {:04o}, and the server runs as user {user}",
+            file.uid(),
+            file.mode() & 0o7777
+        ),
+        Err(_) => format!("the server runs as user {user}"),
+    }
+}
+
 /// Which file a name leads to: its device and its number, which no other file has while that one is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileId(u64, u64);
@@ -41,5 +140,32 @@ impl FileId {
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         Ok(Self(metadata.dev(), metadata.ino()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("it is there").mode() & 0o777
+    }
+
+    #[test]
+    fn files_of_ours_are_closed_to_others_and_those_of_others_are_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (ours, other) = (folder.path().join("ours"), folder.path().join("other"));
+        for file in [&ours, &other] {
+            fs::write(file, "x").expect("it can be written");
+            fs::set_permissions(file, fs::Permissions::from_mode(0o664)).expect("it is ours");
+        }
+        let user = fs::metadata(&ours).expect("it is there").uid();
+        assert!(claim_as(folder.path(), user, |name| name == "ours").is_ok());
+        assert_eq!((mode(&ours), mode(&other)), (0o600, 0o664));
+        fs::set_permissions(&ours, fs::Permissions::from_mode(0o664)).expect("it is ours");
+        let refused = claim_as(folder.path(), user + 1, |name| name == "ours");
+        assert!(matches!(&refused, Err(Unusable::Foreign(file)) if *file == ours));
+        assert_eq!(mode(&ours), 0o664, "nothing is changed of what is refused");
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2, "nothing is left behind");
     }
 }

@@ -1,7 +1,10 @@
 //! What outlives the server, and what it says when it can't keep anything.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -113,7 +116,11 @@ async fn on_a_full_disk_publishers_are_told_and_clients_stay() {
 
 /// What a server says that can't start with this data folder.
 pub(crate) async fn refused(data: &Path) -> String {
-    let mut command = Server::command(data, &[]);
+    refused_as(Server::command(data, &[])).await
+}
+
+/// The same, as the command says.
+async fn refused_as(mut command: Command) -> String {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
     let deadline = Instant::now() + Duration::from_secs(20);
     while child.try_wait().expect("it can be waited for").is_none() {
@@ -148,4 +155,90 @@ async fn a_store_that_cannot_be_used_is_an_error_at_the_start() {
     assert!(said.contains("store.db is damaged, or is no store"), "{said}");
     let said = refused(&file).await;
     assert!(said.contains("can't use ") && said.contains("as the data folder"), "{said}");
+}
+
+/// Whom the server runs as where the test may choose: root is kept from nothing.
+const NOBODY: u32 = 65_534;
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
+}
+
+#[tokio::test]
+async fn a_folder_or_file_that_is_not_the_servers_says_what_to_do() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    set_mode(place.path(), 0o755);
+    let data = place.path().join("data");
+    let mut server = Server::start_in(&data, &[]);
+    server.signal("TERM");
+    assert!(server.wait().await.success());
+    let is_root = fs::metadata(&data).expect("it is there").uid() == 0;
+    let (folder, file) = (data.display().to_string(), data.join("store.db"));
+    let command = || {
+        let mut command = Server::command(&data, &[]);
+        if is_root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    };
+    let give = |to: u32| {
+        for entry in fs::read_dir(&data).expect("a folder") {
+            chown(entry.expect("a file").path(), Some(to), Some(to)).expect("root may do that");
+        }
+    };
+    if is_root {
+        // Another user's files, in a folder of its own.
+        chown(&data, Some(NOBODY), Some(NOBODY)).expect("root may do that");
+        let said = refused_as(command()).await;
+        let whose = " is another user's: it belongs to user 0 with mode 0600, and the server runs as user 65534";
+        assert!(said.contains(whose), "{said}");
+        assert!(said.contains(&folder) && said.contains("(chown)"), "{said}");
+        give(NOBODY);
+        chown(&data, Some(0), Some(0)).expect("root may do that");
+    }
+    // Its own files, in a folder that takes no others.
+    set_mode(&data, 0o555);
+    let said = refused_as(command()).await;
+    assert!(said.contains(&format!("can't write to {folder}: Permission denied")), "{said}");
+    assert!(said.contains("with mode 0555, and the server runs as user ") && said.contains("set DATA_DIR"), "{said}");
+    set_mode(&data, 0o755);
+    if is_root {
+        chown(&data, Some(NOBODY), Some(NOBODY)).expect("root may do that");
+    }
+    set_mode(&file, 0o400);
+    let said = refused_as(command()).await;
+    assert!(said.contains(&format!("can't write to {}: Permission denied", file.display())), "{said}");
+    set_mode(&file, 0o600);
+    let server = Server::spawn(command());
+    accepted(&post(&server, "/v1/media/m/complete", &json!({"url": "u"})).await);
+}
+
+/// As another umask, a copy, or an earlier backup has left them.
+#[tokio::test]
+async fn files_that_others_could_read_are_closed_to_them_and_it_is_said() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start_in(data.path(), &[]);
+    accepted(&post(&server, "/v1/rooms/r/events", &json!({"event": "e", "delivery": "durable"})).await);
+    server.kill();
+    let files = || fs::read_dir(data.path()).expect("a folder").map(|file| file.expect("a file").path());
+    let names = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
+    for file in files() {
+        set_mode(&file, 0o644);
+    }
+    set_mode(data.path(), 0o770);
+    let mut server = Server::start_in_with(data.path(), &[("LOG_LEVEL", "warn")], Stdio::piped());
+    for file in files() {
+        assert_eq!(fs::metadata(&file).expect("it is there").mode() & 0o777, 0o600, "{}", file.display());
+    }
+    server.signal("TERM");
+    assert!(server.wait().await.success());
+    let log = server.log();
+    for file in ["store.db", "store.db-wal", "sessions.unsaved-0", "sessions.unsaved-1"] {
+        let is_it = |line: &&str| line.contains(&format!("{file} ")) && line.contains("open to other users");
+        assert_eq!(log.lines().filter(is_it).count(), 1, "{file}: {log}");
+    }
+    assert!(log.contains("events-") && log.contains("before=\"0644\""), "{log}");
+    assert!(log.contains("other users may put files into the data folder"), "{log}");
+    let left: Vec<_> = files().map(|path| names(&path)).filter(|name| name.contains("probe")).collect();
+    assert_eq!(left, [""; 0]);
 }

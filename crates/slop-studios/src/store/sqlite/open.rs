@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::retention::Bounds;
 use super::schema;
-use crate::data_dir;
+use crate::data_dir::{self, Unusable};
 
 pub(super) const FILE: &str = "store.db";
 
@@ -60,6 +60,30 @@ pub enum OpenError {
         /// What the system says.
         error: io::Error,
     },
+    /// A file is another user's.
+    #[error(
+        "{} is another user's: {owner}; give the folder's files to the server's user (chown), or start the server as theirs",
+        .file.display()
+    )]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+        /// Whose it is, and who we are.
+        owner: String,
+    },
+    /// No file can be made in the folder, or one that is there can't be written.
+    #[error(
+        "can't write to {}: {error}; {owner}; let the server's user write there, or set DATA_DIR to another folder",
+        .path.display()
+    )]
+    NotWritable {
+        /// The folder or the file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+        /// Whose it is, and who we are.
+        owner: String,
+    },
     /// Another process has it.
     #[error("the store in {} is in use by another process; each server needs a DATA_DIR of its own", .folder.display())]
     InUse {
@@ -109,13 +133,27 @@ impl OpenError {
 pub(super) fn open(options: &Options) -> Result<Connection, OpenError> {
     let folder = &options.folder;
     data_dir::create(folder).map_err(|error| OpenError::Folder { folder: folder.clone(), error })?;
+    data_dir::claim(folder, is_ours).map_err(|unusable| match unusable {
+        Unusable::Failed(error) => OpenError::Folder { folder: folder.clone(), error },
+        Unusable::Foreign(file) => OpenError::Foreign { owner: data_dir::owner_of(&file), file },
+        Unusable::NotWritable(error) => not_writable(folder, error),
+    })?;
     let file = folder.join(FILE);
-    // SQLite would let everybody read it, and says only "unable to open" if it can't make it.
+    // SQLite would let everybody read it, and says only "unable to open" if it can't make it, or "disk I/O error" if it can't
+    // write it.
     match data_dir::private_file().create_new(true).open(&file) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(OpenError::File { file, error });
+        // To open a pipe would wait for its reader.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && file.is_file() => {
+            match data_dir::private_file().open(&file) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(not_writable(&file, error));
+                }
+                _ => {}
+            }
         }
-        _ => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(OpenError::File { file, error }),
+        Ok(_) => {}
     }
 
     let failed = |error: &rusqlite::Error| OpenError::of(error, folder);
@@ -139,6 +177,15 @@ pub(super) fn open(options: &Options) -> Result<Connection, OpenError> {
     })?;
     settle(&connection, options).map_err(|error| failed(&error))?;
     Ok(connection)
+}
+
+fn not_writable(path: &Path, error: io::Error) -> OpenError {
+    OpenError::NotWritable { owner: data_dir::owner_of(path), path: path.to_owned(), error }
+}
+
+/// Whether a file of this name is the store's: SQLite's, one of the journal's, or a list of sessions.
+fn is_ours(name: &str) -> bool {
+    name.starts_with(FILE) || super::journal::is_name(name) || super::unsaved::is_name(name)
 }
 
 /// With `EXCLUSIVE` before the first access, the lock is taken once and kept, and the write-ahead log needs no shared

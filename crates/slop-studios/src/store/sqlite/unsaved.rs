@@ -25,6 +25,11 @@ use crate::limits::UNSAVED_SESSIONS;
 
 const FILES: [&str; 2] = ["sessions.unsaved-0", "sessions.unsaved-1"];
 
+/// Whether a file of this name is a list.
+pub(super) fn is_name(name: &str) -> bool {
+    FILES.contains(&name)
+}
+
 /// A key and the CRC-32 of it and of the place's number. The first place has how many places are in use at least, in the same
 /// way.
 type Place = [u8; 36];

@@ -101,7 +101,8 @@ fn path_of(folder: &Path, starts_after: u64) -> PathBuf {
     folder.join(format!("events-{starts_after:020}.log"))
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a file of this name is a segment.
+pub(crate) fn is_name(name: &str) -> bool {
     let number = name.strip_prefix("events-").and_then(|name| name.strip_suffix(".log"));
     number.is_some_and(|number| number.len() == 20 && number.bytes().all(|digit| digit.is_ascii_digit()))
 }
