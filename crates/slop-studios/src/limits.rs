@@ -120,6 +120,13 @@ pub const LAZY_WRITES_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Most sessions, and most users' inboxes, that wait to be written. As many as may be kept; more are dropped and counted.
 pub const LAZY_WRITES: usize = 200_000;
 
+/// Sessions that are written with one group: as many as its requests.
+pub const LAZY_SESSIONS: usize = 512;
+
+/// Bytes of sessions after which no more of them are written with one group: a quarter of what its requests may have, and seven
+/// sessions in 1,000 rooms with the longest names.
+pub const LAZY_BYTES: usize = 1024 * 1024;
+
 /// How often the store looks whether its files are still where they were. A look is two system calls; until one finds them
 /// gone, publishers are told that their events are stored.
 pub const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -136,6 +143,22 @@ pub const RETENTION_ROWS: usize = 256;
 
 /// Bytes of events that are replayed to one socket: what may wait for a client by default. More would close its connection.
 pub const MAX_REPLAY_BYTES: usize = 1024 * 1024;
+
+/// Clients that are read for at a time when they come back for sessions from before a restart; the others wait in the order
+/// in which they came. What was read for one and not yet sent is [`MAX_REPLAY_BYTES`] at most, so 32 MiB of all.
+pub const RECALLS: usize = 32;
+
+/// How long the store reads for them between two of its turns, unless the last turn took more than four times as long: a
+/// commit that waits meanwhile takes a millisecond more, and a disk that takes 100 ms for each leaves them a fifth of the time.
+pub const RECALL_SLICE: Duration = Duration::from_millis(1);
+
+/// The same after the slowest turns: a disk that hung for ten seconds is no reason to keep a commit for two more.
+pub const RECALL_SLICE_AT_MOST: Duration = Duration::from_millis(25);
+
+/// Logged events that are looked at to find the rooms in which something was missed, and no more than there are rooms. A look is
+/// a step to the next row, and to look for the events of a room takes two searches of an index. If more was logged, that is
+/// done for each room.
+pub const REPLAY_LOOK_AHEAD: usize = 1_024;
 
 /// Notifications in one answer when the request names no number, and at most.
 pub const NOTIFICATIONS_PAGE: usize = 20;

@@ -478,6 +478,7 @@ impl Collector for Snapshot {
             ),
             ("revocations_kept", "Revocations of users and tokens that are kept", kept.revocations.rows),
             ("store_queue_length", "Requests that wait for the store", kept.queued),
+            ("store_recalls_waiting", "Reads of the store for clients that come back", kept.recalls),
             ("sessions_away", "Sessions whose clients are away and may come back", engine.sessions_away),
             ("history_entries", "Events that are remembered for clients that come back", engine.history_entries),
             ("history_bytes", "Bytes of these", engine.history_bytes),

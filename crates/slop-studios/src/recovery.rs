@@ -1,14 +1,14 @@
 //! Sessions that outlive the process: the engine's keeper on top of the store.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use socketio_server::{MissedEvent, Recalled, SavedSession, SessionKeeper};
+use tokio::sync::Semaphore;
 
 use crate::clock::Moment;
-use crate::limits::ALIVE_INTERVAL;
+use crate::limits::{ALIVE_INTERVAL, RECALLS};
 use crate::session::SavedState;
 use crate::store::{SessionKey, SessionRecord, Store, StoreError, StoredEvent};
 
@@ -17,12 +17,14 @@ use crate::store::{SessionKey, SessionRecord, Store, StoreError, StoredEvent};
 pub(crate) struct StoreKeeper {
     store: Arc<dyn Store>,
     window: Duration,
+    /// Of those that come back at the same time the others wait here, in the order in which they came.
+    places: Arc<Semaphore>,
 }
 
 impl StoreKeeper {
     /// A client may be away for `window`, whether the server ends meanwhile or not.
     pub(crate) fn new(store: Arc<dyn Store>, window: Duration) -> Self {
-        Self { store, window }
+        Self { store, window, places: Arc::new(Semaphore::new(RECALLS)) }
     }
 }
 
@@ -61,7 +63,9 @@ impl SessionKeeper for StoreKeeper {
 
     fn recall(&self, pid: &str) -> Recalled<SavedSession> {
         let (store, key, window) = (Arc::clone(&self.store), key_of(pid), self.window);
+        let places = Arc::clone(&self.places);
         Box::pin(async move {
+            let _place = places.acquire().await;
             recall(&*store, key, window).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "recall a session");
                 None
@@ -71,7 +75,9 @@ impl SessionKeeper for StoreKeeper {
 
     fn missed(&self, namespace: &str, rooms: Vec<(String, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
         let (store, namespace) = (Arc::clone(&self.store), namespace.to_owned());
+        let places = Arc::clone(&self.places);
         Box::pin(async move {
+            let _place = places.acquire().await;
             let until = store.boot_seq().saturating_sub(1);
             match store.replay(&namespace, rooms, offset, until).await {
                 Ok(replay) => replay.complete.then(|| replay.events.into_iter().map(missed).collect()),
@@ -102,13 +108,12 @@ fn missed(event: StoredEvent) -> MissedEvent {
 /// What was kept of a session, with what has become known since of the items that it follows.
 async fn up_to_date(store: &dyn Store, saved: &str) -> Result<String, StoreError> {
     let Ok(mut state) = serde_json::from_str::<SavedState>(saved) else { return Ok(saved.to_owned()) };
-    let mut owners = BTreeMap::new();
-    for media_id in state.subscriptions.iter().filter(|(_, owner)| owner.is_none()).map(|(media_id, _)| media_id) {
-        if let Some(owner) = store.media_state(media_id).await?.and_then(|state| state.owner_id) {
-            owners.insert(media_id.clone(), Some(owner));
-        }
+    let without = state.subscriptions.iter().filter(|(_, owner)| owner.is_none());
+    let without: Vec<_> = without.map(|(media_id, _)| media_id.clone()).collect();
+    if !without.is_empty() {
+        let owners = store.media_owners(without).await?;
+        state.subscriptions.extend(owners.into_iter().map(|(media_id, owner)| (media_id, Some(owner))));
     }
-    state.subscriptions.extend(owners);
     state.forget_unconfirmed();
     Ok(serde_json::to_string(&state).unwrap_or_default())
 }

@@ -52,6 +52,9 @@ pub trait Store: Debug + Send + Sync {
     /// The last state of a media item, if it is known.
     fn media_state(&self, media_id: &str) -> BoxFuture<'_, Result<Option<MediaState>, StoreError>>;
 
+    /// The owners of these media items, as far as they are known. As [`Store::session`] it takes no place in the order.
+    fn media_owners(&self, media_ids: Vec<Box<str>>) -> BoxFuture<'_, Result<MediaOwners, StoreError>>;
+
     /// Runs `then` with the last state of a media item, in order with the dispatches: whatever was dispatched before is
     /// in the state, and whatever is not in the state is dispatched after `then` has returned. `then` must be quick
     /// and must not wait for the store.
@@ -93,6 +96,9 @@ pub trait Store: Debug + Send + Sync {
     /// earlier lives, for as long after the start as clients may come back from those; and the last progress of the media
     /// items whose events these rooms get, if it lies there too. Of an item whose room was joined after `after`, the
     /// state as of `until` is there in any case: it was sent at the joining, and need not have arrived.
+    ///
+    /// `until` is before this life. It takes no place in the order and is read in slices, so that changes wait a bounded time
+    /// for it, however much it is.
     fn replay(
         &self,
         namespace: &str,
@@ -116,7 +122,8 @@ pub trait Store: Debug + Send + Sync {
     fn forget_session(&self, key: SessionKey);
 
     /// A session that an earlier life of the server kept, with what its client is known to have received, and when it was
-    /// last known to be there. None if that is not known. It stays.
+    /// last known to be there. None if that is not known. It stays. What was saved, left or forgotten before is heeded; no
+    /// other place in the order is taken, so that changes wait a bounded time for it, however many ask.
     fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>>;
 
     /// Keeps a revocation, together with an older one of the same subject, and returns what had to leave for it. What
@@ -143,6 +150,9 @@ pub trait Store: Debug + Send + Sync {
 
 /// See [`Store::media_snapshot_then`].
 pub type SnapshotThen = Box<dyn FnOnce(Option<&MediaState>) + Send>;
+
+/// See [`Store::media_owners`].
+pub type MediaOwners = Vec<(Box<str>, Arc<str>)>;
 
 /// See [`Store::inbox_then`].
 pub type InboxThen = Box<dyn FnOnce(&Inbox) + Send>;
@@ -510,6 +520,8 @@ pub struct Usage {
     pub revocations: Amount,
     /// Requests that wait for their turn.
     pub queued: u64,
+    /// Reads for clients that come back that wait for their turn.
+    pub recalls: u64,
 }
 
 /// How much there is of something.

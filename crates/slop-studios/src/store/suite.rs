@@ -37,6 +37,7 @@ pub(super) fn run(make: Make) {
     an_inbox_has_its_place_in_the_order(make);
     reading_changes_what_is_unread(make);
     a_session_is_kept_until_it_is_forgotten(make);
+    owners_are_told_as_far_as_they_are_known(make);
     a_revocation_is_kept_until_it_is_undone(make);
 }
 
@@ -628,6 +629,15 @@ fn a_session_is_kept_until_it_is_forgotten(make: Make) {
     assert_eq!((found(1), found(2).is_some()), (Some(second), true));
     store.forget_session([1; 32]);
     assert_eq!((found(1), found(2).is_some()), (None, true));
+}
+
+fn owners_are_told_as_far_as_they_are_known(make: Make) {
+    let (store, _) = made(make);
+    for change in [owned("1", "a", Step::Progress(1.0), "u"), media("2", "b", Step::Complete)] {
+        assert!(wait(store.commit(change)).is_ok());
+    }
+    let owners = wait(store.media_owners(["b", "a", "unseen"].map(Into::into).to_vec()));
+    assert_eq!(owners, Ok(vec![("a".into(), "u".into())]));
 }
 
 pub(super) fn revocation(subject: Revoked, at: u64, expires_at: Option<u64>) -> Revocation {

@@ -2,6 +2,7 @@
 
 mod api;
 mod client;
+mod comebacks;
 mod contract;
 mod disk;
 mod faults;

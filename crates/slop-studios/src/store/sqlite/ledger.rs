@@ -422,6 +422,9 @@ impl Ledger {
     /// Writes what nobody waits for.
     pub(super) fn save(&mut self, lazy: &Lazy) -> rusqlite::Result<()> {
         self.write()?;
+        if let Some(up_to) = lazy.confirmed_at_most {
+            sessions::confirmed_at_most(&self.connection, self.life, up_to)?;
+        }
         for (key, change) in &lazy.sessions {
             if let SessionChange::Left(left) = change {
                 sessions::left(&self.connection, key, *left)?;

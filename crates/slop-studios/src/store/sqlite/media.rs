@@ -1,6 +1,8 @@
 //! The table of media states.
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row, named_params};
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use super::super::media::{MediaState, Step};
 use super::super::{MediaUnderWay, UnderWay};
@@ -12,7 +14,8 @@ const ERROR: i64 = 2;
 
 /// The last state of an item.
 pub(super) fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<MediaState>> {
-    let mut statement = connection.prepare_cached("SELECT * FROM media WHERE id = ?1")?;
+    let mut statement = connection
+        .prepare_cached("SELECT owner, attempt, step, progress, payload, created_at, seq FROM media WHERE id = ?1")?;
     statement.query_row([id], state).optional()
 }
 
@@ -41,16 +44,32 @@ pub(super) fn put(connection: &Connection, id: &str, state: &MediaState) -> rusq
     Ok(())
 }
 
-/// The states of all items of an owner whose last event is progress with a number after `after`, up to and with `until`.
+/// Gives the states of an owner's items whose last event is progress with a number after `after`, up to and with `until`; in
+/// the order of these numbers, for as long as `take` returns true.
 pub(super) fn progress_of_owner(
     connection: &Connection,
     owner: &str,
     after: u64,
     until: u64,
-) -> rusqlite::Result<Vec<MediaState>> {
-    let mut statement: CachedStatement<'_> =
-        connection.prepare_cached("SELECT * FROM media WHERE owner = ?1 AND step = 0 AND seq > ?2 AND seq <= ?3")?;
-    statement.query_map((owner, after, until), state)?.collect()
+    mut take: impl FnMut(MediaState) -> bool,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "SELECT owner, attempt, step, progress, payload, created_at, seq FROM media
+         WHERE owner = ?1 AND step = 0 AND seq > ?2 AND seq <= ?3 ORDER BY seq",
+    )?;
+    let mut rows = statement.query((owner, after, until))?;
+    while let Some(row) = rows.next()? {
+        if !take(state(row)?) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The owner of an item, if it is known.
+pub(super) fn owner(connection: &Connection, id: &str) -> rusqlite::Result<Option<Arc<str>>> {
+    let mut statement = connection.prepare_cached("SELECT owner FROM media WHERE id = ?1")?;
+    Ok(statement.query_row([id], |row| row.get(0)).optional()?.flatten())
 }
 
 /// The highest number.
@@ -79,17 +98,18 @@ pub(super) fn under_way(
     Ok(MediaUnderWay { items, up_to: if looked_at < most { until } else { last } })
 }
 
+/// By place, since a thousand subscriptions are as many rows, and names are looked up in each.
 fn state(row: &Row<'_>) -> rusqlite::Result<MediaState> {
     Ok(MediaState {
-        owner_id: row.get("owner")?,
-        attempt: row.get("attempt")?,
-        step: match row.get("step")? {
-            PROGRESS => Step::Progress(row.get("progress")?),
+        owner_id: row.get(0)?,
+        attempt: row.get(1)?,
+        step: match row.get(2)? {
+            PROGRESS => Step::Progress(row.get(3)?),
             COMPLETE => Step::Complete,
             _ => Step::Error,
         },
-        payload: row.get("payload")?,
-        updated_at: Moment::from_epoch_ms(row.get("created_at")?),
-        seq: row.get("seq")?,
+        payload: row.get(4)?,
+        updated_at: Moment::from_epoch_ms(row.get(5)?),
+        seq: row.get(6)?,
     })
 }

@@ -2,10 +2,10 @@
 //!
 //! A request goes into the `queue` in the order of the calls. One thread, the `writer`, takes what is there, applies it
 //! to the `ledger` in one transaction, commits, dispatches and answers. An event of which no row is kept is written to the
-//! `journal` and dispatched by whoever commits it, unless something waits before it. `media`, `log`, `notifications`,
-//! `sessions` and `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers, `order`
-//! these and the journal. `files` notices that the file is gone, `unsaved` tells the next process which sessions are not as
-//! they should be.
+//! `journal` and dispatched by whoever commits it, unless something waits before it. What clients missed that come back from
+//! earlier lives is read (`replay`) in slices between two turns of the writer. `media`, `log`, `notifications`, `sessions` and
+//! `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers, `order` these and the
+//! journal. `files` notices that the file is gone, `unsaved` tells the next process which sessions are not as they should be.
 //!
 //! A promise is as good as the disk: see [`StoreSync`].
 
@@ -19,7 +19,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    Change, Class, Committed, CommittedEvent, Dispatch, Dispatched, IdempotencyKey, InboxThen, MediaState,
+    Change, Class, Committed, CommittedEvent, Dispatch, Dispatched, IdempotencyKey, InboxThen, MediaOwners, MediaState,
     MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, Revocations, Revoked, SessionKey, SessionRecord,
     SnapshotThen, Store, StoreError, Usage, What,
 };
@@ -37,6 +37,7 @@ mod open;
 mod order;
 mod queue;
 mod receipts;
+mod replay;
 mod retention;
 mod revocations;
 mod schema;
@@ -54,6 +55,7 @@ pub use open::{OpenError, Options, StoreSync};
 use order::Order;
 pub use queue::{Backlog, Ending};
 use queue::{Left, Queue, Reply, Request, SessionChange};
+use replay::ReplayRead;
 pub use retention::{Bound, Bounds, KeyBounds};
 pub use revocations::RevocationBound;
 use sequence::Sequence;
@@ -228,6 +230,33 @@ impl SqliteStore {
         })
     }
 
+    /// Reads in slices what no commit of this life changes, beside what else is asked for: no place in the order is taken.
+    /// `read` is called again for as long as it returns None.
+    fn recall<T: Send + 'static>(
+        &self,
+        mut read: impl FnMut(&Connection, Instant) -> rusqlite::Result<Option<T>> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, StoreError>> {
+        let (reply, answer) = oneshot::channel::<Result<T, StoreError>>();
+        let mut reply = Some(reply);
+        let recall = move |connection: &Connection, time_up: Instant| {
+            // Whoever is no longer there to hear the answer does not want it.
+            if reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
+                return true;
+            }
+            let Some(answer) = read(connection, time_up).map_err(|error| Failed::from(error).into()).transpose() else {
+                return false;
+            };
+            if let Some(reply) = reply.take() {
+                let _ = reply.send(answer);
+            }
+            true
+        };
+        if let Err(error) = self.queue.push_recall(Box::new(recall)) {
+            return Box::pin(ready(Err(error)));
+        }
+        Box::pin(async { answer.await.unwrap_or_else(|_dropped| Err(queue::stopped())) })
+    }
+
     fn count_dropped(&self, kept: bool) {
         if !kept {
             self.metrics.store_write_dropped();
@@ -260,6 +289,21 @@ impl Store for SqliteStore {
     fn media_state(&self, media_id: &str) -> BoxFuture<'_, Result<Option<MediaState>, StoreError>> {
         let media_id = media_id.to_owned();
         self.read(move |connection| Ok(media::find(connection, &media_id)?))
+    }
+
+    fn media_owners(&self, media_ids: Vec<Box<str>>) -> BoxFuture<'_, Result<MediaOwners, StoreError>> {
+        let (mut owners, mut media_ids) = (Vec::new(), media_ids.into_iter());
+        self.recall(move |connection, time_up| {
+            for media_id in media_ids.by_ref() {
+                if let Some(owner) = media::owner(connection, &media_id)? {
+                    owners.push((media_id, owner));
+                }
+                if Instant::now() >= time_up {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(std::mem::take(&mut owners)))
+        })
     }
 
     fn media_snapshot_then(&self, media_id: &str, then: SnapshotThen) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -306,8 +350,8 @@ impl Store for SqliteStore {
         after: u64,
         until: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>> {
-        let (namespace, earlier) = (namespace.to_owned(), self.earlier.get());
-        self.read(move |connection| Ok(log::replay(connection, &earlier, &namespace, &rooms, after, until)?))
+        let mut replay = ReplayRead::new(self.earlier.get(), namespace, rooms, after, until);
+        self.recall(move |connection, time_up| replay.go_on(connection, time_up))
     }
 
     fn save_session(&self, session: SessionRecord) {
@@ -332,17 +376,17 @@ impl Store for SqliteStore {
             Some(session) => Box::pin(ready(Ok(session))),
             None => {
                 let (queue, earlier, boot_seq) = (Arc::clone(&self.queue), self.earlier.get(), self.boot_seq);
-                self.read(move |connection| {
+                self.recall(move |connection, _| {
                     // A change that was in the writer's hands, and could not be written.
                     if let Some(session) = queue.pending_session(&key) {
-                        return Ok(session);
+                        return Ok(Some(session));
                     }
-                    let Some((mut session, life)) = sessions::find(connection, &key)? else { return Ok(None) };
+                    let Some((mut session, life)) = sessions::find(connection, &key)? else { return Ok(Some(None)) };
                     if life != boot_seq && session.left_at.is_none() {
                         session.left_at = earlier.end_of(life);
-                        return Ok(Some(session).filter(|session| session.left_at.is_some()));
+                        return Ok(Some(Some(session).filter(|session| session.left_at.is_some())));
                     }
-                    Ok(Some(session))
+                    Ok(Some(Some(session)))
                 })
             }
         }
@@ -377,6 +421,6 @@ impl Store for SqliteStore {
 
     fn usage(&self) -> Usage {
         let usage = *self.usage.lock().unwrap_or_else(PoisonError::into_inner);
-        Usage { queued: self.queue.len() as u64, ..usage }
+        Usage { queued: self.queue.len() as u64, recalls: self.queue.recalls() as u64, ..usage }
     }
 }

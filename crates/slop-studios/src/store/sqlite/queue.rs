@@ -1,5 +1,6 @@
 //! The writer's queue. Requests are carried out in the order of the calls. Writes without a waiting caller (sessions, inbox
-//! positions) are merged by key, and written some milliseconds later.
+//! positions) are merged by key, and written some milliseconds later. What is read for clients that come back from earlier
+//! lives of the server needs no place in that order: it waits in a lane of its own, and is read in slices.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,8 +18,8 @@ use super::availability::Availability;
 use super::unsaved::Unsaved;
 use crate::clock::Moment;
 use crate::limits::{
-    GROUP_BYTES, GROUP_REQUESTS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER, STORE_QUEUE_BYTES,
-    STORE_QUEUE_REQUESTS,
+    GROUP_BYTES, GROUP_REQUESTS, LAZY_BYTES, LAZY_SESSIONS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER,
+    RECALLS, STORE_QUEUE_BYTES, STORE_QUEUE_REQUESTS,
 };
 
 /// Where the answer to a request goes.
@@ -36,6 +37,10 @@ pub(super) enum Request {
     Inbox { user_id: Arc<str>, limit: usize, then: Option<InboxThen>, reply: Reply<()> },
     Read(Box<dyn FnOnce(&Connection) + Send>),
 }
+
+/// Reads for a client that comes back, until it has answered or the time is up, and a little further at least. Says whether
+/// it has answered.
+pub(super) type Recall = Box<dyn FnMut(&Connection, Instant) -> bool + Send>;
 
 impl Request {
     /// Bytes that it holds, roughly.
@@ -56,6 +61,8 @@ impl Request {
 /// What is written when there is time.
 #[derive(Debug, Default)]
 pub(super) struct Lazy {
+    /// Whatever is written of it, what is known of all clients that are there must not be more by then.
+    pub(super) confirmed_at_most: Option<u64>,
     /// What has become of sessions.
     pub(super) sessions: HashMap<SessionKey, SessionChange>,
     /// What all clients that are there have received.
@@ -64,8 +71,47 @@ pub(super) struct Lazy {
     pub(super) received: HashMap<Arc<str>, u64>,
 }
 
+/// Changes of sessions on their way to the file, a bounded part with each turn of the writer: those that a crowd leaves, or some
+/// in a thousand rooms each, are not between a publisher and its answer.
+#[derive(Debug, Default)]
+struct Saving {
+    sessions: HashMap<SessionKey, SessionChange>,
+    /// Those of them that are not in the writer's hands.
+    left: Vec<SessionKey>,
+    /// Written with the last part: it counts for the sessions as all of these parts leave them.
+    confirmed: Option<u64>,
+}
+
+impl Saving {
+    /// All changes so far.
+    fn of(lazy: &mut Lazy) -> Self {
+        let (sessions, confirmed) = (mem::take(&mut lazy.sessions), lazy.confirmed.take());
+        Self { left: sessions.keys().copied().collect(), sessions, confirmed }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && self.confirmed.is_none()
+    }
+
+    /// Moves the next part to what is written now, or all, if it `is_last`.
+    fn take_part(&mut self, lazy: &mut Lazy, is_last: bool) {
+        let mut bytes = 0;
+        while (is_last || (lazy.sessions.len() < LAZY_SESSIONS && bytes < LAZY_BYTES))
+            && let Some(key) = self.left.pop()
+        {
+            if let Some(change) = self.sessions.remove(&key) {
+                bytes += change.weight();
+                lazy.sessions.insert(key, change);
+            }
+        }
+        if self.sessions.is_empty() {
+            lazy.confirmed = self.confirmed.take();
+        }
+    }
+}
+
 /// What has become of a session.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum SessionChange {
     Saved(SessionRecord),
     Left(Left),
@@ -81,6 +127,17 @@ pub(super) struct Left {
 }
 
 impl SessionChange {
+    /// Bytes that it holds, roughly.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Saved(session) => {
+                session.data.len()
+                    + session.rooms.iter().map(|(room, _)| size_of::<(String, u64)>() + room.len()).sum::<usize>()
+            }
+            Self::Left(_) | Self::Forgotten => 0,
+        }
+    }
+
     /// Whether a client that comes back must not find what was saved before.
     fn outdates_saved(&self) -> bool {
         match self {
@@ -109,7 +166,8 @@ impl SessionChange {
 
 impl Lazy {
     pub(super) fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.confirmed.is_none() && self.received.is_empty()
+        let has_confirmed = self.confirmed.is_some() || self.confirmed_at_most.is_some();
+        self.sessions.is_empty() && !has_confirmed && self.received.is_empty()
     }
 
     fn received(&mut self, user_id: &Arc<str>, up_to: u64) {
@@ -123,6 +181,8 @@ impl Lazy {
 pub(super) struct Group {
     pub(super) requests: Vec<Request>,
     pub(super) lazy: Lazy,
+    /// When it is written, all changes of sessions are that were noted as being written.
+    pub(super) ends_saving: bool,
 }
 
 /// How a store ended.
@@ -177,7 +237,10 @@ pub(super) struct Queue {
 struct Waiting {
     requests: VecDeque<Request>,
     bytes: usize,
+    recalls: VecDeque<Recall>,
     lazy: Lazy,
+    /// What was in `lazy` before, and is being written.
+    saving: Saving,
     /// When `lazy` is to be written at the latest, if there is any.
     lazy_due: Option<Instant>,
     /// Whether requests are refused.
@@ -231,6 +294,30 @@ impl Queue {
         Ok(())
     }
 
+    /// Adds a read for a client that comes back.
+    pub(super) fn push_recall(&self, recall: Recall) -> Result<(), StoreError> {
+        let mut waiting = self.waiting();
+        if waiting.closed {
+            return Err(stopped());
+        }
+        if waiting.recalls.len() >= RECALLS {
+            return Err(StoreError::Overloaded);
+        }
+        waiting.recalls.push_back(recall);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// The read that is to go on next.
+    pub(super) fn take_recall(&self) -> Option<Recall> {
+        self.waiting().recalls.pop_front()
+    }
+
+    /// Takes back a read that has not ended. The others come before it.
+    pub(super) fn put_recall_back(&self, recall: Recall) {
+        self.waiting().recalls.push_back(recall);
+    }
+
     /// Says whether there was room for it.
     pub(super) fn put_session(&self, key: SessionKey, change: SessionChange) -> bool {
         // Held until the change waits, so that nothing takes the key from the list before that. Others who ask the store for
@@ -272,8 +359,16 @@ impl Queue {
 
     /// A session that is on its way to the file, or out of it.
     pub(super) fn pending_session(&self, key: &SessionKey) -> Option<Option<SessionRecord>> {
-        match self.waiting().lazy.sessions.get(key)? {
-            SessionChange::Saved(session) => Some(Some(session.clone())),
+        let waiting = self.waiting();
+        let [earlier, later] =
+            [&waiting.saving.sessions, &waiting.lazy.sessions].map(|sessions| sessions.get(key).cloned());
+        drop(waiting);
+        let change = match (earlier, later) {
+            (Some(earlier), Some(later)) => earlier.then(later),
+            (earlier, later) => later.or(earlier)?,
+        };
+        match change {
+            SessionChange::Saved(session) => Some(Some(session)),
             SessionChange::Forgotten => Some(None),
             SessionChange::Left(_) => None,
         }
@@ -301,8 +396,11 @@ impl Queue {
     }
 
     /// Takes back what could not be written. What has come since is newer.
-    pub(super) fn put_back(&self, lazy: Lazy) {
+    pub(super) fn put_back(&self, mut lazy: Lazy) {
         let mut waiting = self.waiting();
+        let saving = mem::take(&mut waiting.saving);
+        lazy.sessions.extend(saving.sessions);
+        lazy.confirmed = lazy.confirmed.or(saving.confirmed);
         if waiting.lazy_closed {
             // There is no later.
             waiting.given_up = waiting.given_up.and(Backlog::of(0, &lazy));
@@ -330,31 +428,49 @@ impl Queue {
         loop {
             let now = Instant::now();
             let due = waiting.lazy_due.map_or(until, |due| due.min(until));
-            if !waiting.requests.is_empty() || waiting.closed || due <= now {
+            let is_work = !waiting.requests.is_empty() || !waiting.recalls.is_empty() || !waiting.saving.is_empty();
+            if is_work || waiting.closed || due <= now {
                 break;
             }
             waiting = self.work.wait_timeout(waiting, due - now).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let goes_on = !waiting.closed || !waiting.requests.is_empty() || !waiting.lazy.is_empty();
+        let has_writes = !waiting.lazy.is_empty() || !waiting.saving.is_empty();
+        let goes_on = !waiting.closed || !waiting.requests.is_empty() || has_writes;
         waiting.lazy_closed |= !goes_on;
         goes_on
     }
 
-    /// What is to be carried out together.
+    /// Whether there is something to carry out besides recalls.
+    pub(super) fn has_work(&self) -> bool {
+        let waiting = self.waiting();
+        let is_due = || waiting.lazy_due.is_some_and(|due| due <= Instant::now());
+        !waiting.requests.is_empty() || !waiting.saving.is_empty() || waiting.closed || is_due()
+    }
+
+    /// What is to be carried out together. The writer comes back for what it leaves.
     pub(super) fn take(&self) -> Group {
         let mut unsaved = self.unsaved();
         let mut waiting = self.waiting();
         let mut group = Group::default();
         if waiting.closed || waiting.lazy_due.is_some_and(|due| due <= Instant::now()) {
-            waiting.lazy_due = None;
-            waiting.lazy_closed = waiting.closed;
-            group.lazy = mem::take(&mut waiting.lazy);
-            if let Some(unsaved) = &mut *unsaved
-                && !group.lazy.sessions.is_empty()
-            {
-                unsaved.write();
+            // All of it: an inbox that is read with this group must not have it any more.
+            group.lazy.received = mem::take(&mut waiting.lazy.received);
+            if waiting.saving.is_empty() {
+                waiting.lazy_due = None;
+                waiting.lazy_closed = waiting.closed;
+                waiting.saving = Saving::of(&mut waiting.lazy);
+                group.lazy.confirmed_at_most = waiting.saving.confirmed;
+                if let Some(unsaved) = &mut *unsaved
+                    && !waiting.saving.sessions.is_empty()
+                {
+                    unsaved.write();
+                }
             }
         }
+        // At the end nobody is to be answered any more.
+        let is_last = waiting.closed;
+        waiting.saving.take_part(&mut group.lazy, is_last);
+        group.ends_saving = !group.lazy.sessions.is_empty() && waiting.saving.sessions.is_empty();
         let mut bytes = 0;
         while group.requests.len() < GROUP_REQUESTS
             && bytes < GROUP_BYTES
@@ -393,6 +509,11 @@ impl Queue {
         waiting.requests.is_empty() && !waiting.closed
     }
 
+    /// How many clients that come back wait.
+    pub(super) fn recalls(&self) -> usize {
+        self.waiting().recalls.len()
+    }
+
     /// How many requests wait.
     pub(super) fn len(&self) -> usize {
         self.waiting().requests.len()
@@ -413,10 +534,11 @@ impl Queue {
     pub(super) fn abandon(&self) {
         let mut waiting = self.waiting();
         (waiting.closed, waiting.lazy_closed) = (true, true);
-        let abandoned = mem::take(&mut waiting.requests);
-        let lazy = mem::take(&mut waiting.lazy);
+        let abandoned = (mem::take(&mut waiting.requests), mem::take(&mut waiting.recalls));
+        let mut lazy = mem::take(&mut waiting.lazy);
+        lazy.sessions.extend(mem::take(&mut waiting.saving).sessions);
         let in_hand = mem::take(&mut waiting.in_hand);
-        waiting.given_up = waiting.given_up.and(in_hand).and(Backlog::of(abandoned.len(), &lazy));
+        waiting.given_up = waiting.given_up.and(in_hand).and(Backlog::of(abandoned.0.len(), &lazy));
         drop(waiting);
         drop(abandoned);
     }
@@ -443,7 +565,8 @@ impl Queue {
             }
             waiting = self.over.wait_timeout(waiting, patience).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let left = waiting.in_hand.and(Backlog::of(waiting.requests.len(), &waiting.lazy));
+        let saving = Backlog { sessions: waiting.saving.sessions.len(), ..Backlog::default() };
+        let left = waiting.in_hand.and(Backlog::of(waiting.requests.len(), &waiting.lazy)).and(saving);
         Ending { unwritten: waiting.given_up.and(left), is_broken: waiting.is_broken, is_late: !waiting.is_over }
     }
 }
@@ -473,5 +596,76 @@ mod tests {
         queue.put_back(taken.lazy);
         assert!(!queue.wait(Instant::now()));
         assert_eq!(queue.given_up().sessions, 1);
+    }
+
+    fn saved(key: u8, room_bytes: usize) -> SessionChange {
+        SessionChange::Saved(SessionRecord {
+            key: [key; 32],
+            namespace: "/".to_owned(),
+            socket_id: "s".to_owned(),
+            rooms: vec![("x".repeat(room_bytes), 0)],
+            data: String::new(),
+            since_seq: 0,
+            updated_at: Moment::now(),
+            left_at: None,
+            is_changed: true,
+        })
+    }
+
+    /// What all clients have received falls before the first part and rises with the last. A session that is in no file yet is
+    /// found, and with what came after it.
+    #[test]
+    fn sessions_are_written_in_parts() {
+        let queue = Queue::new(None);
+        for key in 0..8 {
+            assert!(queue.put_session([key; 32], saved(key, LAZY_BYTES / 2)));
+        }
+        queue.put_confirmed(7);
+        let later = queue.waiting().lazy_due.expect("it is to be written");
+        while Instant::now() < later {
+            std::thread::yield_now();
+        }
+        let mut written = Vec::new();
+        for part in 0..4 {
+            assert!(queue.has_work() && queue.wait(later));
+            if part == 2 {
+                // Not among these.
+                assert!(queue.put_session([9; 32], saved(9, 1)));
+                queue.put_confirmed(9);
+            }
+            let group = queue.take();
+            let (at_most, confirmed) = (group.lazy.confirmed_at_most, group.lazy.confirmed);
+            assert_eq!((at_most, confirmed), ((part == 0).then_some(7), (part == 3).then_some(7)), "{part}");
+            assert_eq!((group.lazy.sessions.len(), group.ends_saving), (2, part == 3), "{part}");
+            written.extend(group.lazy.sessions.into_keys());
+            for key in 0..8 {
+                let is_pending = queue.pending_session(&[key; 32]).is_some();
+                assert_eq!(is_pending, !written.contains(&[key; 32]), "{key}");
+                if is_pending && part == 0 {
+                    let at = Moment::now();
+                    assert!(queue.put_session([key; 32], SessionChange::Left(Left { at, since_seq: 5 })));
+                    let pending = queue.pending_session(&[key; 32]).flatten().expect("it is saved");
+                    assert_eq!((pending.since_seq, pending.left_at), (5, Some(at)));
+                }
+            }
+        }
+        assert_eq!(written.len(), 8);
+    }
+
+    #[test]
+    fn sessions_of_a_part_that_failed_are_written_again_and_newer_ones_stay() {
+        let queue = Queue::new(None);
+        for key in 0..4 {
+            assert!(queue.put_session([key; 32], saved(key, LAZY_BYTES)));
+        }
+        queue.put_confirmed(7);
+        queue.waiting().lazy_due = Some(Instant::now());
+        let group = queue.take();
+        assert!(queue.put_session([0; 32], SessionChange::Forgotten));
+        queue.put_back(group.lazy);
+        let waiting = queue.waiting();
+        assert!(waiting.saving.is_empty());
+        assert_eq!((waiting.lazy.sessions.len(), waiting.lazy.confirmed), (4, Some(7)));
+        assert!(matches!(waiting.lazy.sessions[&[0; 32]], SessionChange::Forgotten));
     }
 }

@@ -81,6 +81,14 @@ pub(super) fn confirmed(connection: &Connection, life: u64, up_to: u64) -> rusql
     Ok(())
 }
 
+/// The same, unless less is known already: some of the sessions are written that it is not true of yet.
+pub(super) fn confirmed_at_most(connection: &Connection, life: u64, up_to: u64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE lives SET confirmed = ?2 WHERE first_seq = ?1 AND confirmed > ?2")?
+        .execute((life, up_to))?;
+    Ok(())
+}
+
 /// A session, with what its client is known to have received, and the life that has saved it.
 pub(super) fn find(connection: &Connection, key: &SessionKey) -> rusqlite::Result<Option<(SessionRecord, u64)>> {
     connection

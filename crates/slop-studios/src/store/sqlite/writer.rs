@@ -16,7 +16,8 @@ use super::receipts::{KeyedItem, Receipt};
 use super::sequence::Sequence;
 use super::{media, notifications};
 use crate::limits::{
-    FILES_CHECK_INTERVAL, GROUP_REQUESTS, LAZY_WRITES_AGAIN_AFTER, RETENTION_AGAIN, RETENTION_INTERVAL, RETENTION_ROWS,
+    FILES_CHECK_INTERVAL, GROUP_REQUESTS, LAZY_WRITES_AGAIN_AFTER, RECALL_SLICE, RECALL_SLICE_AT_MOST, RETENTION_AGAIN,
+    RETENTION_INTERVAL, RETENTION_ROWS,
 };
 use crate::metrics::Metrics;
 
@@ -83,10 +84,17 @@ impl Writer {
         let order = Arc::clone(&self.order);
         let mut ended = Ok(());
         while ended.is_ok() && self.queue.wait(self.next_look.min(self.next_retention)) {
-            ended = match order.lock() {
-                Ok(mut order) => self.turn(&mut order).map_err(Broken::from),
-                Err(_poisoned) => Err(Broken::Order),
-            };
+            let begun = Instant::now();
+            if self.queue.has_work() || begun >= self.next_look.min(self.next_retention) {
+                ended = match order.lock() {
+                    Ok(mut order) => self.turn(&mut order).map_err(Broken::from),
+                    Err(_poisoned) => Err(Broken::Order),
+                };
+            }
+            if ended.is_ok() {
+                // Who publishes what the file has nothing to do with does not wait meanwhile.
+                self.recall(begun.elapsed());
+            }
         }
         alarm.is_broken = self.close(ended).is_err();
     }
@@ -102,6 +110,20 @@ impl Writer {
         self.carry_out(self.queue.take(), order);
         self.queue.put_down();
         Ok(())
+    }
+
+    /// Reads for clients that come back, after a turn that took so long: however many they are, what is asked for next waits
+    /// for a slice, and however slow the disk is, they have a fifth of the time.
+    fn recall(&self, turn: Duration) {
+        let time_up = Instant::now() + (turn / 4).clamp(RECALL_SLICE, RECALL_SLICE_AT_MOST);
+        while let Some(mut recall) = self.queue.take_recall() {
+            if !recall(self.ledger.connection(), time_up) {
+                self.queue.put_recall_back(recall);
+            }
+            if Instant::now() >= time_up {
+                break;
+            }
+        }
     }
 
     /// Closes the journal and the file, and says in the log why they are broken, if they are by then.
@@ -161,8 +183,7 @@ impl Writer {
     }
 
     fn carry_out(&mut self, group: Group, order: &mut Order) {
-        let Group { mut requests, lazy } = group;
-        let saves_sessions = !lazy.sessions.is_empty();
+        let Group { mut requests, lazy, ends_saving } = group;
         let begun = Instant::now();
         match self.commit(&requests, &lazy, &mut order.numbers) {
             Ok(Outcome { mut applied, counted, wrote }) => {
@@ -178,7 +199,7 @@ impl Writer {
                 for origin in counted {
                     self.uncounted.remove(&origin);
                 }
-                if saves_sessions {
+                if ends_saving {
                     self.queue.sessions_written();
                 }
             }

@@ -1,8 +1,8 @@
 //! Bounds: what leaves and when, what may wait, and how large a replay is.
 
 use super::*;
-use crate::limits::STORE_QUEUE_REQUESTS;
-use crate::store::{Floors, Revocations};
+use crate::limits::{RECALLS, STORE_QUEUE_REQUESTS};
+use crate::store::{Floors, MediaState, Revocations};
 
 #[test]
 fn the_oldest_leave_first() {
@@ -208,4 +208,170 @@ fn the_settings_in_force_say_what_is_over() {
         assert!(revoke("old", ago(4), expires_at).is_ok());
         assert_eq!(revoke("new", ago(0), None).is_ok(), makes_room, "{max_lifetime:?} {leeway:?} {expires_at:?}");
     }
+}
+
+/// Sessions with this many rooms come back. More was logged meanwhile, so that each room has to be looked up.
+fn place_of_crowded_sessions() -> (Place, Vec<(String, u64)>) {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let commits: Vec<_> = (0..1_500).map(|n| store.commit(durable(&n.to_string(), "e"))).collect();
+    assert!(commits.into_iter().all(|commit| wait(commit).is_ok()));
+    store.save_session(session(1, "{}"));
+    until(|| store.usage().sessions.rows == 1);
+    store.close();
+    (place, (0..1_000).map(|n| (format!("project-{n}"), 0)).collect())
+}
+
+#[test]
+fn what_is_asked_for_waits_for_a_slice_of_those_that_come_back() {
+    let (place, rooms) = place_of_crowded_sessions();
+    let gate = Arc::<Gate>::default();
+    let store = SqliteStore::open(&place.options, Arc::<Gate>::clone(&gate), Arc::default()).expect("it opens");
+    let closed = gate.0.lock().expect("no test panicked");
+    let first = store.commit(durable("1", "e"));
+    let replays: Vec<_> = (0..RECALLS).map(|_| store.replay("/", rooms.clone(), 0, store.boot_seq() - 1)).collect();
+    let (queue, (seen, left)) = (Arc::clone(&store.queue), std::sync::mpsc::channel());
+    let asked =
+        store.media_snapshot_then("m", Box::new(move |_| seen.send(queue.recalls()).expect("it is waited for")));
+    drop(closed);
+    assert!(wait(first).is_ok() && wait(asked).is_ok());
+    let left = left.recv().expect("it has run");
+    assert!(left > RECALLS / 2, "it has waited for {} of them", RECALLS - left);
+    for replay in replays {
+        let replay = wait(replay).expect("readable");
+        assert_eq!((replay.complete, replay.events.len()), (true, 0));
+    }
+}
+
+/// Those that come back are saved again.
+#[test]
+fn what_is_asked_for_waits_for_a_part_of_the_sessions_that_are_saved() {
+    let gate = Arc::<Gate>::default();
+    let store = temporary(Arc::<Gate>::clone(&gate));
+    let closed = gate.0.lock().expect("no test panicked");
+    let first = store.commit(durable("1", "e"));
+    until(|| store.queue.is_idle());
+    for key in 1..=20 {
+        let rooms = (0..1_000).map(|n| (format!("{n:0128}"), 0)).collect();
+        store.save_session(SessionRecord { rooms, ..session(key, "{}") });
+    }
+    let begun = Instant::now();
+    until(|| begun.elapsed() > crate::limits::LAZY_WRITES_AFTER);
+    let (usage, (seen, saved)) = (Arc::clone(&store.usage), std::sync::mpsc::channel());
+    let rows = move || usage.lock().expect("no test panicked").sessions.rows;
+    let asked = store.media_snapshot_then("m", Box::new(move |_| seen.send(rows()).expect("it is waited for")));
+    drop(closed);
+    assert!(wait(first).is_ok() && wait(asked).is_ok());
+    let saved = saved.recv().expect("it has run");
+    assert!((1..10).contains(&saved), "it has waited for {saved}");
+    until(|| store.usage().sessions.rows == 20);
+    assert!((1..=20).all(|key| wait(store.session([key; 32])).is_ok_and(|found| found.is_some())));
+}
+
+#[test]
+fn a_full_queue_turns_nobody_away_that_comes_back() {
+    let (place, rooms) = place_of_crowded_sessions();
+    let gate = Arc::<Gate>::default();
+    let store = SqliteStore::open(&place.options, Arc::<Gate>::clone(&gate), Arc::default()).expect("it opens");
+    let closed = gate.0.lock().expect("no test panicked");
+    let first = store.commit(durable("1", "e"));
+    until(|| store.queue.is_idle());
+    let waiting: Vec<_> = (0..STORE_QUEUE_REQUESTS).map(|_| store.media_state("m")).collect();
+    assert_eq!(wait(store.media_state("m")), Err(StoreError::Overloaded));
+    let session = store.session([1; 32]);
+    let owners = store.media_owners(vec!["m".into()]);
+    let replay = store.replay("/", rooms, 0, store.boot_seq() - 1);
+    drop(closed);
+    assert!(wait(first).is_ok());
+    assert!(wait(session).expect("readable").is_some());
+    assert_eq!(wait(owners), Ok(Vec::new()));
+    assert!(wait(replay).expect("readable").complete);
+    assert!(waiting.into_iter().all(|state| wait(state) == Ok(None)));
+}
+
+/// However it is cut, a replay has the same events; whether few were logged or too many to look at.
+#[test]
+fn a_replay_in_slices_is_what_one_at_once_is() {
+    for others in [0, 200] {
+        let place = Place::new();
+        let (store, recorder) = place.open();
+        let say = |n: usize, room: &str, class: Class| {
+            let change = room_event(&format!("e{n}"), room, "state", class);
+            publish(&store, if n.is_multiple_of(2) { keyed(change, key(&n.to_string(), 1)) } else { change });
+        };
+        for n in 0..40 {
+            say(n, ["r", "s", "unasked"][n % 3], [Class::Latest, Class::Durable, Class::Recoverable][n % 7 % 3]);
+        }
+        for n in 0..others {
+            publish(&store, durable(&n.to_string(), "another"));
+        }
+        for n in 0..30 {
+            let item = What::Media(MediaChange {
+                media_id: format!("m{n}").into(),
+                owner_id: Some(["u", "v"][n % 2].into()),
+                attempt: None,
+                follows: None,
+                step: if n % 3 == 0 { Step::Complete } else { Step::Progress(1.0) },
+                payload: "{}".into(),
+            });
+            publish(&store, change(&format!("m{n}"), item));
+        }
+        let last = *recorder.numbers().last().expect("an event");
+        let first = recorder.numbers()[0];
+        store.close();
+        let (store, _) = place.open();
+        let until = store.boot_seq() - 1;
+        let rooms = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 0)).collect::<Vec<_>>();
+        let mut media_rooms = rooms(&["user:u"]);
+        media_rooms.extend((0..30).map(|n| (crate::rooms::media_room(&format!("m{n}")), [0, last][n % 2])));
+        let mut read = 0;
+        for (namespace, rooms) in [("/", rooms(&["r", "s", "nothing"])), ("/media", media_rooms)] {
+            for after in [first - 1, first + 10, last - 5, last] {
+                let at_once = wait(store.replay(namespace, rooms.clone(), after, until)).expect("readable");
+                assert!(at_once.complete);
+                read += at_once.events.len();
+                let mut cut = ReplayRead::new(store.earlier.get(), namespace, rooms.clone(), after, until);
+                let in_slices = wait(store.read(move |connection| {
+                    let begun = Instant::now();
+                    // The time is always up.
+                    loop {
+                        if let Some(replay) = cut.go_on(connection, begun)? {
+                            return Ok(replay);
+                        }
+                    }
+                }));
+                assert_eq!(in_slices, Ok(at_once), "{namespace} after {after}");
+            }
+        }
+        assert!(read > 60, "{read}");
+    }
+}
+
+#[test]
+fn a_thousand_subscriptions_take_a_handful_of_turns() {
+    let gate = Arc::<Gate>::default();
+    let store = temporary(Arc::<Gate>::clone(&gate));
+    publish(&store, media("1", "m7", Step::Progress(1.0)));
+    let turns = Arc::<Mutex<std::collections::BTreeSet<usize>>>::default();
+    let closed = gate.0.lock().expect("no test panicked");
+    let first = store.commit(durable("2", "e"));
+    until(|| store.queue.is_idle());
+    let snapshots: Vec<_> = (0..1_000)
+        .map(|n| {
+            let (turns, queue) = (Arc::clone(&turns), Arc::clone(&store.queue));
+            // What waits behind a turn is less with each.
+            let then = move |state: Option<&MediaState>| {
+                assert_eq!(state.is_some(), n == 7);
+                turns.lock().expect("no test panicked").insert(queue.len());
+            };
+            store.media_snapshot_then(&format!("m{n}"), Box::new(then))
+        })
+        .collect();
+    drop(closed);
+    let begun = Instant::now();
+    assert!(wait(first).is_ok());
+    assert!(snapshots.into_iter().all(|snapshot| wait(snapshot).is_ok()));
+    println!("1,000 snapshots take {:?}", begun.elapsed());
+    let turns = turns.lock().expect("no test panicked").len();
+    assert!(turns <= 2, "{turns}");
 }
