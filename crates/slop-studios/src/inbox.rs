@@ -7,13 +7,16 @@
 use std::mem::{self, replace};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use socketio_server::{Ack, EventArgs, Namespace, OwnedEvent, Socket};
 
 use crate::events::{Failed, KeptNotifications, NotificationsRead, UnreadCount, client, server};
-use crate::limits::{INBOX_BATCH, MAX_IDS_PER_MARK, MAX_NOTIFICATIONS_PAGE, NOTIFICATIONS_PAGE};
+use crate::limits::{
+    INBOX_AGAIN_AFTER, INBOX_AGAIN_AT_LATEST, INBOX_BATCH, MAX_IDS_PER_MARK, MAX_NOTIFICATIONS_PAGE, NOTIFICATIONS_PAGE,
+};
 use crate::namespaces::NOTIFICATIONS;
 use crate::rooms;
 use crate::session::{self, identity, send_to_user};
@@ -44,6 +47,8 @@ pub(crate) struct Progress {
     /// The count of an inbox that was read meanwhile, in case that they bring none.
     held: Option<u64>,
     reading: Reading,
+    /// How often in a row it could not be read.
+    failures: u32,
 }
 
 /// The numbers of notifications that were sent.
@@ -145,6 +150,7 @@ impl Progress {
                 is_count_stale: true,
                 times_stale: self.times_stale + 1,
                 unanswered: self.unanswered,
+                failures: self.failures,
                 ..Self::default()
             };
         }
@@ -158,7 +164,20 @@ impl Progress {
 
     /// The inbox was read. Says whether it is to be read again.
     fn was_read(&mut self) -> bool {
+        self.failures = 0;
         replace(&mut self.reading, Reading::No) == Reading::Again
+    }
+
+    /// The inbox could not be read, and counts as being read until it is tried again. Says how long that is to wait at most.
+    fn failed(&mut self) -> Duration {
+        let wait = INBOX_AGAIN_AFTER * 2_u32.saturating_pow(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        wait.min(INBOX_AGAIN_AT_LATEST)
+    }
+
+    /// It is tried again, for the user that the socket has by now.
+    fn try_again(&mut self) {
+        self.reading = Reading::No;
     }
 
     /// The socket leaves its user's room, where it was given everything from the number after `joined` up to `position` live. As
@@ -241,13 +260,35 @@ impl Inboxes {
                 });
             };
             if let Err(error) = store.inbox_then(&asked, INBOX_BATCH, Box::new(then)).await {
-                tracing::warn!(%error, "read an inbox");
                 at.with_socket(reference, move |socket| {
                     if let Some(socket) = socket {
-                        failed.was_read(socket, |_| {});
+                        failed.try_again_later(socket, &error);
                     }
                 });
             }
+        });
+    }
+
+    /// Reads the inbox again after a while, which is longer after each failure. Meanwhile it counts as being read, so that there
+    /// is one try of a socket at a time, whatever the client does.
+    fn try_again_later(self: &Arc<Self>, socket: &Socket, error: &StoreError) {
+        let wait = session::inbox(socket, Progress::failed);
+        if wait <= INBOX_AGAIN_AFTER {
+            tracing::warn!(%error, socket = socket.id(), "read an inbox; it is tried again");
+        }
+        let wait = jittered(wait);
+        let (inboxes, handle, reference) = (Arc::clone(self), socket.handle().clone(), socket.reference());
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(wait).await;
+            handle.with_socket(reference, move |socket| {
+                // A store that has broken down stays so until the server is restarted.
+                if let Some(socket) = socket
+                    && inboxes.store().is_some_and(|store| store.is_open())
+                {
+                    session::inbox(socket, Progress::try_again);
+                    inboxes.deliver(socket);
+                }
+            });
         });
     }
 
@@ -318,6 +359,12 @@ impl Inboxes {
             send_count(socket, &identity.user_id, unread);
         }
     }
+}
+
+/// Half to once as long, so that those whom one fault met do not come at the same time.
+fn jittered(wait: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(u32::MAX);
+    wait.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
 }
 
 fn send_count(socket: &Socket, user_id: &str, unread: u64) {
@@ -518,6 +565,30 @@ mod tests {
         assert!(!progress.begin(&user), "nothing waits");
         progress.end(3, 5);
         assert!(progress.begin(&user));
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_tried_again_once_at_a_time_and_less_and_less_often() {
+        let (user, other) = ("u".into(), "v".into());
+        let mut progress = Progress::default();
+        assert!(progress.begin(&user));
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            waits.push(progress.failed());
+            assert!(!progress.begin(&user), "one try at a time");
+            progress.try_again();
+            assert!(progress.begin(&user));
+        }
+        assert_eq!((waits[0], waits[1]), (INBOX_AGAIN_AFTER, 2 * INBOX_AGAIN_AFTER));
+        assert!(waits.is_sorted() && waits[39] == INBOX_AGAIN_AT_LATEST, "{waits:?}");
+        progress.end(0, 1);
+        assert!(!progress.begin(&other), "not by another user either");
+        assert_eq!(progress.failed(), INBOX_AGAIN_AT_LATEST);
+        progress.try_again();
+        assert!(progress.begin(&other));
+        assert!(!progress.was_read());
+        assert!(progress.begin(&other));
+        assert_eq!(progress.failed(), INBOX_AGAIN_AFTER);
     }
 
     #[test]

@@ -176,6 +176,14 @@ pub const INBOX_BATCH: usize = 100;
 /// what went to one socket alone, and an eighth of what may wait for a client.
 pub const INBOX_BATCH_BYTES: usize = 128 * 1024;
 
+/// How long a socket waits at most, and half of it at least, until its user's inbox is read again that the store could not give:
+/// a queue that is full is half empty by then.
+pub const INBOX_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The same when it failed several times: each doubles the wait up to this. A disk that was full for an hour is not asked by
+/// 10,000 sockets more than 500 times a second.
+pub const INBOX_AGAIN_AT_LATEST: Duration = Duration::from_secs(30);
+
 /// Notifications that one `markNotificationsRead` may name: as many as a user can have.
 pub const MAX_IDS_PER_MARK: usize = MAX_NOTIFICATIONS_PER_USER;
 
