@@ -1,24 +1,31 @@
 //! A peer that sends what no library would.
 
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use socketio_protocol::websocket::{OpCode, encode_masked};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use super::siege::DEADLINE;
-use crate::server::Server;
-
-/// Where attacks come from; the bystander's address is 127.0.0.1.
-const ATTACKER: &str = "127.0.0.2";
+use super::victim::{Victim, Way};
 
 pub(crate) const HANDSHAKE: &str = "/socket.io/?EIO=4&transport=polling";
 
 pub(crate) struct Peer {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: Vec<u8>,
 }
+
+/// A connection, with TLS or without.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// An answer over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,22 +46,32 @@ pub(crate) enum Frame {
 }
 
 impl Peer {
-    pub(crate) async fn connect(server: &Server) -> Self {
-        Self::connect_from(ATTACKER, server).await
+    /// An attacker.
+    pub(crate) async fn connect(victim: &Victim) -> Self {
+        Self::dial(&victim.next_attacker(), &victim.way).await.expect("the server listens")
     }
 
-    pub(crate) async fn connect_from(from: &str, server: &Server) -> Self {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        // So many from one address: their ports are told apart by where they lead.
-        socket.set_reuseaddr(true).expect("a TCP option");
-        socket.bind(SocketAddr::new(from.parse().expect("an address"), 0)).expect("an address of loopback");
-        let stream = socket.connect(server.address).await.expect("the server listens");
-        stream.set_nodelay(true).expect("a TCP option");
-        Self { stream, buffer: Vec::new() }
+    /// Somebody from this address.
+    pub(crate) async fn dial(from: &str, way: &Way) -> io::Result<Self> {
+        let stream = dial(from, way.address).await?;
+        let stream: Box<dyn Stream> = match &way.tls {
+            Some(config) => {
+                let name = ServerName::try_from("127.0.0.1").expect("an address");
+                Box::new(TlsConnector::from(Arc::clone(config)).connect(name, stream).await?)
+            }
+            None => Box::new(stream),
+        };
+        Ok(Self { stream, buffer: Vec::new() })
+    }
+
+    /// An attacker that will make no TLS handshake, whatever the server expects.
+    pub(crate) async fn plain(victim: &Victim) -> Self {
+        let stream = dial(&victim.next_attacker(), victim.way.address).await.expect("the server listens");
+        Self { stream: Box::new(stream), buffer: Vec::new() }
     }
 
     /// A WebSocket with Engine.IO's handshake read; an HTTP answer if it is refused.
-    pub(crate) async fn websocket(server: &Server) -> Result<Self, Answer> {
+    pub(crate) async fn websocket(server: &Victim) -> Result<Self, Answer> {
         let mut peer = Self::connect(server).await;
         let answer = peer.upgrade("", "").await;
         if answer.status != 101 {
@@ -65,7 +82,7 @@ impl Peer {
     }
 
     /// One that is in the default namespace.
-    pub(crate) async fn client(server: &Server) -> Self {
+    pub(crate) async fn client(server: &Victim) -> Self {
         let mut peer = Self::websocket(server).await.expect("a WebSocket");
         peer.text("40").await;
         peer.until(|text| text.starts_with("42[\"welcome\"")).await;
@@ -91,11 +108,21 @@ impl Peer {
 
     /// Sends bytes; false if the server has closed.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> bool {
-        timeout(DEADLINE, self.stream.write_all(bytes)).await.expect("the server reads").is_ok()
+        let sent = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        timeout(DEADLINE, sent).await.expect("the server reads").is_ok()
     }
 
     pub(crate) async fn text(&mut self, text: &str) -> bool {
         self.send(&masked(OpCode::Text, text.as_bytes())).await
+    }
+
+    /// Several at once.
+    pub(crate) async fn texts(&mut self, texts: impl IntoIterator<Item = impl AsRef<str>>) -> bool {
+        let frames = texts.into_iter().flat_map(|text| masked(OpCode::Text, text.as_ref().as_bytes()));
+        self.send(&frames.collect::<Vec<u8>>()).await
     }
 
     /// The next HTTP answer; none if the connection ends instead.
@@ -117,6 +144,11 @@ impl Peer {
         }
         let body = self.buffer.drain(..length).collect();
         Some(Answer { status, head, body: String::from_utf8(body).expect("text") })
+    }
+
+    /// Whether the server has sent nothing and has not closed.
+    pub(crate) async fn is_left_alone(&mut self) -> bool {
+        self.buffer.is_empty() && timeout(Duration::ZERO, self.stream.read_buf(&mut self.buffer)).await.is_err()
     }
 
     /// Waits until the server has closed.
@@ -178,8 +210,18 @@ impl Answer {
     }
 }
 
+async fn dial(from: &str, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    // So many from one address: their ports are told apart by where they lead.
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::new(from.parse().expect("an address"), 0))?;
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// A polling session's id.
-pub(crate) async fn session(server: &Server) -> String {
+pub(crate) async fn session(server: &Victim) -> String {
     let mut peer = Peer::connect(server).await;
     peer.request("GET", HANDSHAKE, "", b"").await;
     let answer = peer.answer().await.expect("an answer");

@@ -2,8 +2,9 @@
 
 use super::peer::{HANDSHAKE, Peer, session};
 use super::siege::{Siege, limit_met};
+use super::victim::Victim;
 
-async fn ask(server: &crate::server::Server, method: &str, sid: &str, body: &[u8]) -> (u16, String) {
+async fn ask(server: &Victim, method: &str, sid: &str, body: &[u8]) -> (u16, String) {
     let mut peer = Peer::connect(server).await;
     peer.request(method, &format!("{HANDSHAKE}&sid={sid}"), "Connection: close\r\n", body).await;
     let answer = peer.answer().await.expect("an answer");

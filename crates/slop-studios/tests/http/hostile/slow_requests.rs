@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::bystanders::STREAMS;
 use super::peer::{HANDSHAKE, Peer, session};
 use super::siege::{Siege, falls_to, limit_met};
+use super::victim::Victim;
 use crate::api::metric;
-use crate::server::Server;
 
 /// Attackers at a time.
 const MANY: usize = 500;
@@ -127,15 +128,14 @@ async fn answers_that_nobody_takes() {
                 peers.push(peer);
             }
             assert!(metric(server, "slop_streams").await > 200.0);
-            // The bystander's, and the one that asks.
-            falls_to(server, "slop_streams", 2).await;
+            falls_to(server, "slop_streams", STREAMS).await;
             "no more is made than the kernel takes; ended by it after twice `WRITE_STALL_MS`".to_owned()
         })
         .await;
 }
 
 /// Requests that have sent so much of a header, and not its end.
-async fn begin_headers_of(server: &Server, bytes: usize) -> Vec<Peer> {
+async fn begin_headers_of(server: &Victim, bytes: usize) -> Vec<Peer> {
     let head = format!("GET {HANDSHAKE} HTTP/1.1\r\nHost: test\r\nX-Long: {}", "x".repeat(bytes));
     let mut peers = Vec::new();
     for _ in 0..MANY {
