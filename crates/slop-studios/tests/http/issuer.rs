@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::signature::Ed25519KeyPair;
@@ -58,7 +59,7 @@ impl Key {
 
 /// What the issuer says to whoever asks for its keys, head and all.
 #[derive(Clone)]
-pub(crate) struct Says(String);
+pub(crate) struct Says(String, Duration);
 
 impl Says {
     pub(crate) fn keys(keys: &[&Key]) -> Self {
@@ -72,7 +73,15 @@ impl Says {
 
     pub(crate) fn body(status: u16, header: &str, body: &str) -> Self {
         let length = body.len();
-        Self(format!("HTTP/1.1 {status} .\r\n{header}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"))
+        Self(
+            format!("HTTP/1.1 {status} .\r\n{header}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"),
+            Duration::ZERO,
+        )
+    }
+
+    /// The same, so much later.
+    pub(crate) fn after(self, wait: Duration) -> Self {
+        Self(self.0, wait)
     }
 }
 
@@ -95,7 +104,9 @@ impl Issuer {
                 let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
                 if lines.by_ref().take_while(|line| !line.is_empty()).count() > 0 {
                     counted.fetch_add(1, Ordering::SeqCst);
-                    let answer = said.lock().expect("no test panicked").0.clone();
+                    let Says(answer, wait) = said.lock().expect("no test panicked").clone();
+                    #[expect(clippy::disallowed_methods, reason = "a slow issuer")]
+                    std::thread::sleep(wait);
                     // Who does not want all of it is free to go.
                     let _ = stream.write_all(answer.as_bytes());
                 }

@@ -184,7 +184,7 @@ async fn the_bodies_of_publishers_are_bounded_together() {
 
 #[tokio::test]
 async fn as_many_files_may_be_open_as_the_system_lets() {
-    let server = Server::start_after("ulimit -S -n 64");
+    let server = Server::start_after("ulimit -S -n 64", &[]);
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("it runs");
     let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a line");
     let numbers: Vec<&str> = files.split_whitespace().collect();

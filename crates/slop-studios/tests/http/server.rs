@@ -49,9 +49,9 @@ impl Server {
     }
 
     /// From a shell that does something before.
-    pub(crate) fn start_after(script: &str) -> Self {
+    pub(crate) fn start_after(script: &str, settings: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
-        let direct = Self::command(data.path(), &[]);
+        let direct = Self::command(data.path(), settings);
         let mut command = Command::new("sh");
         command
             .arg("-c")
@@ -79,7 +79,9 @@ impl Server {
 
     /// How it is started.
     pub(crate) fn command(data: &Path, settings: &[(&str, &str)]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slop-studios"));
+        // Another build's, to compare with.
+        let binary = std::env::var_os("SLOP_STUDIOS_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_slop-studios").into());
+        let mut command = Command::new(binary);
         command
             .arg("serve")
             .env_clear()

@@ -22,19 +22,19 @@ use crate::server::Server;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The certificate's files, which a test may replace.
-struct Files(TempDir);
+pub(crate) struct Files(TempDir);
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().expect("a temporary folder"))
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.0.path().join(name).to_str().expect("a UTF-8 path").to_owned()
     }
 
     /// Writes a new certificate that ends with this year.
-    fn renew(&self, year: i32) -> CertificateDer<'static> {
+    pub(crate) fn renew(&self, year: i32) -> CertificateDer<'static> {
         let (certificate, key, der) = certificate(year);
         self.write(&certificate, &key);
         der
