@@ -3,7 +3,7 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run test check fmt e2e chaos chaos-mutants fuzz deny bench bench-quick instructions
+.PHONY: help run test check fmt e2e chaos chaos-mutants fuzz deny attacks bench bench-quick instructions
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ bench: bench-build ## Measure against other Socket.IO servers for an hour and wr
 
 bench-quick: bench-build ## The same as a look of two minutes; writes nothing
 	$(TARGET)/release/loadgen bench --quick
+
+ATTACK_SECONDS ?= 5
+attacks: ## Measure every attack beside bystanders, ATTACK_SECONDS each, and write docs/security.md's tables; fails past a limit
+	bench/attacks $(ATTACK_SECONDS)
 
 instructions: ## Count the instructions of the engine's hot paths (needs valgrind; installs it on Debian)
 	bench/instructions

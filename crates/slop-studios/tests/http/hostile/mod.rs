@@ -7,6 +7,7 @@
 
 mod bodies;
 mod bystanders;
+mod calm;
 mod floods;
 mod frames;
 mod half_open;
