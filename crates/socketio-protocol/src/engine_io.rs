@@ -120,6 +120,14 @@ pub struct Payload<'a> {
     rest: Option<&'a str>,
 }
 
+impl<'a> Payload<'a> {
+    /// What is not split yet, if anything is left.
+    #[must_use]
+    pub fn rest(&self) -> Option<&'a str> {
+        self.rest
+    }
+}
+
 impl<'a> Iterator for Payload<'a> {
     type Item = Result<PayloadPacket<'a>, DecodeError>;
 

@@ -241,7 +241,7 @@ impl Admission {
     }
 
     /// What the limits know the address by; a proxy is many clients, and has none.
-    fn address(&self, address: IpAddr) -> Option<Address> {
+    pub(crate) fn address(&self, address: IpAddr) -> Option<Address> {
         (!self.trusted_proxies.contains(address.to_canonical())).then(|| Address::of(address))
     }
 

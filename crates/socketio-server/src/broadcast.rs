@@ -89,6 +89,22 @@ impl Handle {
         }
     }
 
+    /// Runs `f` once for each socket in a room that `rooms` names, on the sockets' shards and in order with the broadcasts.
+    pub fn for_each_in_rooms(
+        &self,
+        namespace: &str,
+        rooms: impl Fn(&str) -> bool + Send + Sync + 'static,
+        f: impl Fn(&Socket) + Send + Sync + 'static,
+    ) {
+        let Some(namespace) = self.namespace(namespace) else { return };
+        let rooms: Arc<dyn Fn(&str) -> bool + Send + Sync> = Arc::new(rooms);
+        let f: Arc<dyn Fn(&Socket) + Send + Sync> = Arc::new(f);
+        let _order = self.recovery().map(Memory::history);
+        for mailbox in &self.0.mailboxes {
+            let _ = mailbox.send(Command::EachInRooms { namespace, rooms: rooms.clone(), f: f.clone() });
+        }
+    }
+
     /// Runs `f` for every socket of a namespace, on the sockets' shards and in order with the broadcasts.
     pub fn for_each(&self, namespace: &str, f: impl Fn(&Socket) + Send + Sync + 'static) {
         let Some(namespace) = self.namespace(namespace) else { return };

@@ -78,8 +78,9 @@ pub struct Config {
     /// [refused](crate::Namespace::on_refused), and at twice as many at once the connection is closed. All that its client
     /// sends counts: events, acks, attachments, fragments, control frames. Default 1,000: at 7 µs each, a hundredth of a core.
     pub event_rate_per_socket: u32,
-    /// Bytes of unfinished messages that each shard holds for its clients together. Past it, connections that hold more than
-    /// 4 KiB of one are closed. Default 64 MiB: sixty of the largest messages on their way at once.
+    /// Bytes of messages that are not whole yet, or wait to be handled, which each shard holds for its clients together; a quarter
+    /// of it for the clients of one address. Past it, connections that hold more than 4 KiB are closed, and events that would
+    /// wait are refused. Default 64 MiB: sixty of the largest messages on their way at once.
     pub max_unfinished_bytes: usize,
     /// Proxies whose `X-Forwarded-For` is believed; none of the limits by address is theirs. Default: none.
     pub trusted_proxies: TrustedProxies,
@@ -103,7 +104,8 @@ pub struct Config {
     pub outbox_hard_limit: usize,
     /// How long a client with something waiting may take nothing before its connection is closed. Default 15 s.
     pub write_stall_timeout: Duration,
-    /// Events of one socket that may wait for a running handler before its connection is no longer read. Default 64.
+    /// Bytes of one connection's events that may wait for running handlers, those that they handle included, before the connection
+    /// is no longer read. Default 512 KiB: some 1,500 usual events, which take 256 bytes each besides their text.
     pub handler_backlog: usize,
     /// Sockets of a shard that a broadcast is queued for before the shard's other tasks get their turn. Default 2,048,
     /// which takes about 0.3 ms.
@@ -150,7 +152,7 @@ impl Default for Config {
             outbox_soft_limit: 256 * 1024,
             outbox_hard_limit: 1024 * 1024,
             write_stall_timeout: Duration::from_secs(15),
-            handler_backlog: 64,
+            handler_backlog: 512 * 1024,
             fanout_per_turn: 2_048,
             large_room: 64,
             recovery: None,
@@ -182,6 +184,16 @@ pub(crate) const BURST_SECONDS: u32 = 10;
 /// 80 MB.
 pub(crate) const SMALL_UNFINISHED: usize = 4 * 1024;
 
+/// One address may hold so much of [`Config::max_unfinished_bytes`], a quarter: sixteen of the largest messages by default.
+pub(crate) const ADDRESS_SHARE: usize = 4;
+
+/// What an event that waits takes besides its text, the future that handles it included.
+pub(crate) const EVENT_OVERHEAD: usize = 256;
+
+/// Events of a socket that are handled side by side, where their handler [allows it](crate::Namespace::on_overlapping). So a
+/// thousand of them take a handful of turns of whatever answers them.
+pub(crate) const MAX_OVERLAPPING: usize = 256;
+
 /// After so many times of [`Config::write_stall_timeout`] without the other side taking anything the kernel ends a TCP
 /// connection (`TCP_USER_TIMEOUT`): for what the engine does not see, such as an answer over plain HTTP. Twice, so that
 /// a WebSocket ends by its own timer, which says why.
@@ -193,6 +205,27 @@ pub(crate) const MAX_SHARDS: usize = 256;
 /// When a heartbeat follows a namespace's greeting at the earliest, and within as long again, if there is recovery: late
 /// enough for most clients to have upgraded and joined their rooms.
 pub(crate) const FIRST_HEARTBEAT: Duration = Duration::from_millis(200);
+
+/// Time on its shard that a connection's messages may take each second, on the average: a message that takes longer than its
+/// share of it, by [`Config::event_rate_per_socket`], counts as several. By default a share is 70 µs, ten times what an event
+/// takes.
+pub(crate) const WORK_PER_SECOND: Duration = Duration::from_millis(70);
+
+/// A message counts as no more than a tenth of what may come each second, however long it takes.
+pub(crate) const LONGEST_WORK_SHARE: u32 = 10;
+
+/// For how long a connection handles what its client sends, before others get their turn: some tens of events.
+pub(crate) const SLICE: Duration = Duration::from_micros(200);
+
+/// How far a client may be ahead of its rate for its messages to be handled at once: by default 100 events, more than a page
+/// sends when it opens. Those of a client that is further ahead wait for a turn.
+pub(crate) const HEAD_START: Duration = Duration::from_millis(100);
+
+/// How long turns are given to those who wait for one, before the others get theirs: some ten slices.
+pub(crate) const TURN: Duration = Duration::from_millis(2);
+
+/// Rooms of a socket from which on its end waits for a turn: to leave them, and to keep what it was in, takes a microsecond each.
+pub(crate) const MANY_ROOMS: usize = 64;
 
 /// Bytes read from a WebSocket at a time, into a buffer that the shard's connections share. 64 KiB is what a
 /// default loopback or LAN socket has ready at most in one go.
@@ -210,6 +243,11 @@ pub(crate) const FLUSHES_PER_LOOK: usize = 8;
 
 /// Bytes of several frames that are put together for one write. More is told to the kernel in pieces.
 pub(crate) const SMALL_WRITE: usize = 512;
+
+/// A replay, or events that are larger by themselves, may wait for a client although they are so many times larger than
+/// [`Config::outbox_hard_limit`]: broadcasts are the history's, which is bounded, and no copies. More than that the client would
+/// hardly ever get in one piece.
+pub(crate) const LARGEST_WAIT: usize = 16;
 
 /// Frames that one vectored write takes. Linux allows 1,024; past 64 the call itself is no longer what costs.
 pub(crate) const FRAMES_PER_WRITE: usize = 64;

@@ -21,8 +21,8 @@ use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    DisconnectReason, Socket, admission::ConnectionPlace, identifier::Id, outbox::Outbox, shard::Shard,
-    transport::Transport,
+    DisconnectReason, Socket, admission::ConnectionPlace, config::MANY_ROOMS, identifier::Id, outbox::Outbox,
+    shard::Shard, transport::Transport,
 };
 
 /// Names a connection of a shard. The generation tells it from others that had the same index.
@@ -83,9 +83,12 @@ pub(crate) struct Connection {
     assembling: RefCell<Option<Box<Assembling>>>,
     /// When what came is paid for, in the shard's time.
     paid_at: Cell<u64>,
-    /// Bytes of an unfinished message, as the shard knows.
-    unfinished: Cell<usize>,
+    /// The time that its messages are handled in.
+    slice: Cell<Slice>,
+    turn: Cell<Turn>,
+    held: Cell<Held>,
     heartbeat: Cell<Heartbeat>,
+    extra_pings: Cell<ExtraPings>,
     /// When a first namespace must be connected to; none once one is.
     connect_by: Cell<Option<Instant>>,
     /// The connection's earliest entry among the shard's timers.
@@ -116,6 +119,44 @@ struct Arrivals {
 enum Heartbeat {
     PingAt(Instant),
     PongBy(Instant),
+}
+
+/// Bytes of the client's messages that the server holds, as the shard's account has them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    /// Of a message that is not whole.
+    unfinished: usize,
+    /// Of events that wait for handlers or are with one.
+    waiting: usize,
+}
+
+/// A slice of the shard's time, in nanoseconds as the shard counts them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slice {
+    began: u64,
+    /// When the last message was handled.
+    at: u64,
+}
+
+/// Whether the connection handles what its client sends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Turn {
+    /// As it comes.
+    #[default]
+    Free,
+    /// It waits for its turn.
+    Waiting,
+    /// For one slice.
+    Given,
+}
+
+/// Heartbeats besides the one that asks what has arrived.
+#[derive(Debug, Clone, Copy, Default)]
+struct ExtraPings {
+    /// Behind the one that is under way.
+    sent: u16,
+    /// Behind earlier ones, whose answers are yet to come.
+    unanswered: u16,
 }
 
 /// A packet whose attachments have not all come.
@@ -162,8 +203,11 @@ impl Connection {
             is_behind: Cell::new(false),
             is_over_rate: Cell::new(false),
             paid_at: Cell::new(0),
-            unfinished: Cell::new(0),
+            slice: Cell::default(),
+            turn: Cell::default(),
+            held: Cell::default(),
             heartbeat: Cell::new(Heartbeat::PingAt(now + Self::ping_delay(shard))),
+            extra_pings: Cell::default(),
             connect_by: Cell::new(connect_by),
             timer_at: Cell::new(None),
             reader: RefCell::default(),
@@ -187,6 +231,11 @@ impl Connection {
 
     pub(crate) fn socket(&self, namespace: u16) -> Option<Socket> {
         self.sockets.borrow().iter().find(|socket| socket.reference().namespace == namespace).cloned()
+    }
+
+    /// Whether it takes long to close it.
+    pub(crate) fn is_in_many_rooms(&self) -> bool {
+        self.sockets.borrow().iter().any(|socket| socket.inner().memberships.borrow().len() > MANY_ROOMS)
     }
 
     /// Handles packets of the client; what they cause leaves together when `f` is done.
@@ -220,7 +269,8 @@ impl Connection {
         self.paused.get()
     }
 
-    fn set_paused(&self, paused: bool) {
+    #[cold]
+    fn set_paused(self: &Rc<Self>, paused: bool) {
         if self.paused.replace(paused) == paused {
             return;
         }
@@ -228,7 +278,9 @@ impl Connection {
             self.shard.metrics.reads_paused.increment();
         } else {
             self.wake_reader();
-            self.transport.borrow_mut().resume();
+            if self.transport.borrow().has_unhandled() {
+                self.wait_for_turn();
+            }
         }
     }
 
@@ -237,10 +289,6 @@ impl Connection {
     }
 
     fn has_full_backlog(&self) -> bool {
-        let limit = self.shard.config.handler_backlog;
-        self.sockets
-            .borrow()
-            .iter()
-            .any(|socket| socket.inner().backlog.borrow().as_ref().is_some_and(|backlog| backlog.0.len() >= limit))
+        self.held.get().waiting > self.shard.config.handler_backlog
     }
 }

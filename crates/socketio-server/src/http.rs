@@ -280,7 +280,7 @@ async fn engine(
     };
     match query.transport.as_deref() {
         Some("polling") => match sid {
-            Some(sid) => polling_request(shard, request, place, sid).await,
+            Some(sid) => polling_request(shard, request, client, place, sid).await,
             None if request.method() != Method::GET => Err(EngineError::BadHandshakeMethod),
             None if shard.is_draining() => Err(EngineError::Unavailable),
             None => Ok(packets(open_polling(shard, origin(request.headers())?))),
@@ -378,6 +378,7 @@ fn accept_websocket(request: &Request<Incoming>) -> Result<Response<ResponseBody
 async fn polling_request(
     shard: &Rc<Shard>,
     request: Request<Incoming>,
+    client: IpAddr,
     place: &HttpPlace,
     sid: Id,
 ) -> Result<Response<ResponseBody>, EngineError> {
@@ -403,7 +404,7 @@ async fn polling_request(
                 return Err(EngineError::UnsupportedEncoding);
             }
             let waiting = place.await_body().map_err(EngineError::Limit)?;
-            let body = match read_body(shard, request.into_body()).await {
+            let body = match read_body(shard, client, request.into_body()).await {
                 Err(EngineError::TooLarge) => {
                     let (done, closed) = oneshot::channel();
                     shard.route(EngineRequest::Oversized { sid, done });
@@ -422,16 +423,16 @@ async fn polling_request(
     }
 }
 
-async fn read_body(shard: &Shard, body: Incoming) -> Result<Bytes, EngineError> {
+async fn read_body(shard: &Shard, client: IpAddr, body: Incoming) -> Result<Bytes, EngineError> {
     if body.size_hint().lower() > shard.config.max_payload as u64 {
         return Err(EngineError::TooLarge);
     }
-    timeout(shard.config.body_timeout, collect(shard, body)).await.unwrap_or(Err(EngineError::Timeout))
+    timeout(shard.config.body_timeout, collect(shard, client, body)).await.unwrap_or(Err(EngineError::Timeout))
 }
 
-async fn collect(shard: &Shard, body: Incoming) -> Result<Bytes, EngineError> {
+async fn collect(shard: &Shard, client: IpAddr, body: Incoming) -> Result<Bytes, EngineError> {
     let mut body = pin!(Limited::new(body, shard.config.max_payload));
-    let mut held = Held { shard, bytes: Vec::new(), count: 0 };
+    let mut held = HeldBody { shard, client, bytes: Vec::new(), count: 0 };
     while let Some(frame) = body.frame().await {
         match frame {
             Ok(frame) => held.add(&frame.into_data().unwrap_or_default())?,
@@ -443,24 +444,25 @@ async fn collect(shard: &Shard, body: Incoming) -> Result<Bytes, EngineError> {
 }
 
 /// What has come of a body.
-struct Held<'a> {
+struct HeldBody<'a> {
     shard: &'a Shard,
+    client: IpAddr,
     bytes: Vec<u8>,
     /// As the shard knows it.
     count: usize,
 }
 
-impl Held<'_> {
+impl HeldBody<'_> {
     fn add(&mut self, data: &[u8]) -> Result<(), EngineError> {
         self.bytes.extend_from_slice(data);
         let before = std::mem::replace(&mut self.count, self.bytes.capacity());
-        if self.shard.hold(before, self.count) { Ok(()) } else { Err(EngineError::NoRoom) }
+        if self.shard.hold(self.client, before, self.count) { Ok(()) } else { Err(EngineError::NoRoom) }
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for HeldBody<'_> {
     fn drop(&mut self) {
-        self.shard.hold(self.count, 0);
+        self.shard.hold(self.client, self.count, 0);
     }
 }
 

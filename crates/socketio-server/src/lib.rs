@@ -74,6 +74,7 @@ mod connection;
 mod event;
 mod fanout;
 mod frame;
+mod held;
 mod http;
 mod identifier;
 mod limit;
@@ -91,6 +92,7 @@ mod socket;
 mod timers;
 mod tls;
 mod transport;
+mod turns;
 
 pub use address::TrustedProxies;
 pub use broadcast::{Broadcast, Delivery, Handle};

@@ -44,6 +44,8 @@ limits! {
     EventRate => "event rate per socket",
     /// [`Config::max_unfinished_bytes`](crate::Config::max_unfinished_bytes).
     UnfinishedBytes => "unfinished bytes",
+    /// The share of it that one address has.
+    UnfinishedBytesPerAddress => "unfinished bytes per address",
     /// [`Config::max_attachments`](crate::Config::max_attachments).
     Attachments => "attachments",
     /// [`Config::max_json_depth`](crate::Config::max_json_depth).

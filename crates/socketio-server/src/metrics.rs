@@ -1,6 +1,9 @@
 //! What the engine counts. Each shard counts for itself, so that no two threads write the same cache line.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use crate::{DisconnectReason, Limit, RecoveryFailure};
 
@@ -11,6 +14,9 @@ macro_rules! metrics {
         #[repr(align(128))]
         pub(crate) struct ShardMetrics {
             $(pub(crate) $name: Metric,)*
+            /// Nanoseconds of the longest turn since the last tick of the clock that clears it, and of the time before.
+            pub(crate) longest_turn: Metric,
+            pub(crate) longest_turn_before: Metric,
             disconnects: [AtomicU64; DisconnectReason::ALL.len()],
             recovery_failures: [AtomicU64; RecoveryFailure::ALL.len()],
             limits: [AtomicU64; Limit::ALL.len()],
@@ -18,7 +24,10 @@ macro_rules! metrics {
 
         impl Default for ShardMetrics {
             fn default() -> Self {
-                Self { $($name: Metric::default(),)* disconnects: [const { AtomicU64::new(0) }; DisconnectReason::ALL.len()],
+                Self { $($name: Metric::default(),)*
+                    longest_turn: Metric::default(),
+                    longest_turn_before: Metric::default(),
+                    disconnects: [const { AtomicU64::new(0) }; DisconnectReason::ALL.len()],
                     recovery_failures: [const { AtomicU64::new(0) }; RecoveryFailure::ALL.len()],
                     limits: [const { AtomicU64::new(0) }; Limit::ALL.len()],
                 }
@@ -36,6 +45,8 @@ macro_rules! metrics {
             pub recovery_failures: Vec<(RecoveryFailure, u64)>,
             /// How often each limit was met.
             pub limits: Vec<(Limit, u64)>,
+            /// Gauge: the longest time of late that a shard did one thing and nothing else.
+            pub longest_turn: Duration,
             /// Gauge: TCP connections, whatever they speak.
             pub streams: u64,
             /// Gauge: what the server waits for of [`Config::max_handshakes`](crate::Config::max_handshakes).
@@ -76,8 +87,11 @@ macro_rules! metrics {
                         (*limit, shards.clone().map(of).sum())
                     })
                     .collect();
+                let turns = shards.clone().map(|shard| shard.longest_turn.get().max(shard.longest_turn_before.get()));
+                let longest_turn = Duration::from_nanos(turns.max().unwrap_or_default());
                 Self {
                     limits,
+                    longest_turn,
                     $($name: shards.clone().map(|shard| shard.$name.get()).sum(),)*
                     disconnects,
                     recovery_failures,

@@ -36,18 +36,21 @@ type OnEvent = dyn Fn(&Socket, Event<'_>) + Send + Sync;
 type Save = dyn Fn(&Socket) -> String + Send + Sync;
 type Restore = dyn Fn(&Socket, &str, Option<&RawValue>) -> bool + Send + Sync;
 type OnDisconnect = dyn Fn(&Socket, DisconnectReason) + Send + Sync;
+type OnOwnedEvent = dyn Fn(Socket, OwnedEvent) -> HandlerFuture + Send + Sync;
 pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = ()>>>;
 
 pub(crate) enum Handler {
     Sync(Box<OnEvent>),
-    Async(Box<dyn Fn(Socket, OwnedEvent) -> HandlerFuture + Send + Sync>),
+    Async(Box<OnOwnedEvent>),
+    /// Side by side with others of the kind.
+    Overlapping(Box<OnOwnedEvent>),
 }
 
 /// A namespace's name and handlers.
 ///
 /// The events of one socket are handled in the order they came; an asynchronous handler makes the next event of its
-/// socket wait, and no other socket's. While more events wait than
-/// [`Config::handler_backlog`](crate::Config::handler_backlog) allows, nothing of their connection is read, the acks of its client
+/// socket wait, and no other socket's, unless the two [overlap](Namespace::on_overlapping). While more of a connection's events wait
+/// than [`Config::handler_backlog`](crate::Config::handler_backlog) allows, nothing of it is read, the acks of its client
 /// included.
 pub struct Namespace {
     name: &'static str,
@@ -153,6 +156,23 @@ impl Namespace {
         self
     }
 
+    /// As [`Namespace::on_async`], for a future that asks something which answers in the order in which it was asked, at its
+    /// first poll. The socket's next event need not wait if it is handled in the same way: the futures run side by side, some
+    /// hundreds at a time, and are polled for the first time in the order of their events. All other events of the socket wait until
+    /// those before them are done.
+    #[must_use]
+    pub fn on_overlapping<F>(
+        mut self,
+        event: &'static str,
+        f: impl Fn(Socket, OwnedEvent) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        self.handlers.insert(event, Handler::Overlapping(Box::new(move |socket, event| Box::pin(f(socket, event)))));
+        self
+    }
+
     /// Handles every event that has no handler of its own.
     #[must_use]
     pub fn fallback(mut self, f: impl Fn(&Socket, Event<'_>) + Send + Sync + 'static) -> Self {
@@ -160,7 +180,7 @@ impl Namespace {
         self
     }
 
-    /// Asked before each event is handled; if it returns false, [`Namespace::on_refused`] gets the event.
+    /// Asked right before each event is handled; if it returns false, [`Namespace::on_refused`] gets the event.
     #[must_use]
     pub fn admit(mut self, f: impl Fn(&Socket) -> bool + Send + Sync + 'static) -> Self {
         self.admit = Some(Box::new(f));

@@ -49,6 +49,12 @@ impl Outbox {
         self.bytes
     }
 
+    /// Bytes of the frames that are larger than so many by themselves, and how many these are.
+    pub(crate) fn larger_than(&self, bytes: usize) -> (usize, usize) {
+        let large = self.frames.iter().map(|frame| frame.len()).filter(|length| *length > bytes);
+        large.fold((0, 0), |(sum, count), length| (sum + length, count + 1))
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }

@@ -34,10 +34,15 @@ impl Rate {
 
     /// Takes one. `paid_at` is when all that was taken is paid for, `now` the time, both in nanoseconds since the same moment.
     pub(crate) fn take(self, paid_at: u64, now: u64) -> (u64, Pace) {
+        self.take_many(1, paid_at, now)
+    }
+
+    /// Takes so many.
+    pub(crate) fn take_many(self, count: u32, paid_at: u64, now: u64) -> (u64, Pace) {
         if self.cost == 0 {
             return (0, Pace::Within);
         }
-        let paid_at = paid_at.max(now).saturating_add(self.cost);
+        let paid_at = paid_at.max(now).saturating_add(self.cost.saturating_mul(u64::from(count)));
         let owed = paid_at - now;
         let pace = match owed {
             owed if owed <= self.credit => Pace::Within,

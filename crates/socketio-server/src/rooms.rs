@@ -67,6 +67,16 @@ impl Rooms {
         self.turn
     }
 
+    /// Rooms have places below this number. One that is made meanwhile may have a higher one.
+    pub(crate) fn places(&self) -> usize {
+        self.rooms.capacity()
+    }
+
+    /// The room in a place, if there is one, and its members.
+    pub(crate) fn at(&self, place: usize) -> Option<(&str, &[Member])> {
+        self.rooms.get(place).map(|room| (&*room.name, &*room.members))
+    }
+
     pub(crate) fn members(&self, name: &str) -> &[Member] {
         self.by_name.get(name).and_then(|&room| self.rooms.get(room)).map_or(&[], |room| &room.members)
     }

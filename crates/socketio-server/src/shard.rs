@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     net::{SocketAddr, TcpStream},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
@@ -19,13 +19,14 @@ use tokio::{
 };
 
 use crate::{
-    Config, DisconnectReason, Handle, Limit, Namespace, RawEndpoint, Socket, SocketRef, Tls,
+    Config, DisconnectReason, Handle, Namespace, RawEndpoint, Socket, SocketRef, Tls,
     admission::{HttpPlace, StreamPlace},
     broadcast::Job,
-    config::{BURST_SECONDS, FLUSH_TURN, FLUSHES_PER_LOOK, SMALL_UNFINISHED},
+    config::{BURST_SECONDS, FLUSH_TURN, FLUSHES_PER_LOOK, TURN, WORK_PER_SECOND},
     connection::{Connection, ConnectionKey},
     fanout::{Fanout, Pace},
     frame::Frame,
+    held::Account,
     http::{Fallback, serve_connection},
     identifier::{Entropy, Id, SocketIds},
     metrics::ShardMetrics,
@@ -34,6 +35,7 @@ use crate::{
     rooms::Rooms,
     timers::{Timer, Timers},
     transport::{EngineRequest, Farewells},
+    turns::Turns,
 };
 
 type SocketJob = Box<dyn FnOnce(Option<&Socket>) + Send>;
@@ -47,6 +49,11 @@ pub(crate) enum Command {
     EachInRoom {
         namespace: u16,
         room: Arc<str>,
+        f: EachJob,
+    },
+    EachInRooms {
+        namespace: u16,
+        rooms: Arc<dyn Fn(&str) -> bool + Send + Sync>,
         f: EachJob,
     },
     Each {
@@ -100,10 +107,11 @@ pub(crate) struct Shard {
     pub(crate) farewells: RefCell<Farewells>,
     pub(crate) entropy: RefCell<Entropy>,
     pub(crate) scratch: Cell<Option<Box<[u8]>>>,
-    /// Bytes of unfinished messages.
-    unfinished: Cell<usize>,
+    pub(crate) held: Account,
     began: Instant,
     pub(crate) event_rate: Rate,
+    /// Nanoseconds that a message may take before it counts as more than one.
+    pub(crate) event_work: u64,
     pub(crate) request_rate: Rate,
     pub(crate) ping: Rc<Frame>,
     timers: RefCell<Timers>,
@@ -111,6 +119,7 @@ pub(crate) struct Shard {
     /// Connections with something new to write.
     unflushed: RefCell<VecDeque<Rc<Connection>>>,
     flush_due: Notify,
+    pub(crate) turns: Turns,
     serial: Cell<u32>,
     /// The broadcast that is under way.
     fanout: RefCell<Option<Fanout>>,
@@ -154,6 +163,7 @@ impl Shard {
         let start = handle.recovery().map_or(0, |recovery| recovery.history().start());
         let rate = |per_second: u32| Rate::new(per_second, per_second.saturating_mul(BURST_SECONDS));
         let (event_rate, request_rate) = (rate(config.event_rate_per_socket), rate(config.request_rate_per_session));
+        let event_work = (WORK_PER_SECOND.as_nanos() as u64).checked_div(config.event_rate_per_socket.into());
         Rc::new(Self {
             id,
             config,
@@ -166,15 +176,17 @@ impl Shard {
             farewells: RefCell::default(),
             entropy: RefCell::new(Entropy::new()),
             scratch: Cell::new(None),
-            unfinished: Cell::new(0),
+            held: Account::default(),
             began: Instant::now(),
             event_rate,
+            event_work: event_work.unwrap_or(u64::MAX),
             request_rate,
             ping: Rc::new(Frame::text(|out| out.push(b'2'))),
             timers: RefCell::default(),
             timers_changed: Notify::new(),
             unflushed: RefCell::default(),
             flush_due: Notify::new(),
+            turns: Turns::default(),
             serial: Cell::new(0),
             fanout: RefCell::default(),
             position: Cell::new(start),
@@ -195,12 +207,13 @@ impl Shard {
         let timers = tokio::task::spawn_local(self.clone().run_timers());
         let saver = tokio::task::spawn_local(self.clone().save_sessions());
         let tidier = tokio::task::spawn_local(self.clone().tidy_up());
+        let turns = tokio::task::spawn_local(self.clone().give_turns());
         // A task of its own, because the runtime polls what it was started with only after a look at the network.
         let served = tokio::task::spawn_local(self.clone().serve_mailbox(mailbox)).await;
         if let Err(panic) = served {
             std::panic::resume_unwind(panic.into_panic());
         }
-        for task in [flusher, timers, saver, tidier] {
+        for task in [flusher, timers, saver, tidier, turns] {
             task.abort();
         }
         tracing::debug!(shard = self.id, connections_left = self.streams.get(), "shard stopped");
@@ -219,6 +232,7 @@ impl Shard {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return,
             };
             let Some(first) = first else { return };
+            let mut began = self.now();
             commands.push_back(first);
             take_waiting(&mut mailbox, &mut commands);
             while let Some(command) = commands.pop_front() {
@@ -248,8 +262,19 @@ impl Shard {
                             take_waiting(&mut mailbox, &mut commands);
                         }
                     }
+                    Command::EachInRoom { namespace, room, f } => {
+                        self.ask_each(self.members(namespace, &room), &f, &mut began).await;
+                    }
+                    Command::EachInRooms { namespace, rooms, f } => {
+                        self.ask_each_in_rooms(namespace, &*rooms, &f, &mut began).await;
+                    }
+                    Command::Each { namespace, f } => {
+                        let sockets = self.space(namespace).sockets.borrow().values().cloned().collect();
+                        self.ask_each(sockets, &f, &mut began).await;
+                    }
                     command => self.carry_out(command),
                 }
+                self.give_way(&mut began).await;
             }
         }
     }
@@ -274,28 +299,61 @@ impl Shard {
                 let socket = self.socket(socket);
                 self.guarded(|| f(socket.as_ref()));
             }
-            Command::EachInRoom { namespace, room, f } => {
-                let members: Vec<Socket> = {
-                    let space = self.space(namespace);
-                    let (rooms, sockets) = (space.rooms.borrow(), space.sockets.borrow());
-                    let own = Id::parse(&room).and_then(|id| sockets.get(&id));
-                    rooms.members(&room).iter().map(|member| &member.socket).chain(own).cloned().collect()
-                };
-                for socket in &members {
-                    self.guarded(|| f(socket));
-                }
-            }
-            Command::Each { namespace, f } => {
-                let sockets: Vec<Socket> = self.space(namespace).sockets.borrow().values().cloned().collect();
-                for socket in &sockets {
-                    self.guarded(|| f(socket));
-                }
-            }
             Command::Engine(request) => self.handle_request(request),
             Command::Mark(reached) => {
                 let _ = reached.send(());
             }
-            Command::Broadcast(_) | Command::Drain(_) => {}
+            Command::Broadcast(_)
+            | Command::Drain(_)
+            | Command::EachInRoom { .. }
+            | Command::EachInRooms { .. }
+            | Command::Each { .. } => {}
+        }
+    }
+
+    fn members(&self, namespace: u16, room: &str) -> Vec<Socket> {
+        let space = self.space(namespace);
+        let (rooms, sockets) = (space.rooms.borrow(), space.sockets.borrow());
+        let own = Id::parse(room).and_then(|id| sockets.get(&id));
+        rooms.members(room).iter().map(|member| &member.socket).chain(own).cloned().collect()
+    }
+
+    async fn ask_each(&self, sockets: Vec<Socket>, f: &EachJob, began: &mut u64) {
+        for socket in &sockets {
+            self.guarded(|| f(socket));
+            self.give_way(began).await;
+        }
+    }
+
+    async fn ask_each_in_rooms(
+        &self,
+        namespace: u16,
+        is_meant: &(dyn Fn(&str) -> bool + Send + Sync),
+        f: &EachJob,
+        began: &mut u64,
+    ) {
+        let mut asked = HashSet::new();
+        let rooms = &self.space(namespace).rooms;
+        let places = rooms.borrow().places();
+        for place in 0..places {
+            let members = {
+                let rooms = rooms.borrow();
+                let room = rooms.at(place).filter(|(name, _)| self.guarded(|| is_meant(name)) == Some(true));
+                let members = room.into_iter().flat_map(|(_, members)| members).map(|member| &member.socket);
+                members.filter(|socket| asked.insert(socket.reference())).cloned().collect()
+            };
+            self.ask_each(members, f, began).await;
+            self.give_way(began).await;
+        }
+    }
+
+    /// Lets others have their turn after a while.
+    async fn give_way(&self, began: &mut u64) {
+        let taken = self.now() - *began;
+        if taken > TURN.as_nanos() as u64 {
+            self.note_turn(taken);
+            yield_now().await;
+            *began = self.now();
         }
     }
 
@@ -373,22 +431,6 @@ impl Shard {
     pub(crate) fn now(&self) -> u64 {
         // 2^64 ns are 584 years.
         self.began.elapsed().as_nanos() as u64
-    }
-
-    /// Takes note that the unfinished message of a client, of which `before` bytes were held, now has `after`. False if it
-    /// is too many.
-    pub(crate) fn hold(&self, before: usize, after: usize) -> bool {
-        if before == after {
-            return true;
-        }
-        let held = self.unfinished.get().saturating_sub(before).saturating_add(after);
-        self.unfinished.set(held);
-        self.metrics.unfinished_bytes.set(held as u64);
-        let fits = held <= self.config.max_unfinished_bytes || after <= before.max(SMALL_UNFINISHED);
-        if !fits {
-            self.metrics.limit_met(Limit::UnfinishedBytes);
-        }
-        fits
     }
 
     // --- broadcasts and flushing ---
@@ -475,13 +517,17 @@ impl Shard {
         }
     }
 
-    /// Tells how far the shard's sessions have come, and forgets what recovery need not remember any longer. One shard does
-    /// that for all.
+    /// Begins another while for the longest turn, tells how far the shard's sessions have come, and forgets what recovery need
+    /// not remember any longer. One shard does that for all.
     async fn tidy_up(self: Rc<Self>) {
         // Heartbeats tell how far the sessions have come, so more often would tell nothing new.
         let mut ticks = tokio::time::interval(TIDY_INTERVAL.min(self.config.ping_interval));
-        while let Some(recovery) = self.handle.recovery() {
+        loop {
             ticks.tick().await;
+            let longest = self.metrics.longest_turn.get();
+            self.metrics.longest_turn.set(0);
+            self.metrics.longest_turn_before.set(longest);
+            let Some(recovery) = self.handle.recovery() else { continue };
             self.confirmed.borrow_mut().begin(self.past_position());
             recovery.confirmed(self.id, self.confirmed.borrow().position());
             if self.id == 0 {
@@ -552,7 +598,7 @@ impl Shard {
                 () = self.timers_changed.notified() => {}
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
-            let now = Instant::now();
+            let (now, mut began) = (Instant::now(), self.now());
             loop {
                 let Some(timer) = self.timers.borrow_mut().pop_due(now) else { break };
                 match timer {
@@ -563,6 +609,8 @@ impl Shard {
                     }
                     Timer::Socket(reference) => self.on_socket_timer(reference, now),
                 }
+                // Many tokens may end in the same second, and many clients may have gone silent together.
+                self.give_way(&mut began).await;
             }
             self.tidy_timers();
         }

@@ -17,9 +17,11 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     AckError, AckReply, Broadcast, EncodeError, EventArgs, Handle, JoinError, Limit, OwnedEvent,
+    config::MAX_OVERLAPPING,
     connection::{Connection, ConnectionKey},
     event::check_name,
     frame::Frame,
+    held::HeldMessage,
     identifier::Id,
     recovery::{ASK_AT_BYTES, Offset, SavedSession, SocketRecovery},
     rooms::Memberships,
@@ -41,7 +43,7 @@ pub(crate) struct SocketInner {
     pub(crate) memberships: RefCell<Memberships>,
     data: RefCell<Option<Box<dyn Any>>>,
     acks: RefCell<Option<Box<PendingAcks>>>,
-    /// Events that wait for the asynchronous handler that runs; none runs if absent.
+    /// None if no handler's future runs.
     pub(crate) backlog: RefCell<Option<Box<Backlog>>>,
     timer: Cell<Option<Instant>>,
     /// The socket's earliest entry among the shard's timers.
@@ -60,9 +62,22 @@ enum Memorable<'a> {
     In(&'a str),
 }
 
-/// Boxed, since hardly any socket has one at a time.
+/// The futures of a socket's handlers that run, and the events that wait for them. Boxed, since hardly any socket has one at a
+/// time.
 #[derive(Default)]
-pub(crate) struct Backlog(pub(crate) VecDeque<OwnedEvent>);
+pub(crate) struct Backlog {
+    pub(crate) waiting: VecDeque<(OwnedEvent, HeldMessage)>,
+    pub(crate) running: usize,
+    /// Others may run beside those that do.
+    pub(crate) overlaps: bool,
+}
+
+impl Backlog {
+    /// Whether one more may run, which `overlaps` or not.
+    pub(crate) fn takes(&self, overlaps: bool) -> bool {
+        self.running == 0 || (self.overlaps && overlaps && self.running < MAX_OVERLAPPING)
+    }
+}
 
 #[derive(Default)]
 struct PendingAcks {
@@ -194,6 +209,20 @@ impl Socket {
         self.0.connection.charge(events);
     }
 
+    /// Waits until the socket may do something that takes long, such as to verify a signature: so many at once, others of the shard's
+    /// clients would have to wait. What is then done, up to the next `await`, is to be done in [`Socket::work`].
+    pub async fn turn(&self) {
+        self.shard().turn().await;
+    }
+
+    /// Does something that takes long. Its time is the client's, who may take so much and no more: see
+    /// [`Config::event_rate_per_socket`].
+    ///
+    /// [`Config::event_rate_per_socket`]: crate::Config::event_rate_per_socket
+    pub fn work<T>(&self, f: impl FnOnce() -> T) -> T {
+        self.0.connection.work(f)
+    }
+
     /// A header of the handshake request, if [`Config::kept_headers`](crate::Config::kept_headers) names it.
     #[must_use]
     pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
@@ -318,7 +347,7 @@ impl Socket {
         let acks = self.0.acks.borrow_mut().take();
         drop(acks);
         if let Some(backlog) = self.0.backlog.borrow_mut().as_mut() {
-            backlog.0.clear();
+            backlog.waiting.clear();
         }
     }
 

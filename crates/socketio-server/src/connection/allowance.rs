@@ -2,8 +2,13 @@
 
 use std::rc::Rc;
 
-use super::{Connection, Violation};
-use crate::{DisconnectReason, Event, Limit, Socket, rate::Pace};
+use super::{Connection, Held, Slice, Turn, Violation};
+use crate::{
+    DisconnectReason, Event, Limit, Socket,
+    config::{HEAD_START, LONGEST_WORK_SHARE, SLICE},
+    rate::Pace,
+    transport::handle_post,
+};
 
 impl Connection {
     /// It has what it came for, so that the limits no longer count its handshake.
@@ -17,7 +22,11 @@ impl Connection {
 
     /// Counts what the client sends, whatever it is.
     pub(crate) fn pay(&self) -> Result<(), Violation> {
-        let (paid_at, pace) = self.shard.event_rate.take(self.paid_at.get(), self.shard.now());
+        self.pay_for(1, self.slice.get().at)
+    }
+
+    fn pay_for(&self, messages: u32, now: u64) -> Result<(), Violation> {
+        let (paid_at, pace) = self.shard.event_rate.take_many(messages, self.paid_at.get(), now);
         self.paid_at.set(paid_at);
         self.is_over_rate.set(pace != Pace::Within);
         if pace == Pace::FarOver {
@@ -27,33 +36,136 @@ impl Connection {
         Ok(())
     }
 
+    /// Counts the time that a message took as so many messages more.
+    fn pay_for_work(&self, nanoseconds: u64, now: u64) -> Result<(), Violation> {
+        if nanoseconds < self.shard.event_work {
+            return Ok(());
+        }
+        let messages = u32::try_from(nanoseconds / self.shard.event_work.max(1)).unwrap_or(u32::MAX);
+        // A handler may take long for reasons that are not the client's.
+        let most = (self.shard.config.event_rate_per_socket / LONGEST_WORK_SHARE).max(1);
+        self.pay_for(messages.min(most), now)
+    }
+
     /// Counts what the client has sent as so many messages more.
     pub(crate) fn charge(self: &Rc<Self>, messages: u32) {
-        for _ in 0..messages {
-            if let Err(reason) = self.pay() {
-                return self.close_later(reason);
-            }
+        if let Err(reason) = self.pay_for(messages, self.shard.now()) {
+            self.close_later(reason);
         }
+    }
+
+    // --- time ---
+
+    /// Begins to handle what the client sends. False if the client is so far ahead of its rate that the connection waits for its
+    /// turn.
+    pub(crate) fn begin_slice(self: &Rc<Self>) -> bool {
+        let now = self.shard.now();
+        let is_ahead = self.paid_at.get().saturating_sub(now) > HEAD_START.as_nanos() as u64;
+        match self.turn.get() {
+            Turn::Waiting => return false,
+            Turn::Free if is_ahead => {
+                self.wait_for_turn();
+                return false;
+            }
+            Turn::Free => {}
+            Turn::Given => self.turn.set(Turn::Free),
+        }
+        self.slice.set(Slice { began: now, at: now });
+        true
+    }
+
+    /// A message has been handled: counts the time that it took. False if the slice is over; then the connection waits for its
+    /// turn.
+    pub(crate) fn goes_on(self: &Rc<Self>) -> Result<bool, Violation> {
+        let now = self.shard.now();
+        let Slice { began, at } = self.slice.replace(Slice { at: now, ..self.slice.get() });
+        self.pay_for_work(now - at, now)?;
+        let goes_on = now - began < SLICE.as_nanos() as u64;
+        if !goes_on {
+            self.shard.note_turn(now - began);
+            self.wait_for_turn();
+        }
+        Ok(goes_on)
+    }
+
+    /// Has the rest handled when it is the connection's turn.
+    pub(crate) fn wait_for_turn(self: &Rc<Self>) {
+        if self.turn.replace(Turn::Waiting) != Turn::Waiting {
+            self.shard.queue_for_turn(self);
+        }
+    }
+
+    pub(crate) fn is_waiting_for_turn(&self) -> bool {
+        self.turn.get() == Turn::Waiting
+    }
+
+    /// It is the connection's turn.
+    pub(crate) fn take_turn(self: &Rc<Self>) {
+        self.turn.set(Turn::Given);
+        if self.transport.borrow().is_polling() {
+            handle_post(self);
+        } else {
+            self.wake_reader();
+        }
+    }
+
+    /// Does a piece of work that may take long, as [`Shard::turn`] allows, and counts its time as the client's.
+    pub(crate) fn work<T>(self: &Rc<Self>, f: impl FnOnce() -> T) -> T {
+        let began = self.shard.now();
+        let result = f();
+        let now = self.shard.now();
+        self.shard.note_turn(now - began);
+        if let Err(reason) = self.pay_for_work(now - began, now) {
+            self.close_later(reason);
+        }
+        result
     }
 
     /// Counts the bytes of the client's unfinished message: those of the transport, and of a packet that lacks attachments.
     pub(crate) fn hold(&self, in_transport: usize) -> Result<(), Violation> {
-        let bytes = in_transport + self.assembling.borrow().as_ref().map_or(0, |assembling| assembling.bytes);
-        if self.shard.hold(self.unfinished.replace(bytes), bytes) {
+        let unfinished = in_transport + self.assembling.borrow().as_ref().map_or(0, |assembling| assembling.bytes);
+        let held = self.held.get();
+        if unfinished == held.unfinished || self.set_held(Held { unfinished, ..held }) {
             Ok(())
         } else {
             Err(DisconnectReason::UnfinishedBytes)
         }
     }
 
-    /// Whether the socket's events are too many to be handled.
-    pub(super) fn refuses(&self, socket: &Socket) -> bool {
-        let handlers = self.shard.space(socket.reference().namespace).handlers();
-        if self.is_over_rate.get() {
-            self.shard.metrics.limit_met(Limit::EventRate);
-            return true;
+    /// Takes note that events which wait take so many bytes more, or fewer. False if the server holds too much, or the connection
+    /// is closed.
+    pub(crate) fn hold_waiting(self: &Rc<Self>, before: usize, after: usize) -> bool {
+        let held = self.held.get();
+        let fits = self.set_held(Held { waiting: held.waiting - before + after, ..held });
+        if self.is_paused() && after < before {
+            self.want_flush();
         }
-        handlers.admit.as_ref().is_some_and(|admit| self.shard.guarded(|| admit(socket)) == Some(false))
+        fits
+    }
+
+    fn set_held(&self, held: Held) -> bool {
+        let before = self.held.replace(held);
+        self.shard.hold(self.client, before.unfinished + before.waiting, held.unfinished + held.waiting)
+    }
+
+    /// Nothing of what has come is held any more but what handlers have.
+    pub(super) fn release_unfinished(&self) {
+        self.set_held(Held { unfinished: 0, ..self.held.get() });
+    }
+
+    /// Whether the connection's messages are too many to be handled.
+    pub(super) fn is_over_rate(&self) -> bool {
+        let is_over = self.is_over_rate.get();
+        if is_over {
+            self.shard.metrics.limit_met(Limit::EventRate);
+        }
+        is_over
+    }
+
+    /// Whether the application lets the socket's next event be handled.
+    pub(super) fn admits(&self, socket: &Socket) -> bool {
+        let handlers = self.shard.space(socket.reference().namespace).handlers();
+        handlers.admit.as_ref().is_none_or(|admit| self.shard.guarded(|| admit(socket)) != Some(false))
     }
 
     /// Has the client told, at once, even if others wait for a handler: waiting is what there is too much of.

@@ -143,7 +143,7 @@ impl Connection {
         self.outbox.borrow_mut().clear();
         self.count_waiting();
         self.assembling.borrow_mut().take();
-        self.shard.hold(self.unfinished.take(), 0);
+        self.release_unfinished();
         self.place.take();
         self.arrivals.borrow_mut().take();
         self.shard.metrics.connections.decrement();

@@ -5,41 +5,72 @@ use std::rc::Rc;
 use serde_json::value::RawValue;
 use socketio_protocol::packet;
 
-use super::Connection;
+use super::{Connection, Violation};
 use crate::{
     ConnectError, DisconnectReason, Socket, SocketRef,
+    config::EVENT_OVERHEAD,
     frame::Frame,
+    held::HeldMessage,
     namespace::OnSocket,
     recovery::{SocketRecovery, Wish, resume},
 };
 
 impl Connection {
-    pub(super) fn connect(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) {
+    pub(super) fn connect(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) -> Result<(), Violation> {
         let before = self.shard.space(namespace).handlers().before_connect.as_ref();
         let headers = self.headers.as_deref();
-        let Some(ready) = before.and_then(|before| self.shard.guarded(|| before(auth, headers)).flatten()) else {
-            return self.connect_now(namespace, auth);
-        };
-        self.connecting.borrow_mut().push(namespace);
-        let (connection, auth) = (self.clone(), auth.map(ToOwned::to_owned));
-        tokio::task::spawn_local(async move {
-            ready.await;
-            connection.no_longer_connecting(namespace);
-            if !connection.is_closed() {
-                connection.turn(|| connection.connect_now(namespace, auth.as_deref()));
-            }
-        });
+        let ready = before.and_then(|before| self.shard.guarded(|| before(auth, headers)).flatten());
+        // With a token there is a signature to verify, or a session to be found.
+        let is_light = auth.is_none() && headers.is_none();
+        if ready.is_none() && is_light {
+            self.connect_now(namespace, auth)
+        } else if ready.is_none() && self.shard.try_turn() {
+            self.work(|| self.connect_now(namespace, auth))
+        } else {
+            let Some((auth, held)) = self.keep_auth(auth) else { return Err(DisconnectReason::UnfinishedBytes) };
+            self.connecting.borrow_mut().push(namespace);
+            let connection = self.clone();
+            tokio::task::spawn_local(async move {
+                if let Some(ready) = ready {
+                    ready.await;
+                }
+                connection.shard.turn().await;
+                connection.no_longer_connecting(namespace);
+                if !connection.is_closed() {
+                    let connected =
+                        connection.turn(|| connection.work(|| connection.connect_now(namespace, auth.as_deref())));
+                    if let Err(reason) = connected {
+                        connection.close(reason);
+                    }
+                }
+                drop(held);
+            });
+            Ok(())
+        }
     }
 
-    fn connect_now(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) {
+    /// A copy of what a client says of itself, for as long as it waits.
+    fn keep_auth(self: &Rc<Self>, auth: Option<&RawValue>) -> Option<(Option<Box<RawValue>>, HeldMessage)> {
+        let bytes = auth.map_or(0, |auth| auth.get().len());
+        let held = HeldMessage::new(self, EVENT_OVERHEAD + bytes)?;
+        Some((auth.map(ToOwned::to_owned), held))
+    }
+
+    fn connect_now(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) -> Result<(), Violation> {
         let off = Wish::Session { recoverable: false };
         match self.shard.handle.recovery().filter(|recovery| recovery.is_on()).map_or(off, |_| Wish::of(auth)) {
             Wish::Session { recoverable } => self.connect_anew(namespace, auth, recoverable),
             Wish::Recovery(claim) => {
+                let Some((auth, held)) = self.keep_auth(auth) else { return Err(DisconnectReason::UnfinishedBytes) };
                 self.connecting.borrow_mut().push(namespace);
-                tokio::task::spawn_local(resume(self.clone(), namespace, claim, auth.map(ToOwned::to_owned)));
+                let connection = self.clone();
+                tokio::task::spawn_local(async move {
+                    resume(connection, namespace, claim, auth).await;
+                    drop(held);
+                });
             }
         }
+        Ok(())
     }
 
     pub(crate) fn no_longer_connecting(&self, namespace: u16) {

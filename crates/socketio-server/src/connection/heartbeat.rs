@@ -4,7 +4,7 @@ use std::{rc::Rc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Connection, Heartbeat};
+use super::{Connection, ExtraPings, Heartbeat};
 use crate::{DisconnectReason, config::FIRST_HEARTBEAT, shard::Shard, timers::Timer};
 
 impl Connection {
@@ -59,15 +59,29 @@ impl Connection {
             }
             // While its packets are not read, its answer may be among them. Either the write stall or the handlers bound
             // that; a client that no longer polls is not waited for.
-            Heartbeat::PongBy(by)
-                if by <= now && self.paused.get() && (self.is_blocked() || self.has_full_backlog()) =>
-            {
+            Heartbeat::PongBy(by) if by <= now && self.is_unread() => {
                 self.heartbeat.set(Heartbeat::PongBy(now + self.shard.config.ping_timeout));
+                self.ping_again();
             }
             Heartbeat::PongBy(by) if by <= now => return self.close(DisconnectReason::PingTimeout),
             _ => {}
         }
         self.set_timer();
+    }
+
+    /// Whether there may be packets of the client that are not read for reasons which end by themselves.
+    fn is_unread(&self) -> bool {
+        self.is_waiting_for_turn() || (self.paused.get() && (self.is_blocked() || self.has_full_backlog()))
+    }
+
+    /// Shows a client that is not read that the server is there: it leaves if no heartbeat comes for a while. The answer tells
+    /// nothing.
+    fn ping_again(self: &Rc<Self>) {
+        if !self.is_blocked() {
+            let extra = self.extra_pings.get();
+            self.extra_pings.set(ExtraPings { sent: extra.sent.saturating_add(1), ..extra });
+            self.queue_uncounted(self.shard.ping.clone());
+        }
     }
 
     /// Sends a heartbeat. Its answer tells that all before it has arrived.
@@ -110,7 +124,11 @@ impl Connection {
     }
 
     pub(super) fn on_pong(self: &Rc<Self>) {
-        if let Heartbeat::PongBy(_) = self.heartbeat.get() {
+        let ExtraPings { sent, unanswered } = self.extra_pings.get();
+        if let Some(unanswered) = unanswered.checked_sub(1) {
+            self.extra_pings.set(ExtraPings { sent, unanswered });
+        } else if let Heartbeat::PongBy(_) = self.heartbeat.get() {
+            self.extra_pings.set(ExtraPings { sent: 0, unanswered: sent });
             self.heartbeat.set(Heartbeat::PingAt(Instant::now() + Self::ping_delay(&self.shard)));
             // The next heartbeat may be due before the answer to this one was.
             self.set_timer();

@@ -11,6 +11,8 @@ use socketio_protocol::{
 use super::{Assembling, Connection, Protocol, Violation};
 use crate::{
     AckReply, ConnectError, DisconnectReason, Event, Limit, OwnedEvent, RawMessage, RawSocket, Socket,
+    config::SLICE,
+    held::HeldMessage,
     namespace::{Handler, HandlerFuture, Namespace},
 };
 
@@ -114,10 +116,7 @@ impl Connection {
             return match self.socket(namespace) {
                 Some(_) => Err(DisconnectReason::ParseError),
                 None if self.connecting.borrow().contains(&namespace) => Err(DisconnectReason::ParseError),
-                None => {
-                    self.connect(namespace, auth);
-                    Ok(())
-                }
+                None => self.connect(namespace, auth),
             };
         }
         let Some(socket) = namespace.and_then(|namespace| self.socket(namespace)) else {
@@ -144,22 +143,42 @@ impl Connection {
     fn on_event<'a>(self: &Rc<Self>, socket: &Socket, args: Args<'a>, attachments: &'a [Bytes], ack: Option<u64>) {
         self.shard.metrics.events_received.increment();
         let Some(event) = Event::new(socket, args, attachments, ack) else { return };
-        if self.refuses(socket) {
+        if self.is_over_rate() {
             return self.refuse_event(socket, event);
         }
-        if let Some(backlog) = socket.inner().backlog.borrow_mut().as_mut() {
-            backlog.0.push_back(event.into_owned());
-            if backlog.0.len() >= self.shard.config.handler_backlog {
+        let namespace = self.shard.space(socket.reference().namespace).handlers();
+        let known = namespace.handler(event.name());
+        if known.is_none() {
+            self.shard.metrics.events_unknown.increment();
+        }
+        let handler = known.or(namespace.fallback.as_ref());
+        let overlaps = matches!(handler, Some(Handler::Overlapping(_)));
+        let waits = socket.inner().backlog.borrow().as_ref().is_some_and(|backlog| {
+            // While none runs, those that wait are being handled.
+            backlog.running == 0 || !backlog.waiting.is_empty() || !backlog.takes(overlaps)
+        });
+        if waits {
+            let Some(held) = HeldMessage::of(self, &event) else { return self.refuse_event(socket, event) };
+            if let Some(backlog) = socket.inner().backlog.borrow_mut().as_mut() {
+                backlog.waiting.push_back((event.into_owned(), held));
+            }
+            if self.has_full_backlog() {
                 self.set_paused(true);
             }
             return;
         }
-        let done = match self.handler(socket, event.name()) {
+        if !self.admits(socket) {
+            return self.refuse_event(socket, event);
+        }
+        let done = match handler {
             Some(Handler::Sync(f)) => self.shard.guarded(|| f(socket, event)),
-            Some(Handler::Async(f)) => self.shard.guarded(|| f(socket.clone(), event.into_owned())).map(|future| {
-                *socket.inner().backlog.borrow_mut() = Some(Box::default());
-                tokio::task::spawn_local(run_handlers(socket.clone(), future));
-            }),
+            Some(Handler::Async(f) | Handler::Overlapping(f)) => match HeldMessage::of(self, &event) {
+                Some(held) => self.start(socket, overlaps, held, || f(socket.clone(), event.into_owned())),
+                None => {
+                    self.refuse_event(socket, event);
+                    Some(())
+                }
+            },
             None => Some(()),
         };
         if done.is_none() {
@@ -167,12 +186,13 @@ impl Connection {
         }
     }
 
+    fn overlaps(&self, socket: &Socket, event: &str) -> bool {
+        matches!(self.handler(socket, event), Some(Handler::Overlapping(_)))
+    }
+
     fn handler(&self, socket: &Socket, event: &str) -> Option<&Handler> {
         let namespace: &Namespace = self.shard.space(socket.reference().namespace).handlers();
-        namespace.handler(event).or_else(|| {
-            self.shard.metrics.events_unknown.increment();
-            namespace.fallback.as_ref()
-        })
+        namespace.handler(event).or(namespace.fallback.as_ref())
     }
 
     fn on_raw(self: &Rc<Self>, endpoint: usize, message: RawMessage<'_>) {
@@ -184,66 +204,108 @@ impl Connection {
         }
     }
 
-    async fn run_owned(self: &Rc<Self>, socket: &Socket, mut event: OwnedEvent) {
+    /// Runs a handler's future beside those that run. Nothing if the handler panics.
+    fn start(
+        self: &Rc<Self>,
+        socket: &Socket,
+        overlaps: bool,
+        held: HeldMessage,
+        f: impl FnOnce() -> HandlerFuture,
+    ) -> Option<()> {
+        let future = self.shard.guarded(f)?;
+        let mut backlog = socket.inner().backlog.borrow_mut();
+        let backlog = backlog.get_or_insert_default();
+        backlog.running += 1;
+        backlog.overlaps = overlaps;
+        tokio::task::spawn_local(run_handler(Running(socket.clone()), future, held));
+        Some(())
+    }
+
+    /// Handles an event that has waited.
+    fn handle_waiting(self: &Rc<Self>, socket: &Socket, mut event: OwnedEvent, held: HeldMessage) {
+        if !self.hears(socket) {
+            return self.shard.metrics.events_stray.increment();
+        }
+        if !self.admits(socket) {
+            let ack = event.take_ack();
+            return event.with_borrowed(ack, |event| self.refuse_event(socket, event));
+        }
         let name = event.name().to_owned();
-        match self.handler(socket, &name) {
-            Some(Handler::Async(f)) => {
-                let future = self.shard.guarded(|| f(socket.clone(), event));
-                match future {
-                    Some(future) => future.await,
-                    None => self.close_later(DisconnectReason::HandlerPanic),
-                }
-            }
+        let done = match self.handler(socket, &name) {
+            Some(Handler::Async(f)) => self.start(socket, false, held, || f(socket.clone(), event)),
+            Some(Handler::Overlapping(f)) => self.start(socket, true, held, || f(socket.clone(), event)),
             Some(Handler::Sync(f)) => {
                 let ack = event.take_ack();
-                if self.shard.guarded(|| event.with_borrowed(ack, |event| f(socket, event))).is_none() {
-                    self.close_later(DisconnectReason::HandlerPanic);
-                }
+                self.work(|| self.shard.guarded(|| event.with_borrowed(ack, |event| f(socket, event))))
             }
-            None => {}
+            None => Some(()),
+        };
+        if done.is_none() {
+            self.close_later(DisconnectReason::HandlerPanic);
         }
     }
 }
 
-/// Runs an asynchronous handler, and then the events that came meanwhile.
-async fn run_handlers(socket: Socket, first: HandlerFuture) {
-    let guard = BacklogGuard(socket.clone());
-    first.await;
+/// Runs the future of a handler. If it is the last one that does, it goes on with the events that wait.
+async fn run_handler(running: Running, future: HandlerFuture, held: HeldMessage) {
+    future.await;
+    drop(held);
+    if let Some(socket) = running.end() {
+        handle_backlog(&socket).await;
+    }
+}
+
+/// Handles the events that wait, until there are futures again that others have to wait for.
+async fn handle_backlog(socket: &Socket) {
+    let connection = &socket.inner().connection;
+    let shard = &connection.shard;
+    let mut began = shard.now();
     loop {
-        let next = socket.inner().backlog.borrow_mut().as_mut().and_then(|backlog| backlog.0.pop_front());
-        let connection = &socket.inner().connection;
-        let Some(event) = next else { break };
-        if !connection.hears(&socket) {
-            connection.shard.metrics.events_stray.increment();
-            continue;
-        }
-        if connection.is_paused() {
-            connection.want_flush();
-        }
-        connection.run_owned(&socket, event).await;
-    }
-    guard.finish();
-}
-
-/// Lets the socket's next event be handled at once again. If a handler panicked, closes the connection instead: its
-/// client can't know what was done.
-struct BacklogGuard(Socket);
-
-impl BacklogGuard {
-    fn finish(self) {
-        let socket = &self.0;
-        socket.inner().backlog.borrow_mut().take();
-        let connection = &socket.inner().connection;
-        if connection.is_paused() {
-            connection.want_flush();
+        let next = {
+            let mut slot = socket.inner().backlog.borrow_mut();
+            let Some(backlog) = slot.as_mut() else { return };
+            match backlog.waiting.front() {
+                None if backlog.running == 0 => {
+                    *slot = None;
+                    return;
+                }
+                Some((event, _)) if backlog.takes(connection.overlaps(socket, event.name())) => {
+                    backlog.waiting.pop_front()
+                }
+                // The last of those that run goes on.
+                _ => return,
+            }
+        };
+        let Some((event, held)) = next else { return };
+        connection.handle_waiting(socket, event, held);
+        if shard.now() - began > SLICE.as_nanos() as u64 {
+            shard.turn().await;
+            began = shard.now();
         }
     }
 }
 
-impl Drop for BacklogGuard {
+/// A future of a socket's handler runs. If it panics, the connection is closed: its client can't know what was done.
+struct Running(Socket);
+
+impl Running {
+    /// It has run. Gives the socket if no other one of it does.
+    fn end(self) -> Option<Socket> {
+        let socket = self.0.clone();
+        std::mem::forget(self);
+        let mut backlog = socket.inner().backlog.borrow_mut();
+        let running = &mut backlog.as_mut()?.running;
+        *running -= 1;
+        let is_last = *running == 0;
+        drop(backlog);
+        is_last.then_some(socket)
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
         // A handler that is dropped as the server stops has not panicked.
-        if std::thread::panicking() && self.0.inner().backlog.borrow().is_some() {
+        if std::thread::panicking() {
             self.0.inner().connection.shard.metrics.handler_panics.increment();
             self.0.inner().connection.close_later(DisconnectReason::HandlerPanic);
         }

@@ -5,7 +5,12 @@ use std::{hint::black_box, rc::Rc};
 use tokio::time::Instant;
 
 use super::Connection;
-use crate::{DisconnectReason, config::SLOW_POLL_BYTES, frame::Frame, transport::Flushed};
+use crate::{
+    DisconnectReason,
+    config::{LARGEST_WAIT, SLOW_POLL_BYTES},
+    frame::Frame,
+    transport::Flushed,
+};
 
 impl Connection {
     /// Puts a frame into the outbox and has it written soon.
@@ -62,12 +67,27 @@ impl Connection {
         // A burst may be larger than the limit only if the client takes it as fast as it is made.
         if bytes > limit + self.beyond_limit.get() {
             self.write_now();
-            if self.outbox.borrow().bytes() > limit + self.beyond_limit.get() {
+            if self.has_too_much_waiting() {
                 self.outbox.borrow_mut().abandon();
                 self.close_later(DisconnectReason::OutboxFull);
             }
         }
         self.want_flush();
+    }
+
+    /// Whether more waits than may. Events that are larger than the limit by themselves wait beside what else may, since their size
+    /// is not the client's fault: one at least, and several up to as much as is sent again to a client that comes back.
+    #[cold]
+    fn has_too_much_waiting(&self) -> bool {
+        let limit = self.shard.config.outbox_hard_limit;
+        let outbox = self.outbox.borrow();
+        if outbox.bytes() <= limit + self.beyond_limit.get() {
+            return false;
+        }
+        let (large, count) = outbox.larger_than(limit);
+        let may_wait = if count == 1 || large <= limit.saturating_mul(LARGEST_WAIT) { large } else { 0 };
+        self.beyond_limit.set(self.beyond_limit.get().max(may_wait));
+        outbox.bytes() > limit + self.beyond_limit.get()
     }
 
     /// What comes next may be larger than what else may wait for the client, by so many bytes.
@@ -104,7 +124,10 @@ impl Connection {
             self.close(DisconnectReason::TransportError);
         } else {
             // What a full backlog paused stays paused until it is not full; looking costs, so only then.
-            self.set_paused(self.is_over_soft_limit() || (self.paused.get() && self.has_full_backlog()));
+            let paused = self.is_over_soft_limit() || (self.paused.get() && self.has_full_backlog());
+            if paused != self.paused.get() {
+                self.set_paused(paused);
+            }
         }
     }
 

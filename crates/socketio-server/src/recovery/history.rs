@@ -155,9 +155,17 @@ impl Newest {
 /// What an entry takes beside its frames, roughly.
 const ENTRY_OVERHEAD: usize = 256;
 
+/// What it takes beside the name for each room that nothing else is remembered of: its place in the map, which may be half empty,
+/// and a list of one.
+const ROOM_OVERHEAD: usize = 192;
+
 impl Entry {
     fn bytes(&self) -> usize {
-        ENTRY_OVERHEAD + self.frames.iter().map(Frame::len).sum::<usize>()
+        let rooms: usize = self.rooms.iter().map(|room| ROOM_OVERHEAD + room.len()).sum();
+        let except: usize = self.except.iter().map(|room| size_of::<Box<str>>() + room.len()).sum();
+        // In the entry, and in the room's map of the newest.
+        let key = self.latest.as_ref().map_or(0, |key| ROOM_OVERHEAD + key.len());
+        ENTRY_OVERHEAD + self.frames.iter().map(Frame::len).sum::<usize>() + rooms + except + key
     }
 }
 
@@ -345,6 +353,19 @@ mod tests {
         assert_eq!(history.size().0, 3);
         history.trim(Instant::now() + 2 * AGE);
         assert_eq!(history.size(), (0, 0));
+    }
+
+    #[test]
+    fn names_count_towards_what_is_remembered() {
+        let most = 1 << 20;
+        let mut history = History::new(&Recovery { max_bytes: most, after: Some(0), ..Recovery::default() }, AGE);
+        for number in 0..20_000 {
+            push(&mut history, &[&format!("{number:0128}")], None);
+        }
+        let (entries, bytes) = history.size();
+        assert!(bytes <= most);
+        assert!(entries * (ENTRY_OVERHEAD + ROOM_OVERHEAD + 128) <= most, "{entries}");
+        assert_eq!(history.rooms.len(), entries);
     }
 
     #[test]

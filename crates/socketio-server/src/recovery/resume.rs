@@ -8,6 +8,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     RecoveryFailure, Socket, SocketRef,
+    config::LARGEST_WAIT,
     connection::Connection,
     event::EventArgs,
     frame::Frame,
@@ -56,10 +57,6 @@ impl Wish {
     }
 }
 
-/// A replay may be so many times larger than what else may wait for a client: its broadcasts are the history's, which is
-/// bounded, and no copies. One that is larger still, the client would hardly ever get in one piece.
-const REPLAY_LIMITS: usize = 16;
-
 /// A session on its way back to its client.
 struct FoundSession {
     session: SavedSession,
@@ -74,7 +71,8 @@ pub(crate) async fn resume(connection: Rc<Connection>, namespace: u16, claim: Cl
     let found = find(&connection, &claim).await;
     connection.no_longer_connecting(namespace);
     connection.turn(|| {
-        let resumed = found.and_then(|found| connection.take_up(namespace, &claim, found, auth.as_deref()));
+        let take_up = |found| connection.work(|| connection.take_up(namespace, &claim, found, auth.as_deref()));
+        let resumed = found.and_then(take_up);
         match resumed {
             Ok(()) => shard.metrics.recovered.increment(),
             Err(failure) => {
@@ -144,6 +142,8 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
         shard.post(Command::Mark(mark));
     }
     let _ = reached.await;
+    // Much may have been missed, and the session may be in many rooms.
+    shard.turn().await;
     if connection.is_closed() {
         let FoundSession { session, direct, .. } = found;
         if let (Some(namespace), Some(id)) = (shard.space_named(&session.namespace), Id::parse(&session.socket_id)) {
@@ -272,7 +272,7 @@ impl Connection {
                     recovery.direct.borrow_mut().retain_rooms(|room| held.contains(room));
                 }
                 let replay = replay(&socket, &recalled, &missed);
-                let most = shard.config.outbox_hard_limit.saturating_mul(REPLAY_LIMITS);
+                let most = shard.config.outbox_hard_limit.saturating_mul(LARGEST_WAIT);
                 let bytes: usize = replay.iter().map(|frame| frame.len()).sum();
                 if bytes <= most { Ok((replay, bytes)) } else { Err(RecoveryFailure::Forgotten) }
             }

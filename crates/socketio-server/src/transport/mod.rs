@@ -10,7 +10,7 @@ use std::{os::fd::RawFd, rc::Rc};
 
 use socketio_protocol::websocket::CloseCode;
 
-pub(crate) use polling::{EngineError, EngineRequest, Farewells, Polling, open as open_polling};
+pub(crate) use polling::{EngineError, EngineRequest, Farewells, Polling, handle_post, open as open_polling};
 pub(crate) use stream::Stream;
 pub(crate) use websocket::open as open_websocket;
 
@@ -77,11 +77,13 @@ impl Transport {
         }
     }
 
-    /// The connection is read again.
-    pub(crate) fn resume(&mut self) {
-        if let Self::Polling(polling) = self {
-            polling.release_post();
-        }
+    pub(crate) fn is_polling(&self) -> bool {
+        matches!(self, Self::Polling(_))
+    }
+
+    /// Whether there is a request of which not all is handled, or that is not answered.
+    pub(crate) fn has_unhandled(&self) -> bool {
+        matches!(self, Self::Polling(polling) if polling.has_post())
     }
 
     /// The session id that polling requests name.

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, net::IpAddr, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use socketio_protocol::engine_io::{Open, PayloadPacket, PayloadWriter, decode_payload};
+use socketio_protocol::engine_io::{DecodeError, Open, PayloadPacket, PayloadWriter, decode_payload};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -169,12 +169,20 @@ pub(crate) struct Polling {
     poll: Option<oneshot::Sender<Reply>>,
     /// The body of a POST request is on its way.
     receiving: bool,
-    /// A POST request that is answered when the session is read again.
-    post: Option<oneshot::Sender<Reply>>,
+    /// A POST request that is not answered yet.
+    post: Option<Post>,
     /// A WebSocket has begun to take over.
     probing: bool,
     /// When its requests are paid for, in the shard's time.
     paid_at: u64,
+}
+
+/// A POST request. It is answered when all of it is handled and the session is read.
+struct Post {
+    body: String,
+    /// Where in the body the next packet begins; none if all are handled.
+    next: Option<usize>,
+    reply: oneshot::Sender<Reply>,
 }
 
 impl Polling {
@@ -209,9 +217,13 @@ impl Polling {
         }
     }
 
-    pub(crate) fn release_post(&mut self) {
+    pub(crate) fn has_post(&self) -> bool {
+        self.post.is_some()
+    }
+
+    fn release_post(&mut self) {
         if let Some(post) = self.post.take() {
-            let _ = post.send(Ok(b"ok".to_vec()));
+            let _ = post.reply.send(Ok(b"ok".to_vec()));
         }
     }
 
@@ -333,7 +345,7 @@ impl Shard {
             EngineRequest::PostAbandoned { .. } => {
                 with_polling(&session, |polling| polling.receiving = false);
             }
-            EngineRequest::Post { body, reply, .. } => post(&session, &body, reply),
+            EngineRequest::Post { body, reply, .. } => post(&session, body, reply),
             EngineRequest::Oversized { done, .. } => {
                 session.close(DisconnectReason::PayloadTooLarge);
                 drop(done);
@@ -405,39 +417,75 @@ fn poll(session: &Rc<Connection>, reply: oneshot::Sender<Reply>) {
     }
 }
 
-fn post(session: &Rc<Connection>, body: &[u8], reply: oneshot::Sender<Reply>) {
-    // It may have become a WebSocket meanwhile, and this must not get in between its messages.
-    if with_polling(session, |polling| polling.receiving = false).is_none() {
-        return drop(reply.send(Err(EngineError::BadRequest)));
+fn post(session: &Rc<Connection>, body: Bytes, reply: oneshot::Sender<Reply>) {
+    let Ok(body) = String::from_utf8(body.into()) else {
+        let _ = reply.send(Err(EngineError::BadRequest));
+        return session.close(DisconnectReason::ParseError);
+    };
+    let post = Post { body, next: Some(0), reply };
+    let refused = with_polling(session, |polling| {
+        polling.receiving = false;
+        polling.post = Some(post);
+    });
+    // It may have become a WebSocket meanwhile, and this must not get in between its messages. A request that is dropped is
+    // answered.
+    if refused.is_some() {
+        handle_post(session);
     }
+}
+
+/// Handles what is left of the session's POST request, for as long as the session has time, and answers it if nothing is.
+pub(crate) fn handle_post(session: &Rc<Connection>) {
+    if session.is_paused() || session.is_closed() || !session.begin_slice() {
+        return;
+    }
+    let Some(mut post) = with_polling(session, |polling| polling.post.take()).flatten() else { return };
     let outcome = session.turn(|| {
-        let outcome = handle_payload(session, body).and_then(|()| session.hold(0));
+        let outcome = handle_payload(session, &mut post);
         // The POST is answered before the poll that brings what it caused: python-engineio's `disconnect` waits for a
         // POST that is still open, and would do so until the next heartbeat.
         match outcome {
-            Ok(()) if session.is_paused() || session.is_over_soft_limit() => {
-                with_polling(session, |polling| polling.post = Some(reply));
+            Ok(()) if post.next.is_some() || session.is_paused() || session.is_over_soft_limit() => {
+                with_polling(session, |polling| polling.post = Some(post));
             }
-            Ok(()) | Err(DisconnectReason::TransportClose) => drop(reply.send(Ok(b"ok".to_vec()))),
-            Err(_) => drop(reply.send(Err(EngineError::BadRequest))),
+            Ok(()) | Err(DisconnectReason::TransportClose) => drop(post.reply.send(Ok(b"ok".to_vec()))),
+            Err(_) => drop(post.reply.send(Err(EngineError::BadRequest))),
         }
         outcome
     });
     match outcome {
         Ok(()) if session.is_paused() => {}
-        Ok(()) => drop(with_polling(session, Polling::release_post)),
+        // What waited for the client has just left.
+        Ok(()) => {
+            let is_handled =
+                with_polling(session, |polling| polling.post.as_ref().is_some_and(|post| post.next.is_none()));
+            if is_handled == Some(true) {
+                with_polling(session, Polling::release_post);
+            } else if with_polling(session, |polling| polling.has_post()) == Some(true) {
+                session.wait_for_turn();
+            }
+        }
         Err(reason) => session.close(reason),
     }
 }
 
-fn handle_payload(session: &Rc<Connection>, body: &[u8]) -> Result<(), DisconnectReason> {
-    let body = std::str::from_utf8(body).map_err(|_| DisconnectReason::ParseError)?;
-    for packet in decode_payload(body) {
+fn handle_payload(session: &Rc<Connection>, post: &mut Post) -> Result<(), DisconnectReason> {
+    while let Some(rest) = post.next.and_then(|next| post.body.get(next..)) {
+        let mut packets = decode_payload(rest);
+        let packet = packets.next().unwrap_or(Err(DecodeError::Empty)).map_err(|_| DisconnectReason::ParseError)?;
+        let next = packets.rest().map(|rest| post.body.len() - rest.len());
         session.pay()?;
-        match packet.map_err(|_| DisconnectReason::ParseError)? {
+        match packet {
             PayloadPacket::Text(packet) => session.on_text(packet)?,
             PayloadPacket::Binary(data) => session.on_binary(&data)?,
         }
+        post.next = next;
+        if !session.goes_on()? || session.is_paused() || session.is_over_soft_limit() {
+            break;
+        }
     }
-    Ok(())
+    if post.next.is_none() {
+        post.body = String::new();
+    }
+    session.hold(post.body.capacity())
 }

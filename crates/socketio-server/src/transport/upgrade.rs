@@ -86,7 +86,9 @@ async fn probe(
                 }
                 Packet::Upgrade if probed => {
                     input.drain(..used);
-                    return (!session.is_closed()).then_some((read, input));
+                    // A client waits for the answer to its last request before it changes over.
+                    let is_done = with_polling(session, |polling| polling.has_post()) == Some(false);
+                    return (is_done && !session.is_closed()).then_some((read, input));
                 }
                 _ => return None,
             }

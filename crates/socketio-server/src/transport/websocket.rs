@@ -60,6 +60,10 @@ pub(crate) fn start(connection: Rc<Connection>, read: ReadHalf, leftover: &[u8],
 async fn run(connection: Rc<Connection>, mut reader: Reader, served: StreamGuard) {
     let guard = CloseGuard(&connection);
     let end = std::future::poll_fn(|cx| reader.poll(&connection, cx)).await;
+    if connection.is_in_many_rooms() {
+        // Boxed, as below.
+        Box::pin(connection.shard.turn()).await;
+    }
     connection.close_with(end.reason, end.code);
     drop(guard);
     let shard = connection.shard.clone();
@@ -147,6 +151,7 @@ impl Reader {
     }
 
     fn poll_read(&mut self, connection: &Rc<Connection>, cx: &mut Context<'_>) -> Poll<End> {
+        let mut has_begun = false;
         for _ in 0..READS_PER_TURN {
             if connection.is_closed() {
                 // Closed from elsewhere: the reason is told already.
@@ -154,6 +159,9 @@ impl Reader {
             }
             if connection.is_paused() {
                 return if connection.is_handed_over() { Poll::Ready(resumed()) } else { Poll::Pending };
+            }
+            if !std::mem::replace(&mut has_begun, true) && !connection.begin_slice() {
+                return Poll::Pending;
             }
             if std::mem::take(&mut self.stopped) {
                 if let Err(end) = self.handle(connection, None) {
@@ -176,7 +184,9 @@ impl Reader {
             }
         }
         // More may be there; what this turn caused leaves first, and others get theirs.
-        cx.waker().wake_by_ref();
+        if !connection.is_waiting_for_turn() {
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 
@@ -258,7 +268,7 @@ fn handle_frames(
             Message::Fragment | Message::Pong => {}
         }
         used += consumed;
-        if connection.is_paused() || connection.is_over_soft_limit() {
+        if !connection.goes_on()? || connection.is_paused() || connection.is_over_soft_limit() {
             *stopped = true;
             break;
         }

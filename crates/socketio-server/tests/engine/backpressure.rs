@@ -10,7 +10,7 @@ use socketio_protocol::websocket::OpCode;
 use socketio_server::{Config, DisconnectReason, Namespace};
 
 use crate::{
-    client::{Received, Ws, masked, text_frames},
+    client::{Polling, Received, Ws, masked, text_frames},
     harness::{DEADLINE, TestServer, eventually, recorder, within},
 };
 
@@ -202,6 +202,31 @@ async fn a_burst_may_be_large_if_the_client_takes_it() {
         assert_eq!(number_of(&ws.text().await), number);
     }
     serves(&mut ws).await;
+}
+
+/// Its size is not the client's fault.
+#[tokio::test]
+async fn an_event_that_is_larger_than_the_limit_arrives() {
+    const LARGE: usize = 8_000_000;
+    let config = Config { shards: 1, ..Config::default() };
+    let server = TestServer::echo(config);
+    let mut polling = Polling::connected(server.addr).await.0;
+    let mut ws = Ws::connected_with_small_buffer(server.addr).await.0;
+    for number in 0..2 {
+        server.handle.broadcast("/").emit("large", &(number, "x".repeat(LARGE))).expect("a name").await;
+    }
+    assert_eq!([polling.text().await, ws.text().await], [r#"42["auth",{}]"#; 2]);
+    for number in 0..2 {
+        for event in [polling.text().await, ws.text().await] {
+            assert_eq!(event.len(), LARGE + 18, "{}", &event[..20]);
+            assert!(event.starts_with(&format!(r#"42["large",[{number}"#)));
+        }
+    }
+    // Otherwise the limit is what it was.
+    for _ in 0..3 {
+        server.handle.broadcast("/").emit("large", &"x".repeat(LARGE)).expect("a name").await;
+    }
+    server.all_ended(DisconnectReason::OutboxFull).await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     client::{Client, Packet, Polling, Via, Ws, text_frames},
-    harness::{Recorder, TestServer, echo, eventually, recorder},
+    harness::{EVENT_BYTES, Recorder, TestServer, echo, eventually, recorder},
 };
 
 on_one_and_three_shards!(
@@ -19,6 +19,7 @@ on_one_and_three_shards!(
     events_are_handled_in_the_order_they_came,
     an_asynchronous_handler_delays_no_other_socket,
     a_full_backlog_pauses_reading_and_loses_nothing,
+    overlapping_handlers_run_side_by_side,
     a_client_acknowledges_events,
     acks_that_never_come_end,
 );
@@ -170,7 +171,7 @@ fn noting(recorder: &Recorder, gate: &Arc<Semaphore>) -> Namespace {
 
 async fn events_are_handled_in_the_order_they_came(shards: usize) {
     let (gate, (recorder, mut seen)) = (Arc::new(Semaphore::new(0)), recorder());
-    let config = Config { shards, handler_backlog: 8, ..Config::default() };
+    let config = Config { shards, handler_backlog: 8 * EVENT_BYTES, ..Config::default() };
     let server = TestServer::start(config, |server| server.namespace(noting(&recorder, &gate)));
     for via in Via::BOTH {
         let mut client = Client::connected(server.addr, via).await;
@@ -221,7 +222,7 @@ async fn an_asynchronous_handler_delays_no_other_socket(shards: usize) {
 
 async fn a_full_backlog_pauses_reading_and_loses_nothing(shards: usize) {
     let (gate, (recorder, mut seen)) = (Arc::new(Semaphore::new(0)), recorder());
-    let config = Config { shards, handler_backlog: 10, ..Config::default() };
+    let config = Config { shards, handler_backlog: 10 * EVENT_BYTES, ..Config::default() };
     let server = TestServer::start(config, |server| server.namespace(noting(&recorder, &gate)));
     let (mut ws, _) = Ws::connected(server.addr).await;
     let events: Vec<String> = (0..3000)
@@ -242,6 +243,45 @@ async fn a_full_backlog_pauses_reading_and_loses_nothing(shards: usize) {
     gate.add_permits(29);
     for number in 100..3000 {
         assert_eq!(seen.next().await, number.to_string());
+    }
+}
+
+/// `side by side` and `in turn` wait for the gate; `at once` does not.
+async fn overlapping_handlers_run_side_by_side(shards: usize) {
+    let (gate, (recorder, mut seen)) = (Arc::new(Semaphore::new(0)), recorder());
+    let server = TestServer::start(Config { shards, ..Config::default() }, |server| {
+        let gate = gate.clone();
+        server.namespace(noting(&recorder, &gate).on_overlapping("side by side", move |_, event| {
+            let (recorder, gate) = (recorder.clone(), gate.clone());
+            async move {
+                let number = event.arg(0).map_or("", |arg| arg.get()).to_owned();
+                recorder.note(format!("began {number}"));
+                gate.acquire().await.expect("the gate stays").forget();
+                recorder.note(format!("ended {number}"));
+            }
+        }))
+    });
+    for via in Via::BOTH {
+        let mut client = Client::connected(server.addr, via).await;
+        let names = ["side by side", "side by side", "at once", "side by side", "gated", "side by side"];
+        for (number, name) in names.iter().enumerate() {
+            client.send(&format!(r#"42["{name}",{number}]"#)).await;
+        }
+        assert_eq!([seen.next().await, seen.next().await], ["began 0", "began 1"]);
+        server.settle().await;
+        assert_eq!(seen.so_far(), [""; 0], "the others wait");
+        gate.add_permits(1);
+        assert_eq!(seen.next().await, "ended 0");
+        server.settle().await;
+        assert_eq!(seen.so_far(), [""; 0], "the others wait for both");
+        gate.add_permits(1);
+        assert_eq!([seen.next().await, seen.next().await, seen.next().await], ["ended 1", "2", "began 3"]);
+        gate.add_permits(1);
+        assert_eq!(seen.next().await, "ended 3");
+        gate.add_permits(1);
+        assert_eq!([seen.next().await, seen.next().await], ["4", "began 5"]);
+        gate.add_permits(1);
+        assert_eq!(seen.next().await, "ended 5");
     }
 }
 

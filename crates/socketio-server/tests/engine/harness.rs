@@ -17,6 +17,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::client::get;
 
+/// A small event counts as so many bytes while it waits for a handler, or fewer by some.
+pub(crate) const EVENT_BYTES: usize = 300;
+
 /// How long anything may take that is expected to happen. It is only ever waited out by a test that fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 

@@ -1,17 +1,22 @@
 //! Heartbeats, and connections that never become one.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use socketio_server::{Config, DisconnectReason};
+use tokio::sync::Semaphore;
 
 use crate::{
     client::{COME_BACK, Client, Polling, Via, Ws},
-    harness::TestServer,
+    harness::{EVENT_BYTES, TestServer, echo, eventually},
 };
 
 on_one_and_three_shards!(
     pings_come_and_pongs_keep_the_session,
     without_a_pong_the_session_ends,
+    heartbeats_go_on_while_a_client_is_not_read,
     a_client_does_not_ping,
     no_namespace_in_time_ends_the_connection,
 );
@@ -63,6 +68,40 @@ async fn without_a_pong_the_session_ends(shards: usize) {
     server.all_ended(DisconnectReason::PingTimeout).await;
     session.expect_gone().await;
     assert_eq!(server.ended(DisconnectReason::PingTimeout), 3);
+}
+
+/// It answers each, which is not read either.
+async fn heartbeats_go_on_while_a_client_is_not_read(shards: usize) {
+    let gate = Arc::new(Semaphore::new(0));
+    let config = Config { handler_backlog: EVENT_BYTES, ..quick(shards) };
+    let server = TestServer::start(config, |server| {
+        let gate = gate.clone();
+        server.namespace(echo("/").on_async("wait", move |_, _| {
+            let gate = gate.clone();
+            async move { gate.acquire().await.expect("the gate stays").forget() }
+        }))
+    });
+    let mut ws = Ws::open(server.addr).await;
+    ws.enter("/").await;
+    assert_eq!(ws.text().await, r#"42["auth",{}]"#);
+    for _ in 0..3 {
+        ws.send(r#"42["wait"]"#).await;
+    }
+    eventually("it is not read", || server.metrics().reads_paused > 0).await;
+    for _ in 0..5 {
+        assert_eq!(ws.text().await, "2");
+        ws.send("3").await;
+    }
+    gate.add_permits(3);
+    // It is read again, and its later answers count.
+    for _ in 0..5 {
+        assert_eq!(ws.text().await, "2");
+        ws.send("3").await;
+    }
+    ws.send(r#"42["message",1]"#).await;
+    while ws.text().await != r#"42["message-back",1]"# {}
+    drop(ws);
+    eventually("it is gone", || server.metrics().connections == 0).await;
 }
 
 async fn a_client_does_not_ping(shards: usize) {

@@ -20,5 +20,6 @@ mod polling;
 mod recovery;
 mod rooms_and_broadcasts;
 mod tls;
+mod turns;
 mod upgrade;
 mod websocket;

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     client::{COME_BACK, Http, Packet, Polling},
-    harness::{DEADLINE, TestServer, eventually, recorder, within},
+    harness::{DEADLINE, EVENT_BYTES, TestServer, eventually, recorder, within},
 };
 
 on_one_and_three_shards!(
@@ -26,6 +26,7 @@ on_one_and_three_shards!(
     a_response_is_bounded_and_the_next_has_the_rest,
     a_post_is_answered_when_its_events_are_handled,
     a_post_before_the_last_is_answered_ends_the_session,
+    a_body_waits_until_its_client_takes_what_it_causes,
     a_slow_body_is_given_up,
 );
 
@@ -262,7 +263,7 @@ fn gated(gate: &Arc<Semaphore>, recorder: crate::harness::Recorder) -> Namespace
 
 async fn a_post_is_answered_when_its_events_are_handled(shards: usize) {
     let (gate, (recorder, mut seen)) = (Arc::new(Semaphore::new(0)), recorder());
-    let config = Config { shards, handler_backlog: 3, ..Config::default() };
+    let config = Config { shards, handler_backlog: 3 * EVENT_BYTES, ..Config::default() };
     let server = TestServer::start(config, |server| server.namespace(gated(&gate, recorder)));
     let (session, _) = Polling::connected(server.addr).await;
 
@@ -283,7 +284,7 @@ async fn a_post_is_answered_when_its_events_are_handled(shards: usize) {
 
 async fn a_post_before_the_last_is_answered_ends_the_session(shards: usize) {
     let (gate, (recorder, _seen)) = (Arc::new(Semaphore::new(0)), recorder());
-    let config = Config { shards, handler_backlog: 1, ..Config::default() };
+    let config = Config { shards, handler_backlog: EVENT_BYTES, ..Config::default() };
     let server = TestServer::start(config, |server| server.namespace(gated(&gate, recorder)));
     let (session, _) = Polling::connected(server.addr).await;
     let poll = session.begin_poll().await;
@@ -296,6 +297,28 @@ async fn a_post_before_the_last_is_answered_ends_the_session(shards: usize) {
     session.expect_gone().await;
     server.all_ended(DisconnectReason::OverlappingRequests).await;
     gate.add_permits(10);
+}
+
+/// What one body causes is far more than may wait for the client.
+async fn a_body_waits_until_its_client_takes_what_it_causes(shards: usize) {
+    let limits = Config { outbox_soft_limit: 32 * 1024, outbox_hard_limit: 64 * 1024, ..Config::default() };
+    let server = TestServer::start(Config { shards, ..limits }, |server| {
+        server.namespace(Namespace::new("/").on("ask", |_, event| {
+            let number: u32 = event.parse(0).expect("a number");
+            event.ack(&(number, "x".repeat(1_000)));
+        }))
+    });
+    let (mut session, _) = Polling::connected(server.addr).await;
+    let body: Vec<String> = (0..500).map(|number| format!(r#"42{number}["ask",{number}]"#)).collect();
+    let mut post = Http::connect(server.addr).await;
+    post.send("POST", &session.target(), &[], body.join("\x1e").as_bytes()).await;
+    eventually("reading is paused", || server.metrics().reads_paused > 0).await;
+    assert!(server.metrics().events_received < 100);
+    for number in 0..500 {
+        let answer = session.text().await;
+        assert!(answer.starts_with(&format!("43{number}[[{number},")), "{number}: {}", &answer[..20]);
+    }
+    assert_eq!(post.response().await.expect("a response").parts(), (200, "ok"));
 }
 
 async fn a_slow_body_is_given_up(shards: usize) {
