@@ -101,6 +101,10 @@ pub const ROW_OVERHEAD_BYTES: u64 = 256;
 /// try again later, which a disk that takes 100 ms for a group needs after three seconds.
 pub const STORE_QUEUE_REQUESTS: usize = 16_384;
 
+/// Of these, what clients ask and no publisher waits for: subscriptions, inboxes, pages of notifications and marks in them. A
+/// quarter, so that clients can't take a publisher's place.
+pub const STORE_QUEUE_QUESTIONS: usize = STORE_QUEUE_REQUESTS / 4;
+
 /// Bytes of requests that may wait for the store, so that large payloads can't multiply with [`STORE_QUEUE_REQUESTS`].
 pub const STORE_QUEUE_BYTES: usize = 64 * 1024 * 1024;
 

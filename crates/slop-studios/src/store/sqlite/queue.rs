@@ -19,7 +19,7 @@ use super::unsaved::Unsaved;
 use crate::clock::Moment;
 use crate::limits::{
     GROUP_BYTES, GROUP_REQUESTS, LAZY_BYTES, LAZY_SESSIONS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER,
-    RECALLS, STORE_QUEUE_BYTES, STORE_QUEUE_REQUESTS,
+    RECALLS, STORE_QUEUE_BYTES, STORE_QUEUE_QUESTIONS, STORE_QUEUE_REQUESTS,
 };
 
 /// Where the answer to a request goes.
@@ -43,6 +43,11 @@ pub(super) enum Request {
 pub(super) type Recall = Box<dyn FnMut(&Connection, Instant) -> bool + Send>;
 
 impl Request {
+    /// Whether nobody publishes by it: clients ask such things.
+    fn is_question(&self) -> bool {
+        matches!(self, Self::Snapshot { .. } | Self::Inbox { .. } | Self::Read(_) | Self::MarkRead { .. })
+    }
+
     /// Bytes that it holds, roughly.
     fn weight(&self) -> usize {
         size_of::<Self>()
@@ -237,6 +242,8 @@ pub(super) struct Queue {
 struct Waiting {
     requests: VecDeque<Request>,
     bytes: usize,
+    /// How many of the requests are questions.
+    questions: usize,
     recalls: VecDeque<Recall>,
     lazy: Lazy,
     /// What was in `lazy` before, and is being written.
@@ -281,6 +288,12 @@ impl Queue {
         if waiting.requests.len() >= STORE_QUEUE_REQUESTS || waiting.bytes + weight > STORE_QUEUE_BYTES {
             self.availability.refused();
             return Err(StoreError::Overloaded);
+        }
+        if request.is_question() {
+            if waiting.questions >= STORE_QUEUE_QUESTIONS {
+                return Err(StoreError::Overloaded);
+            }
+            waiting.questions += 1;
         }
         if let Request::Inbox { user_id, .. } = &request
             && waiting.lazy.received.contains_key(user_id)
@@ -477,6 +490,7 @@ impl Queue {
             && let Some(request) = waiting.requests.pop_front()
         {
             bytes += request.weight();
+            waiting.questions -= usize::from(request.is_question());
             group.requests.push(request);
         }
         waiting.bytes = waiting.bytes.saturating_sub(bytes);

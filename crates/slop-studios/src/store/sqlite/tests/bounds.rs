@@ -101,6 +101,35 @@ fn what_waits_is_bounded() {
 }
 
 #[test]
+fn what_clients_ask_takes_no_publishers_place() {
+    let gate = Arc::<Gate>::default();
+    let store = temporary(Arc::<Gate>::clone(&gate));
+    let closed = gate.0.lock().expect("no test panicked");
+    let mut commits = vec![store.commit(durable("0", "e"))];
+    let mut questions = Vec::new();
+    let refused = loop {
+        let mut question = store.media_snapshot_then("m", Box::new(|_| {}));
+        if let Some(Err(error)) = (&mut question).now_or_never() {
+            break error;
+        }
+        questions.push(question);
+        assert!(questions.len() < STORE_QUEUE_REQUESTS);
+    };
+    assert_eq!(refused, StoreError::Overloaded);
+    let page = store.notifications("u", None, 1).now_or_never();
+    assert!(matches!(page, Some(Err(StoreError::Overloaded))));
+    commits.push(store.commit(durable("1", "e")));
+    drop(closed);
+    for commit in commits {
+        assert!(wait(commit).is_ok());
+    }
+    for question in questions {
+        assert!(wait(question).is_ok());
+    }
+    assert!(wait(store.notifications("u", None, 1)).is_ok(), "there is room again");
+}
+
+#[test]
 fn bytes_that_wait_are_bounded() {
     let gate = Arc::<Gate>::default();
     let store = temporary(Arc::<Gate>::clone(&gate));
@@ -276,8 +305,8 @@ fn a_full_queue_turns_nobody_away_that_comes_back() {
     let closed = gate.0.lock().expect("no test panicked");
     let first = store.commit(durable("1", "e"));
     until(|| store.queue.is_idle());
-    let waiting: Vec<_> = (0..STORE_QUEUE_REQUESTS).map(|_| store.media_state("m")).collect();
-    assert_eq!(wait(store.media_state("m")), Err(StoreError::Overloaded));
+    let waiting: Vec<_> = (0..STORE_QUEUE_REQUESTS).map(|_| store.commit(durable("2", "e"))).collect();
+    assert_eq!(wait(store.commit(durable("2", "e"))).err(), Some(StoreError::Overloaded));
     let session = store.session([1; 32]);
     let owners = store.media_owners(vec!["m".into()]);
     let replay = store.replay("/", rooms, 0, store.boot_seq() - 1);
@@ -286,7 +315,7 @@ fn a_full_queue_turns_nobody_away_that_comes_back() {
     assert!(wait(session).expect("readable").is_some());
     assert_eq!(wait(owners), Ok(Vec::new()));
     assert!(wait(replay).expect("readable").complete);
-    assert!(waiting.into_iter().all(|state| wait(state) == Ok(None)));
+    assert!(waiting.into_iter().all(|commit| wait(commit).is_ok()));
 }
 
 /// However it is cut, a replay has the same events; whether few were logged or too many to look at.
