@@ -29,11 +29,13 @@ use crate::metrics::Metrics;
 use crate::namespaces;
 use crate::open_files;
 use crate::owners::NewOwners;
+use crate::policy::Policy;
 use crate::publish::Executor;
 use crate::publishers::{Credentials, Publishers};
 use crate::recovery::StoreKeeper;
 use crate::reload::{self, Reload};
 use crate::revoke::Revoker;
+use crate::rooms;
 use crate::session::Sessions;
 use crate::store::sqlite::{Backlog, Bound, Bounds, Ending, KeyBounds, Options, RevocationBound, SqliteStore};
 use crate::store::{Revocations as Forgotten, Store};
@@ -266,7 +268,7 @@ fn start(
         owners: NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout),
     });
     let (at, shared) = (handle.clone(), Arc::clone(&sessions));
-    sessions.verifier.when_keys_leave(move || check_again(&at, &shared));
+    sessions.verifier.when_keys_leave(move || check_identities(&at, &shared));
     jwks.into_iter().for_each(|jwks| drop(runtime.spawn(jwks.keep_fresh())));
     let inboxes = Arc::<Inboxes>::default();
     let dispatch = Arc::new(EngineDispatch::new(handle.clone(), Arc::clone(&sessions), Arc::clone(&inboxes)));
@@ -337,8 +339,10 @@ fn reloadable(load: reload::Load, started: &Started, certificate: Option<Certifi
             let (handle, sessions) = (handle.clone(), Arc::clone(&sessions));
             Ok(Box::new(move || {
                 sessions.verifier.replace(keys);
+                let before = sessions.policy.get();
                 sessions.policy.replace(policy);
-                check_again(&handle, &sessions);
+                check_identities(&handle, &sessions);
+                check_rooms(&handle, &sessions, &before);
             }))
         });
     // That TLS is spoken at all is settled at the start.
@@ -349,12 +353,27 @@ fn reloadable(load: reload::Load, started: &Started, certificate: Option<Certifi
     })
 }
 
-/// Has every socket asked whether it may still be who and where it is. To be called after other keys or rules were put in
-/// force: a handler that still goes by the old ones has ended when its shard comes to this.
-fn check_again(handle: &Handle, sessions: &Arc<Sessions>) {
+/// Has every socket asked whether it may still be who it is. To be called after other keys or rules were put in force: a handler
+/// that still goes by the old ones has ended when its shard comes to this.
+fn check_identities(handle: &Handle, sessions: &Arc<Sessions>) {
     for namespace in [namespaces::DEFAULT, namespaces::MEDIA, namespaces::NOTIFICATIONS] {
         let sessions = Arc::clone(sessions);
-        handle.for_each(namespace, move |socket| sessions.check_again(socket));
+        handle.for_each(namespace, move |socket| {
+            let _ = sessions.check_identity(socket);
+        });
+    }
+}
+
+/// The same for where they are, of those in rooms that the rules before did not decide as those now do. To ask for every room of
+/// every socket takes long where they are many, and publishes wait for it.
+fn check_rooms(handle: &Handle, sessions: &Arc<Sessions>, before: &Arc<Policy>) {
+    for namespace in [namespaces::DEFAULT, namespaces::MEDIA, namespaces::NOTIFICATIONS] {
+        let (before, now, sessions) = (Arc::clone(before), sessions.policy.get(), Arc::clone(sessions));
+        let is_other = move |room: &str| match rooms::media_of(room) {
+            Some(media_id) => !now.decides_media_as(&before, media_id),
+            None => !now.decides_room_as(&before, namespace, room),
+        };
+        handle.for_each_in_rooms(namespace, is_other, move |socket| sessions.check_again(socket));
     }
 }
 

@@ -61,7 +61,7 @@ impl fmt::Display for MediaRule {
 }
 
 /// The rules in force, with what holds before them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     rules: Rules,
     auth_required: bool,
@@ -170,6 +170,25 @@ impl Policy {
             None => Decision { allowed: true, ground: Ground::Default },
             Some(_) => Decision { allowed: false, ground: Ground::OwnedByAnother },
         }
+    }
+
+    /// Whether both decide alike who may be in the custom room.
+    #[must_use]
+    pub fn decides_room_as(&self, other: &Self, namespace: &str, room: &str) -> bool {
+        let rule = |policy: &'_ Self| {
+            let fits =
+                |rule: &&RoomRule| rule.namespace.is_none_or(|of| of == namespace) && rule.name.matches(room).is_some();
+            policy.rules.rooms.iter().find(fits).cloned()
+        };
+        self.auth_required == other.auth_required && rule(self) == rule(other)
+    }
+
+    /// Whether both decide alike who may follow the media item.
+    #[must_use]
+    pub fn decides_media_as(&self, other: &Self, media_id: &str) -> bool {
+        let rule =
+            |policy: &'_ Self| policy.rules.media.iter().find(|rule| rule.name.matches(media_id).is_some()).cloned();
+        self.auth_required == other.auth_required && rule(self) == rule(other)
     }
 
     fn without_identity(&self, identity: Option<&Identity>) -> Option<Decision<'_>> {
