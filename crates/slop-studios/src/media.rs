@@ -8,13 +8,13 @@ use tokio::sync::oneshot;
 
 use crate::events::{Failed, MediaSubscribed, client};
 use crate::rooms;
-use crate::session::{self, Sessions};
+use crate::session::{self, Sessions, Unanswered};
 use crate::store::{MediaState, SnapshotThen, Store};
 
 /// Adds `subscribeMedia` and `unsubscribeMedia` to a namespace.
 pub(crate) fn subscriptions(namespace: Namespace, sessions: &Arc<Sessions>, store: &Arc<dyn Store>) -> Namespace {
     let (s, store) = (Arc::clone(sessions), Arc::clone(store));
-    let namespace = namespace.on_async(client::SUBSCRIBE_MEDIA, move |socket, event| {
+    let namespace = namespace.on_overlapping(client::SUBSCRIBE_MEDIA, move |socket, event| {
         subscribe(Arc::clone(&s), Arc::clone(&store), socket, event)
     });
     let s = Arc::clone(sessions);
@@ -35,24 +35,25 @@ async fn subscribe(sessions: Arc<Sessions>, store: Arc<dyn Store>, socket: Socke
         Ok(media_id) => media_id.into(),
         Err(error) => return event.ack(&Failed::new(&format!("Media id {error}"))),
     };
-    session::keep_unanswered(&socket, event.take_ack());
+    let answer = session::keep_unanswered(&socket, event.take_ack());
 
     let (done, entered) = oneshot::channel();
-    let then = enter_later(&sessions, &media_id, socket.handle(), socket.reference(), done);
+    let then = enter_later(&sessions, &media_id, answer, socket.handle(), socket.reference(), done);
     let asked = store.media_snapshot_then(&media_id, then).await;
     if let Err(error) = &asked {
         tracing::debug!(%error, "read a media item's state");
     }
-    // The next event of this socket waits until this one is answered.
+    // Events that do not overlap with this one wait until it is answered.
     let entered = entered.await;
     if entered.is_err() {
-        acknowledge(&socket, &Failed::new("Try again later"));
+        acknowledge(&socket, answer, &Failed::new("Try again later"));
     }
 }
 
 fn enter_later(
     sessions: &Arc<Sessions>,
     media_id: &Arc<str>,
+    answer: Unanswered,
     handle: &Handle,
     socket: SocketRef,
     done: oneshot::Sender<()>,
@@ -62,7 +63,7 @@ fn enter_later(
         let state = state.cloned();
         handle.with_socket(socket, move |socket| {
             if let Some(socket) = socket {
-                enter(&sessions, socket, &media_id, state.as_ref());
+                enter(&sessions, socket, &media_id, answer, state.as_ref());
             }
             let _ = done.send(());
         });
@@ -70,14 +71,14 @@ fn enter_later(
 }
 
 /// Subscribes as the socket is *now*: it may have expired since it asked.
-fn enter(sessions: &Sessions, socket: &Socket, media_id: &str, state: Option<&MediaState>) {
+fn enter(sessions: &Sessions, socket: &Socket, media_id: &str, answer: Unanswered, state: Option<&MediaState>) {
     let owner = state.and_then(|state| state.owner_id.clone());
     if let Err(denied) = sessions.subscribe(socket, media_id, owner) {
         sessions.metrics.subscription_refused();
         tracing::debug!(socket = socket.id(), media_id, rule = denied.rule(), "refuse a subscription");
-        return acknowledge(socket, &Failed::new(&denied.to_string()));
+        return acknowledge(socket, answer, &Failed::new(&denied.to_string()));
     }
-    acknowledge(socket, &subscribed(media_id));
+    acknowledge(socket, answer, &subscribed(media_id));
     if let Some(state) = state
         // A session that comes back and may not follow the item any more does not get it again.
         && let Err(error) = socket.emit_args_in(
@@ -90,8 +91,8 @@ fn enter(sessions: &Sessions, socket: &Socket, media_id: &str, state: Option<&Me
     }
 }
 
-fn acknowledge(socket: &Socket, response: &impl Serialize) {
-    if let Some(ack) = session::take_unanswered(socket) {
+fn acknowledge(socket: &Socket, answer: Unanswered, response: &impl Serialize) {
+    if let Some(ack) = session::take_unanswered(socket, answer) {
         ack.send(response);
     }
 }

@@ -457,7 +457,11 @@ impl Collector for Snapshot {
                 engine.handshakes,
             ),
             ("client_addresses", "Client addresses that something is connected from", engine.addresses),
-            ("unfinished_bytes", "Bytes of clients' messages that have not arrived in whole", engine.unfinished_bytes),
+            (
+                "unfinished_bytes",
+                "Bytes of clients' messages that have not arrived in whole, or wait to be handled",
+                engine.unfinished_bytes,
+            ),
             ("sockets", "Namespace sockets that are connected", engine.sockets),
             ("media_items", "Media items whose state is kept", kept.media.rows),
             ("media_state_bytes", "Bytes of media states that are kept", kept.media.bytes),
@@ -488,6 +492,9 @@ impl Collector for Snapshot {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, &format!("{help}."), None, gauge.metric_type())?)?;
         }
+        let turn = ConstGauge::new(engine.longest_turn.as_secs_f64());
+        let help = "The longest that a shard has done one thing and nothing else in the last ten seconds or so.";
+        turn.encode(encoder.encode_descriptor("shard_turn", help, Some(&Unit::Seconds), turn.metric_type())?)?;
         let counters = [
             ("connections_opened", "Engine.IO connections opened", engine.connections_opened),
             ("sockets_connected", "Namespace sockets connected", engine.sockets_connected),

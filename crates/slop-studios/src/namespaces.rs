@@ -140,11 +140,12 @@ struct Heartbeat {
 async fn authenticate(sessions: &Sessions, socket: &Socket, event: OwnedEvent, arrive: impl Fn(&Socket)) {
     if let Some(key) = sessions.before_authenticate(event.arg(0)) {
         key.await;
-        if !socket.is_connected() {
-            return;
-        }
     }
-    match sessions.authenticate(socket, event.arg(0)) {
+    socket.turn().await;
+    if !socket.is_connected() {
+        return;
+    }
+    match socket.work(|| sessions.authenticate(socket, event.arg(0))) {
         Ok(user_id) => {
             event.ack(&AuthenticateResponse { success: true, user_id: Some(&user_id), error: None });
             arrive(socket);

@@ -1,7 +1,7 @@
 //! A socket's session: who it is, and what it may therefore be in. One rule holds throughout: whenever the identity
 //! changes, every room and subscription that the new one may not have is left before anything else is sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::mem::replace;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -73,8 +73,9 @@ struct Session {
     inbox: inbox::Progress,
     /// What its user has sent of late. Who sends nothing has none.
     rate: Option<Arc<UserRate>>,
-    /// What the handler that waits for the store has to answer. There is one at most: the next event waits for it.
-    unanswered: Option<Ack>,
+    /// What handlers that wait for the store have to answer, in the order of their events.
+    unanswered: VecDeque<(Unanswered, Ack)>,
+    next_unanswered: u64,
 }
 
 /// Calls `f` with the socket's session, which is made if there is none. The calls must not nest.
@@ -303,6 +304,10 @@ impl Sessions {
             session.untold = None;
         });
         socket.session_changed();
+        // Another token of the same user, as far as the rules are concerned: they were asked before. When they change, every
+        // socket is asked again.
+        let is_same = (before.as_ref().zip(next.as_ref()))
+            .is_some_and(|(before, next)| (&before.user_id, &before.claims) == (&next.user_id, &next.claims));
         if let Some(before) = before
             && next.is_none_or(|next| next.user_id != before.user_id)
         {
@@ -311,7 +316,9 @@ impl Sessions {
             with_session(socket, |session| session.inbox.end(joined, position));
             socket.leave(&room);
         }
-        self.leave_what_is_denied(socket);
+        if !is_same {
+            self.leave_what_is_denied(socket);
+        }
         self.enter(socket);
     }
 }
@@ -518,14 +525,26 @@ pub(crate) fn inbox<R: Default>(socket: &Socket, f: impl FnOnce(&mut inbox::Prog
     with_session(socket, |session| f(&mut session.inbox))
 }
 
+/// Names an ack that is kept with its socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Unanswered(u64);
+
 /// Keeps the ack of a handler that waits for the store: acks stay on their shard, the store does not.
-pub(crate) fn keep_unanswered(socket: &Socket, ack: Option<Ack>) {
-    with_session(socket, |session| session.unanswered = ack);
+pub(crate) fn keep_unanswered(socket: &Socket, ack: Option<Ack>) -> Unanswered {
+    with_session(socket, |session| {
+        let name = Unanswered(session.next_unanswered);
+        session.next_unanswered += 1;
+        session.unanswered.extend(ack.map(|ack| (name, ack)));
+        name
+    })
 }
 
 /// The ack that was kept, if it was not answered since.
-pub(crate) fn take_unanswered(socket: &Socket) -> Option<Ack> {
-    with_session(socket, |session| session.unanswered.take())
+pub(crate) fn take_unanswered(socket: &Socket, name: Unanswered) -> Option<Ack> {
+    with_session(socket, |session| {
+        let place = session.unanswered.iter().position(|(kept, _)| *kept == name)?;
+        session.unanswered.remove(place).map(|(_, ack)| ack)
+    })
 }
 
 fn send_auth_error(socket: &Socket, error: AuthError) {

@@ -182,15 +182,45 @@ impl Client {
 
     /// Sends an event and waits for its ack. Events that come before are kept for [`Client::next`].
     pub(crate) async fn call(&mut self, event: &str, args: Value) -> Value {
-        let id = self.next_ack;
-        self.next_ack += 1;
-        let text = format!("42{},{id}{}", self.namespace, with_name(event, args));
+        let (id, text) = self.asking(event, args);
         self.write(text).await;
         loop {
             match self.incoming().await {
                 Incoming::Ack(acked, payload) if acked == id => return payload,
                 Incoming::Event(name, payload) => self.early.push_back((name, payload)),
                 Incoming::Closed | Incoming::Disconnected => panic!("closed before {event} was acknowledged"),
+                _ => panic!("neither event nor ack"),
+            }
+        }
+    }
+
+    /// An event that asks for an ack.
+    fn asking(&mut self, event: &str, args: Value) -> (u64, String) {
+        let id = self.next_ack;
+        self.next_ack += 1;
+        (id, format!("42{},{id}{}", self.namespace, with_name(event, args)))
+    }
+
+    /// Sends events, over long-polling in one body, and waits for none of their acks.
+    pub(crate) async fn ask_together(&mut self, events: impl IntoIterator<Item = (&str, Value)>) {
+        let asked: Vec<String> = events.into_iter().map(|(event, args)| self.asking(event, args).1).collect();
+        match self.transport().await {
+            Transport::Polling => self.write(asked.join("\x1e")).await,
+            Transport::WebSocket => {
+                for text in asked {
+                    self.write(text).await;
+                }
+            }
+        }
+    }
+
+    /// The next ack. Events that come before are kept for [`Client::next`].
+    pub(crate) async fn next_answer(&mut self) -> Value {
+        loop {
+            match self.incoming().await {
+                Incoming::Ack(_, payload) => return payload,
+                Incoming::Event(name, payload) => self.early.push_back((name, payload)),
+                Incoming::Closed | Incoming::Disconnected => panic!("closed before an ack"),
                 _ => panic!("neither event nor ack"),
             }
         }

@@ -456,6 +456,42 @@ async fn publish_into(disk: &FaultyDisk, server: &Server, count: usize) -> Vec<T
     publishers
 }
 
+/// A page that opens with very many items, while publishers keep a slow disk busy.
+#[tokio::test]
+async fn a_thousand_subscriptions_take_a_handful_of_commits() {
+    const MANY: usize = 1_000;
+    let disk = FaultyDisk::new();
+    let server = disk.start(&[]);
+    let mut media = Client::connect(&server, "/media").await;
+    let mut beside = media.try_beside("/", json!({})).await.expect("the server takes it");
+    disk.set("sync * wait 100");
+    let publish = async |publisher: usize| {
+        for number in 0.. {
+            let path = format!("/v1/media/p{publisher}-{number}/complete");
+            assert_eq!(post(&server, &path, &json!({"url": "u"})).await.status, 200);
+        }
+    };
+    let commits = async || metric(&server, "slop_store_commit_duration_seconds_count").await;
+    let page = async {
+        until(async || commits().await > 2.0).await;
+        let before = commits().await;
+        media.ask_together((0..MANY).map(|number| ("subscribeMedia", json!([format!("m{number}")])))).await;
+        for _ in 0..5 {
+            assert!(beside.call("ping", json!([])).await["timestamp"].is_u64());
+        }
+        assert!(commits().await - before < 20.0, "another namespace is answered at once");
+        for _ in 0..MANY {
+            assert_eq!(media.next_answer().await["success"], true);
+        }
+        commits().await - before
+    };
+    let taken = tokio::select! {
+        ((), ()) = async { tokio::join!(publish(1), publish(2)) } => unreachable!("they go on"),
+        taken = page => taken,
+    };
+    assert!(taken < 60.0, "{taken} commits");
+}
+
 /// Who asks for something is told to come again; who waits gets what there is when there is room again, and gets it once.
 #[tokio::test]
 async fn a_full_queue_loses_nothing_that_clients_wait_for() {

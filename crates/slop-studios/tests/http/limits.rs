@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::api::{get, metric, post, send};
 use crate::client::Client;
+use crate::line::Transport;
 use crate::server::{KEY, OTHER_KEY, Server, token};
 
 fn progress(step: u64) -> Value {
@@ -110,6 +111,25 @@ async fn who_connects_anew_has_the_rate_that_it_had() {
     }
     // Some seconds may have passed.
     assert!((5..=20).contains(&refused), "{refused}");
+}
+
+/// The events come while its token is looked at: they are the user's when they are handled.
+#[tokio::test]
+async fn events_behind_a_login_are_the_users() {
+    let server = Server::start_with(&[("EVENT_RATE_PER_USER", "1")]);
+    for transport in [Transport::Polling, Transport::WebSocket] {
+        let user = format!("{transport:?}");
+        let mut client = Client::try_connect_by(transport, &server, "/", json!({})).await.expect("it is taken");
+        let login = ("authenticate", json!([{"token": token(&user)}]));
+        client.ask_together([login].into_iter().chain((0..100).map(|_| ("ping", json!([]))))).await;
+        assert_eq!(client.next_answer().await["success"], true);
+        let mut refused = 0;
+        for _ in 0..100 {
+            refused += u32::from(client.next_answer().await["error"] == "Too many events");
+        }
+        // Ten at once; some seconds may have passed.
+        assert!(refused >= 80, "{transport:?}: {refused}");
+    }
 }
 
 #[tokio::test]

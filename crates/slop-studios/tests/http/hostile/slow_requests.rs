@@ -83,9 +83,9 @@ async fn slow_bodies() {
                 }
             }
             assert!(late > 0 && no_room > 0, "{late} {no_room}");
-            assert!(limit_met(server, "unfinished bytes").await > 0);
+            assert!(limit_met(server, "unfinished bytes per address").await > 0);
             assert!(limit_met(server, "body time").await > 0);
-            "408 after `BODY_TIMEOUT_MS`; 503 past `MAX_UNFINISHED_BYTES`".to_owned()
+            "408 after `BODY_TIMEOUT_MS`; 503 past an address's share of `MAX_UNFINISHED_BYTES`".to_owned()
         })
         .await;
 }
@@ -106,8 +106,8 @@ async fn slow_messages() {
                 peers.push(peer);
             }
             assert!(metric(server, "slop_unfinished_bytes").await <= 16_000_000.0);
-            assert!(limit_met(server, "unfinished bytes").await > 0);
-            "closed past `MAX_UNFINISHED_BYTES`: `too many unfinished bytes`".to_owned()
+            assert!(limit_met(server, "unfinished bytes per address").await > 0);
+            "closed past an address's share of `MAX_UNFINISHED_BYTES`: `too many unfinished bytes`".to_owned()
         })
         .await;
 }

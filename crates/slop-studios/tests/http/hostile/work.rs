@@ -149,7 +149,7 @@ fn user() -> String {
 async fn events_behind_a_login() {
     let siege = Siege::of("a body of `authenticate` and 3,000 events, where a user may send one a second")
         .with("EVENT_RATE_PER_USER", "1")
-        .memory(32);
+        .memory(96);
     siege
         .run(async |victim| {
             let mut session = Polling::client(victim).await;
@@ -197,7 +197,7 @@ async fn reloads() {
     siege
         .run_on(
             async |settings| with_rules(settings),
-            async |victim, _| {
+            async |victim, folder| {
                 let joins: Vec<String> =
                     (0..1_000).map(|number| format!(r#"42["joinRoom","project-{number}-a-b"]"#)).collect();
                 let mut peers = Vec::new();
@@ -209,7 +209,10 @@ async fn reloads() {
                     peers.push(peer);
                 }
                 let applied = "slop_reloads_total{outcome=\"applied\"}";
-                for _ in 0..10 {
+                for number in 0..10 {
+                    // Another set of rules each time, which lets them stay.
+                    let rules = format!("[[rooms]]\nname = \"none-{number}\"\nallow = \"nobody\"\n{}", rules());
+                    std::fs::write(folder.path().join("slop.toml"), rules).expect("it can be written");
                     let before = try_metric(victim, applied).await;
                     victim.signal("HUP");
                     until(async || try_metric(victim, applied).await > before).await;
