@@ -193,22 +193,28 @@ settings! {
     max_connections: usize = "MAX_CONNECTIONS" Number DefaultValue::Fixed(defaults::MAX_CONNECTIONS),
         |text| size(text, u64::from(u32::MAX));
 
+    /// TCP connections besides, of publishers, health checks and clients' requests. Past it the one leaves that has been idle
+    /// for longest, of the address that has most
+    max_http_connections: usize = "MAX_HTTP_CONNECTIONS" Number DefaultValue::Fixed(defaults::MAX_HTTP_CONNECTIONS),
+        |text| size(text, u64::from(u32::MAX));
+
     /// Connections of one client address (IPv6: of one /64), 0 for any number. Past it a client gets 429
     max_connections_per_address: usize = "MAX_CONNECTIONS_PER_ADDRESS" Number
-        DefaultValue::Fixed(defaults::MAX_CONNECTIONS_PER_ADDRESS), size_or_none;
+        DefaultValue::Share { of: "MAX_CONNECTIONS", parts: defaults::ADDRESSES_THAT_FILL }, size_or_none;
 
     /// New connections of one client address each second, and ten times as many at once; 0 for any number. Past it a client
     /// gets 429
     connection_rate_per_address: u32 = "CONNECTION_RATE_PER_ADDRESS" Number
         DefaultValue::Fixed(defaults::CONNECTION_RATE_PER_ADDRESS), rate;
 
-    /// Connections that have not sent a whole request, in all, and as many that are in no namespace. Past it a client gets 503
+    /// Connections that are in no namespace, bodies on their way, and HTTP connections that are silent or idle, of each in all.
+    /// Past it a client gets 503, or the one leaves that has been idle for longest
     max_handshakes: usize = "MAX_HANDSHAKES" Number DefaultValue::Fixed(defaults::MAX_HANDSHAKES),
         |text| size(text, u64::from(u32::MAX));
 
-    /// The same of one client address, 0 for any number. Past it a client gets 429
+    /// The same of one client address, idle connections not among them; 0 for any number. Past it a client gets 429
     max_handshakes_per_address: usize = "MAX_HANDSHAKES_PER_ADDRESS" Number
-        DefaultValue::Fixed(defaults::MAX_HANDSHAKES_PER_ADDRESS), size_or_none;
+        DefaultValue::Share { of: "MAX_HANDSHAKES", parts: defaults::ADDRESSES_THAT_HANDSHAKE }, size_or_none;
 
     /// Networks of proxies whose X-Forwarded-For is believed, comma-separated, as `10.0.0.0/8`; behind a balancer, its
     /// addresses, or all clients count as one
@@ -247,7 +253,8 @@ settings! {
     max_pending_acks: usize = "MAX_PENDING_ACKS" Number DefaultValue::Fixed(defaults::MAX_PENDING_ACKS),
         |text| size(text, u64::from(u32::MAX));
 
-    /// Bytes of messages that have not arrived in whole, for each shard; past it clients that hold large ones are closed
+    /// Bytes of messages and headers that have not arrived in whole, for each shard; past it clients that hold large ones are
+    /// closed
     max_unfinished_bytes: usize = "MAX_UNFINISHED_BYTES" Number DefaultValue::Fixed(defaults::MAX_UNFINISHED_BYTES),
         |text| size(text, u64::from(u32::MAX));
 
@@ -323,6 +330,11 @@ enum DefaultValue {
     },
     /// One for each core that the process may use.
     Cores,
+    /// One of so many parts of another setting, which stands above it.
+    Share {
+        of: &'static str,
+        parts: u64,
+    },
 }
 
 /// The origins whose pages may connect.
@@ -536,6 +548,7 @@ impl Setting {
             DefaultValue::Fixed("") => String::new(),
             DefaultValue::Cores => " [default: one per core]".to_owned(),
             DefaultValue::Fixed(text) => format!(" [default: {text}]"),
+            DefaultValue::Share { of, parts } => format!(" [default: {of} / {parts}]"),
             DefaultValue::Profile { serve, dev } => {
                 let serve = if serve.is_empty() { "none" } else { serve };
                 format!(" [default: {serve}; dev: {dev}]")
@@ -560,11 +573,17 @@ impl Setting {
         }
     }
 
-    fn default_text(&self, profile: Profile) -> String {
+    /// `set` has the settings above it.
+    fn default_text(&self, profile: Profile, set: &BTreeMap<&'static str, (String, Source)>) -> String {
         match (&self.default, profile) {
             (DefaultValue::Fixed(text), _)
             | (DefaultValue::Profile { serve: text, .. }, Profile::Serve)
             | (DefaultValue::Profile { dev: text, .. }, Profile::Dev) => (*text).to_owned(),
+            (DefaultValue::Share { of, parts }, _) => {
+                // What is no number is told of the other setting.
+                let whole = set.get(of).and_then(|(text, _)| text.trim().parse::<u64>().ok());
+                (whole.unwrap_or_default() / parts).max(1).to_string()
+            }
             (DefaultValue::Cores, _) => {
                 // A container's share of the cores counts, which this function knows about.
                 let cores = std::thread::available_parallelism().map_or(1, usize::from);

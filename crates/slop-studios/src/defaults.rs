@@ -59,15 +59,17 @@ pub const JWKS_MAX_AGE_MS: &str = "600000";
 pub const TOKEN_EXPIRING_NOTICE_MS: &str = "0";
 /// At 3 KiB for an idle connection, 300 MB. What the system's limit of open files does not allow is not used.
 pub const MAX_CONNECTIONS: &str = "100000";
-/// A fifth of all, so that one address can't take every place. What is honest and comes from one address is a company or a
+/// Some hundred publishers and proxies, health checks, and as many requests of polling clients.
+pub const MAX_HTTP_CONNECTIONS: &str = "1024";
+/// Of one address a fifth of all, so that it can't take every place. What is honest and comes from one address is a company or a
 /// carrier's network, which is smaller; a balancer is to be named in `TRUSTED_PROXIES`.
-pub const MAX_CONNECTIONS_PER_ADDRESS: &str = "20000";
+pub const ADDRESSES_THAT_FILL: u64 = 5;
 /// At 60 µs of work each, 2,000 a second are 12 % of a core; the burst brings a full address back after a restart.
 pub const CONNECTION_RATE_PER_ADDRESS: &str = "2000";
-/// At some 10 KiB each, 100 MB of either kind; 100,000 clients that come back at once are through in ten rounds.
+/// At some 12 KiB each, 120 MB of each kind; 100,000 clients that come back at once are through in ten rounds.
 pub const MAX_HANDSHAKES: &str = "10000";
-/// Half of all, so that others get in; and 2,000 long-polling clients that come at once make 4,000 requests.
-pub const MAX_HANDSHAKES_PER_ADDRESS: &str = "5000";
+/// Of one address half of all, so that others get in; and 2,000 long-polling clients that come at once make 4,000 requests.
+pub const ADDRESSES_THAT_HANDSHAKE: u64 = 2;
 /// A token of 16 KiB in `Authorization`, and as much again for cookies and what proxies add.
 pub const MAX_HEADER_BYTES: &str = "32768";
 /// A request's headers are one packet or two, which even a bad mobile network brings within some round trips.

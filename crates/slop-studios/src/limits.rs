@@ -41,9 +41,15 @@ pub const ROOMS_PER_EVENT: usize = 16;
 /// was away, or one batch after another.
 pub const BURST_SECONDS: u32 = 10;
 
-/// File descriptors that are left to the store, the log, and who connects besides the clients: publishers, health checks, and the
-/// requests of polling clients, of which the engine takes 1,024.
-pub const SPARE_FILES: u64 = 1_280;
+/// File descriptors that are left to all but connections: the store, its journal, the log, signals, the issuer's keys. Counted:
+/// 15 in a server that runs, and some more while files change.
+pub const SPARE_FILES: u64 = 64;
+
+/// File descriptors of each shard. Counted: 4, of its runtime.
+pub const FILES_PER_SHARD: u64 = 4;
+
+/// The fewest connections of clients, and the fewest others, that a server starts with: a page or two, and who looks after it.
+pub const FEWEST_CONNECTIONS: u64 = 32;
 
 /// Media items kept, the longest without news leaving first. A studio of 1,000 users with 10 items a day has 300,000 in
 /// the 30 days after which they leave anyway.

@@ -88,6 +88,8 @@ limits! {
     IdempotencyKeysPerPublisher => "idempotency keys per publisher",
     /// `MAX_UNFINISHED_BYTES`, by publishers.
     UnfinishedBodies => "unfinished bytes of publishers",
+    /// `MAX_HANDSHAKES`, by publishers' bodies.
+    PublishersBodies => "bodies of publishers",
     /// `MAX_ROOMS_PER_SOCKET`.
     Rooms => "rooms and subscriptions",
     /// `AUTH_FAILURE_LIMIT`.
@@ -451,15 +453,16 @@ impl Collector for Snapshot {
             ("connections", "Engine.IO connections that are open", engine.connections),
             ("connections_websocket", "Of those, the ones on WebSocket", engine.websockets),
             ("streams", "TCP connections that are open, whatever they speak", engine.streams),
+            ("http_connections", "TCP connections that speak HTTP", engine.http_connections),
             (
                 "handshakes",
-                "Connections that have not sent a whole request yet, or are in no namespace yet",
+                "Requests that have not arrived in whole, and connections that are in no namespace yet",
                 engine.handshakes,
             ),
             ("client_addresses", "Client addresses that something is connected from", engine.addresses),
             (
                 "unfinished_bytes",
-                "Bytes of clients' messages that have not arrived in whole, or wait to be handled",
+                "Bytes of clients' messages and headers that have not arrived in whole, or wait to be handled",
                 engine.unfinished_bytes,
             ),
             ("sockets", "Namespace sockets that are connected", engine.sockets),
@@ -496,6 +499,11 @@ impl Collector for Snapshot {
         let help = "The longest that a shard has done one thing and nothing else in the last ten seconds or so.";
         turn.encode(encoder.encode_descriptor("shard_turn", help, Some(&Unit::Seconds), turn.metric_type())?)?;
         let counters = [
+            (
+                "accept_failures",
+                "Times that no connection could be accepted, mostly for want of a file descriptor",
+                engine.accept_failures,
+            ),
             ("connections_opened", "Engine.IO connections opened", engine.connections_opened),
             ("sockets_connected", "Namespace sockets connected", engine.sockets_connected),
             ("upgrades", "Polling connections that changed to WebSocket", engine.upgrades),

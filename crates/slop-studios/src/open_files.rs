@@ -1,8 +1,10 @@
 //! The system's limit of open files, which is the limit of connections too.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socketio_server::MAX_LEAVING;
 
-use crate::limits::SPARE_FILES;
+use crate::defaults::ADDRESSES_THAT_FILL;
+use crate::limits::{FEWEST_CONNECTIONS, FILES_PER_SHARD, SPARE_FILES};
 
 /// Raises the limit as far as the process may, and returns it; none if there is none.
 pub(crate) fn raise_limit() -> Option<u64> {
@@ -15,25 +17,91 @@ pub(crate) fn raise_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// The connections that fit of those that are wanted.
-pub(crate) fn connections_that_fit(wanted: usize, files: Option<u64>) -> usize {
-    let Some(files) = files else { return wanted };
-    // A tiny limit is shared half and half.
-    let fit = files.saturating_sub(SPARE_FILES).max(files / 2).max(1);
-    wanted.min(usize::try_from(fit).unwrap_or(usize::MAX))
+/// How many TCP connections there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// Of clients.
+    pub(crate) connections: usize,
+    /// Besides.
+    pub(crate) http: usize,
+}
+
+/// Not even a few connections fit.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the system's limit of open files is {limit}, and {needed} are needed at least (`ulimit -n`, `LimitNOFILE=`)")]
+pub(crate) struct TooFewFiles {
+    limit: u64,
+    needed: u64,
+}
+
+impl Places {
+    /// Those of them that fit, together with all else that the server has open. Where they don't, a quarter is not for clients.
+    pub(crate) fn that_fit(self, files: Option<u64>, shards: usize) -> Result<Self, TooFewFiles> {
+        let Some(limit) = files else { return Ok(self) };
+        let [connections, http] = [self.connections, self.http].map(|wanted| wanted as u64);
+        let others = SPARE_FILES + FILES_PER_SHARD * shards as u64 + MAX_LEAVING as u64;
+        let needed = others + connections.min(FEWEST_CONNECTIONS) + http.min(FEWEST_CONNECTIONS);
+        if limit < needed {
+            return Err(TooFewFiles { limit, needed });
+        }
+        let left = limit - others;
+        let unwanted = left.saturating_sub(connections);
+        let http = http.min(unwanted.max(left / 4).max(FEWEST_CONNECTIONS));
+        let connections = connections.min(left - http);
+        let [connections, http] = [connections, http].map(|fit| usize::try_from(fit).unwrap_or(usize::MAX));
+        Ok(Self { connections, http })
+    }
+
+    /// How many of the clients' connections an address may have where `wanted` were to be shared. A default follows what fits;
+    /// what somebody chose stays.
+    pub(crate) fn of_address(self, chosen: usize, wanted: Self) -> usize {
+        // Not none, which would be any number.
+        let share = |places: Self| (places.connections / ADDRESSES_THAT_FILL as usize).max(1);
+        if chosen == share(wanted) { share(self) } else { chosen }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const WANTED: Places = Places { connections: 100_000, http: 1_024 };
+
+    fn fit(wanted: Places, files: u64) -> Option<(usize, usize)> {
+        wanted.that_fit(Some(files), 2).ok().map(|places| (places.connections, places.http))
+    }
+
     #[test]
     fn connections_leave_some_files_to_others() {
-        assert_eq!(connections_that_fit(100_000, None), 100_000);
-        assert_eq!(connections_that_fit(100_000, Some(1_048_576)), 100_000);
-        assert_eq!(connections_that_fit(100_000, Some(20_000)), 18_720);
-        assert_eq!(connections_that_fit(100_000, Some(1_024)), 512);
-        assert_eq!(connections_that_fit(100_000, Some(0)), 1);
-        assert_eq!(connections_that_fit(10, Some(20_000)), 10);
+        assert_eq!(WANTED.that_fit(None, 2), Ok(WANTED));
+        assert_eq!(fit(WANTED, 1_048_576), Some((100_000, 1_024)));
+        assert_eq!(fit(WANTED, 20_000), Some((18_840, 1_024)));
+        assert_eq!(fit(WANTED, 1_024), Some((666, 222)));
+        assert_eq!(fit(WANTED, 200), Some((32, 32)));
+        assert_eq!(fit(WANTED, 199), None);
+        assert_eq!(fit(Places { connections: 10, ..WANTED }, 1_024), Some((10, 878)));
+        assert_eq!(fit(Places { connections: 10, ..WANTED }, 178), Some((10, 32)));
+        assert_eq!(fit(Places { connections: 10, http: 1 }, 147), Some((10, 1)));
+    }
+
+    #[test]
+    fn whatever_fits_is_no_more_than_there_is() {
+        for files in 0..30_000 {
+            for wanted in [WANTED, Places { connections: 900, http: 10_000 }, Places { connections: 1, http: 1 }] {
+                let Some((connections, http)) = fit(wanted, files) else { continue };
+                assert!(connections >= 1 && connections <= wanted.connections && http >= 1 && http <= wanted.http);
+                assert!((connections + http) as u64 + 136 <= files, "{files}: {connections} and {http}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_has_its_part_of_what_fits() {
+        let places = Places { connections: 666, http: 222 };
+        assert_eq!(places.of_address(20_000, WANTED), 133);
+        for chosen in [0, 1, 20_001] {
+            assert_eq!(places.of_address(chosen, WANTED), chosen);
+        }
+        assert_eq!(Places { connections: 3, http: 1 }.of_address(20_000, WANTED), 1);
     }
 }

@@ -27,7 +27,7 @@ use crate::logging;
 use crate::memory::{self, Crowd};
 use crate::metrics::Metrics;
 use crate::namespaces;
-use crate::open_files;
+use crate::open_files::{self, Places};
 use crate::owners::NewOwners;
 use crate::policy::Policy;
 use crate::publish::Executor;
@@ -252,7 +252,8 @@ fn start(
     metrics: &Arc<Metrics>,
     certificate: Option<&Certificate>,
 ) -> anyhow::Result<Started> {
-    let builder = Server::builder(engine_config(settings));
+    let places = places_that_fit(settings)?;
+    let builder = Server::builder(engine_config(settings, places));
     let handle = builder.handle();
     let revocations = Arc::<Revocations>::default();
     let (verifier, jwks) = verifier(settings, runtime, metrics)?;
@@ -444,7 +445,7 @@ fn store_options(settings: &Settings) -> Options {
     }
 }
 
-fn engine_config(settings: &Settings) -> Config {
+fn engine_config(settings: &Settings, places: Places) -> Config {
     Config {
         shards: settings.shards,
         ping_interval: settings.ping_interval,
@@ -465,8 +466,9 @@ fn engine_config(settings: &Settings) -> Config {
         max_header_bytes: settings.max_header_bytes,
         header_timeout: settings.header_timeout,
         body_timeout: settings.body_timeout,
-        max_connections: max_connections(settings.max_connections),
-        max_connections_per_address: settings.max_connections_per_address,
+        max_connections: places.connections,
+        max_http_connections: places.http,
+        max_connections_per_address: places.of_address(settings.max_connections_per_address, wanted_places(settings)),
         connection_rate_per_address: settings.connection_rate_per_address,
         max_handshakes: settings.max_handshakes,
         max_handshakes_per_address: settings.max_handshakes_per_address,
@@ -481,17 +483,26 @@ fn engine_config(settings: &Settings) -> Config {
     }
 }
 
+fn wanted_places(settings: &Settings) -> Places {
+    Places { connections: settings.max_connections, http: settings.max_http_connections }
+}
+
 /// As many as wanted, if the system lets so many files be open.
-fn max_connections(wanted: usize) -> usize {
+fn places_that_fit(settings: &Settings) -> anyhow::Result<Places> {
     let files = open_files::raise_limit();
-    let fit = open_files::connections_that_fit(wanted, files);
-    if fit < wanted {
+    let wanted = wanted_places(settings);
+    let fit = wanted.that_fit(files, settings.shards)?;
+    if fit != wanted {
         tracing::warn!(
             open_files = files,
-            "MAX_CONNECTIONS is {wanted}, but the system's limit of open files leaves room for {fit}"
+            "MAX_CONNECTIONS is {} and MAX_HTTP_CONNECTIONS {}, but the system's limit of open files leaves room for {} and {}",
+            wanted.connections,
+            wanted.http,
+            fit.connections,
+            fit.http
         );
     }
-    fit
+    Ok(fit)
 }
 
 /// Listens on the first address of the host that can be.

@@ -63,7 +63,7 @@ fn hop(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// What counts as one client: an IPv4 address, or the /64 of IPv6 that a subscriber gets and may choose addresses from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Address(NonZeroU64);
 
 impl Address {

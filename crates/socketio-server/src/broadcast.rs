@@ -134,7 +134,7 @@ impl Handle {
         snapshot.packets_encoded += self.0.packets_encoded.load(Ordering::Relaxed);
         let crowd = self.0.admission.crowd();
         (snapshot.streams, snapshot.handshakes) = (crowd.streams as u64, crowd.handshakes as u64);
-        snapshot.addresses = crowd.addresses as u64;
+        (snapshot.http_connections, snapshot.addresses) = (crowd.http_connections as u64, crowd.addresses as u64);
         if let Some(recovery) = self.recovery() {
             let (entries, bytes) = recovery.history().size();
             (snapshot.history_entries, snapshot.history_bytes) = (entries as u64, bytes as u64);

@@ -53,23 +53,28 @@ pub struct Config {
     pub header_timeout: Duration,
     /// How long it may then take to send the body. Default 30 s: the largest, at 35 KB/s.
     pub body_timeout: Duration,
-    /// Engine.IO connections in all; of TCP connections 1,024 more are taken, so that health checks and publishers come
-    /// in however many clients are there. Past it a client gets 503. Default 100,000, which at 3 KiB each are 300 MB.
+    /// Engine.IO connections in all. Past it a client gets 503. Default 100,000, which at 3 KiB each are 300 MB.
     pub max_connections: usize,
-    /// Engine.IO connections of one client address, and TCP connections that speak HTTP; 0 for no limit. Past it a client
-    /// gets 429. Default 20,000: one address can't take more than a fifth of the places, and a company or a carrier's
+    /// TCP connections that are taken besides, so that health checks and publishers come in however many clients are there.
+    /// When all are taken, an idle or silent one leaves for each that comes; half of them are never a client's, and a quarter
+    /// may be [kept](crate::HttpConnection::keep). Default 1,024: some hundred publishers' and proxies', and as many requests
+    /// of polling clients.
+    pub max_http_connections: usize,
+    /// Engine.IO connections of one client address; 0 for no limit. Past it a client gets 429. TCP connections that speak HTTP
+    /// may be as many, and a quarter of `max_http_connections`. Default 20,000: one address can't take more than a fifth of the places, and a company or a carrier's
     /// network behind one address is not that large.
     pub max_connections_per_address: usize,
     /// New Engine.IO connections of one client address each second, and ten times as many at once; 0 for no limit. Past
     /// it a client gets 429. Default 2,000: at 60 µs of work each, 12 % of a core; a full address is back in one burst.
     pub connection_rate_per_address: u32,
-    /// What the server waits for, in all: so many TCP connections that have not sent a whole request yet, those included whose
-    /// body is not there, and so many Engine.IO connections without a namespace. Past it a client gets 503. Default 10,000: at
-    /// 10 KiB each, 100 MB of either, or 430 MB if all have sent as much as headers may be; and a fleet of 100,000 is through
-    /// in ten rounds.
+    /// What the server waits for, in all: so many bodies of clients and of others, each counted apart, and so many Engine.IO
+    /// connections without a namespace; past it a client gets 503. And so many TCP connections speak HTTP without a client's
+    /// request under way, which are those that are silent, idle or have sent a part of a request; past it the one leaves that
+    /// has been so for longest, of the address with most. Default 10,000: at 12 KiB each, 120 MB of each kind; and a fleet of
+    /// 100,000 is through in ten rounds.
     pub max_handshakes: usize,
-    /// The same of one client address, past which a client gets 429; 0 for no limit. Default 5,000: half of
-    /// all, so that others get in; and 2,000 long-polling clients that come at once make 4,000 requests.
+    /// The same of one client address, idle connections not among them, past which a client gets 429, or is closed if it had
+    /// begun a request; 0 for no limit. Default 5,000: half of all, so that others get in; and 2,000 long-polling clients that come at once make 4,000 requests.
     pub max_handshakes_per_address: usize,
     /// Requests of one polling session each second, and ten times as many at once; 0 for no limit. Past it the session
     /// ends. Default 100: a client that polls and posts in turn over a round trip of 20 ms.
@@ -78,9 +83,9 @@ pub struct Config {
     /// [refused](crate::Namespace::on_refused), and at twice as many at once the connection is closed. All that its client
     /// sends counts: events, acks, attachments, fragments, control frames. Default 1,000: at 7 µs each, a hundredth of a core.
     pub event_rate_per_socket: u32,
-    /// Bytes of messages that are not whole yet, or wait to be handled, which each shard holds for its clients together; a quarter
-    /// of it for the clients of one address. Past it, connections that hold more than 4 KiB are closed, and events that would
-    /// wait are refused. Default 64 MiB: sixty of the largest messages on their way at once.
+    /// Bytes of messages and of requests' headers that are not whole yet, and of messages that wait to be handled, which each shard
+    /// holds for its clients together; a quarter of it for the clients of one address. Past it, connections that hold more than
+    /// 4 KiB are closed, and events that would wait are refused. Default 64 MiB: sixty of the largest messages on their way at once.
     pub max_unfinished_bytes: usize,
     /// Proxies whose `X-Forwarded-For` is believed; none of the limits by address is theirs. Default: none.
     pub trusted_proxies: TrustedProxies,
@@ -136,6 +141,7 @@ impl Default for Config {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             max_connections: 100_000,
+            max_http_connections: 1024,
             max_connections_per_address: 20_000,
             connection_rate_per_address: 2_000,
             max_handshakes: 10_000,
@@ -162,9 +168,17 @@ impl Default for Config {
     }
 }
 
-/// TCP connections past [`Config::max_connections`] that are taken, for those who are not clients: publishers, health checks,
-/// scrapes of the metrics, and the requests of polling clients.
-pub(crate) const HTTP_PLACES: usize = 1024;
+/// Connections that may be on their way out at a time, to make room for others. So many file descriptors more than the limits
+/// say may be open for a moment.
+pub const MAX_LEAVING: usize = 64;
+
+/// Of how many connections of an address one leaves at a time: who has 16 loses one, who has 1,024 loses 64, so that the
+/// search for the oldest costs each newcomer 16 looks.
+pub(crate) const LEAVING_PER_ADDRESS: usize = 16;
+
+/// Bytes of a request's headers that are read at a time. So much, at most, of the next request is taken in while one is under
+/// way; and hyper, whose buffer grows when a read fills it, stays with 8 KiB for those whose headers fit.
+pub(crate) const HEADER_READ: usize = 4 * 1024;
 
 /// hyper's buffer is at least as large.
 pub(crate) const MIN_HEADER_BYTES: usize = 8 * 1024;
@@ -260,6 +274,10 @@ pub(crate) const SLOW_POLL_BYTES: usize = 16 * 1024;
 
 /// Packets of one polling response: python-engineio takes a response with more for an attack, and gives up.
 pub(crate) const POLL_RESPONSE_PACKETS: usize = 16;
+
+/// Bytes that a client may send before its TLS handshake is done. A ClientHello has 300 to 600 bytes, 1,800 with a post-quantum
+/// key, and tickets of ours add 250. rustls would hold 64 KiB of one.
+pub(crate) const MAX_TLS_HANDSHAKE_BYTES: usize = 8 * 1024;
 
 /// Bytes of a TLS connection that may be encrypted and not yet taken by the kernel: one record, the most that is encrypted
 /// at a time. It comes on top of the outbox for no more than its few bytes of overhead, since it counts as waiting.

@@ -6,10 +6,11 @@ use std::{
     convert::Infallible,
     error::Error,
     future::Future,
+    io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     rc::Rc,
-    task::Poll,
+    task::{Context, Poll, ready},
 };
 
 use ::http::{
@@ -30,17 +31,22 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socketio_protocol::websocket;
-use tokio::{net::TcpStream, sync::oneshot, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::oneshot,
+    time::{Instant, sleep_until, timeout},
+};
 
 use crate::{
     Limit, Origins,
-    admission::HttpPlace,
-    config::{MAX_KEPT_HEADER_BYTES, MIN_HEADER_BYTES},
+    admission::{BodyPermit, HttpPlace},
+    config::{HEADER_READ, MAX_KEPT_HEADER_BYTES, MIN_HEADER_BYTES},
     connection::{Origin, Protocol},
     identifier::Id,
     shard::{Shard, StreamGuard},
     tls,
-    transport::{EngineError, EngineRequest, Stream, open_polling, open_websocket},
+    transport::{EngineError, EngineRequest, Stream, open_polling, open_websocket, read_at_most},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -84,31 +90,36 @@ pub(crate) async fn serve_connection(
     served: StreamGuard,
     place: HttpPlace,
 ) {
-    let stream = match &shard.application.tls {
-        None => Stream::Plain(stream),
-        // Boxed, so that nothing of it is left in the connection's task.
-        Some(tls) => match Box::pin(tls::handshake(&shard, tls, stream)).await {
-            Some(stream) => stream,
-            None => return,
-        },
+    let (stream, deadline) = match &shard.application.tls {
+        None => (Stream::Plain(stream), None),
+        Some(tls) => {
+            // The first request shares it, so that who is slow at both has the time once.
+            let deadline = Instant::now() + shard.config.header_timeout;
+            // Boxed, so that nothing of it is left in the connection's task.
+            match Box::pin(tls::handshake(&shard, tls, stream, &place, deadline)).await {
+                Some(stream) => (stream, Some(deadline)),
+                None => return,
+            }
+        }
     };
+    let place = Rc::new(place);
     let upgrade: Rc<Cell<Option<Upgrade>>> = Rc::default();
     // Boxed, so that the memory of the HTTP connection is gone when it is.
-    let Some((stream, leftover)) = Box::pin(serve_http(shard.clone(), stream, peer, place, upgrade.clone())).await
-    else {
+    let served_http = serve_http(shard.clone(), stream, peer, place.clone(), upgrade.clone(), deadline);
+    let Some((stream, leftover)) = Box::pin(served_http).await else { return };
+    let Some(upgrade) = upgrade.take() else {
+        if let Stream::Tls(stream) = stream {
+            Box::pin(tls::shut_down(stream, &place)).await;
+        }
         return;
     };
-    match upgrade.take() {
-        Some(Upgrade::Open(origin)) => open_websocket(&shard, origin, stream, &leftover, served),
-        Some(Upgrade::Session(sid)) => match stream.detach() {
+    drop(place);
+    match upgrade {
+        Upgrade::Open(origin) => open_websocket(&shard, origin, stream, &leftover, served),
+        Upgrade::Session(sid) => match stream.detach() {
             Ok(stream) => shard.route(EngineRequest::Upgrade { sid, stream, leftover, peer: peer.ip() }),
             Err(error) => tracing::debug!(%error, "failed to hand over a stream"),
         },
-        None => {
-            if let Stream::Tls(stream) = stream {
-                Box::pin(tls::shut_down(stream)).await;
-            }
-        }
     }
 }
 
@@ -116,39 +127,74 @@ async fn serve_http(
     shard: Rc<Shard>,
     stream: Stream,
     peer: SocketAddr,
-    place: HttpPlace,
+    place: Rc<HttpPlace>,
     upgrade: Rc<Cell<Option<Upgrade>>>,
+    deadline: Option<Instant>,
 ) -> Option<(Stream, Bytes)> {
-    let place = Rc::new(place);
+    let headers = Rc::new(Headers {
+        shard: shard.clone(),
+        peer: peer.ip(),
+        place: place.clone(),
+        count: Cell::new(0),
+        held: Cell::new(0),
+    });
+    let is_first = Rc::new(Cell::new(true));
     let service = {
         let (shard, place, upgrade) = (shard.clone(), place.clone(), upgrade.clone());
+        let (headers, is_first) = (headers.clone(), is_first.clone());
         service_fn(move |request| {
-            place.request_came();
+            is_first.set(false);
+            headers.came();
             let (shard, place, upgrade) = (shard.clone(), place.clone(), upgrade.clone());
-            Box::pin(async move { Ok::<_, Infallible>(answer(&shard, request, peer, &place, &upgrade).await) })
+            Box::pin(async move {
+                let response = answer(&shard, request, peer, &place, &upgrade).await;
+                place.answered();
+                Ok::<_, Infallible>(response)
+            })
         })
     };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shard.config.header_timeout)
         .max_buf_size(shard.config.max_header_bytes.max(MIN_HEADER_BYTES))
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(HttpStream { stream, headers }), service);
     let mut drained = pin!(shard.drain_began.notified());
+    let mut parting = pin!(place.parting());
+    let mut first_request = pin!(sleep_until_some(deadline));
     let mut draining = false;
     let ended = std::future::poll_fn(|cx| {
         if !draining && (shard.is_draining() || drained.as_mut().poll(cx).is_ready()) {
             draining = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        match connection.poll_without_shutdown(cx) {
-            Poll::Ready(ended) => Poll::Ready(ended),
-            Poll::Pending => Poll::Pending,
+        if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
+            return Poll::Ready(Ended::Itself(ended));
         }
+        if parting.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ended::MakesRoom);
+        }
+        if is_first.get() && first_request.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ended::TooLate);
+        }
+        Poll::Pending
     })
     .await;
+    let ended = match ended {
+        Ended::Itself(ended) => ended,
+        Ended::MakesRoom => {
+            shard.metrics.limit_met(Limit::HttpConnections);
+            tracing::debug!(%peer, "close an idle connection to make room");
+            return None;
+        }
+        Ended::TooLate => {
+            shard.metrics.limit_met(Limit::HeaderTime);
+            tracing::debug!(%peer, "no request in time");
+            return None;
+        }
+    };
     if let Err(error) = ended {
         // A connection that had its answers and is idle ends in the same way.
-        if error.is_timeout() && place.is_handshaking() {
+        if error.is_timeout() && place.awaits_request() {
             shard.metrics.limit_met(Limit::HeaderTime);
         }
         if error.is_parse_too_large() {
@@ -158,7 +204,126 @@ async fn serve_http(
         return None;
     }
     let parts = connection.into_parts();
-    Some((parts.io.into_inner(), parts.read_buf))
+    Some((parts.io.into_inner().stream, parts.read_buf))
+}
+
+/// How HTTP ended on a connection.
+enum Ended {
+    Itself(hyper::Result<()>),
+    MakesRoom,
+    TooLate,
+}
+
+async fn sleep_until_some(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What has come of a request's headers. hyper, which has them, does not tell.
+struct Headers {
+    shard: Rc<Shard>,
+    peer: IpAddr,
+    place: Rc<HttpPlace>,
+    count: Cell<usize>,
+    /// As the shard knows it.
+    held: Cell<usize>,
+}
+
+impl Headers {
+    /// They are whole.
+    fn came(&self) {
+        self.place.request_came();
+        self.count.set(0);
+        self.shard.hold(self.peer, self.held.take(), 0);
+    }
+
+    /// More is about to be read.
+    fn go_on(&self) -> Result<(), Limit> {
+        // Those that came in one piece are not counted: most do, and are not waited for.
+        if self.count.get() > 0 { self.place.request_began() } else { Ok(()) }
+    }
+
+    fn add(&self, read: usize) -> Result<(), Limit> {
+        let count = self.count.get() + read;
+        self.count.set(count);
+        if count <= HEADER_READ {
+            return Ok(());
+        }
+        // As hyper's buffer grows.
+        let held = count.next_power_of_two();
+        let before = self.held.replace(held);
+        // The shard has counted that it was met.
+        if self.shard.hold(self.peer, before, held) { Ok(()) } else { Err(Limit::UnfinishedBytes) }
+    }
+}
+
+impl Drop for Headers {
+    fn drop(&mut self) {
+        self.shard.hold(self.peer, self.held.get(), 0);
+    }
+}
+
+/// A connection as hyper reads it. What is read of headers is counted, in small pieces: hyper does not read on while a request
+/// is under way and some of the next is there, so a piece is all that it holds of that.
+struct HttpStream {
+    stream: Stream,
+    headers: Rc<Headers>,
+}
+
+impl HttpStream {
+    fn refuse(&self, limit: Limit) -> io::Error {
+        if limit != Limit::UnfinishedBytes {
+            self.headers.shard.metrics.limit_met(limit);
+        }
+        io::Error::new(io::ErrorKind::QuotaExceeded, limit.as_str())
+    }
+}
+
+impl AsyncRead for HttpStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let place = &this.headers.place;
+        if place.reads_body() {
+            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+        }
+        let is_header = !place.is_busy();
+        if is_header && let Err(limit) = this.headers.go_on() {
+            return Poll::Ready(Err(this.refuse(limit)));
+        }
+        let read = ready!(read_at_most(Pin::new(&mut this.stream), HEADER_READ, cx, buffer))?;
+        if is_header && let Err(limit) = this.headers.add(read) {
+            return Poll::Ready(Err(this.refuse(limit)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for HttpStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
 }
 
 async fn answer(
@@ -174,6 +339,7 @@ async fn answer(
             return text(StatusCode::NOT_FOUND, "not found");
         };
         request.extensions_mut().insert(SocketAddr::new(client, peer.port()));
+        request.extensions_mut().insert(place.connection());
         return fallback.call(request).await;
     };
     let origin = request.headers().get(ORIGIN).and_then(detached);
@@ -200,6 +366,9 @@ async fn answer(
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = error.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if error.ends_connection() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     });
@@ -287,6 +456,8 @@ async fn engine(
         },
         Some("websocket") => {
             let response = accept_websocket(&request)?;
+            // It is a client's from now on, and for a moment after its session has ended.
+            drop(place.hold().map_err(EngineError::Limit)?);
             match sid {
                 Some(sid) => {
                     let (reply, found) = oneshot::channel();
@@ -383,6 +554,7 @@ async fn polling_request(
     sid: Id,
 ) -> Result<Response<ResponseBody>, EngineError> {
     let (reply, answer) = oneshot::channel();
+    let _held = place.hold().map_err(EngineError::Limit)?;
     match *request.method() {
         Method::GET => {
             // A poll waits for long, and what was read with it need not.
@@ -403,7 +575,7 @@ async fn polling_request(
             if encoding.is_some_and(|encoding| encoding != "identity") {
                 return Err(EngineError::UnsupportedEncoding);
             }
-            let waiting = place.await_body().map_err(EngineError::Limit)?;
+            let waiting: BodyPermit = place.await_body().map_err(EngineError::Limit)?;
             let body = match read_body(shard, client, request.into_body()).await {
                 Err(EngineError::TooLarge) => {
                     let (done, closed) = oneshot::channel();

@@ -48,7 +48,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `config` | settings and limits, with the reason for each default |
-//! | `admission`, `address`, `rate` | who is let in, and how much of each client |
+//! | `admission`, `address`, `rate` | who is let in, how much of each client, and who makes room for others |
 //! | `limit` | the limits that a peer may meet, for answers, logs and metrics |
 //! | `server` | builder, acceptor, drain |
 //! | `shard`, `timers` | one thread's state: connections, mailbox, flush pass; its deadlines in one heap |
@@ -95,8 +95,9 @@ mod transport;
 mod turns;
 
 pub use address::TrustedProxies;
+pub use admission::{BodyPermit, HttpConnection};
 pub use broadcast::{Broadcast, Delivery, Handle};
-pub use config::{Config, Origins};
+pub use config::{Config, MAX_LEAVING, Origins};
 pub use event::{Ack, AckError, AckReply, EncodeError, Event, EventArgs, OwnedEvent};
 pub use limit::Limit;
 pub use metrics::MetricsSnapshot;

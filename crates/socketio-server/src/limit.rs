@@ -25,6 +25,11 @@ limits! {
     Connections => "connections",
     /// [`Config::max_connections_per_address`](crate::Config::max_connections_per_address).
     ConnectionsPerAddress => "connections per address",
+    /// [`Config::max_http_connections`](crate::Config::max_http_connections), or [`Config::max_handshakes`] of them that are
+    /// silent or idle: one was closed to make room, or a client's request was refused.
+    ///
+    /// [`Config::max_handshakes`]: crate::Config::max_handshakes
+    HttpConnections => "http connections",
     /// [`Config::connection_rate_per_address`](crate::Config::connection_rate_per_address).
     ConnectionRate => "connection rate per address",
     /// [`Config::max_handshakes`](crate::Config::max_handshakes).
@@ -38,6 +43,8 @@ limits! {
     HeaderSize => "header size",
     /// [`Config::body_timeout`](crate::Config::body_timeout).
     BodyTime => "body time",
+    /// Bytes of a TLS handshake: 8 KiB.
+    TlsHandshakeSize => "tls handshake size",
     /// [`Config::request_rate_per_session`](crate::Config::request_rate_per_session).
     RequestRate => "request rate per session",
     /// [`Config::event_rate_per_socket`](crate::Config::event_rate_per_socket).
@@ -57,7 +64,7 @@ limits! {
 impl Limit {
     /// Whether it is one that all clients share, so that it is not this client's fault.
     pub(crate) const fn is_shared(self) -> bool {
-        matches!(self, Self::Connections | Self::Handshakes | Self::UnfinishedBytes)
+        matches!(self, Self::Connections | Self::HttpConnections | Self::Handshakes | Self::UnfinishedBytes)
     }
 
     /// Seconds after which a client that was turned away may try again. What is held is held for minutes; a rate has

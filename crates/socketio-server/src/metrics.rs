@@ -49,6 +49,8 @@ macro_rules! metrics {
             pub longest_turn: Duration,
             /// Gauge: TCP connections, whatever they speak.
             pub streams: u64,
+            /// Gauge: TCP connections that speak HTTP.
+            pub http_connections: u64,
             /// Gauge: what the server waits for of [`Config::max_handshakes`](crate::Config::max_handshakes).
             pub handshakes: u64,
             /// Gauge: client addresses that something is here of.
@@ -123,7 +125,7 @@ metrics! {
     events_received,
     /// Events refused because too many came.
     events_refused,
-    /// Gauge: bytes of unfinished messages.
+    /// Gauge: bytes of unfinished messages and headers.
     unfinished_bytes,
     /// Gauge: deadlines that are remembered.
     timers,
@@ -155,6 +157,8 @@ metrics! {
     recovered,
     /// Events replaced by newer ones while they waited for a slow client.
     latest_replaced,
+    /// Times that no connection could be accepted, mostly for want of a file descriptor.
+    accept_failures,
     /// TLS handshakes made so far.
     tls_handshakes,
     /// TLS handshakes that failed or took too long.

@@ -1,6 +1,7 @@
 //! Starting and ending: the shards' threads, the acceptor, the drain.
 
 use std::{
+    fs::File,
     hash::RandomState,
     io,
     net::{SocketAddr, TcpListener},
@@ -13,10 +14,14 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::sockopt::set_tcp_user_timeout;
+use rustix::{
+    io::Errno,
+    net::{SendFlags, sockopt::set_tcp_user_timeout},
+};
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    time::Instant,
 };
 
 use crate::{
@@ -249,8 +254,45 @@ impl ServerBuilder {
     }
 }
 
-/// How long the acceptor waits when the system has no file descriptors left; connections that end free some.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// How long the acceptor waits when the system has no file descriptors left: until connections that were to make room have
+/// ended, or others.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
+
+/// How often the acceptor looks whether those have left that were to make room, and for how long it waits for them: a shard
+/// that is busy for longer has no time for newcomers either.
+const ROOM_CHECK: Duration = Duration::from_millis(1);
+const LONGEST_WAIT_FOR_ROOM: Duration = Duration::from_millis(500);
+
+/// How often the log says that connections can't be accepted.
+const ACCEPT_COMPLAINTS: Duration = Duration::from_secs(10);
+
+/// A file descriptor to do without when there is no other, so that who connects then is told to come again.
+struct SpareFile(Option<File>);
+
+impl SpareFile {
+    fn open() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    /// Turns away one who waits to be accepted, if there is one.
+    fn turn_away_one(&mut self, listener: &tokio::net::TcpListener, speaks_tls: bool) {
+        self.0 = None;
+        if let Ok(stream) = rustix::net::accept(listener)
+            && !speaks_tls
+        {
+            let _ = rustix::net::send(&stream, turned_away(Limit::HttpConnections), SendFlags::DONTWAIT);
+        }
+        *self = Self::open();
+    }
+}
+
+/// Whether one more connection is more than the system has file descriptors or memory for.
+fn is_for_want_of_files(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw_os_error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    )
+}
 
 /// Hands connections out to the shards in turn.
 async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
@@ -259,8 +301,16 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
     let mut tidying = tokio::time::interval(TIDY_INTERVAL);
     let user_timeout = shard.config.write_stall_timeout.saturating_mul(USER_TIMEOUT_STALLS);
     let user_timeout = u32::try_from(user_timeout.as_millis()).unwrap_or(0);
+    let mut spare = SpareFile::open();
+    let mut complained: Option<Instant> = None;
     let mut turn = 0;
     while !shard.is_draining() {
+        // Those that leave do so when their shards come to them: newcomers wait for that, rather than to be turned away.
+        let mut waited = Duration::ZERO;
+        while admission.is_making_room() && waited < LONGEST_WAIT_FOR_ROOM {
+            tokio::time::sleep(ROOM_CHECK).await;
+            waited += ROOM_CHECK;
+        }
         let accepted = tokio::select! {
             biased;
             () = shard.drain_began.notified() => return,
@@ -273,7 +323,15 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "failed to accept a connection");
+                shard.metrics.accept_failures.increment();
+                if complained.is_none_or(|at| at.elapsed() >= ACCEPT_COMPLAINTS) {
+                    complained = Some(Instant::now());
+                    tracing::warn!(%error, "failed to accept a connection");
+                }
+                // Who waits comes in when an idle one has left, or is told that there is no place.
+                if is_for_want_of_files(&error) && !admission.make_room() {
+                    spare.turn_away_one(&listener, shard.application.tls.is_some());
+                }
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
                 continue;
             }

@@ -2,17 +2,26 @@
 
 use std::{
     fmt,
+    future::Future,
+    io,
+    pin::Pin,
     sync::{Arc, PoisonError, RwLock},
+    task::Poll,
 };
 
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_rustls::{Accept, TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
 use crate::{
     Limit,
-    config::{CLOSE_LINGER, TLS_BUFFER, TLS_PROTOCOL},
+    admission::HttpPlace,
+    config::{CLOSE_LINGER, MAX_TLS_HANDSHAKE_BYTES, TLS_BUFFER, TLS_PROTOCOL},
     shard::Shard,
-    transport::Stream,
+    transport::{Measured, Stream},
 };
 
 /// What TLS connections are made with. It can be replaced while the server runs: connections that are open keep what they
@@ -49,24 +58,40 @@ fn prepared(mut config: ServerConfig) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-/// Makes the handshake; none if it fails, takes too long, or the server shuts down.
-pub(crate) async fn handshake(shard: &Shard, tls: &Tls, stream: TcpStream) -> Option<Stream> {
+/// Makes the handshake; none if it fails, takes too long or too much, or has to make room, or if the server shuts down.
+pub(crate) async fn handshake(
+    shard: &Shard,
+    tls: &Tls,
+    stream: TcpStream,
+    place: &HttpPlace,
+    deadline: Instant,
+) -> Option<Stream> {
     if shard.is_draining() {
         return None;
     }
-    let accepting = tls.acceptor().accept_with(stream, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
+    let stream = Measured::new(stream, MAX_TLS_HANDSHAKE_BYTES);
+    let mut accepting = tls.acceptor().accept_with(stream, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
     let accepted = tokio::select! {
         biased;
         // A drain does not wait for who is not in yet.
         () = shard.drain_began.notified() => return None,
-        accepted = timeout(shard.config.header_timeout, accepting) => accepted,
+        () = place.parting() => {
+            shard.metrics.limit_met(Limit::HttpConnections);
+            return None;
+        }
+        accepted = timeout_at(deadline, within_measure(&mut accepting)) => accepted,
     };
     match accepted {
-        Ok(Ok(stream)) => {
+        Ok(Ok(mut stream)) => {
             shard.metrics.tls_handshakes.increment();
+            stream.get_mut().0.be_endless();
             return Some(Stream::Tls(Box::new(stream)));
         }
-        Ok(Err(error)) => tracing::debug!(%error, "tls handshake failed"),
+        Ok(Err(Some(error))) => tracing::debug!(%error, "tls handshake failed"),
+        Ok(Err(None)) => {
+            shard.metrics.limit_met(Limit::TlsHandshakeSize);
+            tracing::debug!("tls handshake is too large");
+        }
         Err(_elapsed) => {
             shard.metrics.limit_met(Limit::HeaderTime);
             tracing::debug!("tls handshake timed out");
@@ -76,7 +101,21 @@ pub(crate) async fn handshake(shard: &Shard, tls: &Tls, stream: TcpStream) -> Op
     None
 }
 
+/// Waits for a handshake; no error if it wants more than it may take in.
+async fn within_measure(accepting: &mut Accept<Measured>) -> Result<TlsStream<Measured>, Option<io::Error>> {
+    std::future::poll_fn(|cx| match Pin::new(&mut *accepting).poll(cx) {
+        Poll::Ready(accepted) => Poll::Ready(accepted.map_err(Some)),
+        Poll::Pending if accepting.get_ref().is_some_and(Measured::is_used_up) => Poll::Ready(Err(None)),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
 /// Ends a stream that HTTP is done with, so that its client can tell the end from a cut.
-pub(crate) async fn shut_down(mut stream: Box<TlsStream<TcpStream>>) {
-    let _ = timeout(CLOSE_LINGER, stream.shutdown()).await;
+pub(crate) async fn shut_down(mut stream: Box<TlsStream<Measured>>, place: &HttpPlace) {
+    tokio::select! {
+        biased;
+        () = place.parting() => {}
+        _ = timeout(CLOSE_LINGER, stream.shutdown()) => {}
+    }
 }

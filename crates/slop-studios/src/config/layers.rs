@@ -110,7 +110,7 @@ impl Effective {
                     }
                 })
                 .or(from_file)
-                .unwrap_or_else(|| (setting.default_text(profile), Source::Default));
+                .unwrap_or_else(|| (setting.default_text(profile, &values), Source::Default));
             values.insert(setting.name, value);
         }
         Self { values, errors, file: flags.config.clone(), tables }

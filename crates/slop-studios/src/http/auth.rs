@@ -6,6 +6,7 @@ use axum::extract::FromRequestParts;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
+use socketio_server::HttpConnection;
 
 use super::App;
 use super::problem::Problem;
@@ -21,7 +22,13 @@ impl FromRequestParts<Arc<App>> for Publisher {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let publisher = authenticate(&app.publishers, credential(&parts.headers)).await?;
         // With `PUBLISH_CLAIM` every user has a valid token: who may do nothing is not to have a body taken in either.
-        if publisher.scopes.are_none() { Err(Problem::no_scope()) } else { Ok(publisher) }
+        if publisher.scopes.are_none() {
+            return Err(Problem::no_scope());
+        }
+        if let Some(connection) = parts.extensions.get::<HttpConnection>() {
+            connection.keep();
+        }
+        Ok(publisher)
     }
 }
 

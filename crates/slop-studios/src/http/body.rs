@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use socketio_server::{BodyPermit, HttpConnection};
 
 use super::problem::Problem;
 use crate::limits::SMALL_BODY_BYTES;
@@ -55,6 +56,7 @@ impl Bodies {
             return Err(Problem::unsupported_encoding());
         }
         let limit = self.limits.bytes;
+        let _awaited = self.awaited(parts.extensions.get())?;
         let declared = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|declared| declared > limit as u64) {
             return Err(Problem::too_large(limit));
@@ -62,6 +64,15 @@ impl Bodies {
         tokio::time::timeout(self.limits.time, self.collect(body))
             .await
             .unwrap_or_else(|_elapsed| Err(Problem::timeout()))
+    }
+
+    /// The place of a body that is on its way; none if it comes on no connection, as in a test.
+    fn awaited(&self, connection: Option<&HttpConnection>) -> Result<Option<BodyPermit>, Problem> {
+        let permit = connection.map(HttpConnection::await_body).transpose();
+        permit.map_err(|_too_many| {
+            self.metrics.limit_met(Limit::PublishersBodies);
+            Problem::too_many_bodies()
+        })
     }
 
     async fn collect(&self, body: Body) -> Result<Bytes, Problem> {

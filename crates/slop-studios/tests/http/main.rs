@@ -14,6 +14,7 @@ mod lifecycle;
 mod limits;
 mod line;
 mod media;
+mod places;
 mod policy;
 mod policy_model;
 mod problems;

@@ -11,7 +11,7 @@ use std::{os::fd::RawFd, rc::Rc};
 use socketio_protocol::websocket::CloseCode;
 
 pub(crate) use polling::{EngineError, EngineRequest, Farewells, Polling, handle_post, open as open_polling};
-pub(crate) use stream::Stream;
+pub(crate) use stream::{Measured, Stream, read_at_most};
 pub(crate) use websocket::open as open_websocket;
 
 use crate::{DisconnectReason, connection::Connection, identifier::Id, metrics::ShardMetrics, outbox::Outbox};

@@ -51,9 +51,9 @@ impl EngineError {
             Self::HeaderTooLarge => (431, 3, "Request header fields too large"),
             Self::Timeout => (408, 3, "Request timeout"),
             Self::UnsupportedEncoding => (415, 3, "Unsupported content encoding"),
-            Self::Limit(Limit::Connections | Limit::Handshakes) | Self::NoRoom | Self::Unavailable => {
-                (503, 3, "Service unavailable")
-            }
+            Self::Limit(Limit::Connections | Limit::HttpConnections | Limit::Handshakes)
+            | Self::NoRoom
+            | Self::Unavailable => (503, 3, "Service unavailable"),
             Self::Limit(Limit::RequestRate) => (429, 3, "Too many requests"),
             Self::Limit(_) => (429, 3, "Too many connections"),
         }
@@ -66,6 +66,11 @@ impl EngineError {
             Self::NoRoom => Some(Limit::UnfinishedBytes.retry_after()),
             _ => None,
         }
+    }
+
+    /// Whether the connection ends with the answer: it has nothing to go on with, and holds a place that others need.
+    pub(crate) fn ends_connection(self) -> bool {
+        matches!(self, Self::Limit(_) | Self::NoRoom | Self::Unavailable | Self::Timeout)
     }
 
     /// The limit that was met, if it is not counted already.

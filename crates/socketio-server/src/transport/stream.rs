@@ -5,7 +5,7 @@ use std::{
     io::{self, IoSlice},
     os::fd::{AsRawFd as _, RawFd},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
@@ -27,7 +27,13 @@ use crate::{metrics::ShardMetrics, outbox::Outbox};
 /// As HTTP sees it.
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Measured>>),
+}
+
+/// A connection that makes its TLS handshake, of which it takes in no more than it may; later there is no measure.
+pub(crate) struct Measured {
+    tcp: TcpStream,
+    left: usize,
 }
 
 /// Where a WebSocket's bytes come from.
@@ -53,8 +59,8 @@ impl Stream {
         match self {
             Self::Plain(tcp) => split(tcp, None),
             Self::Tls(stream) => {
-                let (tcp, session) = stream.into_inner();
-                split(tcp, Some(session))
+                let (stream, session) = stream.into_inner();
+                split(stream.tcp, Some(session))
             }
         }
     }
@@ -63,8 +69,8 @@ impl Stream {
         let (tcp, session) = match self {
             Self::Plain(tcp) => (tcp, None),
             Self::Tls(stream) => {
-                let (tcp, session) = stream.into_inner();
-                (tcp, Some(Box::new(session)))
+                let (stream, session) = stream.into_inner();
+                (stream.tcp, Some(Box::new(session)))
             }
         };
         Ok(Detached { tcp: tcp.into_std()?, session })
@@ -155,6 +161,77 @@ impl AsyncRead for ReadHalf {
             Self::Tls(tls) => tls.poll_read(cx, buffer),
         }
     }
+}
+
+impl Measured {
+    pub(crate) fn new(tcp: TcpStream, bytes: usize) -> Self {
+        Self { tcp, left: bytes }
+    }
+
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.left == 0
+    }
+
+    pub(crate) fn be_endless(&mut self) {
+        self.left = usize::MAX;
+    }
+}
+
+impl AsyncRead for Measured {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.left == usize::MAX {
+            return Pin::new(&mut this.tcp).poll_read(cx, buffer);
+        }
+        if this.left == 0 {
+            // Nothing wakes it: either the handshake is done, and what came with it is enough for now, or it is refused.
+            return Poll::Pending;
+        }
+        let read = ready!(read_at_most(Pin::new(&mut this.tcp), this.left, cx, buffer))?;
+        this.left -= read;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Measured {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+}
+
+/// Reads no more than so many bytes, and returns how many.
+pub(crate) fn read_at_most(
+    stream: Pin<&mut impl AsyncRead>,
+    most: usize,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<usize>> {
+    let most = most.min(buffer.remaining());
+    let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+    ready!(stream.poll_read(cx, &mut part))?;
+    let read = part.filled().len();
+    buffer.advance(read);
+    Poll::Ready(Ok(read))
 }
 
 impl AsyncRead for Stream {

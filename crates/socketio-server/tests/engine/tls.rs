@@ -355,6 +355,51 @@ async fn handshakes_that_are_not_finished_are_given_up() {
 }
 
 #[tokio::test]
+async fn a_slow_handshake_and_a_slow_request_have_the_time_once() {
+    let patience = Duration::from_secs(2);
+    let identity = Identity::new();
+    let client = Arc::new(trusting(&[&identity.certificate], &TLS13));
+    let tls = Arc::new(Tls::new(identity.config));
+    let config = Config { shards: 1, header_timeout: patience, ..Config::default() };
+    let server = TestServer::start(config, |server| echoing(server.tls(tls)));
+    let began = Instant::now();
+    let stream = TcpStream::connect(server.addr).await.expect("the server listens");
+    tokio::time::sleep(patience * 3 / 4).await;
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut stream = TlsConnector::from(client).connect(name, stream).await.expect("there is time left");
+    stream.write_all(b"GET / HTTP/1.1\r\nX-Half: ").await.expect("the connection is open");
+    let _end = within("the server closes", stream.read_to_end(&mut Vec::new())).await;
+    let took = began.elapsed();
+    assert!(took < patience * 3 / 2, "{took:?}");
+    assert_eq!(met(&server, Limit::HeaderTime), 1);
+}
+
+#[tokio::test]
+async fn a_handshake_is_refused_that_is_larger_than_any() {
+    let (server, _, relay) = start(Config { shards: 1, ..Config::default() }, echoing);
+    let mut bystander = Ws::open_at(relay.addr, "/engine.io/").await;
+    // A ClientHello of 60 KB in records of 16 KB, the last of which does not come.
+    let mut hello = vec![1, 0, 60_000_u32.to_be_bytes()[2], 60_000_u32.to_be_bytes()[3]];
+    hello.resize(48_000, 0);
+    let records: Vec<u8> = hello
+        .chunks(16_000)
+        .flat_map(|part| {
+            let length = (part.len() as u16).to_be_bytes();
+            [&[0x16, 3, 1, length[0], length[1]], part].concat()
+        })
+        .collect();
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect(server.addr).await.expect("the server listens");
+        let _ = stream.write_all(&records).await;
+        let _end = within("the server closes", stream.read_to_end(&mut Vec::new())).await;
+    }
+    assert_eq!((met(&server, Limit::TlsHandshakeSize), met(&server, Limit::HeaderTime)), (5, 0));
+    assert_eq!(server.metrics().tls_handshakes_failed, 5);
+    bystander.send("4x").await;
+    assert_eq!(bystander.text().await, "4x");
+}
+
+#[tokio::test]
 async fn a_handshake_has_its_place_from_the_first_byte_on() {
     let config = Config { shards: 1, max_handshakes_per_address: 2, ..Config::default() };
     let (server, _, relay) = start(config, echoing);

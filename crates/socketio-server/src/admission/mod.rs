@@ -3,6 +3,8 @@
 //! An address is known for as long as something of it is here, and then until its rate is paid off; so the table is
 //! bounded by what the limits let in, and empty when all are gone.
 
+mod http;
+
 use std::{
     cell::Cell,
     collections::HashMap,
@@ -17,9 +19,12 @@ use std::{
 use crate::{
     Config, Limit, TrustedProxies,
     address::Address,
-    config::{CONNECTION_BURST_SECONDS, HTTP_PLACES},
+    config::CONNECTION_BURST_SECONDS,
     rate::{Pace, Rate},
 };
+pub(crate) use http::HttpPlace;
+use http::HttpPool;
+pub use http::{BodyPermit, HttpConnection};
 
 /// How often addresses that nothing is here of are forgotten, if no newcomer has them forgotten before.
 pub(crate) const TIDY_INTERVAL: Duration = Duration::from_secs(5);
@@ -30,6 +35,7 @@ const FEW_ADDRESSES: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Admission {
     max_connections: usize,
+    max_http_connections: usize,
     max_per_address: usize,
     max_handshakes: usize,
     max_handshakes_per_address: usize,
@@ -47,21 +53,30 @@ struct Addresses {
     known: HashMap<Address, Counts>,
     /// How many there were when they were last looked through.
     tidied: usize,
+    /// Behind the same lock, because a connection that is let in may have another one leave.
+    http: HttpPool,
 }
 
-/// What the server waits for: see [`Config::max_handshakes`]. The two are counted apart: a client that has a connection must
-/// be able to go on with it, and with long-polling that takes another request.
+/// What the server waits for: see [`Config::max_handshakes`]. Each kind is counted apart, so that the clients who keep it
+/// waiting for one thing stand in nobody's way who is about to send another. A client that has a connection must be able to
+/// go on with it, which with long-polling takes another request; and a publisher's body is not refused for clients' bodies.
 #[derive(Debug, Default)]
 struct Handshakes<T> {
     requests: T,
+    bodies: T,
+    publishers_bodies: T,
     namespaces: T,
 }
 
 /// Which of them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaited {
-    /// A request, or the rest of it.
+    /// A request's headers, or the rest of them.
     Request,
+    /// The body of a client's request.
+    Body,
+    /// The body of a request that is not the engine's.
+    PublishersBody,
     /// That an Engine.IO connection is connected to a namespace.
     Namespace,
 }
@@ -70,6 +85,8 @@ impl<T> Handshakes<T> {
     const fn of(&self, awaited: Awaited) -> &T {
         match awaited {
             Awaited::Request => &self.requests,
+            Awaited::Body => &self.bodies,
+            Awaited::PublishersBody => &self.publishers_bodies,
             Awaited::Namespace => &self.namespaces,
         }
     }
@@ -77,6 +94,8 @@ impl<T> Handshakes<T> {
     const fn of_mut(&mut self, awaited: Awaited) -> &mut T {
         match awaited {
             Awaited::Request => &mut self.requests,
+            Awaited::Body => &mut self.bodies,
+            Awaited::PublishersBody => &mut self.publishers_bodies,
             Awaited::Namespace => &mut self.namespaces,
         }
     }
@@ -96,8 +115,9 @@ struct Counts {
 
 impl Counts {
     fn is_gone(&self, now: u64) -> bool {
-        let Handshakes { requests, namespaces } = self.handshakes;
-        [self.streams, self.connections, requests, namespaces] == [0; 4] && self.paid_at <= now
+        let Handshakes { requests, bodies, publishers_bodies, namespaces } = self.handshakes;
+        [self.streams, self.connections, requests, bodies, publishers_bodies, namespaces] == [0; 6]
+            && self.paid_at <= now
     }
 }
 
@@ -120,6 +140,7 @@ impl Addresses {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Crowd {
     pub(crate) streams: usize,
+    pub(crate) http_connections: usize,
     pub(crate) handshakes: usize,
     pub(crate) addresses: usize,
 }
@@ -133,6 +154,7 @@ impl Admission {
         let rate = config.connection_rate_per_address;
         Self {
             max_connections: config.max_connections,
+            max_http_connections: config.max_http_connections,
             max_per_address: config.max_connections_per_address,
             max_handshakes: config.max_handshakes,
             max_handshakes_per_address: config.max_handshakes_per_address,
@@ -144,24 +166,6 @@ impl Admission {
             handshakes: Handshakes::default(),
             addresses: Mutex::default(),
         }
-    }
-
-    /// Lets a TCP connection in.
-    pub(crate) fn stream(self: &Arc<Self>, peer: IpAddr) -> Result<(StreamPlace, HttpPlace), Limit> {
-        if self.streams.load(Relaxed) >= self.max_connections.saturating_add(HTTP_PLACES) {
-            return Err(Limit::Connections);
-        }
-        let address = self.address(peer);
-        self.begin_handshake(Awaited::Request, address, |counts| {
-            if is_full(counts.streams, self.max_per_address) {
-                return Err(Limit::ConnectionsPerAddress);
-            }
-            counts.streams += 1;
-            Ok(())
-        })?;
-        self.streams.fetch_add(1, Relaxed);
-        let place = HttpPlace { admission: self.clone(), address, handshaking: Cell::new(true) };
-        Ok((StreamPlace(self.clone()), place))
     }
 
     /// Lets an Engine.IO connection in.
@@ -203,7 +207,8 @@ impl Admission {
         also: impl FnOnce(&mut Counts) -> Result<(), Limit>,
     ) -> Result<(), Limit> {
         let handshakes = self.handshakes.of(awaited);
-        if handshakes.load(Relaxed) >= self.max_handshakes {
+        // Of those who have sent no whole request the oldest leaves, by what the pool knows of them.
+        if awaited != Awaited::Request && handshakes.load(Relaxed) >= self.max_handshakes {
             return Err(Limit::Handshakes);
         }
         if let Some(address) = address {
@@ -251,10 +256,13 @@ impl Admission {
     }
 
     pub(crate) fn crowd(&self) -> Crowd {
+        let awaited = [Awaited::Request, Awaited::Body, Awaited::PublishersBody, Awaited::Namespace];
+        let addresses = self.addresses();
         Crowd {
             streams: self.streams.load(Relaxed),
-            handshakes: self.handshakes.requests.load(Relaxed) + self.handshakes.namespaces.load(Relaxed),
-            addresses: self.addresses().known.len(),
+            http_connections: addresses.http.len(),
+            handshakes: awaited.map(|awaited| self.handshakes.of(awaited).load(Relaxed)).iter().sum(),
+            addresses: addresses.known.len(),
         }
     }
 
@@ -283,53 +291,6 @@ impl StreamPlace {
 impl Drop for StreamPlace {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Relaxed);
-    }
-}
-
-/// The place of a TCP connection while it speaks HTTP.
-#[derive(Debug)]
-pub(crate) struct HttpPlace {
-    admission: Arc<Admission>,
-    address: Option<Address>,
-    /// No request has come yet.
-    handshaking: Cell<bool>,
-}
-
-impl HttpPlace {
-    /// A request's headers have come. True if they are the first.
-    pub(crate) fn request_came(&self) -> bool {
-        let first = self.handshaking.replace(false);
-        if first {
-            self.admission.end_handshake(Awaited::Request, self.address);
-        }
-        first
-    }
-
-    pub(crate) fn is_handshaking(&self) -> bool {
-        self.handshaking.get()
-    }
-
-    /// The server waits for a request's body.
-    pub(crate) fn await_body(&self) -> Result<BodyPlace<'_>, Limit> {
-        self.admission.begin_handshake(Awaited::Request, self.address, |_| Ok(()))?;
-        Ok(BodyPlace(self))
-    }
-}
-
-impl Drop for HttpPlace {
-    fn drop(&mut self) {
-        self.request_came();
-        self.admission.change(self.address, |counts| counts.streams = counts.streams.saturating_sub(1));
-    }
-}
-
-/// The place of a request whose body is on its way.
-#[derive(Debug)]
-pub(crate) struct BodyPlace<'a>(&'a HttpPlace);
-
-impl Drop for BodyPlace<'_> {
-    fn drop(&mut self) {
-        self.0.admission.end_handshake(Awaited::Request, self.0.address);
     }
 }
 
