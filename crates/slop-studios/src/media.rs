@@ -35,6 +35,9 @@ async fn subscribe(sessions: Arc<Sessions>, store: Arc<dyn Store>, socket: Socke
         Ok(media_id) => media_id.into(),
         Err(error) => return event.ack(&Failed::new(&format!("Media id {error}"))),
     };
+    if !socket.is_connected() {
+        return;
+    }
     let answer = session::keep_unanswered(&socket, event.take_ack());
 
     let (done, entered) = oneshot::channel();

@@ -304,8 +304,8 @@ impl Sessions {
             session.untold = None;
         });
         socket.session_changed();
-        // Another token of the same user, as far as the rules are concerned: they were asked before. When they change, every
-        // socket is asked again.
+        // Another token of the same user, as far as the rules are concerned: they were asked before. When they change, who is in
+        // rooms that others decide on is asked again.
         let is_same = (before.as_ref().zip(next.as_ref()))
             .is_some_and(|(before, next)| (&before.user_id, &before.claims) == (&next.user_id, &next.claims));
         if let Some(before) = before
@@ -541,10 +541,13 @@ pub(crate) fn keep_unanswered(socket: &Socket, ack: Option<Ack>) -> Unanswered {
 
 /// The ack that was kept, if it was not answered since.
 pub(crate) fn take_unanswered(socket: &Socket, name: Unanswered) -> Option<Ack> {
-    with_session(socket, |session| {
-        let place = session.unanswered.iter().position(|(kept, _)| *kept == name)?;
-        session.unanswered.remove(place).map(|(_, ack)| ack)
-    })
+    // A socket that has gone gets no session anew.
+    socket
+        .with_data(|session: &mut Session| {
+            let place = session.unanswered.iter().position(|(kept, _)| *kept == name)?;
+            session.unanswered.remove(place).map(|(_, ack)| ack)
+        })
+        .flatten()
 }
 
 fn send_auth_error(socket: &Socket, error: AuthError) {

@@ -238,7 +238,8 @@ pub(crate) const HEAD_START: Duration = Duration::from_millis(100);
 /// How long turns are given to those who wait for one, before the others get theirs: some ten slices.
 pub(crate) const TURN: Duration = Duration::from_millis(2);
 
-/// Rooms of a socket from which on its end waits for a turn: to leave them, and to keep what it was in, takes a microsecond each.
+/// Rooms of a socket from which on its end waits for a turn, if the client has hung up: to leave them, and to keep what it was in,
+/// takes a microsecond each.
 pub(crate) const MANY_ROOMS: usize = 64;
 
 /// Bytes read from a WebSocket at a time, into a buffer that the shard's connections share. 64 KiB is what a

@@ -278,7 +278,7 @@ impl Connection {
             self.shard.metrics.reads_paused.increment();
         } else {
             self.wake_reader();
-            if self.transport.borrow().has_unhandled() {
+            if self.transport.borrow().has_post() {
                 self.wait_for_turn();
             }
         }

@@ -311,6 +311,10 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
             tokio::time::sleep(ROOM_CHECK).await;
             waited += ROOM_CHECK;
         }
+        // A drain that began meanwhile is not told again.
+        if shard.is_draining() {
+            return;
+        }
         let accepted = tokio::select! {
             biased;
             () = shard.drain_began.notified() => return,

@@ -263,14 +263,15 @@ impl Shard {
                         }
                     }
                     Command::EachInRoom { namespace, room, f } => {
-                        self.ask_each(self.members(namespace, &room), &f, &mut began).await;
+                        let members = self.members(namespace, &room);
+                        self.ask_each(members, namespace, Some(&room), &f, &mut began).await;
                     }
                     Command::EachInRooms { namespace, rooms, f } => {
                         self.ask_each_in_rooms(namespace, &*rooms, &f, &mut began).await;
                     }
                     Command::Each { namespace, f } => {
                         let sockets = self.space(namespace).sockets.borrow().values().cloned().collect();
-                        self.ask_each(sockets, &f, &mut began).await;
+                        self.ask_each(sockets, namespace, None, &f, &mut began).await;
                     }
                     command => self.carry_out(command),
                 }
@@ -318,10 +319,17 @@ impl Shard {
         rooms.members(room).iter().map(|member| &member.socket).chain(own).cloned().collect()
     }
 
-    async fn ask_each(&self, sockets: Vec<Socket>, f: &EachJob, began: &mut u64) {
+    /// Calls `f` for those that are still connected, and in the room, if there is one, when it is their turn.
+    async fn ask_each(&self, sockets: Vec<Socket>, namespace: u16, room: Option<&str>, f: &EachJob, began: &mut u64) {
+        let mut was_interrupted = false;
         for socket in &sockets {
+            let is_still_there =
+                |room: &str| room == socket.id() || self.space(namespace).rooms.borrow().contains(socket, room);
+            if was_interrupted && !(socket.is_connected() && room.is_none_or(is_still_there)) {
+                continue;
+            }
             self.guarded(|| f(socket));
-            self.give_way(began).await;
+            was_interrupted |= self.give_way(began).await;
         }
     }
 
@@ -342,19 +350,21 @@ impl Shard {
                 let members = room.into_iter().flat_map(|(_, members)| members).map(|member| &member.socket);
                 members.filter(|socket| asked.insert(socket.reference())).cloned().collect()
             };
-            self.ask_each(members, f, began).await;
+            self.ask_each(members, namespace, None, f, began).await;
             self.give_way(began).await;
         }
     }
 
-    /// Lets others have their turn after a while.
-    async fn give_way(&self, began: &mut u64) {
+    /// Lets others have their turn after a while. Says whether it did.
+    async fn give_way(&self, began: &mut u64) -> bool {
         let taken = self.now() - *began;
-        if taken > TURN.as_nanos() as u64 {
+        let is_over = taken > TURN.as_nanos() as u64;
+        if is_over {
             self.note_turn(taken);
             yield_now().await;
             *began = self.now();
         }
+        is_over
     }
 
     /// Calls into the application; a panic there ends nothing but what was called.

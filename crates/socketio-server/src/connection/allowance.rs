@@ -114,6 +114,8 @@ impl Connection {
         let began = self.shard.now();
         let result = f();
         let now = self.shard.now();
+        // What it is a part of is not charged with it again.
+        self.slice.set(Slice { at: now, ..self.slice.get() });
         self.shard.note_turn(now - began);
         if let Err(reason) = self.pay_for_work(now - began, now) {
             self.close_later(reason);
@@ -132,8 +134,7 @@ impl Connection {
         }
     }
 
-    /// Takes note that events which wait take so many bytes more, or fewer. False if the server holds too much, or the connection
-    /// is closed.
+    /// Takes note that events which wait take so many bytes more, or fewer. False if the server holds too much.
     pub(crate) fn hold_waiting(self: &Rc<Self>, before: usize, after: usize) -> bool {
         let held = self.held.get();
         let fits = self.set_held(Held { waiting: held.waiting - before + after, ..held });

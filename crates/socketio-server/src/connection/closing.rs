@@ -103,7 +103,8 @@ impl Connection {
     /// Ends the connection since its client has come back on another; `done` is dropped when it has ended. Bytes already
     /// received are processed first: they may hold a DISCONNECT.
     pub(crate) fn hand_over(self: &Rc<Self>, done: oneshot::Sender<()>) {
-        if self.reader.borrow().is_none() {
+        let is_being_handled = !self.is_paused() && self.transport.borrow().has_unhandled();
+        if self.reader.borrow().is_none() && !is_being_handled {
             return self.close(DisconnectReason::SessionResumed);
         }
         let mut arrivals = self.arrivals.borrow_mut();

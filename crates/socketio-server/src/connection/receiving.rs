@@ -184,6 +184,9 @@ impl Connection {
         if done.is_none() {
             self.close_later(DisconnectReason::HandlerPanic);
         }
+        if self.has_full_backlog() {
+            self.set_paused(true);
+        }
     }
 
     fn overlaps(&self, socket: &Socket, event: &str) -> bool {
@@ -250,8 +253,8 @@ impl Connection {
 async fn run_handler(running: Running, future: HandlerFuture, held: HeldMessage) {
     future.await;
     drop(held);
-    if let Some(socket) = running.end() {
-        handle_backlog(&socket).await;
+    if running.end() {
+        handle_backlog(&running.0).await;
     }
 }
 
@@ -289,16 +292,12 @@ async fn handle_backlog(socket: &Socket) {
 struct Running(Socket);
 
 impl Running {
-    /// It has run. Gives the socket if no other one of it does.
-    fn end(self) -> Option<Socket> {
-        let socket = self.0.clone();
-        std::mem::forget(self);
-        let mut backlog = socket.inner().backlog.borrow_mut();
-        let running = &mut backlog.as_mut()?.running;
-        *running -= 1;
-        let is_last = *running == 0;
-        drop(backlog);
-        is_last.then_some(socket)
+    /// It has run. True if no other one of the socket's does.
+    fn end(&self) -> bool {
+        let mut backlog = self.0.inner().backlog.borrow_mut();
+        let Some(backlog) = backlog.as_mut() else { return false };
+        backlog.running -= 1;
+        backlog.running == 0
     }
 }
 

@@ -81,9 +81,14 @@ impl Transport {
         matches!(self, Self::Polling(_))
     }
 
-    /// Whether there is a request of which not all is handled, or that is not answered.
-    pub(crate) fn has_unhandled(&self) -> bool {
+    /// Whether there is a request that is not answered.
+    pub(crate) fn has_post(&self) -> bool {
         matches!(self, Self::Polling(polling) if polling.has_post())
+    }
+
+    /// Whether there is a request of which not all is handled.
+    pub(crate) fn has_unhandled(&self) -> bool {
+        matches!(self, Self::Polling(polling) if polling.has_unhandled())
     }
 
     /// The session id that polling requests name.

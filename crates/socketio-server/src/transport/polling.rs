@@ -226,9 +226,15 @@ impl Polling {
         self.post.is_some()
     }
 
+    /// Whether some of a request is not handled yet.
+    pub(crate) fn has_unhandled(&self) -> bool {
+        self.post.as_ref().is_some_and(|post| post.next.is_some())
+    }
+
+    /// Answers the request, of which nothing more is handled.
     fn release_post(&mut self) {
-        if let Some(post) = self.post.take() {
-            let _ = post.reply.send(Ok(b"ok".to_vec()));
+        if let Some(Post { next, reply, .. }) = self.post.take() {
+            let _ = reply.send(if next.is_none() { Ok(b"ok".to_vec()) } else { Err(EngineError::Unavailable) });
         }
     }
 
@@ -428,14 +434,18 @@ fn post(session: &Rc<Connection>, body: Bytes, reply: oneshot::Sender<Reply>) {
         return session.close(DisconnectReason::ParseError);
     };
     let post = Post { body, next: Some(0), reply };
-    let refused = with_polling(session, |polling| {
+    let bytes = post.body.capacity();
+    let is_taken = with_polling(session, |polling| {
         polling.receiving = false;
         polling.post = Some(post);
     });
     // It may have become a WebSocket meanwhile, and this must not get in between its messages. A request that is dropped is
     // answered.
-    if refused.is_some() {
-        handle_post(session);
+    if is_taken.is_some() {
+        match session.hold(bytes) {
+            Ok(()) => handle_post(session),
+            Err(reason) => session.close(reason),
+        }
     }
 }
 
@@ -459,19 +469,25 @@ pub(crate) fn handle_post(session: &Rc<Connection>) {
         outcome
     });
     match outcome {
+        // Its client has come back on another connection, once this is done.
+        Ok(()) if session.is_handed_over() && (session.is_paused() || !has_unhandled(session)) => {
+            session.close(DisconnectReason::SessionResumed);
+        }
         Ok(()) if session.is_paused() => {}
         // What waited for the client has just left.
         Ok(()) => {
-            let is_handled =
-                with_polling(session, |polling| polling.post.as_ref().is_some_and(|post| post.next.is_none()));
-            if is_handled == Some(true) {
-                with_polling(session, Polling::release_post);
-            } else if with_polling(session, |polling| polling.has_post()) == Some(true) {
+            if has_unhandled(session) {
                 session.wait_for_turn();
+            } else {
+                with_polling(session, Polling::release_post);
             }
         }
         Err(reason) => session.close(reason),
     }
+}
+
+fn has_unhandled(session: &Connection) -> bool {
+    with_polling(session, |polling| polling.has_unhandled()) == Some(true)
 }
 
 fn handle_payload(session: &Rc<Connection>, post: &mut Post) -> Result<(), DisconnectReason> {

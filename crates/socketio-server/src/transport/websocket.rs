@@ -218,7 +218,8 @@ impl Reader {
     /// Handles the frames that are whole and keeps the rest.
     fn handle(&mut self, connection: &Rc<Connection>, input: Option<&mut [u8]>) -> Result<(), End> {
         if self.carry.is_empty() {
-            let Some(input) = input else { return Ok(()) };
+            // Also with nothing, which lets the decoder give back a message's memory.
+            let input = input.unwrap_or_default();
             let used = handle_frames(&mut self.decoder, connection, input, &mut self.stopped)?;
             self.carry.extend_from_slice(input.get(used..).unwrap_or_default());
         } else {

@@ -20,6 +20,7 @@ on_one_and_three_shards!(
     an_asynchronous_handler_delays_no_other_socket,
     a_full_backlog_pauses_reading_and_loses_nothing,
     overlapping_handlers_run_side_by_side,
+    a_handler_that_has_ended_keeps_no_socket,
     a_client_acknowledges_events,
     acks_that_never_come_end,
 );
@@ -282,6 +283,31 @@ async fn overlapping_handlers_run_side_by_side(shards: usize) {
         assert_eq!([seen.next().await, seen.next().await], ["4", "began 5"]);
         gate.add_permits(1);
         assert_eq!(seen.next().await, "ended 5");
+    }
+}
+
+/// Its socket can't be seen from outside, but what the handler leaves with it when the client has gone.
+async fn a_handler_that_has_ended_keeps_no_socket(shards: usize) {
+    let (gate, left) = (Arc::new(Semaphore::new(0)), Arc::new(()));
+    let server = TestServer::start(Config { shards, ..Config::default() }, |server| {
+        let (gate, left) = (gate.clone(), left.clone());
+        server.namespace(Namespace::new("/").on_async("wait", move |socket, _| {
+            let (gate, left) = (gate.clone(), left.clone());
+            async move {
+                gate.acquire().await.expect("the gate stays").forget();
+                socket.set_data(left);
+            }
+        }))
+    });
+    let before = Arc::strong_count(&left);
+    for via in Via::BOTH {
+        let mut client = Client::connected(server.addr, via).await;
+        client.send(r#"42["wait"]"#).await;
+        eventually("the handler has it", || Arc::strong_count(&left) == before + 1).await;
+        client.send("41").await;
+        eventually("its client has left", || server.metrics().sockets == 0).await;
+        gate.add_permits(1);
+        eventually("nothing of it is left", || Arc::strong_count(&left) == before).await;
     }
 }
 

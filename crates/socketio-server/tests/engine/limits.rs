@@ -377,7 +377,7 @@ async fn an_address_has_a_share_of_unfinished_bytes() {
 #[tokio::test]
 async fn events_that_wait_for_handlers_are_counted() {
     let gate = Arc::new(Semaphore::new(0));
-    let config = Config { max_unfinished_bytes: 16_000_000, ..one_shard() };
+    let config = Config { max_unfinished_bytes: 16_000_000, handler_backlog: 2_000_000, ..one_shard() };
     let server = TestServer::start(config, |server| {
         let gate = gate.clone();
         let wait = move |_: Socket, _: OwnedEvent| {
@@ -409,6 +409,27 @@ async fn events_that_wait_for_handlers_are_counted() {
     eventually("they are gone", || server.metrics().connections == 0).await;
     assert!(server.metrics().unfinished_bytes >= 3_600_000);
     gate.add_permits(4);
+    eventually("nothing is held", || server.metrics().unfinished_bytes == 0).await;
+}
+
+/// A session is not read while its client does not take what waits for it.
+#[tokio::test]
+async fn a_body_that_waits_is_counted() {
+    let config = Config { outbox_soft_limit: 1_000, ..one_shard() };
+    let server = TestServer::echo(config);
+    let mut session = Polling::connected(server.addr).await.0;
+    assert_eq!(session.text().await, r#"42["auth",{}]"#);
+    server.handle.broadcast("/").emit("large", &"x".repeat(2_000)).expect("a name").await;
+    eventually("reading is paused", || server.metrics().reads_paused > 0).await;
+    let mut post = Http::connect(server.addr).await;
+    let event = format!(r#"42["message","{}"]"#, "y".repeat(900_000));
+    post.send("POST", &session.target(), &[], event.as_bytes()).await;
+    eventually("it waits", || server.metrics().unfinished_bytes >= 900_000).await;
+    server.settle().await;
+    assert!(server.metrics().unfinished_bytes >= 900_000, "{}", server.metrics().unfinished_bytes);
+    assert!(session.text().await.starts_with(r#"42["large","#));
+    assert!(session.text().await.starts_with(r#"42["message-back","#));
+    assert_eq!(post.response().await.expect("a response").parts(), (200, "ok"));
     eventually("nothing is held", || server.metrics().unfinished_bytes == 0).await;
 }
 

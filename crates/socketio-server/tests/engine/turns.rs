@@ -8,12 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socketio_protocol::websocket::OpCode;
 use socketio_server::{Config, Namespace, Socket};
 use tokio::sync::Semaphore;
 
 use crate::{
     client::{Http, Polling, Ws, text_frames},
     harness::{TestServer, eventually},
+    websocket::fragment,
 };
 
 const MANY: usize = 300;
@@ -99,6 +101,21 @@ async fn what_one_read_brings_is_handled_in_turns() {
     let (mut ws, _) = Ws::connected(server.addr).await;
     ws.send_raw(&text_frames([r#"42["work"]"#; MANY])).await;
     bystander.is_heard_in_between().await;
+}
+
+/// The client sends nothing more, and stays.
+#[tokio::test]
+async fn a_message_in_fragments_is_given_back_when_it_is_handled() {
+    let (done, gate) = begin();
+    let server = TestServer::start(one_shard(), |server| server.namespace(busy(&done, &gate)));
+    let (mut ws, _) = Ws::connected(server.addr).await;
+    let message = format!(r#"42["work","{}"]"#, "x".repeat(400_000));
+    let (first, rest) = message.as_bytes().split_at(200_000);
+    ws.send_raw(&fragment(OpCode::Text, false, first)).await;
+    eventually("half of it is held", || server.metrics().unfinished_bytes >= 200_000).await;
+    ws.send_raw(&fragment(OpCode::Continuation, true, rest)).await;
+    eventually("it is handled", || done.load(Relaxed) == 1).await;
+    eventually("nothing is held", || server.metrics().unfinished_bytes == 0).await;
 }
 
 #[tokio::test]
