@@ -70,7 +70,7 @@ pub struct Config {
     /// What the server waits for, in all: so many bodies of clients and of others, each counted apart, and so many Engine.IO
     /// connections without a namespace; past it a client gets 503. And so many TCP connections speak HTTP without a client's
     /// request under way, which are those that are silent, idle or have sent a part of a request; past it the one leaves that
-    /// has been so for longest, of the address with most. Default 10,000: at 12 KiB each, 120 MB of each kind; and a fleet of
+    /// has been so for longest, of the address with most. Default 10,000: at 11 to 21 KiB each, 210 MB at most; and a fleet of
     /// 100,000 is through in ten rounds.
     pub max_handshakes: usize,
     /// The same of one client address, idle connections not among them, past which a client gets 429, or is closed if it had
@@ -176,9 +176,9 @@ pub const MAX_LEAVING: usize = 64;
 /// search for the oldest costs each newcomer 16 looks.
 pub(crate) const LEAVING_PER_ADDRESS: usize = 16;
 
-/// Bytes of a request's headers that are read at a time. So much, at most, of the next request is taken in while one is under
+/// Bytes of a request's headers, and of a TLS handshake, that are read at a time. So much, at most, of the next request is taken in while one is under
 /// way; and hyper, whose buffer grows when a read fills it, stays with 8 KiB for those whose headers fit.
-pub(crate) const HEADER_READ: usize = 4 * 1024;
+pub(crate) const SMALL_READ: usize = 4 * 1024;
 
 /// hyper's buffer is at least as large.
 pub(crate) const MIN_HEADER_BYTES: usize = 8 * 1024;

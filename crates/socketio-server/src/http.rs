@@ -41,7 +41,7 @@ use tokio::{
 use crate::{
     Limit, Origins,
     admission::{BodyPermit, HttpPlace},
-    config::{HEADER_READ, MAX_KEPT_HEADER_BYTES, MIN_HEADER_BYTES},
+    config::{MAX_KEPT_HEADER_BYTES, MIN_HEADER_BYTES, SMALL_READ},
     connection::{Origin, Protocol},
     identifier::Id,
     shard::{Shard, StreamGuard},
@@ -248,7 +248,7 @@ impl Headers {
     fn add(&self, read: usize) -> Result<(), Limit> {
         let count = self.count.get() + read;
         self.count.set(count);
-        if count <= HEADER_READ {
+        if count <= SMALL_READ {
             return Ok(());
         }
         // As hyper's buffer grows.
@@ -292,7 +292,7 @@ impl AsyncRead for HttpStream {
         if is_header && let Err(limit) = this.headers.go_on() {
             return Poll::Ready(Err(this.refuse(limit)));
         }
-        let read = ready!(read_at_most(Pin::new(&mut this.stream), HEADER_READ, cx, buffer))?;
+        let read = ready!(read_at_most(Pin::new(&mut this.stream), SMALL_READ, cx, buffer))?;
         if is_header && let Err(limit) = this.headers.add(read) {
             return Poll::Ready(Err(this.refuse(limit)));
         }

@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
     os::fd::{AsRawFd as _, RawFd},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -22,7 +23,7 @@ use super::{
     tls::{self, TlsReadHalf, TlsWriteHalf},
     websocket,
 };
-use crate::{metrics::ShardMetrics, outbox::Outbox};
+use crate::{config::SMALL_READ, metrics::ShardMetrics, outbox::Outbox};
 
 /// As HTTP sees it.
 pub(crate) enum Stream {
@@ -219,19 +220,22 @@ impl AsyncWrite for Measured {
     }
 }
 
-/// Reads no more than so many bytes, and returns how many.
+/// Reads no more than so many bytes, and no more than [`SMALL_READ`]; returns how many.
 pub(crate) fn read_at_most(
     stream: Pin<&mut impl AsyncRead>,
     most: usize,
     cx: &mut Context<'_>,
     buffer: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<usize>> {
+    // By way of the stack. A part of the buffer would have to be written first, and then even a connection that says nothing
+    // would have memory for it.
+    let mut space = [MaybeUninit::uninit(); SMALL_READ];
     let most = most.min(buffer.remaining());
-    let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+    let mut space = ReadBuf::uninit(&mut space);
+    let mut part = space.take(most);
     ready!(stream.poll_read(cx, &mut part))?;
-    let read = part.filled().len();
-    buffer.advance(read);
-    Poll::Ready(Ok(read))
+    buffer.put_slice(part.filled());
+    Poll::Ready(Ok(part.filled().len()))
 }
 
 impl AsyncRead for Stream {
