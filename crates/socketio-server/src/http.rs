@@ -1,16 +1,17 @@
 //! Requests: the engine's path is the engine's, all else the fallback's. After an upgrade only the TCP stream is kept.
 
+mod stream;
+
 use std::{
     borrow::Cow,
     cell::Cell,
     convert::Infallible,
     error::Error,
     future::Future,
-    io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::Poll,
 };
 
 use ::http::{
@@ -32,7 +33,6 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socketio_protocol::websocket;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::oneshot,
     time::{Instant, sleep_until, timeout},
@@ -41,13 +41,15 @@ use tokio::{
 use crate::{
     Limit, Origins,
     admission::{BodyPermit, HttpPlace},
-    config::{MAX_KEPT_HEADER_BYTES, MIN_HEADER_BYTES, SMALL_READ},
+    config::{MAX_KEPT_HEADER_BYTES, MIN_HEADER_BYTES},
     connection::{Origin, Protocol},
     identifier::Id,
     shard::{Shard, StreamGuard},
     tls,
-    transport::{EngineError, EngineRequest, Stream, open_polling, open_websocket, read_at_most},
+    transport::{EngineError, EngineRequest, Stream, open_polling, open_websocket},
 };
+
+use stream::{Headers, HttpStream};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -131,13 +133,7 @@ async fn serve_http(
     upgrade: Rc<Cell<Option<Upgrade>>>,
     deadline: Option<Instant>,
 ) -> Option<(Stream, Bytes)> {
-    let headers = Rc::new(Headers {
-        shard: shard.clone(),
-        peer: peer.ip(),
-        place: place.clone(),
-        count: Cell::new(0),
-        held: Cell::new(0),
-    });
+    let headers = Headers::new(&shard, peer.ip(), &place);
     let is_first = Rc::new(Cell::new(true));
     let service = {
         let (shard, place, upgrade) = (shard.clone(), place.clone(), upgrade.clone());
@@ -157,7 +153,7 @@ async fn serve_http(
         .timer(TokioTimer::new())
         .header_read_timeout(shard.config.header_timeout)
         .max_buf_size(shard.config.max_header_bytes.max(MIN_HEADER_BYTES))
-        .serve_connection(TokioIo::new(HttpStream { stream, headers }), service);
+        .serve_connection(TokioIo::new(HttpStream::new(stream, headers)), service);
     let mut drained = pin!(shard.drain_began.notified());
     let mut parting = pin!(place.parting());
     let mut first_request = pin!(sleep_until_some(deadline));
@@ -204,7 +200,7 @@ async fn serve_http(
         return None;
     }
     let parts = connection.into_parts();
-    Some((parts.io.into_inner().stream, parts.read_buf))
+    Some((parts.io.into_inner().into_stream(), parts.read_buf))
 }
 
 /// How HTTP ended on a connection.
@@ -218,111 +214,6 @@ async fn sleep_until_some(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-/// What has come of a request's headers. hyper, which has them, does not tell.
-struct Headers {
-    shard: Rc<Shard>,
-    peer: IpAddr,
-    place: Rc<HttpPlace>,
-    count: Cell<usize>,
-    /// As the shard knows it.
-    held: Cell<usize>,
-}
-
-impl Headers {
-    /// They are whole.
-    fn came(&self) {
-        self.place.request_came();
-        self.count.set(0);
-        self.shard.hold(self.peer, self.held.take(), 0);
-    }
-
-    /// More is about to be read.
-    fn go_on(&self) -> Result<(), Limit> {
-        // Those that came in one piece are not counted: most do, and are not waited for.
-        if self.count.get() > 0 { self.place.request_began() } else { Ok(()) }
-    }
-
-    fn add(&self, read: usize) -> Result<(), Limit> {
-        let count = self.count.get() + read;
-        self.count.set(count);
-        if count <= SMALL_READ {
-            return Ok(());
-        }
-        // As hyper's buffer grows.
-        let held = count.next_power_of_two();
-        let before = self.held.replace(held);
-        // The shard has counted that it was met.
-        if self.shard.hold(self.peer, before, held) { Ok(()) } else { Err(Limit::UnfinishedBytes) }
-    }
-}
-
-impl Drop for Headers {
-    fn drop(&mut self) {
-        self.shard.hold(self.peer, self.held.get(), 0);
-    }
-}
-
-/// A connection as hyper reads it. What is read of headers is counted, in small pieces: hyper does not read on while a request
-/// is under way and some of the next is there, so a piece is all that it holds of that.
-struct HttpStream {
-    stream: Stream,
-    headers: Rc<Headers>,
-}
-
-impl HttpStream {
-    fn refuse(&self, limit: Limit) -> io::Error {
-        if limit != Limit::UnfinishedBytes {
-            self.headers.shard.metrics.limit_met(limit);
-        }
-        io::Error::new(io::ErrorKind::QuotaExceeded, limit.as_str())
-    }
-}
-
-impl AsyncRead for HttpStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let place = &this.headers.place;
-        if place.reads_body() {
-            return Pin::new(&mut this.stream).poll_read(cx, buffer);
-        }
-        let is_header = !place.is_busy();
-        if is_header && let Err(limit) = this.headers.go_on() {
-            return Poll::Ready(Err(this.refuse(limit)));
-        }
-        let read = ready!(read_at_most(Pin::new(&mut this.stream), SMALL_READ, cx, buffer))?;
-        if is_header && let Err(limit) = this.headers.add(read) {
-            return Poll::Ready(Err(this.refuse(limit)));
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for HttpStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 

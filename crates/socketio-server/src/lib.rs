@@ -49,6 +49,8 @@
 //! |---|---|
 //! | `config` | settings and limits, with the reason for each default |
 //! | `admission`, `address`, `rate` | who is let in, how much of each client, and who makes room for others |
+//! | `turns` | whose turn it is at a shard's time |
+//! | `held` | the account of what peers make a shard hold |
 //! | `limit` | the limits that a peer may meet, for answers, logs and metrics |
 //! | `server` | builder, acceptor, drain |
 //! | `shard`, `timers` | one thread's state: connections, mailbox, flush pass; its deadlines in one heap |
