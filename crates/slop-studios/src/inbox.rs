@@ -375,10 +375,8 @@ fn send_count(socket: &Socket, user_id: &str, unread: u64) {
 pub(crate) fn extensions(namespace: Namespace, store: &Arc<dyn Store>) -> Namespace {
     let (list, mark) = (Arc::clone(store), Arc::clone(store));
     namespace
-        .on_overlapping(client::LIST_NOTIFICATIONS, move |socket, event| {
-            answer(Arc::clone(&list), socket, event, list_page)
-        })
-        .on_overlapping(client::MARK_NOTIFICATIONS_READ, move |socket, event| {
+        .on_async(client::LIST_NOTIFICATIONS, move |socket, event| answer(Arc::clone(&list), socket, event, list_page))
+        .on_async(client::MARK_NOTIFICATIONS_READ, move |socket, event| {
             answer(Arc::clone(&mark), socket, event, mark_read)
         })
 }

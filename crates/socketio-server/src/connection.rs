@@ -58,6 +58,8 @@ pub(crate) struct Connection {
     /// Its own packets are being handled: what they cause is flushed when they are done.
     in_turn: Cell<bool>,
     paused: Cell<bool>,
+    /// Events wait until the outbox is within its soft limit.
+    awaits_drain: Cell<bool>,
     /// The last flush left something in the outbox.
     is_behind: Cell<bool>,
     /// More came than is allowed each second: events are refused.
@@ -200,6 +202,7 @@ impl Connection {
             beyond_limit: Cell::new(0),
             blocked_since: Cell::new(None),
             paused: Cell::new(false),
+            awaits_drain: Cell::new(false),
             is_behind: Cell::new(false),
             is_over_rate: Cell::new(false),
             paid_at: Cell::new(0),

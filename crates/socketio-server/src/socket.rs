@@ -209,6 +209,10 @@ impl Socket {
         self.0.connection.charge(events);
     }
 
+    pub(crate) fn has_overlapping_handlers(&self) -> bool {
+        self.0.backlog.borrow().as_ref().is_some_and(|backlog| backlog.overlaps)
+    }
+
     /// Waits until the socket may do something that takes long, such as to verify a signature: so many at once, others of the shard's
     /// clients would have to wait. What is then done, up to the next `await`, is to be done in [`Socket::work`].
     pub async fn turn(&self) {

@@ -145,6 +145,9 @@ impl Connection {
         self.count_waiting();
         self.assembling.borrow_mut().take();
         self.release_unfinished();
+        if self.awaits_drain.get() {
+            self.drained();
+        }
         self.place.take();
         self.arrivals.borrow_mut().take();
         self.shard.metrics.connections.decrement();

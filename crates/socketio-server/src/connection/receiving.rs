@@ -155,7 +155,7 @@ impl Connection {
         let overlaps = matches!(handler, Some(Handler::Overlapping(_)));
         let waits = socket.inner().backlog.borrow().as_ref().is_some_and(|backlog| {
             // While none runs, those that wait are being handled.
-            backlog.running == 0 || !backlog.waiting.is_empty() || !backlog.takes(overlaps)
+            backlog.running == 0 || !backlog.waiting.is_empty() || !backlog.takes(overlaps) || self.is_over_soft_limit()
         });
         if waits {
             let Some(held) = HeldMessage::of(self, &event) else { return self.refuse_event(socket, event) };
@@ -264,6 +264,8 @@ async fn handle_backlog(socket: &Socket) {
     let shard = &connection.shard;
     let mut began = shard.now();
     loop {
+        // What waits may cause as much again as waits for the client already.
+        connection.has_taken_enough().await;
         let next = {
             let mut slot = socket.inner().backlog.borrow_mut();
             let Some(backlog) = slot.as_mut() else { return };

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Connection;
 use crate::{
-    DisconnectReason,
+    DisconnectReason, Socket,
     config::{LARGEST_WAIT, SLOW_POLL_BYTES},
     frame::Frame,
     transport::Flushed,
@@ -76,7 +76,8 @@ impl Connection {
     }
 
     /// Whether more waits than may. Events that are larger than the limit by themselves wait beside what else may, since their size
-    /// is not the client's fault: one at least, and several up to as much as is sent again to a client that comes back.
+    /// is not the client's fault: one at least, and several up to as much as is sent again to a client that comes back. So do answers that
+    /// are made side by side.
     #[cold]
     fn has_too_much_waiting(&self) -> bool {
         let limit = self.shard.config.outbox_hard_limit;
@@ -85,7 +86,13 @@ impl Connection {
             return false;
         }
         let (large, count) = outbox.larger_than(limit);
-        let may_wait = if count == 1 || large <= limit.saturating_mul(LARGEST_WAIT) { large } else { 0 };
+        let largest = limit.saturating_mul(LARGEST_WAIT);
+        let are_answers = self.sockets.borrow().iter().any(Socket::has_overlapping_handlers);
+        let may_wait = match () {
+            () if are_answers => largest,
+            () if count == 1 || large <= largest => large,
+            () => 0,
+        };
         self.beyond_limit.set(self.beyond_limit.get().max(may_wait));
         outbox.bytes() > limit + self.beyond_limit.get()
     }
@@ -128,7 +135,25 @@ impl Connection {
             if paused != self.paused.get() {
                 self.set_paused(paused);
             }
+            if self.awaits_drain.get() && !self.is_over_soft_limit() {
+                self.drained();
+            }
         }
+    }
+
+    /// Waits until the client has taken what is too much for its next event, or has gone.
+    pub(super) async fn has_taken_enough(&self) {
+        while self.is_over_soft_limit() && !self.closed.get() {
+            self.awaits_drain.set(true);
+            self.shard.something_drained.notified().await;
+        }
+    }
+
+    /// Who waits looks again. There are few at a time on a shard.
+    #[cold]
+    pub(super) fn drained(&self) {
+        self.awaits_drain.set(false);
+        self.shard.something_drained.notify_waiters();
     }
 
     /// False if the connection is broken.

@@ -7,10 +7,10 @@ use std::{
 };
 
 use socketio_protocol::websocket::OpCode;
-use socketio_server::{Config, DisconnectReason, Namespace};
+use socketio_server::{Config, DisconnectReason, Namespace, OwnedEvent};
 
 use crate::{
-    client::{Polling, Received, Ws, masked, text_frames},
+    client::{Http, Polling, Received, Ws, masked, text_frames},
     harness::{DEADLINE, TestServer, eventually, recorder, within},
 };
 
@@ -202,6 +202,40 @@ async fn a_burst_may_be_large_if_the_client_takes_it() {
         assert_eq!(number_of(&ws.text().await), number);
     }
     serves(&mut ws).await;
+}
+
+/// Each answer alone is more than the soft limit, and all together far more than the hard one. The client reads all the time.
+#[tokio::test]
+async fn answers_to_what_waited_do_not_fill_the_outbox() {
+    const ANSWERS: usize = 200;
+    let limits = Config { outbox_soft_limit: 32 * 1024, outbox_hard_limit: 128 * 1024, ..Config::default() };
+    let server = TestServer::start(Config { shards: 1, ..limits }, |server| {
+        let answer = |mut event: OwnedEvent| {
+            let ack = event.take_ack().expect("it is asked for");
+            async move { ack.send(&"x".repeat(40_000)) }
+        };
+        let (alone, together) = (answer, answer);
+        server.namespace(
+            Namespace::new("/")
+                .on_async("alone", move |_, event| alone(event))
+                .on_overlapping("together", move |_, event| together(event)),
+        )
+    });
+    for name in ["alone", "together"] {
+        let mut session = Polling::connected(server.addr).await.0;
+        let mut ws = Ws::connected_with_small_buffer(server.addr).await.0;
+        let events: Vec<String> = (0..ANSWERS).map(|number| format!(r#"42{number}["{name}"]"#)).collect();
+        ws.send_raw(&text_frames(events.iter().map(String::as_str))).await;
+        let mut post = Http::connect(server.addr).await;
+        post.send("POST", &session.target(), &[], events.join("\x1e").as_bytes()).await;
+        for number in 0..ANSWERS {
+            for answer in [session.text().await, ws.text().await] {
+                assert!(answer.starts_with(&format!(r#"43{number}["xxx"#)), "{name} {number}: {}", &answer[..20]);
+            }
+        }
+        assert_eq!(post.response().await.expect("a response").parts(), (200, "ok"));
+        assert!(server.metrics().outbox_bytes < 1_000_000);
+    }
 }
 
 /// Its size is not the client's fault.
