@@ -205,9 +205,12 @@ pub(crate) const ADDRESS_SHARE: usize = 4;
 pub(crate) const EVENT_OVERHEAD: usize = 256;
 
 /// Events of a socket that are handled side by side, where their handler [allows it](crate::Namespace::on_overlapping). So a
-/// thousand of them take some thirty turns of whatever answers them. Their answers may wait for the client although they are more
-/// than [`Config::outbox_hard_limit`], since it has asked for them.
+/// thousand of them take some thirty turns of whatever answers them.
 pub(crate) const MAX_OVERLAPPING: usize = 32;
+
+/// Their answers may wait for the client although they are so many times more than [`Config::outbox_hard_limit`], since it has asked
+/// for them: 128 KiB each by default.
+pub(crate) const LARGEST_ANSWERS: usize = 4;
 
 /// After so many times of [`Config::write_stall_timeout`] without the other side taking anything the kernel ends a TCP
 /// connection (`TCP_USER_TIMEOUT`): for what the engine does not see, such as an answer over plain HTTP. Twice, so that

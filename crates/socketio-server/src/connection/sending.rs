@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::Connection;
 use crate::{
     DisconnectReason, Socket,
-    config::{LARGEST_WAIT, SLOW_POLL_BYTES},
+    config::{LARGEST_ANSWERS, LARGEST_WAIT, SLOW_POLL_BYTES},
     frame::Frame,
     transport::Flushed,
 };
@@ -89,7 +89,7 @@ impl Connection {
         let largest = limit.saturating_mul(LARGEST_WAIT);
         let are_answers = self.sockets.borrow().iter().any(Socket::has_overlapping_handlers);
         let may_wait = match () {
-            () if are_answers => largest,
+            () if are_answers => limit.saturating_mul(LARGEST_ANSWERS - 1),
             () if count == 1 || large <= largest => large,
             () => 0,
         };

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use socketio_protocol::websocket::{OpCode, encode_masked};
@@ -144,11 +143,6 @@ impl Peer {
         }
         let body = self.buffer.drain(..length).collect();
         Some(Answer { status, head, body: String::from_utf8(body).expect("text") })
-    }
-
-    /// Whether the server has sent nothing and has not closed.
-    pub(crate) async fn is_left_alone(&mut self) -> bool {
-        self.buffer.is_empty() && timeout(Duration::ZERO, self.stream.read_buf(&mut self.buffer)).await.is_err()
     }
 
     /// Waits until the server has closed.

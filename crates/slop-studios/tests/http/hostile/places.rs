@@ -40,7 +40,7 @@ async fn refused_polling_clients() {
         .await;
 }
 
-/// Whoever has a place keeps it. Others are served before the time of the first is over.
+/// Others are served at once: the silent ones are too many for their address, or make room.
 async fn stay(victim: &Victim, mut peers: Vec<Peer>) {
     for (method, target, body) in [
         ("GET", "/health/live", &b""[..]),
@@ -52,7 +52,6 @@ async fn stay(victim: &Victim, mut peers: Vec<Peer>) {
         let status = other.answer().await.map(|answer| answer.status);
         assert_eq!(status, Some(200), "{target}");
     }
-    assert!(peers[0].is_left_alone().await, "others were not served before the first of them was closed");
     if measured().is_some() {
         for peer in &mut peers {
             peer.closed().await;
