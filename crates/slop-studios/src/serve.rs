@@ -5,6 +5,7 @@ use std::future::pending;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -261,6 +262,7 @@ fn start(
     let sessions = Arc::new(Sessions {
         verifier,
         policy: InForce::new(settings.policy()),
+        changes: AtomicU64::new(0),
         metrics: Arc::clone(metrics),
         expiry_notice: settings.token_expiring_notice,
         auth_failure_limit: settings.auth_failure_limit,
@@ -269,7 +271,10 @@ fn start(
         owners: NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout),
     });
     let (at, shared) = (handle.clone(), Arc::clone(&sessions));
-    sessions.verifier.when_keys_leave(move || check_identities(&at, &shared));
+    sessions.verifier.when_keys_leave(move || {
+        shared.changed();
+        check_identities(&at, &shared);
+    });
     jwks.into_iter().for_each(|jwks| drop(runtime.spawn(jwks.keep_fresh())));
     let inboxes = Arc::<Inboxes>::default();
     let dispatch = Arc::new(EngineDispatch::new(handle.clone(), Arc::clone(&sessions), Arc::clone(&inboxes)));
@@ -342,6 +347,7 @@ fn reloadable(load: reload::Load, started: &Started, certificate: Option<Certifi
                 sessions.verifier.replace(keys);
                 let before = sessions.policy.get();
                 sessions.policy.replace(policy);
+                sessions.changed();
                 check_identities(&handle, &sessions);
                 check_rooms(&handle, &sessions, &before);
             }))

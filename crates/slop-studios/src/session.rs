@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::mem::replace;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -41,6 +42,8 @@ pub(crate) const NOT_ALLOWED: &str = "Not allowed";
 pub(crate) struct Sessions {
     pub(crate) verifier: TokenVerifier,
     pub(crate) policy: InForce<Policy>,
+    /// How often keys or rules have changed.
+    pub(crate) changes: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
     /// How long before its token ends a client is told; zero for never.
     pub(crate) expiry_notice: Duration,
@@ -63,6 +66,8 @@ struct Session {
     auth_failures: u32,
     /// Why it has no identity, until it is known that the client has been told.
     untold: Option<Rc<AuthError>>,
+    /// The changes of keys and rules by which it was last asked whether it may still be who and where it is.
+    checked: u64,
     /// The client was told that its token is about to end.
     expiry_noticed: bool,
     /// Custom rooms and subscriptions that the socket is in.
@@ -225,8 +230,18 @@ impl Sessions {
         }
     }
 
+    /// Keys or rules have changed. From here on no event is handled before its socket has been asked.
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
     /// Counts an event of the socket's user; false if it is one too many.
     pub(crate) fn admits_event(&self, socket: &Socket) -> bool {
+        let changes = self.changes.load(Ordering::Acquire);
+        let is_stale = socket.with_data(|session: &mut Session| replace(&mut session.checked, changes) != changes);
+        if is_stale == Some(true) {
+            self.check_again(socket);
+        }
         let rate = socket.with_data(|session: &mut Session| {
             let identity = session.identity.as_deref()?;
             session.rate = self.user_rates.of(&identity.user_id, session.rate.take());
