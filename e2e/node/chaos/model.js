@@ -239,6 +239,8 @@ export class Seat {
   /** Answers to `subscribeMedia` whose last state must have come by the next answer. */
   snapshots = [];
   maxStart = 0;
+  /** Tokens offered since it was last connected: an answer may be lost, and the session goes on with the token. */
+  offers = [];
   /** When the last event came that was not an item's state, shown on subscribing. */
   lastOther = -Infinity;
   outstanding = new Set();
@@ -381,6 +383,7 @@ export class Seat {
   connecting(token) {
     this.model.now();
     this.offered = token;
+    if (token) this.offers.push(token);
     this.opened = this.model.moment();
     this.log(`connects${token ? ` as ${token.user} (${token.jti})` : ''}`);
   }
@@ -398,6 +401,7 @@ export class Seat {
     if (recovered) this.recovered(id);
     else this.anew(hadSession);
     this.id = id;
+    this.offers = [];
     this.isAtRisk = false;
     this.firstTick = model.tick;
     this.heard();
@@ -466,6 +470,14 @@ export class Seat {
         const isRefused = offer === 'good' && offered.user !== user;
         if (saved !== 'bad' && !isRefused) add(user, [token]);
         if (saved !== 'good' && offer !== 'good') add(null, [NOBODY]);
+      }
+    }
+    for (const earlier of this.offers) {
+      const isOfSession = this.identity.has(earlier.user) || this.untold.has(earlier.user);
+      if (earlier !== offered && isOfSession && model.status(earlier, this.opened, now) !== 'bad') {
+        add(earlier.user, [earlier]);
+        // Perhaps it was not.
+        add(null, [NOBODY]);
       }
     }
     if (next.size === 0) {
