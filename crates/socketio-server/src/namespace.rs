@@ -46,6 +46,12 @@ pub(crate) enum Handler {
     Overlapping(Box<OnOwnedEvent>),
 }
 
+fn owned<F: Future<Output = ()> + 'static>(
+    f: impl Fn(Socket, OwnedEvent) -> F + Send + Sync + 'static,
+) -> Box<OnOwnedEvent> {
+    Box::new(move |socket, event| Box::pin(f(socket, event)))
+}
+
 /// A namespace's name and handlers.
 ///
 /// The events of one socket are handled in the order they came; an asynchronous handler makes the next event of its
@@ -152,13 +158,13 @@ impl Namespace {
     where
         F: Future<Output = ()> + 'static,
     {
-        self.handlers.insert(event, Handler::Async(Box::new(move |socket, event| Box::pin(f(socket, event)))));
+        self.handlers.insert(event, Handler::Async(owned(f)));
         self
     }
 
     /// As [`Namespace::on_async`], for a future that asks something which answers in the order in which it was asked, at its
     /// first poll. The socket's next event need not wait if it is handled in the same way: the futures run side by side, some
-    /// hundreds at a time, and are polled for the first time in the order of their events. All other events of the socket wait until
+    /// tens at a time, and are polled for the first time in the order of their events. All other events of the socket wait until
     /// those before them are done.
     #[must_use]
     pub fn on_overlapping<F>(
@@ -169,7 +175,7 @@ impl Namespace {
     where
         F: Future<Output = ()> + 'static,
     {
-        self.handlers.insert(event, Handler::Overlapping(Box::new(move |socket, event| Box::pin(f(socket, event)))));
+        self.handlers.insert(event, Handler::Overlapping(owned(f)));
         self
     }
 
