@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use jsonwebtoken::decode_header;
+use jsonwebtoken::{Header, decode_header};
 
 mod claims;
 mod jwks;
@@ -27,6 +27,8 @@ pub(crate) use numbers::{is_number, number_text};
 pub use proof::{Proof, Thumbprint, VerifiedBy};
 pub(crate) use revocations::Revocations;
 pub use signing::{SignError, SigningAlgorithm, TokenSigner};
+
+use claims::Claims;
 
 use crate::defaults::MAX_TOKEN_BYTES;
 use crate::in_force::InForce;
@@ -95,16 +97,22 @@ impl TokenVerifier {
         if header.crit.is_some() {
             return Err(AuthError::Invalid);
         }
-        let configured = self.configured.get().claims(token, &header).map(|(claims, key)| (claims, key, false));
-        let fetched = || {
-            let (claims, key) = self.jwks.as_ref()?.keys().claims(token, &header)?;
-            Some((claims, key, true))
-        };
-        let (claims, key, of_set) = configured.or_else(fetched).ok_or(AuthError::Invalid)?;
-        let kid = header.kid.as_deref().map(|kid| proof::kept_key_id(kid).into());
-        let identity = self.rules.check(claims, VerifiedBy { key, kid, of_set }, now)?;
+        let (claims, verified_by) = self.claims(token, &header).ok_or(AuthError::Invalid)?;
+        let identity = self.rules.check(claims, verified_by, now)?;
         self.revocations.check(&identity)?;
         Ok(identity)
+    }
+
+    /// The claims of a token that a known key has signed.
+    fn claims(&self, token: &str, header: &Header) -> Option<(Claims, VerifiedBy)> {
+        let configured = self.configured.get().claims(token, header).map(|(claims, key)| (claims, key, false));
+        let fetched = || {
+            let (claims, key) = self.jwks.as_ref()?.keys().claims(token, header)?;
+            Some((claims, key, true))
+        };
+        let (claims, key, of_set) = configured.or_else(fetched)?;
+        let kid = header.kid.as_deref().map(|kid| proof::kept_key_id(kid).into());
+        Some((claims, VerifiedBy { key, kid, of_set }))
     }
 
     /// Whether the token that an identity came with would be accepted now, and when it ends.
@@ -147,7 +155,8 @@ impl TokenVerifier {
             return None;
         }
         let header = decode_header(&token).ok()?;
-        if !jwks.lacks_key_of(&header) || self.configured.get().claims(&token, &header).is_some() {
+        // A known key without an id may have signed a token that has one.
+        if !jwks.lacks_key_of(&header) || self.claims(&token, &header).is_some() {
             return None;
         }
         jwks.ask()

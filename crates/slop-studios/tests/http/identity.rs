@@ -158,6 +158,17 @@ async fn a_key_that_is_new_to_us_is_fetched_once_and_then_known() {
 }
 
 #[tokio::test]
+async fn a_token_that_a_key_without_an_id_verifies_waits_for_no_other() {
+    let [a, b] = ["a", "b"].map(Key::new);
+    let issuer = Issuer::new(Says::keys_without_ids(&[&a]));
+    let server = start(&issuer, &[]);
+    assert_eq!(both(&server, &a.token("u")).await, Ok("u".to_owned()));
+    assert_eq!(issuer.fetches(), 1, "the one at the start");
+    assert_eq!(connect(&server, &b.token("u")).await, refused(INVALID));
+    assert_eq!(issuer.fetches(), 2, "the key may be new");
+}
+
+#[tokio::test]
 async fn who_must_authenticate_waits_for_the_key() {
     let [a, b] = ["a", "b"].map(Key::new);
     let issuer = Issuer::new(Says::keys(&[&a]));

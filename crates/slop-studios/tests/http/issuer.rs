@@ -67,6 +67,17 @@ impl Says {
         Self::body(200, "content-type: application/json", &set.to_string())
     }
 
+    /// A set that does not say which key is which.
+    pub(crate) fn keys_without_ids(keys: &[&Key]) -> Self {
+        let without_id = |key: &&Key| {
+            let mut jwk = key.jwk();
+            jwk["kid"].take();
+            jwk
+        };
+        let set = json!({"keys": keys.iter().map(without_id).collect::<Vec<_>>()});
+        Self::body(200, "content-type: application/json", &set.to_string())
+    }
+
     pub(crate) fn status(status: u16, header: &str) -> Self {
         Self::body(status, header, "")
     }
