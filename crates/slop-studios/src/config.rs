@@ -258,6 +258,15 @@ settings! {
     max_unfinished_bytes: usize = "MAX_UNFINISHED_BYTES" Number DefaultValue::Fixed(defaults::MAX_UNFINISHED_BYTES),
         |text| size(text, u64::from(u32::MAX));
 
+    /// Bytes that wait for one client alone or may not have arrived, for each shard; past half of it clients that leave some
+    /// waiting are not read, and past it they are closed
+    max_outbox_bytes: usize = "MAX_OUTBOX_BYTES" Number DefaultValue::Fixed(defaults::MAX_OUTBOX_BYTES),
+        |text| size(text, u64::from(u32::MAX));
+
+    /// Rooms and subscriptions of all sockets of a shard; past it a socket that is in eight joins no more
+    max_rooms: usize = "MAX_ROOMS" Number DefaultValue::Fixed(defaults::MAX_ROOMS),
+        |text| size(text, u64::from(u32::MAX));
+
     /// Publishes of one publisher key each second, and ten times as many at once; 0 for any number. Past it the publisher
     /// gets 429. A batch may go past it, and delays the next request
     publish_rate_per_key: u32 = "PUBLISH_RATE_PER_KEY" Number DefaultValue::Fixed(defaults::PUBLISH_RATE_PER_KEY), rate;

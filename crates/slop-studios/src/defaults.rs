@@ -90,6 +90,10 @@ pub const MAX_JSON_DEPTH: &str = "127";
 pub const MAX_PENDING_ACKS: &str = "1000";
 /// 64 MiB for each shard: sixty of the largest messages on their way at once.
 pub const MAX_UNFINISHED_BYTES: &str = "67108864";
+/// 256 MiB for each shard: a thousand clients with as much waiting as may before they are not read.
+pub const MAX_OUTBOX_BYTES: &str = "268435456";
+/// For each shard: ten rooms each of 100,000 connections, at 310 to 850 bytes.
+pub const MAX_ROOMS: &str = "1000000";
 /// About what the store commits in groups on one slow core; more would only wait there. One item of a batch is one publish.
 pub const PUBLISH_RATE_PER_KEY: &str = "10000";
 /// A person mistypes twice; a buggy client that retries in a loop is cut off, and so is a guesser.

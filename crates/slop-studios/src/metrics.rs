@@ -465,6 +465,12 @@ impl Collector for Snapshot {
                 "Bytes of clients' messages and headers that have not arrived in whole, or wait to be handled",
                 engine.unfinished_bytes,
             ),
+            (
+                "unarrived_bytes",
+                "Bytes that wait to be written to one client alone, or may not have arrived",
+                engine.unarrived_bytes,
+            ),
+            ("room_memberships", "Rooms that sockets are in, each counted for each socket", engine.room_memberships),
             ("sockets", "Namespace sockets that are connected", engine.sockets),
             ("media_items", "Media items whose state is kept", kept.media.rows),
             ("media_state_bytes", "Bytes of media states that are kept", kept.media.bytes),

@@ -485,6 +485,8 @@ fn engine_config(settings: &Settings, places: Places) -> Config {
         max_json_depth: settings.max_json_depth,
         max_pending_acks: settings.max_pending_acks,
         max_unfinished_bytes: settings.max_unfinished_bytes,
+        max_outbox_bytes: settings.max_outbox_bytes,
+        max_rooms: settings.max_rooms,
         ..Config::default()
     }
 }

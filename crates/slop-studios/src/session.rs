@@ -473,9 +473,9 @@ impl Sessions {
     fn enter(&self, socket: &Socket) {
         let identity = identity(socket);
         if let Some(identity) = &identity
-            && let Err(error) = socket.join(&rooms::user_room(&identity.user_id))
+            && let Err(error) = socket.join_always(&rooms::user_room(&identity.user_id))
         {
-            // The engine's limit has a place for it, so only a socket on its way out gets here.
+            // Only a socket on its way out gets here.
             tracing::debug!(socket = socket.id(), %error, "join the user's room");
         }
         self.set_expiry_timer(socket, identity.and_then(|identity| identity.expires_at));

@@ -273,6 +273,7 @@ impl Broadcast {
         });
         let told = offset.filter(|_| recovery.is_some_and(Memory::is_on)).map(Offset::of_broadcast);
         let mut frames = args.event_frames(&self.namespace, None, event, told)?;
+        frames.iter_mut().for_each(Frame::share);
         if let (Some(key), [frame]) = (&self.latest, frames.as_mut_slice()) {
             frame.set_latest(latest_number(node, namespace, key));
         }

@@ -21,8 +21,14 @@ use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    DisconnectReason, Socket, admission::ConnectionPlace, config::MANY_ROOMS, identifier::Id, outbox::Outbox,
-    shard::Shard, transport::Transport,
+    DisconnectReason, Socket,
+    address::Address,
+    admission::ConnectionPlace,
+    config::{MANY_ROOMS, SMALL_OUTGOING},
+    identifier::Id,
+    outbox::Outbox,
+    shard::Shard,
+    transport::Transport,
 };
 
 /// Names a connection of a shard. The generation tells it from others that had the same index.
@@ -88,6 +94,8 @@ pub(crate) struct Connection {
     /// The time that its messages are handled in.
     slice: Cell<Slice>,
     turn: Cell<Turn>,
+    /// So much waits for the shard's clients, or for those of this address, that those for which some does are not read.
+    is_crowded: Cell<bool>,
     held: Cell<Held>,
     heartbeat: Cell<Heartbeat>,
     extra_pings: Cell<ExtraPings>,
@@ -123,13 +131,17 @@ enum Heartbeat {
     PongBy(Instant),
 }
 
-/// Bytes of the client's messages that the server holds, as the shard's account has them.
+/// Bytes that the server holds for the client, as the shard's accounts have them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
     /// Of a message that is not whole.
     unfinished: usize,
     /// Of events that wait for handlers or are with one.
     waiting: usize,
+    /// Of what waits to be written to this client alone.
+    outbox: usize,
+    /// Of what may not have arrived.
+    unarrived: usize,
 }
 
 /// A slice of the shard's time, in nanoseconds as the shard counts them.
@@ -208,6 +220,7 @@ impl Connection {
             paid_at: Cell::new(0),
             slice: Cell::default(),
             turn: Cell::default(),
+            is_crowded: Cell::new(false),
             held: Cell::default(),
             heartbeat: Cell::new(Heartbeat::PingAt(now + Self::ping_delay(shard))),
             extra_pings: Cell::default(),
@@ -226,6 +239,11 @@ impl Connection {
         }
         connection.set_timer();
         connection
+    }
+
+    /// What the limits know its client by, unless that is a proxy.
+    pub(crate) fn address(&self) -> Option<Address> {
+        self.shard.handle.0.admission.address(self.client)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -288,7 +306,8 @@ impl Connection {
     }
 
     pub(crate) fn is_over_soft_limit(&self) -> bool {
-        self.outbox.borrow().bytes() > self.shard.config.outbox_soft_limit
+        let waiting = self.outbox.borrow().bytes();
+        waiting > self.shard.config.outbox_soft_limit || (waiting > SMALL_OUTGOING && self.is_crowded.get())
     }
 
     fn has_full_backlog(&self) -> bool {

@@ -19,6 +19,8 @@ pub(crate) struct Frame {
     bytes: Bytes,
     payload_at: u8,
     binary: bool,
+    /// It is one of several clients'; see [`Frame::share`].
+    shared: bool,
     /// Of the frames with this number that wait for a slow client, only the newest is kept.
     latest: Option<NonZeroU64>,
 }
@@ -55,7 +57,7 @@ impl Frame {
             SCRATCH.set(buffer);
         }
         // At most MAX_HEADER, which is 10.
-        Self { bytes, payload_at: length as u8, binary: opcode == OpCode::Binary, latest: None }
+        Self { bytes, payload_at: length as u8, binary: opcode == OpCode::Binary, shared: false, latest: None }
     }
 
     /// The same text packet without the last bytes of its arguments, closed again.
@@ -66,8 +68,17 @@ impl Frame {
             out.extend_from_slice(kept);
             out.push(b']');
         });
-        shorter.latest = self.latest;
+        (shorter.shared, shorter.latest) = (self.shared, self.latest);
         shorter
+    }
+
+    /// Its memory is not that of the client alone for whom it waits: it is a broadcast's.
+    pub(crate) fn share(&mut self) {
+        self.shared = true;
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
     }
 
     pub(crate) fn set_latest(&mut self, key: NonZeroU64) {

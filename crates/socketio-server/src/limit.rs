@@ -53,6 +53,14 @@ limits! {
     UnfinishedBytes => "unfinished bytes",
     /// The share of it that one address has.
     UnfinishedBytesPerAddress => "unfinished bytes per address",
+    /// [`Config::max_outbox_bytes`](crate::Config::max_outbox_bytes).
+    OutboxBytes => "outbox bytes",
+    /// The share of it that one address has.
+    OutboxBytesPerAddress => "outbox bytes per address",
+    /// [`Config::max_rooms`](crate::Config::max_rooms).
+    Rooms => "rooms",
+    /// The share of it that one address has.
+    RoomsPerAddress => "rooms per address",
     /// [`Config::max_attachments`](crate::Config::max_attachments).
     Attachments => "attachments",
     /// [`Config::max_json_depth`](crate::Config::max_json_depth).

@@ -127,6 +127,10 @@ metrics! {
     events_refused,
     /// Gauge: bytes of unfinished messages and headers.
     unfinished_bytes,
+    /// Gauge: bytes that wait for one client alone, or may not have arrived.
+    unarrived_bytes,
+    /// Gauge: rooms that sockets are in, each counted for each socket.
+    room_memberships,
     /// Gauge: deadlines that are remembered.
     timers,
     /// Events received that no handler knows.

@@ -5,7 +5,10 @@ use std::{io::IoSlice, rc::Rc};
 use smallvec::SmallVec;
 use socketio_protocol::engine_io::PayloadWriter;
 
-use crate::{config::FRAMES_PER_WRITE, frame::Frame};
+use crate::{
+    config::{FRAME_OVERHEAD, FRAMES_PER_WRITE},
+    frame::Frame,
+};
 
 /// The frames that wait for a connection, first in, first out. As many as usually come in one flush pass wait without
 /// memory of their own, which the pass would have to fetch.
@@ -16,6 +19,8 @@ pub(crate) struct Outbox {
     written: usize,
     /// Bytes that still wait.
     bytes: usize,
+    /// What the frames take that are this client's alone.
+    own: usize,
     /// Of those, the ones in the TLS record that is being written; at most a record's.
     sealed: u32,
     /// Frames were dropped. Half of one may be out, and none may follow it.
@@ -28,6 +33,7 @@ impl Outbox {
             return;
         }
         self.bytes += frame.len();
+        self.own += own_bytes(&frame);
         self.frames.push(frame);
     }
 
@@ -39,7 +45,9 @@ impl Outbox {
             .then(|| (under_way..self.frames.len()).rev().find(|&index| self.frames[index].latest() == newer.latest()))
             .flatten();
         if let Some(older) = older {
-            self.bytes -= self.frames.remove(older).len();
+            let older = self.frames.remove(older);
+            self.bytes -= older.len();
+            self.own -= own_bytes(&older);
             return true;
         }
         false
@@ -47,6 +55,11 @@ impl Outbox {
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What those take that wait for this client alone.
+    pub(crate) fn own_bytes(&self) -> usize {
+        self.own
     }
 
     /// Bytes of the frames that are larger than so many by themselves, and how many these are.
@@ -90,6 +103,7 @@ impl Outbox {
         let mut done = 0;
         while let Some(frame) = self.frames.get(done).filter(|frame| frame.len() <= self.written) {
             self.written -= frame.len();
+            self.own -= own_bytes(frame);
             done += 1;
         }
         self.frames.drain(..done);
@@ -108,6 +122,7 @@ impl Outbox {
                 payload.push_text(frame.payload());
             }
             self.bytes -= frame.len();
+            self.own -= own_bytes(frame);
             taken += 1;
         }
         self.frames.drain(..taken);
@@ -132,6 +147,10 @@ impl Outbox {
             self.frames = SmallVec::new();
         }
     }
+}
+
+fn own_bytes(frame: &Frame) -> usize {
+    if frame.is_shared() { 0 } else { frame.len() + FRAME_OVERHEAD }
 }
 
 #[cfg(test)]

@@ -127,11 +127,8 @@ impl Rooms {
         met.peek().is_some() && met.all(|last| last == turn)
     }
 
-    /// Adds the socket, after a broadcast; false if it was in the room already.
-    pub(crate) fn join(&mut self, socket: &Socket, name: &str, after: u64) -> bool {
-        if self.contains(socket, name) {
-            return false;
-        }
+    /// Adds the socket, after a broadcast, to a room that it is not in.
+    pub(crate) fn add(&mut self, socket: &Socket, name: &str, after: u64) {
         let room = match self.by_name.get(name) {
             Some(&room) => room,
             None => {
@@ -152,7 +149,6 @@ impl Rooms {
             slot: (memberships.len() - 1) as u32,
             is_plain: socket.inner().recovery.is_none(),
         });
-        true
     }
 
     /// Removes the socket; false if it was not in the room.

@@ -26,7 +26,7 @@ use crate::{
     connection::{Connection, ConnectionKey},
     fanout::{Fanout, Pace},
     frame::Frame,
-    held::Account,
+    held::Accounts,
     http::{Fallback, serve_connection},
     identifier::{Entropy, Id, SocketIds},
     metrics::ShardMetrics,
@@ -107,7 +107,7 @@ pub(crate) struct Shard {
     pub(crate) farewells: RefCell<Farewells>,
     pub(crate) entropy: RefCell<Entropy>,
     pub(crate) scratch: Cell<Option<Box<[u8]>>>,
-    pub(crate) held: Account,
+    pub(crate) held: Accounts,
     began: Instant,
     pub(crate) event_rate: Rate,
     /// Nanoseconds that a message may take before it counts as more than one.
@@ -165,6 +165,7 @@ impl Shard {
         let start = handle.recovery().map_or(0, |recovery| recovery.history().start());
         let rate = |per_second: u32| Rate::new(per_second, per_second.saturating_mul(BURST_SECONDS));
         let (event_rate, request_rate) = (rate(config.event_rate_per_socket), rate(config.request_rate_per_session));
+        let held = Accounts::new(&config);
         let event_work = (WORK_PER_SECOND.as_nanos() as u64).checked_div(config.event_rate_per_socket.into());
         Rc::new(Self {
             id,
@@ -178,7 +179,7 @@ impl Shard {
             farewells: RefCell::default(),
             entropy: RefCell::new(Entropy::new()),
             scratch: Cell::new(None),
-            held: Account::default(),
+            held,
             began: Instant::now(),
             event_rate,
             event_work: event_work.unwrap_or(u64::MAX),

@@ -17,7 +17,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     AckError, AckReply, Broadcast, EncodeError, EventArgs, Handle, JoinError, Limit, OwnedEvent,
-    config::MAX_OVERLAPPING,
+    config::{MAX_OVERLAPPING, SMALL_OUTGOING},
     connection::{Connection, ConnectionKey},
     event::check_name,
     frame::Frame,
@@ -281,6 +281,10 @@ impl Socket {
             let max_bytes = self.handle().recovery().map_or(0, |recovery| recovery.settings.max_direct_bytes);
             let room = if let Memorable::In(room) = memorable { Some(room) } else { None };
             let bytes = recovery.direct.borrow_mut().push(after, room, frames, max_bytes);
+            if bytes > SMALL_OUTGOING && !self.0.connection.hold_unarrived() {
+                recovery.direct.borrow_mut().forget_beyond(SMALL_OUTGOING);
+                self.0.connection.hold_unarrived();
+            }
             if bytes > ASK_AT_BYTES {
                 self.0.connection.ask_what_arrived();
             }
@@ -368,8 +372,34 @@ impl Socket {
     /// Joins a room; false if the socket was in it already. Its own id is a room that it is always in.
     ///
     /// # Errors
-    /// If the name is another socket's id, the socket is in too many rooms, or it is disconnected.
+    /// If the name is another socket's id, the socket is in too many rooms, or all are together, or it is disconnected.
     pub fn join(&self, room: &str) -> Result<bool, JoinError> {
+        self.join_if(room, |count| {
+            if count >= self.shard().config.max_rooms_per_socket {
+                return false;
+            }
+            let held = self.shard().hold_rooms(self, count, count + 1);
+            if let Err(limit) = held {
+                let _ = self.shard().hold_rooms(self, count + 1, count);
+                self.shard().metrics.limit_met(limit);
+            }
+            held.is_ok()
+        })
+    }
+
+    /// As [`Socket::join`], for a room that the application has the socket join, and not its client: no limit is in the way.
+    ///
+    /// # Errors
+    /// If the name is another socket's id, or the socket is disconnected.
+    pub fn join_always(&self, room: &str) -> Result<bool, JoinError> {
+        self.join_if(room, |count| {
+            let _ = self.shard().hold_rooms(self, count, count + 1);
+            true
+        })
+    }
+
+    /// `hold` takes the place of one room more than the socket is in.
+    fn join_if(&self, room: &str, hold: impl FnOnce(usize) -> bool) -> Result<bool, JoinError> {
         if !self.is_connected() {
             return Err(JoinError::Disconnected);
         }
@@ -380,25 +410,49 @@ impl Socket {
             return Err(JoinError::Reserved);
         }
         let mut rooms = self.space().rooms.borrow_mut();
-        if self.0.memberships.borrow().len() >= self.shard().config.max_rooms_per_socket && !rooms.contains(self, room)
-        {
+        if rooms.contains(self, room) {
+            return Ok(false);
+        }
+        if !hold(self.0.memberships.borrow().len()) {
             return Err(JoinError::TooMany);
         }
-        let joined = rooms.join(self, room, self.shard().position());
+        rooms.add(self, room, self.shard().position());
         drop(rooms);
-        if joined {
-            self.session_changed();
+        self.session_changed();
+        Ok(true)
+    }
+
+    /// Joins rooms, each after a broadcast.
+    ///
+    /// # Errors
+    /// If all sockets together are in too many now.
+    pub(crate) fn join_after<'a>(&self, rooms: impl IntoIterator<Item = (&'a str, u64)>) -> Result<(), Limit> {
+        let before = self.0.memberships.borrow().len();
+        let mut known = self.space().rooms.borrow_mut();
+        for (room, after) in rooms {
+            if !known.contains(self, room) {
+                known.add(self, room, after);
+            }
         }
-        Ok(joined)
+        self.shard().hold_rooms(self, before, self.0.memberships.borrow().len())
     }
 
     /// Leaves a room; false if the socket was not in it.
     pub fn leave(&self, room: &str) -> bool {
         let left = self.space().rooms.borrow_mut().leave(self, room);
         if left {
+            let count = self.0.memberships.borrow().len();
+            let _ = self.shard().hold_rooms(self, count + 1, count);
             self.session_changed();
         }
         left
+    }
+
+    /// Leaves all rooms.
+    pub(crate) fn leave_all(&self) {
+        let count = self.0.memberships.borrow().len();
+        self.space().rooms.borrow_mut().leave_all(self);
+        let _ = self.shard().hold_rooms(self, count, 0);
     }
 
     /// Whether the socket has joined a room.

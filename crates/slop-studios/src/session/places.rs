@@ -28,7 +28,7 @@ impl Denied {
         match self {
             Self::ByPolicy(rule) => rule,
             Self::Reserved => "reserved",
-            Self::TooMany => "MAX_ROOMS_PER_SOCKET",
+            Self::TooMany => "MAX_ROOMS_PER_SOCKET or MAX_ROOMS",
         }
     }
 }

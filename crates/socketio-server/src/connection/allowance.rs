@@ -6,6 +6,7 @@ use super::{Connection, Held, Slice, Turn, Violation};
 use crate::{
     DisconnectReason, Event, Limit, Socket,
     config::{HEAD_START, LONGEST_WORK_SHARE, SLICE},
+    held::Level,
     rate::Pace,
     transport::handle_post,
 };
@@ -147,6 +148,30 @@ impl Connection {
     fn set_held(&self, held: Held) -> bool {
         let before = self.held.replace(held);
         self.shard.hold(self.client, before.unfinished + before.waiting, held.unfinished + held.waiting)
+    }
+
+    /// Counts what waits to be written to the client alone. False if it is too much.
+    pub(super) fn hold_outbox(&self) -> bool {
+        let outbox = self.outbox.borrow().own_bytes();
+        self.set_outgoing(Held { outbox, ..self.held.get() })
+    }
+
+    /// Counts what was sent to the client's sockets alone and may not have arrived. False if it is too much.
+    pub(crate) fn hold_unarrived(&self) -> bool {
+        let of = |socket: &Socket| Some(socket.inner().recovery.as_ref()?.direct.borrow().bytes());
+        let unarrived = self.sockets.borrow().iter().filter_map(of).sum();
+        self.set_outgoing(Held { unarrived, ..self.held.get() })
+    }
+
+    fn set_outgoing(&self, held: Held) -> bool {
+        let before = self.held.replace(held);
+        let (before, after) = (before.outbox + before.unarrived, held.outbox + held.unarrived);
+        if before == after {
+            return true;
+        }
+        let level = self.shard.hold_outgoing(self.client, before, after);
+        self.is_crowded.set(level != Some(Level::Fine));
+        level.is_some()
     }
 
     /// Nothing of what has come is held any more but what handlers have.

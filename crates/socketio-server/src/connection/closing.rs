@@ -65,9 +65,7 @@ impl Connection {
         if let Some(on_disconnect) = &space.handlers().on_disconnect {
             self.shard.guarded(|| on_disconnect(socket, reason));
         }
-        let mut rooms = space.rooms.borrow_mut();
-        rooms.leave_all(socket);
-        drop(rooms);
+        socket.leave_all();
         let mut sockets = space.sockets.borrow_mut();
         sockets.remove(&socket.inner().id);
         if sockets.len() * 4 < sockets.capacity() {
@@ -97,7 +95,7 @@ impl Connection {
         }
         let (namespace, id) = (socket.reference().namespace, socket.inner().id);
         let direct = recovery.direct.take().pack();
-        memory.keep(recovery.pid, Away::new(namespace, id, session, direct));
+        memory.keep(recovery.pid, Away::new(namespace, self.address(), id, session, direct));
     }
 
     /// Ends the connection since its client has come back on another; `done` is dropped when it has ended. Bytes already
@@ -145,6 +143,7 @@ impl Connection {
         self.count_waiting();
         self.assembling.borrow_mut().take();
         self.release_unfinished();
+        self.hold_unarrived();
         if self.awaits_drain.get() {
             self.drained();
         }

@@ -140,6 +140,7 @@ impl Connection {
         for recovery in self.sockets.borrow().iter().filter_map(|socket| socket.inner().recovery.as_ref()) {
             recovery.answered(&mut self.shard.confirmed.borrow_mut());
         }
+        self.hold_unarrived();
         let (asked, waiting) = {
             let mut arrivals = self.arrivals.borrow_mut();
             let Some(known) = arrivals.as_mut() else { return };

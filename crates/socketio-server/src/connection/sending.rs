@@ -157,7 +157,7 @@ impl Connection {
     }
 
     /// False if the connection is broken.
-    fn write_now(&self) -> bool {
+    fn write_now(self: &Rc<Self>) -> bool {
         self.shard.save_unsaved();
         let flushed = self.transport.borrow_mut().flush(&mut self.outbox.borrow_mut(), &self.shard.metrics);
         self.is_behind.set(flushed != Flushed::All);
@@ -173,7 +173,7 @@ impl Connection {
     }
 
     /// Tells the metrics what the last flush left.
-    pub(super) fn count_waiting(&self) {
+    pub(super) fn count_waiting(self: &Rc<Self>) {
         let waiting = self.outbox.borrow().bytes();
         let before = self.waiting.replace(waiting);
         if waiting != before {
@@ -181,6 +181,9 @@ impl Connection {
                 self.beyond_limit.set(0);
             }
             self.shard.metrics.outbox_bytes.add((waiting as u64).wrapping_sub(before as u64));
+            if !self.hold_outbox() {
+                self.close_later(DisconnectReason::OutboxFull);
+            }
         }
     }
 

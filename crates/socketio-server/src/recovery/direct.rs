@@ -4,7 +4,7 @@ use std::{collections::VecDeque, rc::Rc};
 
 use smallvec::SmallVec;
 
-use crate::{frame::Frame, identifier::Id, recovery::Offset};
+use crate::{config::FRAME_OVERHEAD, frame::Frame, identifier::Id, recovery::Offset};
 
 /// A socket's own events, or those of a session whose client is away (`F` is what other threads may have, then). Nothing
 /// is remembered when the last heartbeat was answered after the last event.
@@ -77,6 +77,12 @@ impl<F> Direct<F> {
         Direct { last, asked, arrived, log }
     }
 
+    /// About as many bytes as it takes besides itself.
+    pub(crate) fn bytes(&self) -> usize {
+        let of = |log: &Log<F>| log.bytes + log.events.len() * (size_of::<Event<F>>() + FRAME_OVERHEAD);
+        self.log.as_deref().map_or(0, of)
+    }
+
     /// Bytes that it takes besides itself.
     pub(crate) fn held(&self) -> usize {
         let of = |log: &Log<F>| size_of::<Log<F>>() + log.bytes + log.events.iter().map(Event::overhead).sum::<usize>();
@@ -109,13 +115,19 @@ impl Direct {
         log.bytes += bytes(&frames);
         let (emitted, room) = (Emitted { number: self.last, after }, room.map(Box::from));
         log.events.push_back(Event { emitted, room, frames });
+        self.forget_beyond(max_bytes);
+        self.log.as_ref().map_or(0, |log| log.bytes)
+    }
+
+    /// Forgets the oldest events until no more than so many bytes are remembered.
+    pub(crate) fn forget_beyond(&mut self, max_bytes: usize) {
+        let Some(log) = &mut self.log else { return };
         while log.bytes > max_bytes
             && let Some(first) = log.events.pop_front()
         {
             log.bytes -= bytes(&first.frames);
             log.forgotten = Some(first.emitted);
         }
-        log.bytes
     }
 
     /// A heartbeat goes out now.

@@ -56,10 +56,11 @@ pub struct Recovery {
     /// Bytes emitted to one socket alone that are remembered until it is known that they have arrived. Default 256 KiB,
     /// as much as may wait for a client that is still read from.
     pub max_direct_bytes: usize,
-    /// Sessions that are kept for clients that are away. The oldest are forgotten first. Default 100,000.
+    /// Sessions that are kept for clients that are away. When there are more, those of the address that has most are forgotten, if it has a
+    /// sixteenth or more of what is kept, or else the oldest. Default 100,000.
     pub max_sessions: usize,
-    /// Bytes that those sessions take: their rooms, their data, and what was emitted to them alone. The oldest are forgotten
-    /// first. Default 64 MiB: 600 bytes each of as many as there may be.
+    /// Bytes that those sessions take: their rooms, their data, and what was emitted to them alone. When it is more, the same are
+    /// forgotten. Default 64 MiB: 600 bytes each of as many as there may be.
     pub max_session_bytes: usize,
     /// The first broadcast gets a higher offset than this. Offsets never go back: a server that takes over the sessions
     /// of an earlier one continues after it. Default: the microseconds since 1970.
@@ -122,6 +123,8 @@ failures! {
     Forgotten => "events forgotten",
     /// The application refused it.
     Refused => "refused",
+    /// There are too many rooms for its client to be in all of its rooms again.
+    TooManyRooms => "too many rooms",
 }
 
 /// What a node remembers for recovery.
@@ -197,10 +200,8 @@ impl Memory {
     /// Keeps a session whose client may come back.
     pub(crate) fn keep(&self, pid: Id, away: Away) {
         let mut sessions = self.sessions();
-        sessions.keep(pid, away);
-        if sessions.are_too_many() {
-            self.forget(&sessions.trim(Instant::now()));
-        }
+        let forgotten = sessions.keep(pid, away);
+        self.forget(&forgotten);
     }
 
     /// To be called before anybody else can ask for the sessions: nobody may have one recalled that has ended.

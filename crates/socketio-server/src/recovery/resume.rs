@@ -148,7 +148,7 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
         let FoundSession { session, direct, .. } = found;
         if let (Some(namespace), Some(id)) = (shard.space_named(&session.namespace), Id::parse(&session.socket_id)) {
             returning.goes_on();
-            recovery.keep(claim.pid, Away::new(namespace, id, session, direct.pack()));
+            recovery.keep(claim.pid, Away::new(namespace, connection.address(), id, session, direct.pack()));
         }
         return Err(unknown);
     }
@@ -250,9 +250,7 @@ impl Connection {
         );
         socket.set_connected(true);
         space.sockets.borrow_mut().insert(id, socket.clone());
-        for (room, joined) in &session.rooms {
-            space.rooms.borrow_mut().join(&socket, room, *joined);
-        }
+        let has_room = socket.join_after(session.rooms.iter().map(|(room, joined)| (room.as_str(), *joined)));
         let accepted = space
             .handlers()
             .restore
@@ -262,6 +260,7 @@ impl Connection {
         let missed = recovery.history().missed(namespace, &id, &rooms, since, position);
         let replay = match missed {
             None => Err(RecoveryFailure::Forgotten),
+            Some(_) if has_room.is_err() => Err(RecoveryFailure::TooManyRooms),
             Some(_) if !accepted => Err(RecoveryFailure::Refused),
             Some(missed) => {
                 // What the restored session may no longer be in, it has left by now.
@@ -279,7 +278,7 @@ impl Connection {
         };
         let (replay, bytes) = replay.inspect_err(|_| {
             socket.set_connected(false);
-            space.rooms.borrow_mut().leave_all(&socket);
+            socket.leave_all();
             space.sockets.borrow_mut().remove(&id);
             socket.drop_data();
         })?;

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     SocketRef,
+    address::Address,
     frame::Frame,
     identifier::Id,
     recovery::{Direct, Recovery, SavedSession},
@@ -23,11 +24,19 @@ pub(crate) struct Sessions {
     /// Those whose clients are away, in the order in which they left. A session that came back since, or left again, has
     /// an entry that counts no more.
     away: VecDeque<(Id, Instant)>,
-    /// What those who are away take.
-    away_bytes: usize,
+    /// What those who are away take, in all and of each address.
+    taken: Taken,
+    by_address: HashMap<Address, Taken>,
     window: Duration,
     max_sessions: usize,
     max_bytes: usize,
+}
+
+/// What sessions take.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Taken {
+    sessions: usize,
+    bytes: usize,
 }
 
 /// Where a session is.
@@ -43,6 +52,8 @@ pub(crate) enum Whereabouts {
 /// A session whose client is away, as small as can be: after a crowd has left there are many.
 pub(crate) struct Away {
     namespace: u16,
+    /// Its client's, unless that is a proxy's.
+    address: Option<Address>,
     socket_id: Id,
     rooms: Box<[(Box<str>, u64)]>,
     data: Box<str>,
@@ -54,14 +65,36 @@ pub(crate) struct Away {
 /// What a room takes besides its name, and a session besides its rooms and its place among those that are kept.
 const OVERHEAD_BYTES: usize = 64;
 
+/// An address has many sessions from this part of all on: a sixteenth.
+const MANY_OF_ALL: usize = 16;
+
+impl Taken {
+    fn add(&mut self, bytes: usize) {
+        self.sessions += 1;
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, bytes: usize) {
+        self.sessions -= 1;
+        self.bytes -= bytes;
+    }
+}
+
 /// The client was away for too long.
 #[derive(Debug)]
 pub(crate) struct TooLate;
 
 impl Away {
-    pub(crate) fn new(namespace: u16, socket_id: Id, session: SavedSession, direct: Direct<Frame>) -> Self {
+    pub(crate) fn new(
+        namespace: u16,
+        address: Option<Address>,
+        socket_id: Id,
+        session: SavedSession,
+        direct: Direct<Frame>,
+    ) -> Self {
         Self {
             namespace,
+            address,
             socket_id,
             rooms: session.rooms.into_iter().map(|(room, joined)| (room.into(), joined)).collect(),
             data: session.data.into(),
@@ -92,7 +125,8 @@ impl Sessions {
             known: HashMap::new(),
             kept: Slab::new(),
             away: VecDeque::new(),
-            away_bytes: 0,
+            taken: Taken::default(),
+            by_address: HashMap::new(),
             window: settings.window,
             max_sessions: settings.max_sessions,
             max_bytes: settings.max_session_bytes,
@@ -130,13 +164,46 @@ impl Sessions {
         }
     }
 
-    /// The session's socket is gone, and its client may come back.
-    pub(crate) fn keep(&mut self, pid: Id, away: Away) {
+    /// The session's socket is gone, and its client may come back. Returns the secrets of the sessions that are forgotten for it.
+    pub(crate) fn keep(&mut self, pid: Id, away: Away) -> Vec<Id> {
         self.away.push_back((pid, away.since));
-        self.away_bytes += away.bytes();
+        self.taken.add(away.bytes());
+        if let Some(address) = away.address {
+            self.by_address.entry(address).or_default().add(away.bytes());
+        }
         // They are bounded far below 2^32.
         let key = self.kept.insert(away) as u32;
         self.known.insert(pid, Whereabouts::Away(key));
+        if self.are_too_many() { self.make_room() } else { Vec::new() }
+    }
+
+    /// Forgets sessions of the address that has most, or the oldest if none has many.
+    fn make_room(&mut self) -> Vec<Id> {
+        let share = |taken: &Taken| {
+            let of = |taken: usize, most: usize| taken.saturating_mul(MANY_OF_ALL) / most.max(1);
+            of(taken.sessions, self.max_sessions).max(of(taken.bytes, self.max_bytes))
+        };
+        let most = self.by_address.iter().max_by_key(|(_, taken)| share(taken));
+        let greedy = most.filter(|(_, taken)| share(taken) > 0).map(|(address, taken)| (*address, *taken));
+        let mut ended = Vec::new();
+        if let Some((address, before)) = greedy {
+            // Some at a time, since all have to be looked at.
+            let enough =
+                Taken { sessions: before.sessions - before.sessions / 8, bytes: before.bytes - before.bytes / 8 };
+            let mut left = before;
+            for (pid, since) in &self.away {
+                if left.sessions <= enough.sessions.min(before.sessions - 1) || left.bytes <= enough.bytes {
+                    break;
+                }
+                if let Some(away) = self.away_since(pid, *since).filter(|away| away.address == Some(address)) {
+                    left.remove(away.bytes());
+                    ended.push(*pid);
+                }
+            }
+            ended.iter().for_each(|pid| self.end(pid));
+        }
+        ended.append(&mut self.trim(Instant::now()));
+        ended
     }
 
     /// The session has ended.
@@ -148,16 +215,24 @@ impl Sessions {
 
     fn remove(&mut self, key: u32) -> Option<Away> {
         let away = self.kept.try_remove(key as usize)?;
-        self.away_bytes -= away.bytes();
+        self.taken.remove(away.bytes());
+        if let Some(address) = away.address
+            && let Some(taken) = self.by_address.get_mut(&address)
+        {
+            taken.remove(away.bytes());
+            if *taken == Taken::default() {
+                self.by_address.remove(&address);
+            }
+        }
         Some(away)
     }
 
-    /// Whether the oldest have to be forgotten before their time.
-    pub(crate) fn are_too_many(&self) -> bool {
-        self.kept.len() > self.max_sessions || self.away_bytes > self.max_bytes
+    /// Whether some have to be forgotten before their time.
+    fn are_too_many(&self) -> bool {
+        self.taken.sessions > self.max_sessions || self.taken.bytes > self.max_bytes
     }
 
-    /// Forgets sessions whose clients were away for too long, and the oldest if there are too many. Returns their secrets.
+    /// Forgets sessions whose clients were away for too long, and the oldest if there are too many still. Returns their secrets.
     pub(crate) fn trim(&mut self, now: Instant) -> Vec<Id> {
         let mut ended = Vec::new();
         while let Some(&(pid, since)) = self.away.front()
@@ -178,12 +253,20 @@ impl Sessions {
         if self.known.len() * 4 < self.known.capacity() {
             self.known.shrink_to(self.known.len() * 2);
         }
+        if self.by_address.len() * 4 < self.by_address.capacity() {
+            self.by_address.shrink_to(self.by_address.len() * 2);
+        }
         ended
     }
 
     fn is_away(&self, pid: &Id, since: Instant) -> bool {
-        let Some(Whereabouts::Away(key)) = self.known.get(pid) else { return false };
-        self.kept.get(*key as usize).is_some_and(|away| away.since == since)
+        self.away_since(pid, since).is_some()
+    }
+
+    /// The session, if its client has been away since then.
+    fn away_since(&self, pid: &Id, since: Instant) -> Option<&Away> {
+        let Some(Whereabouts::Away(key)) = self.known.get(pid) else { return None };
+        self.kept.get(*key as usize).filter(|away| away.since == since)
     }
 
     /// How many clients are away.
@@ -194,12 +277,14 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::identifier::Entropy;
 
     fn away() -> Away {
         let id = Entropy::new().session_id(0);
-        Away::new(0, id, SavedSession::new("/", id.as_str(), 0), Direct::default())
+        Away::new(0, None, id, SavedSession::new("/", id.as_str(), 0), Direct::default())
     }
 
     #[test]
@@ -222,25 +307,48 @@ mod tests {
     #[test]
     fn sessions_are_bounded_in_bytes() {
         let mut entropy = Entropy::new();
-        let large = || {
+        let large = |address: Option<IpAddr>| {
             let rooms = (0..10).map(|number| (number.to_string().repeat(100), 0)).collect();
             let id = Entropy::new().session_id(0);
             let session = SavedSession { rooms, ..SavedSession::new("/", id.as_str(), 0) };
-            Away::new(0, id, session, Direct::default())
+            Away::new(0, address.map(Address::of), id, session, Direct::default())
         };
-        let settings = Recovery { max_session_bytes: 2 * large().bytes(), ..Recovery::default() };
-        assert!(large().bytes() > 1000);
+        let settings = Recovery { max_session_bytes: 2 * large(None).bytes(), ..Recovery::default() };
+        assert!(large(None).bytes() > 1000);
         let mut sessions = Sessions::new(&settings);
         let pids: Vec<Id> = (0..3).map(|_| entropy.session_id(0)).collect();
-        for pid in &pids {
-            sessions.keep(*pid, large());
-        }
-        assert!(sessions.are_too_many());
-        assert!(sessions.trim(Instant::now()) == [pids[0]]);
+        assert!(pids.iter().map(|pid| sessions.keep(*pid, large(None))).eq([vec![], vec![], vec![pids[0]]]));
         assert!(!sessions.are_too_many());
         assert!(matches!(sessions.take(pids[1]), Ok(Some(_))));
         sessions.end(&pids[2]);
-        assert_eq!((sessions.away(), sessions.away_bytes), (0, 0));
+        assert_eq!((sessions.away(), sessions.taken), (0, Taken::default()));
+    }
+
+    /// An address that has many makes room for others with its own.
+    #[test]
+    fn no_address_pushes_out_the_sessions_of_others() {
+        let mut entropy = Entropy::new();
+        let mut sessions = Sessions::new(&Recovery { max_sessions: 64, ..Recovery::default() });
+        let mut keep = |sessions: &mut Sessions, last: u8| {
+            let address = Address::of(IpAddr::from([192, 0, 2, last]));
+            let (pid, away) = (entropy.session_id(0), away());
+            (pid, sessions.keep(pid, Away { address: Some(address), ..away }))
+        };
+        let others: Vec<Id> = (1..5).map(|last| keep(&mut sessions, last).0).collect();
+        let greedy: Vec<Id> = (0..60).map(|_| keep(&mut sessions, 9).0).collect();
+        assert!(keep(&mut sessions, 5).1 == greedy[..7]);
+        for _ in 0..200 {
+            keep(&mut sessions, 9);
+        }
+        assert!(others.iter().all(|pid| matches!(sessions.find(pid), Some(Whereabouts::Away(_)))));
+        assert!(sessions.find(&greedy[59]).is_none());
+        // If none has many, the oldest go first.
+        let mut sessions = Sessions::new(&Recovery { max_sessions: 64, ..Recovery::default() });
+        let all: Vec<Id> = (0..64).map(|last| keep(&mut sessions, last).0).collect();
+        assert!(keep(&mut sessions, 99).1 == [all[0]]);
+        let later = Instant::now() + Duration::from_secs(121);
+        assert_eq!(sessions.trim(later).len(), 64);
+        assert_eq!((sessions.taken, sessions.by_address.len()), (Taken::default(), 0));
     }
 
     #[test]
@@ -248,16 +356,14 @@ mod tests {
         let mut entropy = Entropy::new();
         let mut sessions = Sessions::new(&Recovery { max_sessions: 2, ..Recovery::default() });
         let pids: Vec<Id> = (0..3).map(|_| entropy.session_id(0)).collect();
-        for pid in &pids {
-            sessions.keep(*pid, away());
-        }
+        assert!(sessions.keep(pids[0], away()).is_empty() && sessions.keep(pids[1], away()).is_empty());
         // The first came back and left again: it is the youngest now.
         assert!(matches!(sessions.take(pids[0]), Ok(Some(_))));
-        sessions.keep(pids[0], away());
-        assert!(sessions.trim(Instant::now()) == [pids[1]]);
+        assert!(sessions.keep(pids[0], away()).is_empty());
+        assert!(sessions.keep(pids[2], away()) == [pids[1]]);
         assert_eq!(sessions.away(), 2);
         let later = Instant::now() + Duration::from_secs(121);
-        assert!(sessions.trim(later) == [pids[2], pids[0]]);
+        assert!(sessions.trim(later) == [pids[0], pids[2]]);
         assert_eq!((sessions.known.len(), sessions.away.len(), sessions.away()), (0, 0, 0));
     }
 }

@@ -2,16 +2,14 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::HeaderName;
-use socketio_server::{Config, DisconnectReason, Limit, Namespace, OwnedEvent, Socket, TrustedProxies};
+use socketio_server::{Config, DisconnectReason, Limit, Namespace, TrustedProxies};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
-    sync::Semaphore,
 };
 
 use crate::{
@@ -314,123 +312,6 @@ async fn a_namespace_may_refuse_events() {
     ws.send(r#"42["message",1]"#).await;
     ws.send(r#"420["message-with-ack",1]"#).await;
     assert_eq!(ws.text().await, r#"430["no"]"#);
-}
-
-#[tokio::test]
-async fn large_unfinished_messages_share_what_there_is() {
-    // The clients of a proxy have no address, and no share of their own.
-    let trusted_proxies = TrustedProxies::new(TrustedProxies::network("127.0.0.1"));
-    let server = TestServer::echo(Config { max_unfinished_bytes: 1_000_000, trusted_proxies, ..one_shard() });
-    let mut small = Ws::open_at(server.addr, "/engine.io/").await;
-    let half = |length: usize| {
-        let frame = masked(OpCode::Text, &[&b"4"[..], &b"x".repeat(length)].concat());
-        frame[..frame.len() / 2].to_vec()
-    };
-    small.send_raw(&half(1000)).await;
-    let mut large = Vec::new();
-    for _ in 0..5 {
-        let mut ws = Ws::open_at(server.addr, "/engine.io/").await;
-        let _ = ws.writer.try_send_raw(&half(600_000)).await;
-        large.push(ws);
-    }
-    server.settle().await;
-    eventually("some are closed", || server.ended(DisconnectReason::UnfinishedBytes) > 0).await;
-    eventually("the rest fit", || server.metrics().unfinished_bytes < 1_000_000).await;
-    assert!(server.metrics().connections >= 2);
-    let whole = masked(OpCode::Text, &[&b"4"[..], &b"x".repeat(1000)].concat());
-    small.send_raw(&whole[whole.len() / 2..]).await;
-    assert_eq!(small.text().await.len(), 1001);
-    drop(large);
-    eventually("nothing is held", || server.metrics().unfinished_bytes == 0).await;
-}
-
-/// One address holds no more than its share, and others have theirs.
-#[tokio::test]
-async fn an_address_has_a_share_of_unfinished_bytes() {
-    let server = TestServer::echo(Config { max_unfinished_bytes: 8_000_000, ..one_shard() });
-    let half = |bytes: usize| {
-        let frame = masked(OpCode::Text, &[&b"4"[..], &b"x".repeat(bytes)].concat());
-        (frame[..frame.len() / 2].to_vec(), frame[frame.len() / 2..].to_vec())
-    };
-    let (begun, rest) = half(900_000);
-    let mut large = Vec::new();
-    for _ in 0..8 {
-        let mut ws = Ws::open_at(server.addr, "/engine.io/").await;
-        let _ = ws.writer.try_send_raw(&begun).await;
-        large.push(ws);
-    }
-    eventually("some are closed", || server.ended(DisconnectReason::UnfinishedBytes) > 0).await;
-    eventually("the rest fit", || server.metrics().unfinished_bytes <= 2_000_000).await;
-    assert!(met(&server, Limit::UnfinishedBytesPerAddress) > 0);
-    assert_eq!(met(&server, Limit::UnfinishedBytes), 0);
-    let ask = Ask { from: Some("127.0.0.2"), ..Ask::default() };
-    let mut other = Ws::ask(server.addr, "/engine.io/?EIO=4&transport=websocket", ask).await.expect("a WebSocket");
-    assert!(other.text().await.starts_with("0{"));
-    other.send_raw(&begun).await;
-    other.send_raw(&rest).await;
-    assert_eq!(other.text().await.len(), 900_001);
-    drop(large);
-    eventually("nothing is held", || server.metrics().unfinished_bytes == 0).await;
-}
-
-/// Handlers have them until they are done, also when their client is gone.
-#[tokio::test]
-async fn events_that_wait_for_handlers_are_counted() {
-    let gate = Arc::new(Semaphore::new(0));
-    let config = Config { max_unfinished_bytes: 16_000_000, handler_backlog: 2_000_000, ..one_shard() };
-    let server = TestServer::start(config, |server| {
-        let gate = gate.clone();
-        let wait = move |_: Socket, _: OwnedEvent| {
-            let gate = gate.clone();
-            async move { gate.acquire().await.expect("the gate stays").forget() }
-        };
-        server.namespace(Namespace::new("/").on_async("wait", wait).on_refused(|_, event| event.ack(&"too many")))
-    });
-    let event = format!(r#"42["wait","{}"]"#, "x".repeat(900_000));
-    let mut clients = Vec::new();
-    for _ in 0..3 {
-        let mut ws = Ws::connected(server.addr).await.0;
-        ws.send(&event).await;
-        clients.push(ws);
-    }
-    eventually("handlers have three", || server.metrics().events_received == 3).await;
-    assert!(server.metrics().unfinished_bytes >= 2_700_000);
-    let mut refused = Ws::connected(server.addr).await.0;
-    refused.send(&event.replacen("42", "427", 1)).await;
-    assert_eq!(refused.text().await, r#"437["too many"]"#);
-    let ask = Ask { from: Some("127.0.0.2"), ..Ask::default() };
-    let mut other = Ws::ask(server.addr, "/socket.io/?EIO=4&transport=websocket", ask).await.expect("a WebSocket");
-    assert!(other.text().await.starts_with("0{"));
-    other.enter("/").await;
-    other.send(&event).await;
-    eventually("another address has a share of its own", || server.metrics().events_received == 5).await;
-    server.settle().await;
-    drop((clients, refused, other));
-    eventually("they are gone", || server.metrics().connections == 0).await;
-    assert!(server.metrics().unfinished_bytes >= 3_600_000);
-    gate.add_permits(4);
-    eventually("nothing is held", || server.metrics().unfinished_bytes == 0).await;
-}
-
-/// A session is not read while its client does not take what waits for it.
-#[tokio::test]
-async fn a_body_that_waits_is_counted() {
-    let config = Config { outbox_soft_limit: 1_000, ..one_shard() };
-    let server = TestServer::echo(config);
-    let mut session = Polling::connected(server.addr).await.0;
-    assert_eq!(session.text().await, r#"42["auth",{}]"#);
-    server.handle.broadcast("/").emit("large", &"x".repeat(2_000)).expect("a name").await;
-    eventually("reading is paused", || server.metrics().reads_paused > 0).await;
-    let mut post = Http::connect(server.addr).await;
-    let event = format!(r#"42["message","{}"]"#, "y".repeat(900_000));
-    post.send("POST", &session.target(), &[], event.as_bytes()).await;
-    eventually("it waits", || server.metrics().unfinished_bytes >= 900_000).await;
-    server.settle().await;
-    assert!(server.metrics().unfinished_bytes >= 900_000, "{}", server.metrics().unfinished_bytes);
-    assert!(session.text().await.starts_with(r#"42["large","#));
-    assert!(session.text().await.starts_with(r#"42["message-back","#));
-    assert_eq!(post.response().await.expect("a response").parts(), (200, "ok"));
-    eventually("nothing is held", || server.metrics().unfinished_bytes == 0).await;
 }
 
 #[tokio::test]

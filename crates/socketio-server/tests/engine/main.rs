@@ -12,6 +12,7 @@ mod drain;
 mod events_and_acks;
 mod handshake;
 mod heartbeat;
+mod held;
 mod hostile;
 mod limits;
 mod namespaces;

@@ -4,6 +4,7 @@ use socketio_protocol::websocket::OpCode;
 
 use super::peer::{Frame, Peer, masked};
 use super::siege::{Siege, limit_met};
+use super::victim::{Origin, Victim};
 use crate::api::metric;
 
 fn texts(texts: impl IntoIterator<Item = String>) -> Vec<u8> {
@@ -104,6 +105,47 @@ async fn room_floods() {
         .await;
 }
 
+const GREEDY: usize = 60;
+
+/// Some clients that each join a thousand rooms that nobody else is in, and how many they are in.
+pub(super) async fn greedy_clients(server: &Victim) -> (Vec<Peer>, usize) {
+    let (mut peers, mut joined) = (Vec::new(), 0);
+    for client in 0..GREEDY {
+        let mut peer = Peer::client(server).await;
+        let names = (0..1_000).map(|number| format!("{client:0>120}-{number}"));
+        peer.send(&texts(names.map(|name| format!(r#"421["joinRoom","{name}"]"#)))).await;
+        for _ in 0..1_000 {
+            let ack = peer.until(|text| text.starts_with("431[")).await;
+            let is_in = ack.contains(r#""success":true"#);
+            assert!(is_in || ack.contains("Too many rooms and subscriptions"), "{ack}");
+            joined += usize::from(is_in);
+        }
+        peers.push(peer);
+    }
+    (peers, joined)
+}
+
+#[tokio::test]
+async fn room_floods_of_many() {
+    let siege = Siege::of("60 clients that each join 1,000 rooms that nobody else is in")
+        .with("RECOVERY_MS", "0")
+        .with("MAX_ROOMS", "40000")
+        .memory(48);
+    siege
+        .run(async |server| {
+            let (_peers, joined) = greedy_clients(server).await;
+            let (all, limit) = match server.origin {
+                Origin::OneAddress => (10_000, "rooms per address"),
+                Origin::ThousandAddresses => (40_000, "rooms"),
+            };
+            // Eight each are let be.
+            assert!((all..=all + 8 * GREEDY).contains(&joined), "{joined}");
+            assert!(limit_met(server, limit).await > 0);
+            "acks `Too many rooms and subscriptions` past `MAX_ROOMS` or an address's share of it".to_owned()
+        })
+        .await;
+}
+
 #[tokio::test]
 async fn session_floods() {
     let siege = Siege::of("400 clients that join 1,000 rooms each and are gone, one after the other").memory(160);
@@ -117,7 +159,7 @@ async fn session_floods() {
                 peer.until(|text| text.starts_with("431[")).await;
             }
             assert!(metric(server, "slop_sessions_away").await < 400.0);
-            "handled; kept for recovery are 64 MiB of sessions, the newest".to_owned()
+            "handled; kept for recovery are 64 MiB of sessions".to_owned()
         })
         .await;
 }

@@ -23,3 +23,4 @@ mod slow_requests;
 pub(crate) mod victim;
 mod waiting;
 mod work;
+mod worst_case;

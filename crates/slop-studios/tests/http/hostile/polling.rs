@@ -25,6 +25,11 @@ impl Polling {
         self.posts.answer().await.map_or(0, |answer| answer.status)
     }
 
+    /// Posts a body and waits for nothing.
+    pub(crate) async fn begin_post(&mut self, body: &str) {
+        self.posts.request("POST", &self.target, "", body.as_bytes()).await;
+    }
+
     /// What has come; none once the session has ended.
     async fn poll(&mut self) -> Option<Vec<String>> {
         self.polls.request("GET", &self.target, "", b"").await;

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use socketio_protocol::websocket::OpCode;
+
 use super::bystanders::STREAMS;
-use super::peer::{HANDSHAKE, Peer, session};
+use super::peer::{HANDSHAKE, Peer, masked, session};
 use super::siege::{Siege, falls_to, limit_met};
 use super::victim::Victim;
 use crate::api::metric;
@@ -95,6 +97,18 @@ async fn slow_bodies() {
         .await;
 }
 
+pub(super) async fn half_messages(server: &Victim) -> Vec<Peer> {
+    let mut frame = masked(OpCode::Text, &vec![b'4'; 999_999]);
+    frame.truncate(500_000);
+    let mut peers = Vec::new();
+    for _ in 0..MANY {
+        let mut peer = Peer::client(server).await;
+        peer.send(&frame).await;
+        peers.push(peer);
+    }
+    peers
+}
+
 #[tokio::test]
 async fn slow_messages() {
     let siege = Siege::of("500 WebSockets, each with half of a message of 1 MB")
@@ -102,14 +116,7 @@ async fn slow_messages() {
         .memory(64);
     siege
         .run(async |server| {
-            let mut peers = Vec::new();
-            for _ in 0..MANY {
-                let mut peer = Peer::client(server).await;
-                let mut frame = super::peer::masked(socketio_protocol::websocket::OpCode::Text, &vec![b'4'; 999_999]);
-                frame.truncate(500_000);
-                peer.send(&frame).await;
-                peers.push(peer);
-            }
+            let _peers = half_messages(server).await;
             assert!(metric(server, "slop_unfinished_bytes").await <= 16_000_000.0);
             assert!(unfinished_bytes_met(server).await > 0);
             "closed past `MAX_UNFINISHED_BYTES` or an address's share of it: `too many unfinished bytes`".to_owned()

@@ -9,7 +9,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::peer::{Frame, Peer, masked};
-use super::siege::{Siege, falls_to};
+use super::polling::Polling;
+use super::siege::{Siege, falls_to, metric};
+use super::victim::{Origin, Victim};
 use crate::faults::FaultyDisk;
 use crate::issuer::{Issuer, Key, Says};
 use crate::server::{KEY, Server};
@@ -101,6 +103,46 @@ async fn arguments_behind_a_hanging_disk() {
             drop(peers);
             falls_to(victim, "slop_connections", 1).await;
             "no longer read, or closed, past `MAX_UNFINISHED_BYTES`".to_owned()
+        })
+        .await;
+}
+
+const SILENT: usize = 200;
+
+/// Some clients that ask for answers and do not poll, and how many bytes waited for them at most.
+pub(super) async fn silent_clients(victim: &Victim) -> (Vec<Polling>, f64) {
+    let joins = (0..50).map(|number| format!(r#"42["joinRoom","{number:0>128}"]"#));
+    let asks = (0..140).map(|number| format!(r#"42{number}["getConnectionInfo"]"#));
+    let body = joins.chain(asks).collect::<Vec<String>>().join("\x1e");
+    let (mut clients, mut most) = (Vec::new(), 0.0_f64);
+    for _ in 0..SILENT {
+        let mut client = Polling::client(victim).await;
+        client.begin_post(&body).await;
+        clients.push(client);
+        most = most.max(metric(victim, "slop_unarrived_bytes").await);
+    }
+    (clients, most)
+}
+
+#[tokio::test]
+async fn answers_that_nobody_polls() {
+    let siege = Siege::of("200 polling clients that ask for 1 MB of answers each, and do not poll")
+        .with("MAX_OUTBOX_BYTES", "16000000")
+        .with("PING_INTERVAL_MS", "1000")
+        .with("PING_TIMEOUT_MS", "2000")
+        .memory(48);
+    siege
+        .run(async |victim| {
+            let (clients, most) = silent_clients(victim).await;
+            let half = match victim.origin {
+                Origin::OneAddress => 2_000_000.0,
+                Origin::ThousandAddresses => 8_000_000.0,
+            };
+            // Some KiB of each are let be.
+            assert!((half..2.0 * half + 4_096.0 * SILENT as f64).contains(&most), "{most}");
+            drop(clients);
+            falls_to(victim, "slop_connections", 1).await;
+            "no longer read past half of `MAX_OUTBOX_BYTES` or of an address's share of it; `ping timeout`".to_owned()
         })
         .await;
 }
