@@ -229,7 +229,8 @@ settings! {
     /// How long a client or publisher may take to send a request's body
     body_timeout: Duration = "BODY_TIMEOUT_MS" Number DefaultValue::Fixed(defaults::BODY_TIMEOUT_MS), milliseconds;
 
-    /// Requests of one polling session each second, and ten times as many at once; 0 for any number. Past it the session ends
+    /// Requests of one polling session each second, and ten times as many at once; 0 for any number. Past it they are
+    /// answered at this rate
     request_rate_per_session: u32 = "REQUEST_RATE_PER_SESSION" Number
         DefaultValue::Fixed(defaults::REQUEST_RATE_PER_SESSION), rate;
 

@@ -76,8 +76,8 @@ pub struct Config {
     /// The same of one client address, idle connections not among them, past which a client gets 429, or is closed if it had
     /// begun a request; 0 for no limit. Default 5,000: half of all, so that others get in; and 2,000 long-polling clients that come at once make 4,000 requests.
     pub max_handshakes_per_address: usize,
-    /// Requests of one polling session each second, and ten times as many at once; 0 for no limit. Past it the session
-    /// ends. Default 100: a client that polls and posts in turn over a round trip of 20 ms.
+    /// Requests of one polling session each second, and ten times as many at once; 0 for no limit. Past it each is answered when it
+    /// is within the rate again. Default 100: a client that polls and posts in turn over a round trip of 20 ms.
     pub request_rate_per_session: u32,
     /// Messages of one connection each second, and ten times as many at once; 0 for no limit. Events past it are
     /// [refused](crate::Namespace::on_refused), and at twice as many at once the connection is closed. All that its client

@@ -79,7 +79,7 @@ impl Limit {
     /// room again in less than a second.
     pub(crate) const fn retry_after(self) -> u32 {
         match self {
-            Self::ConnectionRate | Self::RequestRate => 1,
+            Self::ConnectionRate => 1,
             _ => 5,
         }
     }

@@ -1,5 +1,7 @@
 //! Rates whose whole state is one number (the generic cell rate algorithm of ITU-T I.371), since every connection has one.
 
+use std::time::Duration;
+
 /// So many a second, and after a pause so many at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate {
@@ -35,6 +37,11 @@ impl Rate {
     /// Takes one. `paid_at` is when all that was taken is paid for, `now` the time, both in nanoseconds since the same moment.
     pub(crate) fn take(self, paid_at: u64, now: u64) -> (u64, Pace) {
         self.take_many(1, paid_at, now)
+    }
+
+    /// How long it takes until what was taken is within the rate.
+    pub(crate) fn wait(self, paid_at: u64, now: u64) -> Duration {
+        Duration::from_nanos(paid_at.saturating_sub(now).saturating_sub(self.credit))
     }
 
     /// Takes so many.

@@ -43,8 +43,6 @@ reasons! {
     OutboxFull => "outbox full",
     /// The client sent more than allowed each second.
     TooManyEvents => "too many events",
-    /// The client made more polling requests than allowed each second.
-    TooManyRequests => "too many requests",
     /// The server held too many bytes of unfinished messages, and this client's was large.
     UnfinishedBytes => "too many unfinished bytes",
     /// The client took nothing for too long.
@@ -77,7 +75,6 @@ impl DisconnectReason {
             | Self::ParseError
             | Self::PayloadTooLarge
             | Self::TooManyEvents
-            | Self::TooManyRequests
             | Self::UnfinishedBytes
             | Self::HandlerPanic => false,
         }

@@ -4,7 +4,10 @@ use std::{collections::VecDeque, net::IpAddr, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use socketio_protocol::engine_io::{DecodeError, Open, PayloadPacket, PayloadWriter, decode_payload};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 
 use crate::{
     DisconnectReason, Limit,
@@ -12,7 +15,6 @@ use crate::{
     connection::{Connection, Origin},
     identifier::Id,
     outbox::Outbox,
-    rate::Pace,
     shard::Shard,
     transport::{Flushed, Transport, stream::Detached, upgrade},
 };
@@ -54,7 +56,6 @@ impl EngineError {
             Self::Limit(Limit::Connections | Limit::HttpConnections | Limit::Handshakes)
             | Self::NoRoom
             | Self::Unavailable => (503, 3, "Service unavailable"),
-            Self::Limit(Limit::RequestRate) => (429, 3, "Too many requests"),
             Self::Limit(_) => (429, 3, "Too many connections"),
         }
     }
@@ -159,7 +160,8 @@ pub(super) fn open_packet(shard: &Shard, sid: &str, upgrades: &[&str], out: &mut
 /// Opens a session and returns the body that says so.
 pub(crate) fn open(shard: &Rc<Shard>, origin: Origin) -> Vec<u8> {
     let sid = shard.entropy.borrow_mut().session_id(shard.id);
-    let polling = Box::new(Polling { sid, poll: None, receiving: false, post: None, probing: false, paid_at: 0 });
+    let polling =
+        Box::new(Polling { sid, poll: None, resting: false, receiving: false, post: None, probing: false, paid_at: 0 });
     let connection = Connection::open(shard, origin, Transport::Polling(polling));
     shard.sessions.borrow_mut().insert(sid, connection);
     let mut body = Vec::with_capacity(128);
@@ -172,6 +174,8 @@ pub(crate) struct Polling {
     sid: Id,
     /// The GET request that waits for packets.
     poll: Option<oneshot::Sender<Reply>>,
+    /// It is not answered yet, whatever there is: the client is ahead of its rate.
+    resting: bool,
     /// The body of a POST request is on its way.
     receiving: bool,
     /// A POST request that is not answered yet.
@@ -207,7 +211,7 @@ impl Polling {
         if outbox.is_empty() {
             return Flushed::All;
         }
-        let Some(poll) = self.poll.take() else { return Flushed::Waiting };
+        let Some(poll) = self.poll.take_if(|_| !self.resting) else { return Flushed::Waiting };
         let mut payload = PayloadWriter::new();
         outbox.drain_into(&mut payload, POLL_RESPONSE_PACKETS, POLL_RESPONSE_LIMIT);
         // If the client is gone, so are the packets: its dropped poll closes the session.
@@ -352,7 +356,10 @@ impl Shard {
                     session.close(DisconnectReason::TransportError);
                 }
             }
-            EngineRequest::BeginPost { reply, .. } => drop(reply.send(begin_post(&session))),
+            EngineRequest::BeginPost { reply, .. } => {
+                let begun = begin_post(&session);
+                after(begun.unwrap_or_default(), move || _ = reply.send(begun.map(|_waited| ())));
+            }
             EngineRequest::PostAbandoned { .. } => {
                 with_polling(&session, |polling| polling.receiving = false);
             }
@@ -375,28 +382,38 @@ pub(super) fn with_polling<T>(session: &Connection, f: impl FnOnce(&mut Polling)
     }
 }
 
-/// Counts a request of the session. If there are too many, the session ends: a client that is told so by an error would
-/// end it itself.
-fn pay(session: &Rc<Connection>) -> Result<(), EngineError> {
+/// Counts a request of the session, and tells how long it is to wait: a client that is at its rate is slowed down to it. It may
+/// have much to read or to say, in many small pieces; told so by an error, it would end its session. It makes a poll and a POST at
+/// a time, so it never comes far past its rate.
+fn pay(session: &Connection) -> Duration {
     let (now, rate) = (session.shard.now(), session.shard.request_rate);
-    let pace = with_polling(session, |polling| {
-        let (paid_at, pace) = rate.take(polling.paid_at, now);
-        polling.paid_at = paid_at;
-        pace
+    let wait = with_polling(session, |polling| {
+        (polling.paid_at, _) = rate.take(polling.paid_at, now);
+        rate.wait(polling.paid_at, now)
     });
-    match pace {
-        None | Some(Pace::Within) => Ok(()),
-        Some(Pace::Over | Pace::FarOver) => {
-            session.close(DisconnectReason::TooManyRequests);
-            Err(EngineError::Limit(Limit::RequestRate))
-        }
+    let wait = wait.unwrap_or_default();
+    if !wait.is_zero() {
+        session.shard.metrics.limit_met(Limit::RequestRate);
     }
+    wait
 }
 
-fn begin_post(session: &Rc<Connection>) -> Result<(), EngineError> {
-    pay(session)?;
+/// Does something when a request has waited.
+fn after(wait: Duration, f: impl FnOnce() + 'static) {
+    if wait.is_zero() {
+        return f();
+    }
+    tokio::task::spawn_local(async move {
+        sleep(wait).await;
+        f();
+    });
+}
+
+/// Whether a POST may begin, and when.
+fn begin_post(session: &Rc<Connection>) -> Result<Duration, EngineError> {
+    let wait = pay(session);
     match with_polling(session, |polling| std::mem::replace(&mut polling.receiving, true) || polling.post.is_some()) {
-        Some(false) => Ok(()),
+        Some(false) => Ok(wait),
         // The one before has not come or is not answered yet: this client doesn't wait as it should, or has lost it.
         Some(true) => {
             session.close(DisconnectReason::OverlappingRequests);
@@ -408,18 +425,23 @@ fn begin_post(session: &Rc<Connection>) -> Result<(), EngineError> {
 }
 
 fn poll(session: &Rc<Connection>, reply: oneshot::Sender<Reply>) {
-    if let Err(error) = pay(session) {
-        return drop(reply.send(Err(error)));
-    }
+    let wait = pay(session);
     let mut reply = Some(reply);
     let second = with_polling(session, |polling| {
         if polling.poll.is_none() {
             polling.poll = reply.take();
+            polling.resting = !wait.is_zero();
         }
         reply.take()
     });
     match second {
-        Some(None) => session.flush(),
+        Some(None) => {
+            let session = session.clone();
+            after(wait, move || {
+                with_polling(&session, |polling| polling.resting = false);
+                session.flush();
+            });
+        }
         Some(Some(reply)) => {
             let _ = reply.send(Err(EngineError::BadRequest));
             session.close(DisconnectReason::OverlappingRequests);
