@@ -288,6 +288,10 @@ pub(crate) const SMALL_WRITE: usize = 512;
 /// hardly ever get in one piece.
 pub(crate) const LARGEST_WAIT: usize = 16;
 
+/// Sessions of one address that a shard has the keeper read at a time. Some are with the keeper while others are on their way, so
+/// that it is never idle.
+pub(crate) const READS_PER_ADDRESS: usize = 8;
+
 /// Frames that one vectored write takes. Linux allows 1,024; past 64 the call itself is no longer what costs.
 pub(crate) const FRAMES_PER_WRITE: usize = 64;
 

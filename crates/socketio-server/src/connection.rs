@@ -107,7 +107,7 @@ pub(crate) struct Connection {
     reader: RefCell<Option<Waker>>,
     /// Namespaces that the client is about to be connected to: a session, or what its admission needs, is on its way.
     connecting: RefCell<SmallVec<[u16; 4]>>,
-    /// What waits until the client has got what it was sent. Hardly any connection has something.
+    /// What waits until the client has got what it was sent, or for the connection's end. Hardly any connection has something.
     arrivals: RefCell<Option<Box<Arrivals>>>,
     /// Bytes of a replay, which may wait besides what else may, until the outbox is within its limit again.
     beyond_limit: Cell<usize>,
@@ -123,6 +123,8 @@ struct Arrivals {
     /// Dropped when the connection has ended, which it does as soon as all is read that has come. One for each session that
     /// its client has come back for.
     handed_over: SmallVec<[oneshot::Sender<()>; 3]>,
+    /// Dropped when the connection ends.
+    ended: SmallVec<[oneshot::Sender<()>; 3]>,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -31,7 +31,7 @@ use crate::{
     identifier::{Entropy, Id, SocketIds},
     metrics::ShardMetrics,
     rate::Rate,
-    recovery::{Confirmed, Offset, TIDY_INTERVAL},
+    recovery::{Confirmed, Offset, Readers, TIDY_INTERVAL},
     rooms::Rooms,
     timers::{Timer, Timers},
     transport::{EngineRequest, Farewells},
@@ -134,6 +134,7 @@ pub(crate) struct Shard {
     /// event of the socket's has that.
     pub(crate) before_replay: Cell<Option<(SocketRef, Offset)>>,
     pub(crate) confirmed: RefCell<Confirmed>,
+    pub(crate) readers: Readers,
     draining: Cell<bool>,
     pub(crate) drain_began: Notify,
     /// TCP connections that are served.
@@ -198,6 +199,7 @@ impl Shard {
             save_due: Notify::new(),
             before_replay: Cell::new(None),
             confirmed: RefCell::new(Confirmed::new(start)),
+            readers: Readers::default(),
             draining: Cell::new(false),
             drain_began: Notify::new(),
             streams: Cell::new(0),

@@ -163,6 +163,25 @@ impl Connection {
         self.shard.something_ended();
     }
 
+    /// What comes of `f`; None if the connection ends before.
+    pub(crate) async fn unless_ended<T>(&self, f: impl Future<Output = T>) -> Option<T> {
+        if self.is_closed() {
+            return None;
+        }
+        let (ends, ended) = oneshot::channel();
+        {
+            let mut arrivals = self.arrivals.borrow_mut();
+            let waiting = &mut arrivals.get_or_insert_default().ended;
+            waiting.retain(|waiting| !waiting.is_closed());
+            waiting.push(ends);
+        }
+        tokio::select! {
+            biased;
+            result = f => Some(result),
+            _ = ended => None,
+        }
+    }
+
     /// The entries among the shard's timers that count, while the connection is open.
     pub(crate) fn add_timers(&self, deadlines: &mut Vec<(Instant, Timer)>) {
         deadlines.extend(self.timer_at.get().map(|at| (at, Timer::Connection(self.key))));

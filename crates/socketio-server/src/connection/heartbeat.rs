@@ -146,7 +146,7 @@ impl Connection {
             let Some(known) = arrivals.as_mut() else { return };
             let both = (std::mem::take(&mut known.asked), std::mem::take(&mut known.waiting));
             // Who waits for the connection's end waits on.
-            if known.handed_over.is_empty() {
+            if known.handed_over.is_empty() && known.ended.is_empty() {
                 *arrivals = None;
             }
             both

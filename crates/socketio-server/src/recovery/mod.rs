@@ -15,6 +15,7 @@ mod direct;
 mod history;
 mod keeper;
 mod offset;
+mod readers;
 mod resume;
 mod sessions;
 
@@ -33,6 +34,7 @@ pub(crate) use direct::Direct;
 pub(crate) use history::{Audience, Entry, History};
 pub use keeper::{MissedEvent, Recalled, SavedSession, SessionKeeper};
 pub(crate) use offset::Offset;
+pub(crate) use readers::Readers;
 pub(crate) use resume::{Wish, resume};
 pub(crate) use sessions::{Away, Sessions, TooLate, Whereabouts};
 

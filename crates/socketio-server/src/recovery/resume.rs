@@ -110,30 +110,43 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
     };
     let mut returning = Returning { connection, pid: claim.pid, exists: false };
     let keeper = recovery.settings.keeper.as_ref();
+    // What is read from the keeper, for as long as there is somebody to read it for.
+    let reader = async || match connection.address() {
+        Some(address) => Some(shard.readers.enter(address).await),
+        None => None,
+    };
     let (session, direct) = match (taken.map_err(|_too_late| unknown)?, keeper) {
         (Some(away), _) => {
             let (session, direct) = away.unpack(|namespace| shard.space(namespace).namespace);
             (session, direct.unpack())
         }
-        (None, Some(keeper)) => (keeper.recall(claim.pid.as_str()).await.ok_or(unknown)?, Direct::default()),
+        (None, Some(keeper)) => {
+            let recalled = connection.unless_ended(async {
+                let _reader = reader().await;
+                keeper.recall(claim.pid.as_str()).await
+            });
+            (recalled.await.flatten().ok_or(unknown)?, Direct::default())
+        }
         (None, None) => return Err(unknown),
     };
     returning.exists = true;
-    let after = offset.map_or(0, |offset| offset.broadcast).max(session.since);
+    let mut found = FoundSession { session, direct, recalled: Vec::new() };
+    let after = offset.map_or(0, |offset| offset.broadcast).max(found.session.since);
     let begun = recovery.history().start();
-    let recalled = match keeper.filter(|_| after < begun) {
-        // Also for a session that came back before: what was sent to it then may not have arrived.
-        Some(keeper) => {
-            let mut rooms = session.rooms.clone();
-            rooms.push((session.socket_id.clone(), 0));
-            let mut missed = keeper.missed(&session.namespace, rooms, after).await.ok_or(RecoveryFailure::Forgotten)?;
+    // Also for a session that came back before: what was sent to it then may not have arrived.
+    if let Some(keeper) = keeper.filter(|_| after < begun) {
+        let mut rooms = found.session.rooms.clone();
+        rooms.push((found.session.socket_id.clone(), 0));
+        let missed = connection.unless_ended(async {
+            let _reader = reader().await;
+            keeper.missed(&found.session.namespace, rooms, after).await
+        });
+        if let Some(missed) = missed.await {
+            found.recalled = missed.ok_or(RecoveryFailure::Forgotten)?;
             // What came since, the history has.
-            missed.retain(|event| event.offset <= begun);
-            missed
+            found.recalled.retain(|event| event.offset <= begun);
         }
-        None => Vec::new(),
-    };
-    let found = FoundSession { session, direct, recalled };
+    }
     // What the client has seen on another shard must have been seen here. Whatever goes to all shards is posted under the
     // history's lock, so it stands before the mark on every shard or behind it on every shard.
     let (mark, reached) = oneshot::channel();

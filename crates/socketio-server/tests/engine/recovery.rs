@@ -2,6 +2,7 @@
 
 mod client;
 mod cuts;
+mod readers;
 mod restart;
 mod together;
 mod without;
