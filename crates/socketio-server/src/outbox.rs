@@ -33,7 +33,9 @@ impl Outbox {
             return;
         }
         self.bytes += frame.len();
-        self.own += own_bytes(&frame);
+        if !frame.is_shared() {
+            self.own += frame.len() + FRAME_OVERHEAD;
+        }
         self.frames.push(frame);
     }
 
@@ -47,7 +49,7 @@ impl Outbox {
         if let Some(older) = older {
             let older = self.frames.remove(older);
             self.bytes -= older.len();
-            self.own -= own_bytes(&older);
+            self.own = self.own.saturating_sub(own_bytes(&older));
             return true;
         }
         false
@@ -103,7 +105,9 @@ impl Outbox {
         let mut done = 0;
         while let Some(frame) = self.frames.get(done).filter(|frame| frame.len() <= self.written) {
             self.written -= frame.len();
-            self.own -= own_bytes(frame);
+            if self.own > 0 {
+                self.own = self.own.saturating_sub(own_bytes(frame));
+            }
             done += 1;
         }
         self.frames.drain(..done);
@@ -122,7 +126,7 @@ impl Outbox {
                 payload.push_text(frame.payload());
             }
             self.bytes -= frame.len();
-            self.own -= own_bytes(frame);
+            self.own = self.own.saturating_sub(own_bytes(frame));
             taken += 1;
         }
         self.frames.drain(..taken);

@@ -172,18 +172,23 @@ impl Connection {
         true
     }
 
-    /// Tells the metrics what the last flush left.
+    /// Counts what the last flush left.
     pub(super) fn count_waiting(self: &Rc<Self>) {
         let waiting = self.outbox.borrow().bytes();
+        if waiting != self.waiting.get() {
+            self.waiting_changed(waiting);
+        }
+    }
+
+    #[cold]
+    fn waiting_changed(self: &Rc<Self>, waiting: usize) {
         let before = self.waiting.replace(waiting);
-        if waiting != before {
-            if waiting <= self.shard.config.outbox_hard_limit {
-                self.beyond_limit.set(0);
-            }
-            self.shard.metrics.outbox_bytes.add((waiting as u64).wrapping_sub(before as u64));
-            if !self.hold_outbox() {
-                self.close_later(DisconnectReason::OutboxFull);
-            }
+        if waiting <= self.shard.config.outbox_hard_limit {
+            self.beyond_limit.set(0);
+        }
+        self.shard.metrics.outbox_bytes.add((waiting as u64).wrapping_sub(before as u64));
+        if !self.hold_outbox() {
+            self.close_later(DisconnectReason::OutboxFull);
         }
     }
 

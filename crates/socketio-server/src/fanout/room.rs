@@ -154,7 +154,8 @@ impl RoomWalk {
         }
     }
 
-    /// Gives the member what it does not have. False if it has everything.
+    /// Gives the member what it does not have. False if it has everything. Called for every member from one place.
+    #[inline]
     fn give(&mut self, member: &Member, writes: bool) -> bool {
         let met = member.met.get();
         let first = self.jobs.iter().position(|begun| begun.number > met);
