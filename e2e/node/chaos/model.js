@@ -489,9 +489,11 @@ export class Seat {
     if (next.size === 1 && next.has(null) && !wasNobody) this.expectsAuthError = model.tick;
     this.expects = undefined;
     this.become(next, { hard: true, restored: true });
-    // Over a restart an item's last event may come again, if nothing has come since.
+    // Over a restart an item's last event may come again, if nothing has come since; and then until that is confirmed.
     for (const topic of this.topics.values()) {
-      if (model.lastRestart.seenMs > this.sinceMs && topic.shown >= this.lastOther) topic.allowance = Math.max(1, topic.allowance);
+      const isUnconfirmed = topic.retoldMs !== undefined && !this.isConfirmed(topic.retoldMs, this.leftMs);
+      topic.isRetold = (isUnconfirmed || model.lastRestart.seenMs > this.sinceMs) && topic.shown >= this.lastOther;
+      if (topic.isRetold) topic.allowance = Math.max(1, topic.allowance);
     }
     // Nothing that ended before can come on this connection.
     for (const channel of this.channels.values()) {
@@ -871,8 +873,12 @@ export class Seat {
     } else if (event.start > channel.outFrom && event.answer < channel.outUntil && !isSnapshot && !isWaiting && channel.outUntil !== Infinity) {
       model.violation('leak', this, `nothing of ${event.channel} from before tick ${channel.outUntil}, when it was not there`, 'the event', event);
     }
-    if (isSnapshot) topic.shown = model.tick;
-    else this.lastOther = model.tick;
+    if (isSnapshot) {
+      topic.shown = model.tick;
+      topic.retoldMs = topic.isRetold ? model.nowMs() : undefined;
+    } else {
+      this.lastOther = model.tick;
+    }
     this.pending.delete(serial);
     if (topic.got.has(serial)) return this.twice(event, topic, isSnapshot);
     const isLive = !isSnapshot && !isWaiting;

@@ -304,7 +304,8 @@ impl Connection {
         shard.before_replay.set(None);
         self.allow_beyond_limit(bytes);
         replay.into_iter().for_each(|frame| self.queue(frame));
-        self.ask_for_arrivals();
+        // What is recalled has offsets of earlier lives, which need not tell that it has arrived.
+        if recalled.is_empty() { self.ask_for_arrivals() } else { self.ask_what_arrived() }
         self.call(&socket, space.handlers().on_recovered.as_deref());
         Ok(())
     }
