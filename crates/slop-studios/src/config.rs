@@ -254,17 +254,18 @@ settings! {
     max_pending_acks: usize = "MAX_PENDING_ACKS" Number DefaultValue::Fixed(defaults::MAX_PENDING_ACKS),
         |text| size(text, u64::from(u32::MAX));
 
-    /// Bytes of messages and headers that have not arrived in whole, for each shard; past it clients that hold large ones are
-    /// closed
+    /// Bytes of messages and headers that have not arrived in whole or wait to be handled, of all clients of a shard together;
+    /// an address has a quarter. Past it clients that hold large ones are closed
     max_unfinished_bytes: usize = "MAX_UNFINISHED_BYTES" Number DefaultValue::Fixed(defaults::MAX_UNFINISHED_BYTES),
         |text| size(text, u64::from(u32::MAX));
 
-    /// Bytes that wait for one client alone or may not have arrived, for each shard; past half of it clients that leave some
-    /// waiting are not read, and past it they are closed
-    max_outbox_bytes: usize = "MAX_OUTBOX_BYTES" Number DefaultValue::Fixed(defaults::MAX_OUTBOX_BYTES),
+    /// Bytes that wait for all clients of a shard together or may not have arrived, broadcasts not counted; an address has a
+    /// quarter. Past half of it clients that leave some waiting are not read, and past it they are closed
+    max_unarrived_bytes: usize = "MAX_UNARRIVED_BYTES" Number DefaultValue::Fixed(defaults::MAX_UNARRIVED_BYTES),
         |text| size(text, u64::from(u32::MAX));
 
-    /// Rooms and subscriptions of all sockets of a shard; past it a socket that is in eight joins no more
+    /// Rooms and subscriptions of all sockets of a shard together; an address has a quarter. Past it a socket that is in
+    /// eight joins no more
     max_rooms: usize = "MAX_ROOMS" Number DefaultValue::Fixed(defaults::MAX_ROOMS),
         |text| size(text, u64::from(u32::MAX));
 

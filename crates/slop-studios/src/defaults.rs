@@ -37,7 +37,7 @@ pub const SHUTDOWN_GRACE_MS: &str = "10000";
 /// 256 KiB: some 1,000 waiting events of 250 bytes. Past it the client is no longer read from, so it can't
 /// make its own replies pile up.
 pub const OUTBOX_SOFT_BYTES: &str = "262144";
-/// 1 MiB: 1,000 stuck clients hold at most 1 GiB. Past it the connection is closed.
+/// 1 MiB: four times what stops the reading, since answers to what was read come on top. Past it the connection is closed.
 pub const OUTBOX_HARD_BYTES: &str = "1048576";
 /// Longer than the pause of a laptop's Wi-Fi scan, shorter than a ping interval and its timeout.
 pub const WRITE_STALL_MS: &str = "15000";
@@ -91,7 +91,7 @@ pub const MAX_PENDING_ACKS: &str = "1000";
 /// 64 MiB for each shard: sixty of the largest messages on their way at once.
 pub const MAX_UNFINISHED_BYTES: &str = "67108864";
 /// 256 MiB for each shard: a thousand clients with as much waiting as may before they are not read.
-pub const MAX_OUTBOX_BYTES: &str = "268435456";
+pub const MAX_UNARRIVED_BYTES: &str = "268435456";
 /// For each shard: ten rooms each of 100,000 connections, at 310 to 850 bytes.
 pub const MAX_ROOMS: &str = "1000000";
 /// About what the store commits in groups on one slow core; more would only wait there. One item of a batch is one publish.

@@ -138,10 +138,11 @@ struct Heartbeat {
 }
 
 async fn authenticate(sessions: &Sessions, socket: &Socket, event: OwnedEvent, arrive: impl Fn(&Socket)) {
-    if let Some(key) = sessions.before_authenticate(event.arg(0)) {
-        key.await;
-    }
     socket.turn().await;
+    if let Some(key) = socket.work(|| sessions.before_authenticate(event.arg(0))) {
+        key.await;
+        socket.turn().await;
+    }
     if !socket.is_connected() {
         return;
     }

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use socketio_server::{MissedEvent, Recalled, SavedSession, SessionKeeper};
-use tokio::sync::Semaphore;
 
 use crate::clock::Moment;
-use crate::limits::{ALIVE_INTERVAL, RECALLS};
+use crate::limits::ALIVE_INTERVAL;
 use crate::session::SavedState;
 use crate::store::{SessionKey, SessionRecord, Store, StoreError, StoredEvent};
 
@@ -17,14 +16,12 @@ use crate::store::{SessionKey, SessionRecord, Store, StoreError, StoredEvent};
 pub(crate) struct StoreKeeper {
     store: Arc<dyn Store>,
     window: Duration,
-    /// Of those that come back at the same time the others wait here, in the order in which they came.
-    places: Arc<Semaphore>,
 }
 
 impl StoreKeeper {
     /// A client may be away for `window`, whether the server ends meanwhile or not.
     pub(crate) fn new(store: Arc<dyn Store>, window: Duration) -> Self {
-        Self { store, window, places: Arc::new(Semaphore::new(RECALLS)) }
+        Self { store, window }
     }
 }
 
@@ -63,9 +60,7 @@ impl SessionKeeper for StoreKeeper {
 
     fn recall(&self, pid: &str) -> Recalled<SavedSession> {
         let (store, key, window) = (Arc::clone(&self.store), key_of(pid), self.window);
-        let places = Arc::clone(&self.places);
         Box::pin(async move {
-            let _place = places.acquire().await;
             recall(&*store, key, window).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "recall a session");
                 None
@@ -75,9 +70,7 @@ impl SessionKeeper for StoreKeeper {
 
     fn missed(&self, namespace: &str, rooms: Vec<(String, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
         let (store, namespace) = (Arc::clone(&self.store), namespace.to_owned());
-        let places = Arc::clone(&self.places);
         Box::pin(async move {
-            let _place = places.acquire().await;
             let until = store.boot_seq().saturating_sub(1);
             match store.replay(&namespace, rooms, offset, until).await {
                 Ok(replay) => replay.complete.then(|| replay.events.into_iter().map(missed).collect()),

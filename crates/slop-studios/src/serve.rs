@@ -266,7 +266,7 @@ fn start(
         metrics: Arc::clone(metrics),
         expiry_notice: settings.token_expiring_notice,
         auth_failure_limit: settings.auth_failure_limit,
-        max_rooms: settings.max_rooms_per_socket,
+        max_rooms_per_socket: settings.max_rooms_per_socket,
         user_rates: UserRates::new(settings.event_rate_per_user),
         owners: NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout),
     });
@@ -485,7 +485,7 @@ fn engine_config(settings: &Settings, places: Places) -> Config {
         max_json_depth: settings.max_json_depth,
         max_pending_acks: settings.max_pending_acks,
         max_unfinished_bytes: settings.max_unfinished_bytes,
-        max_outbox_bytes: settings.max_outbox_bytes,
+        max_unarrived_bytes: settings.max_unarrived_bytes,
         max_rooms: settings.max_rooms,
         ..Config::default()
     }

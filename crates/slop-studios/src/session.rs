@@ -50,7 +50,7 @@ pub(crate) struct Sessions {
     /// Failed authentications in a row after which a connection is closed.
     pub(crate) auth_failure_limit: u32,
     /// Rooms and subscriptions of a socket, its own rooms not counted.
-    pub(crate) max_rooms: usize,
+    pub(crate) max_rooms_per_socket: usize,
     pub(crate) user_rates: UserRates,
     /// Owners that became known while clients may have been away.
     pub(crate) owners: NewOwners,

@@ -87,11 +87,11 @@ pub struct Config {
     /// holds for its clients together; a quarter of it for the clients of one address. Past it, connections that hold more than
     /// 4 KiB are closed, and events that would wait are refused. Default 64 MiB: sixty of the largest messages on their way at once.
     pub max_unfinished_bytes: usize,
-    /// Bytes that wait for the clients of a shard or may not have arrived, each shard's for itself; a quarter of it for the clients
-    /// of one address. Broadcasts are not counted, since all who wait for one share it. Past half of it, clients that leave more than 4 KiB waiting
+    /// Bytes that wait for the clients of a shard or may not have arrived; a quarter of it for the clients of one address.
+    /// Broadcasts are not counted, since all who wait for one share it. Past half of it, clients that leave more than 4 KiB waiting
     /// are not read; past it their connections are closed, and what may not have arrived is not remembered. Default 256 MiB: a thousand
     /// clients with as much waiting as may before they are not read.
-    pub max_outbox_bytes: usize,
+    pub max_unarrived_bytes: usize,
     /// Proxies whose `X-Forwarded-For` is believed; none of the limits by address is theirs. Default: none.
     pub trusted_proxies: TrustedProxies,
     /// Largest message of a client in bytes, on either transport: a polling body, a WebSocket message, and an event
@@ -110,7 +110,7 @@ pub struct Config {
     /// Bytes waiting for a client at which the server stops reading from it. Default 256 KiB: some thousand
     /// events, far more than a client that reads ever has waiting.
     pub outbox_soft_limit: usize,
-    /// Bytes waiting for a client at which its connection is closed. Default 1 MiB: a thousand such clients hold 1 GiB.
+    /// Bytes waiting for a client at which its connection is closed. Default 1 MiB: four times the soft limit, since answers to what was read come on top.
     pub outbox_hard_limit: usize,
     /// How long a client with something waiting may take nothing before its connection is closed. Default 15 s.
     pub write_stall_timeout: Duration,
@@ -129,8 +129,8 @@ pub struct Config {
     pub recovery: Option<Recovery>,
     /// Rooms that one socket may be in. Default 1,000.
     pub max_rooms_per_socket: usize,
-    /// Rooms that the sockets of a shard are in, each counted for each socket; a quarter of it for the clients of one address. Past it a socket that is in
-    /// eight joins no more. Default 1,000,000: ten each of as many connections as there may be.
+    /// Rooms that the sockets of a shard are in, each counted for each socket; a quarter of it for the clients of one address. Past it
+    /// a socket that is in eight joins no more. Default 1,000,000: ten each of as many connections as there may be.
     pub max_rooms: usize,
     /// Acknowledgements that one socket may owe the server. Default 1,000.
     pub max_pending_acks: usize,
@@ -157,7 +157,7 @@ impl Default for Config {
             request_rate_per_session: 100,
             event_rate_per_socket: 1_000,
             max_unfinished_bytes: 64 * 1024 * 1024,
-            max_outbox_bytes: 256 * 1024 * 1024,
+            max_unarrived_bytes: 256 * 1024 * 1024,
             trusted_proxies: TrustedProxies::default(),
             max_payload: 1_000_000,
             max_attachments: 64,
@@ -209,15 +209,15 @@ pub(crate) const BURST_SECONDS: u32 = 10;
 pub(crate) const SMALL_UNFINISHED: usize = 4 * 1024;
 
 /// As much that waits for a client is let be, and as much that may not have arrived.
-pub(crate) const SMALL_OUTGOING: usize = 4 * 1024;
+pub(crate) const SMALL_UNARRIVED: usize = 4 * 1024;
 
-/// What a frame that waits for one client takes besides its text.
+/// What a frame that waits for a client takes besides its text: itself, its counts, its place in the outbox.
 pub(crate) const FRAME_OVERHEAD: usize = 80;
 
 /// So many rooms a socket is let join, however many others are in: its user's, and those of a page.
 pub(crate) const FEW_ROOMS: usize = 8;
 
-/// One address may hold so much of [`Config::max_unfinished_bytes`], [`Config::max_outbox_bytes`] and [`Config::max_rooms`], a
+/// One address may hold so much of [`Config::max_unfinished_bytes`], [`Config::max_unarrived_bytes`] and [`Config::max_rooms`], a
 /// quarter: sixteen of the largest messages by default.
 pub(crate) const ADDRESS_SHARE: usize = 4;
 
@@ -287,6 +287,10 @@ pub(crate) const SMALL_WRITE: usize = 512;
 /// [`Config::outbox_hard_limit`]: broadcasts are the history's, which is bounded, and no copies. More than that the client would
 /// hardly ever get in one piece.
 pub(crate) const LARGEST_WAIT: usize = 16;
+
+/// A client that comes back while much waits for others waits for a second at most, and looks so often whether that is over.
+pub(crate) const CROWDED_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const CROWDED_PAUSES: usize = 50;
 
 /// Sessions of one address that a shard has the keeper read at a time. Some are with the keeper while others are on their way, so
 /// that it is never idle.

@@ -24,7 +24,7 @@ use crate::{
     DisconnectReason, Socket,
     address::Address,
     admission::ConnectionPlace,
-    config::{MANY_ROOMS, SMALL_OUTGOING},
+    config::{MANY_ROOMS, SMALL_UNARRIVED},
     identifier::Id,
     outbox::Outbox,
     shard::Shard,
@@ -107,7 +107,7 @@ pub(crate) struct Connection {
     reader: RefCell<Option<Waker>>,
     /// Namespaces that the client is about to be connected to: a session, or what its admission needs, is on its way.
     connecting: RefCell<SmallVec<[u16; 4]>>,
-    /// What waits until the client has got what it was sent, or for the connection's end. Hardly any connection has something.
+    /// What waits for the client or the connection's end. Hardly any connection has something.
     arrivals: RefCell<Option<Box<Arrivals>>>,
     /// Bytes of a replay, which may wait besides what else may, until the outbox is within its limit again.
     beyond_limit: Cell<usize>,
@@ -115,9 +115,10 @@ pub(crate) struct Connection {
     pub(crate) strikes: Cell<u32>,
 }
 
-/// What is to be done when a heartbeat is answered: the one under way, or the next.
+/// What is to be done when something has come about.
 #[derive(Default)]
 struct Arrivals {
+    /// When a heartbeat is answered: the one under way, or the next.
     asked: Vec<Box<dyn FnOnce()>>,
     waiting: Vec<Box<dyn FnOnce()>>,
     /// Dropped when the connection has ended, which it does as soon as all is read that has come. One for each session that
@@ -125,6 +126,15 @@ struct Arrivals {
     handed_over: SmallVec<[oneshot::Sender<()>; 3]>,
     /// Dropped when the connection ends.
     ended: SmallVec<[oneshot::Sender<()>; 3]>,
+    /// Dropped when the outbox is within its soft limit.
+    drained: SmallVec<[oneshot::Sender<()>; 3]>,
+}
+
+impl Arrivals {
+    fn is_empty(&self) -> bool {
+        let Self { asked, waiting, handed_over, ended, drained } = self;
+        asked.is_empty() && waiting.is_empty() && handed_over.is_empty() && ended.is_empty() && drained.is_empty()
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +153,7 @@ struct Held {
     /// Of what waits to be written to this client alone.
     outbox: usize,
     /// Of what may not have arrived.
-    unarrived: usize,
+    remembered: usize,
 }
 
 /// A slice of the shard's time, in nanoseconds as the shard counts them.
@@ -309,7 +319,7 @@ impl Connection {
 
     pub(crate) fn is_over_soft_limit(&self) -> bool {
         let waiting = self.outbox.borrow().bytes();
-        waiting > self.shard.config.outbox_soft_limit || (waiting > SMALL_OUTGOING && self.is_crowded.get())
+        waiting > self.shard.config.outbox_soft_limit || (waiting > SMALL_UNARRIVED && self.is_crowded.get())
     }
 
     fn has_full_backlog(&self) -> bool {

@@ -5,6 +5,8 @@ use std::{cell::RefCell, num::NonZeroU64};
 use bytes::Bytes;
 use socketio_protocol::websocket::{self, MAX_HEADER, OpCode};
 
+use crate::config::FRAME_OVERHEAD;
+
 thread_local! {
     /// Where frames are written before their length is known.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -13,14 +15,24 @@ thread_local! {
 /// The largest scratch buffer that a thread keeps: what nearly every event fits into.
 const KEPT_SCRATCH: usize = 64 * 1024;
 
+/// Whose memory a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FrameMemory {
+    /// The client's alone for which it waits.
+    Own,
+    /// A broadcast's, and the same frame waits for all.
+    Broadcast,
+    /// A broadcast's, but for the frame itself: it is sent again to this client.
+    Again,
+}
+
 /// A packet as a WebSocket frame; its payload is also the text of a polling packet.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     bytes: Bytes,
     payload_at: u8,
     binary: bool,
-    /// It is one of several clients'; see [`Frame::share`].
-    shared: bool,
+    memory: FrameMemory,
     /// Of the frames with this number that wait for a slow client, only the newest is kept.
     latest: Option<NonZeroU64>,
 }
@@ -57,7 +69,13 @@ impl Frame {
             SCRATCH.set(buffer);
         }
         // At most MAX_HEADER, which is 10.
-        Self { bytes, payload_at: length as u8, binary: opcode == OpCode::Binary, shared: false, latest: None }
+        Self {
+            bytes,
+            payload_at: length as u8,
+            binary: opcode == OpCode::Binary,
+            memory: FrameMemory::Own,
+            latest: None,
+        }
     }
 
     /// The same text packet without the last bytes of its arguments, closed again.
@@ -68,17 +86,32 @@ impl Frame {
             out.extend_from_slice(kept);
             out.push(b']');
         });
-        (shorter.shared, shorter.latest) = (self.shared, self.latest);
+        (shorter.memory, shorter.latest) = (self.memory, self.latest);
         shorter
     }
 
-    /// Its memory is not that of the client alone for whom it waits: it is a broadcast's.
+    /// It is a broadcast's.
     pub(crate) fn share(&mut self) {
-        self.shared = true;
+        self.memory = FrameMemory::Broadcast;
     }
 
+    /// A broadcast's frame for a client that is sent it again.
+    pub(crate) fn again(&self) -> Self {
+        Self { memory: FrameMemory::Again, ..self.clone() }
+    }
+
+    /// Whether all for whom it waits share its memory.
     pub(crate) fn is_shared(&self) -> bool {
-        self.shared
+        self.memory == FrameMemory::Broadcast
+    }
+
+    /// What it takes that is the client's alone for which it waits.
+    pub(crate) fn own_bytes(&self) -> usize {
+        match self.memory {
+            FrameMemory::Own => self.len() + FRAME_OVERHEAD,
+            FrameMemory::Again => FRAME_OVERHEAD,
+            FrameMemory::Broadcast => 0,
+        }
     }
 
     pub(crate) fn set_latest(&mut self, key: NonZeroU64) {
@@ -118,6 +151,6 @@ mod tests {
     #[test]
     fn a_frame_that_waits_takes_little_besides_its_bytes() {
         let (counts, place_in_the_outbox) = (2 * size_of::<usize>(), size_of::<Rc<Frame>>());
-        assert!(size_of::<Frame>() + counts + place_in_the_outbox <= 80);
+        assert!(size_of::<Frame>() + counts + place_in_the_outbox <= FRAME_OVERHEAD);
     }
 }

@@ -1,6 +1,6 @@
 //! What peers make a shard hold. Each kind has an account for all, in which each address has a share: bytes of messages that are
-//! not whole yet or wait to be handled, bytes that wait for clients or may not have arrived, and places in rooms. Little that
-//! a client has is its own, whatever others hold.
+//! not whole yet or wait to be handled, bytes that wait for one client alone or may not have arrived, and rooms. A little of each
+//! client is not counted for its address, so that everybody is served whatever others hold.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,15 +12,15 @@ use std::{
 use crate::{
     Config, Event, Limit, Socket,
     address::Address,
-    config::{ADDRESS_SHARE, EVENT_OVERHEAD, FEW_ROOMS, SMALL_OUTGOING, SMALL_UNFINISHED},
+    config::{ADDRESS_SHARE, EVENT_OVERHEAD, FEW_ROOMS, SMALL_UNARRIVED, SMALL_UNFINISHED},
     connection::Connection,
     shard::Shard,
 };
 
 /// The accounts of a shard.
 pub(crate) struct Accounts {
-    incoming: Account,
-    outgoing: Account,
+    unfinished: Account,
+    unarrived: Account,
     rooms: Account,
 }
 
@@ -31,13 +31,11 @@ struct Account {
     share: usize,
     /// What is not counted for the address: hardly any client holds more.
     small: usize,
-    limits: Limits,
+    /// What is met when all hold too much, and when one address does.
+    limits: [Limit; 2],
     held: Cell<usize>,
     addresses: RefCell<HashMap<Address, usize>>,
 }
-
-/// What is met when all hold too much, and when one address does.
-type Limits = [Limit; 2];
 
 /// How much is held, for who wants more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,94 +47,133 @@ pub(crate) enum Level {
 
 impl Accounts {
     pub(crate) fn new(config: &Config) -> Self {
-        // One message of the largest size fits, with the memory that it grows into, and what may wait for one client.
-        let least_incoming = config.max_payload.saturating_mul(2);
-        let least_outgoing = config.outbox_hard_limit;
-        let incoming = [Limit::UnfinishedBytes, Limit::UnfinishedBytesPerAddress];
-        let outgoing = [Limit::OutboxBytes, Limit::OutboxBytesPerAddress];
-        let rooms = [Limit::Rooms, Limit::RoomsPerAddress];
+        // What one client may have fits into an address's share: a message of the largest size with the memory that it grows into,
+        // what may wait for it, and its rooms.
+        let unfinished = (config.max_unfinished_bytes, config.max_payload.saturating_mul(2));
+        let unarrived = (config.max_unarrived_bytes, config.outbox_hard_limit);
+        let rooms = (config.max_rooms, config.max_rooms_per_socket);
+        let account = |(most, least_share): (usize, usize), small, limits| Account {
+            most,
+            share: (most / ADDRESS_SHARE).max(least_share),
+            small,
+            limits,
+            held: Cell::new(0),
+            addresses: RefCell::default(),
+        };
         Self {
-            incoming: Account::new(config.max_unfinished_bytes, least_incoming, SMALL_UNFINISHED, incoming),
-            outgoing: Account::new(config.max_outbox_bytes, least_outgoing, SMALL_OUTGOING, outgoing),
-            rooms: Account::new(config.max_rooms, 0, FEW_ROOMS, rooms),
+            unfinished: account(
+                unfinished,
+                SMALL_UNFINISHED,
+                [Limit::UnfinishedBytes, Limit::UnfinishedBytesPerAddress],
+            ),
+            unarrived: account(unarrived, SMALL_UNARRIVED, [Limit::UnarrivedBytes, Limit::UnarrivedBytesPerAddress]),
+            rooms: account(rooms, FEW_ROOMS, [Limit::Rooms, Limit::RoomsPerAddress]),
         }
     }
 }
 
 impl Account {
-    fn new(most: usize, least_share: usize, small: usize, limits: Limits) -> Self {
-        let share = (most / ADDRESS_SHARE).max(least_share);
-        Self { most, share, small, limits, held: Cell::new(0), addresses: RefCell::default() }
+    /// As far as it is counted for an address.
+    fn counted(&self, amount: usize) -> usize {
+        if amount > self.small { amount } else { 0 }
     }
 
-    /// Takes note that `after` is held for one client where `before` was. A trusted proxy's address has no share.
+    /// Whether `after` may be held for one client where `before` is. A trusted proxy's address has no share.
     ///
     /// # Errors
-    /// What limit it is past, if it is more than before.
-    fn change(&self, address: impl FnOnce() -> Option<Address>, before: usize, after: usize) -> Result<Level, Limit> {
-        self.held.set(self.held.get().saturating_sub(before).saturating_add(after));
-        let counted = |amount: usize| if amount > self.small { amount } else { 0 };
-        let (before, after) = (counted(before), counted(after));
-        if (before, after) == (0, 0) {
+    /// The limit that is met.
+    fn check(&self, address: Option<Address>, before: usize, after: usize) -> Result<Level, Limit> {
+        if after <= self.small {
             return Ok(Level::Fine);
         }
-        let of_address = address().map_or(0, |address| self.change_address(address, before, after));
-        let [all, own] = self.limits;
-        let held = self.held.get();
-        match after > before {
-            _ if after == 0 => Ok(Level::Fine),
-            true if held > self.most => Err(all),
-            true if of_address > self.share => Err(own),
-            _ if held > self.most / 2 || of_address > self.share / 2 => Ok(Level::High),
-            _ => Ok(Level::Fine),
+        let sum = |held: usize, before: usize| held.saturating_sub(before).saturating_add(after);
+        let all = sum(self.held.get(), before);
+        let of_address = address.map_or(0, |address| {
+            let held = self.addresses.borrow().get(&address).copied().unwrap_or_default();
+            sum(held, self.counted(before))
+        });
+        let [limit_of_all, limit_of_address] = self.limits;
+        if after > before && all > self.most {
+            Err(limit_of_all)
+        } else if after > before && of_address > self.share {
+            Err(limit_of_address)
+        } else if all > self.most / 2 || of_address > self.share / 2 {
+            Ok(Level::High)
+        } else {
+            Ok(Level::Fine)
         }
     }
 
-    fn change_address(&self, address: Address, before: usize, after: usize) -> usize {
+    /// Takes note that `after` is held for one client where `before` was.
+    fn set(&self, address: Option<Address>, before: usize, after: usize) {
+        self.held.set(self.held.get().saturating_sub(before).saturating_add(after));
+        let (before, after) = (self.counted(before), self.counted(after));
+        let Some(address) = address.filter(|_| before != after) else { return };
         let mut addresses = self.addresses.borrow_mut();
         let held = addresses.entry(address).or_default();
         *held = held.saturating_sub(before).saturating_add(after);
-        let of_address = *held;
-        if of_address == 0 {
+        if *held == 0 {
             addresses.remove(&address);
             if addresses.is_empty() {
                 addresses.shrink_to_fit();
             }
         }
-        of_address
+    }
+
+    /// The address, if the account needs it for so much.
+    fn address(&self, shard: &Shard, client: IpAddr, before: usize, after: usize) -> Option<Address> {
+        if before.max(after) > self.small { shard.handle.0.admission.address(client) } else { None }
     }
 }
 
 impl Shard {
     /// Takes note that the server, which held `before` bytes of what a client sends, now holds `after`. False if it is too many.
     pub(crate) fn hold(&self, client: IpAddr, before: usize, after: usize) -> bool {
-        let level = self.change(&self.held.incoming, client, before, after);
-        self.metrics.unfinished_bytes.set(self.held.incoming.held.get() as u64);
-        level.inspect_err(|limit| self.metrics.limit_met(*limit)).is_ok()
+        let account = &self.held.unfinished;
+        let level = self.change(account, client, before, after);
+        self.metrics.unfinished_bytes.set(account.held.get() as u64);
+        level.is_some()
     }
 
-    /// The same of what waits for a client, or may not have arrived. None if it is too much.
-    pub(crate) fn hold_outgoing(&self, client: IpAddr, before: usize, after: usize) -> Option<Level> {
-        let level = self.change(&self.held.outgoing, client, before, after);
-        self.metrics.unarrived_bytes.set(self.held.outgoing.held.get() as u64);
+    /// The same of what waits for a client alone, or may not have arrived. None if it is too much.
+    pub(crate) fn hold_unarrived(&self, client: IpAddr, before: usize, after: usize) -> Option<Level> {
+        let account = &self.held.unarrived;
+        let level = self.change(account, client, before, after);
+        self.metrics.unarrived_bytes.set(account.held.get() as u64);
+        level
+    }
+
+    fn change(&self, account: &Account, client: IpAddr, before: usize, after: usize) -> Option<Level> {
+        if before == after {
+            return Some(Level::Fine);
+        }
+        let address = account.address(self, client, before, after);
+        let level = account.check(address, before, after);
+        account.set(address, before, after);
         level.inspect_err(|limit| self.metrics.limit_met(*limit)).ok()
     }
 
-    /// The same of the rooms of one of a client's sockets.
-    ///
-    /// # Errors
-    /// If they are too many: what limit they are past, if it is for the application to be in the way.
-    pub(crate) fn hold_rooms(&self, socket: &Socket, before: usize, after: usize) -> Result<(), Limit> {
-        let level = self.change(&self.held.rooms, socket.inner().connection.client, before, after);
-        self.metrics.room_memberships.set(self.held.rooms.held.get() as u64);
-        level.map(|_level| ())
+    /// Whether much waits for the clients of this address, or for all, so that more is to wait for less.
+    pub(crate) fn is_crowded(&self, client: IpAddr) -> bool {
+        let more = SMALL_UNARRIVED + 1;
+        let address = self.handle.0.admission.address(client);
+        self.held.unarrived.check(address, 0, more) != Ok(Level::Fine)
     }
 
-    fn change(&self, account: &Account, client: IpAddr, before: usize, after: usize) -> Result<Level, Limit> {
-        if before == after {
-            return Ok(Level::Fine);
-        }
-        account.change(|| self.handle.0.admission.address(client), before, after)
+    /// Whether a socket may be in so many rooms more.
+    pub(crate) fn may_join(&self, socket: &Socket, before: usize, after: usize) -> bool {
+        let account = &self.held.rooms;
+        let address = account.address(self, socket.inner().connection.client, before, after);
+        let level = account.check(address, before, after);
+        level.inspect_err(|limit| self.metrics.limit_met(*limit)).is_ok()
+    }
+
+    /// Takes note that a socket, which was in `before` rooms, now is in `after`.
+    pub(crate) fn count_rooms(&self, socket: &Socket, before: usize, after: usize) {
+        let account = &self.held.rooms;
+        let address = account.address(self, socket.inner().connection.client, before, after);
+        account.set(address, before, after);
+        self.metrics.room_memberships.set(account.held.get() as u64);
     }
 }
 

@@ -53,10 +53,10 @@ limits! {
     UnfinishedBytes => "unfinished bytes",
     /// The share of it that one address has.
     UnfinishedBytesPerAddress => "unfinished bytes per address",
-    /// [`Config::max_outbox_bytes`](crate::Config::max_outbox_bytes).
-    OutboxBytes => "outbox bytes",
+    /// [`Config::max_unarrived_bytes`](crate::Config::max_unarrived_bytes).
+    UnarrivedBytes => "unarrived bytes",
     /// The share of it that one address has.
-    OutboxBytesPerAddress => "outbox bytes per address",
+    UnarrivedBytesPerAddress => "unarrived bytes per address",
     /// [`Config::max_rooms`](crate::Config::max_rooms).
     Rooms => "rooms",
     /// The share of it that one address has.

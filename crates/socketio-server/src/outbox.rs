@@ -5,10 +5,7 @@ use std::{io::IoSlice, rc::Rc};
 use smallvec::SmallVec;
 use socketio_protocol::engine_io::PayloadWriter;
 
-use crate::{
-    config::{FRAME_OVERHEAD, FRAMES_PER_WRITE},
-    frame::Frame,
-};
+use crate::{config::FRAMES_PER_WRITE, frame::Frame};
 
 /// The frames that wait for a connection, first in, first out. As many as usually come in one flush pass wait without
 /// memory of their own, which the pass would have to fetch.
@@ -34,7 +31,7 @@ impl Outbox {
         }
         self.bytes += frame.len();
         if !frame.is_shared() {
-            self.own += frame.len() + FRAME_OVERHEAD;
+            self.own += frame.own_bytes();
         }
         self.frames.push(frame);
     }
@@ -49,7 +46,7 @@ impl Outbox {
         if let Some(older) = older {
             let older = self.frames.remove(older);
             self.bytes -= older.len();
-            self.own = self.own.saturating_sub(own_bytes(&older));
+            self.own = self.own.saturating_sub(older.own_bytes());
             return true;
         }
         false
@@ -106,7 +103,7 @@ impl Outbox {
         while let Some(frame) = self.frames.get(done).filter(|frame| frame.len() <= self.written) {
             self.written -= frame.len();
             if self.own > 0 {
-                self.own = self.own.saturating_sub(own_bytes(frame));
+                self.own = self.own.saturating_sub(frame.own_bytes());
             }
             done += 1;
         }
@@ -126,7 +123,7 @@ impl Outbox {
                 payload.push_text(frame.payload());
             }
             self.bytes -= frame.len();
-            self.own = self.own.saturating_sub(own_bytes(frame));
+            self.own = self.own.saturating_sub(frame.own_bytes());
             taken += 1;
         }
         self.frames.drain(..taken);
@@ -151,10 +148,6 @@ impl Outbox {
             self.frames = SmallVec::new();
         }
     }
-}
-
-fn own_bytes(frame: &Frame) -> usize {
-    if frame.is_shared() { 0 } else { frame.len() + FRAME_OVERHEAD }
 }
 
 #[cfg(test)]

@@ -120,8 +120,6 @@ pub(crate) struct Shard {
     unflushed: RefCell<VecDeque<Rc<Connection>>>,
     flush_due: Notify,
     pub(crate) turns: Turns,
-    /// A client has taken what events of it waited for.
-    pub(crate) something_drained: Notify,
     serial: Cell<u32>,
     /// The broadcast that is under way.
     fanout: RefCell<Option<Fanout>>,
@@ -191,7 +189,6 @@ impl Shard {
             unflushed: RefCell::default(),
             flush_due: Notify::new(),
             turns: Turns::default(),
-            something_drained: Notify::new(),
             serial: Cell::new(0),
             fanout: RefCell::default(),
             position: Cell::new(start),

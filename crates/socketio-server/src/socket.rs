@@ -17,7 +17,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     AckError, AckReply, Broadcast, EncodeError, EventArgs, Handle, JoinError, Limit, OwnedEvent,
-    config::{MAX_OVERLAPPING, SMALL_OUTGOING},
+    config::MAX_OVERLAPPING,
     connection::{Connection, ConnectionKey},
     event::check_name,
     frame::Frame,
@@ -281,10 +281,7 @@ impl Socket {
             let max_bytes = self.handle().recovery().map_or(0, |recovery| recovery.settings.max_direct_bytes);
             let room = if let Memorable::In(room) = memorable { Some(room) } else { None };
             let bytes = recovery.direct.borrow_mut().push(after, room, frames, max_bytes);
-            if bytes > SMALL_OUTGOING && !self.0.connection.hold_unarrived() {
-                recovery.direct.borrow_mut().forget_beyond(SMALL_OUTGOING);
-                self.0.connection.hold_unarrived();
-            }
+            self.0.connection.hold_remembered();
             if bytes > ASK_AT_BYTES {
                 self.0.connection.ask_what_arrived();
             }
@@ -375,15 +372,7 @@ impl Socket {
     /// If the name is another socket's id, the socket is in too many rooms, or all are together, or it is disconnected.
     pub fn join(&self, room: &str) -> Result<bool, JoinError> {
         self.join_if(room, |count| {
-            if count >= self.shard().config.max_rooms_per_socket {
-                return false;
-            }
-            let held = self.shard().hold_rooms(self, count, count + 1);
-            if let Err(limit) = held {
-                let _ = self.shard().hold_rooms(self, count + 1, count);
-                self.shard().metrics.limit_met(limit);
-            }
-            held.is_ok()
+            count < self.shard().config.max_rooms_per_socket && self.shard().may_join(self, count, count + 1)
         })
     }
 
@@ -392,14 +381,11 @@ impl Socket {
     /// # Errors
     /// If the name is another socket's id, or the socket is disconnected.
     pub fn join_always(&self, room: &str) -> Result<bool, JoinError> {
-        self.join_if(room, |count| {
-            let _ = self.shard().hold_rooms(self, count, count + 1);
-            true
-        })
+        self.join_if(room, |_| true)
     }
 
-    /// `hold` takes the place of one room more than the socket is in.
-    fn join_if(&self, room: &str, hold: impl FnOnce(usize) -> bool) -> Result<bool, JoinError> {
+    /// `may` says whether a socket that is in so many rooms may join one more.
+    fn join_if(&self, room: &str, may: impl FnOnce(usize) -> bool) -> Result<bool, JoinError> {
         if !self.is_connected() {
             return Err(JoinError::Disconnected);
         }
@@ -413,28 +399,31 @@ impl Socket {
         if rooms.contains(self, room) {
             return Ok(false);
         }
-        if !hold(self.0.memberships.borrow().len()) {
+        let count = self.0.memberships.borrow().len();
+        if !may(count) {
             return Err(JoinError::TooMany);
         }
         rooms.add(self, room, self.shard().position());
         drop(rooms);
+        self.shard().count_rooms(self, count, count + 1);
         self.session_changed();
         Ok(true)
     }
 
-    /// Joins rooms, each after a broadcast.
-    ///
-    /// # Errors
-    /// If all sockets together are in too many now.
-    pub(crate) fn join_after<'a>(&self, rooms: impl IntoIterator<Item = (&'a str, u64)>) -> Result<(), Limit> {
-        let before = self.0.memberships.borrow().len();
+    /// Joins rooms, each after a broadcast. False if there are too many for that; then it joins none.
+    pub(crate) fn join_again(&self, rooms: &[(String, u64)]) -> bool {
+        if !self.shard().may_join(self, 0, rooms.len()) {
+            return false;
+        }
         let mut known = self.space().rooms.borrow_mut();
         for (room, after) in rooms {
             if !known.contains(self, room) {
-                known.add(self, room, after);
+                known.add(self, room, *after);
             }
         }
-        self.shard().hold_rooms(self, before, self.0.memberships.borrow().len())
+        drop(known);
+        self.shard().count_rooms(self, 0, self.0.memberships.borrow().len());
+        true
     }
 
     /// Leaves a room; false if the socket was not in it.
@@ -442,7 +431,7 @@ impl Socket {
         let left = self.space().rooms.borrow_mut().leave(self, room);
         if left {
             let count = self.0.memberships.borrow().len();
-            let _ = self.shard().hold_rooms(self, count + 1, count);
+            self.shard().count_rooms(self, count + 1, count);
             self.session_changed();
         }
         left
@@ -452,7 +441,7 @@ impl Socket {
     pub(crate) fn leave_all(&self) {
         let count = self.0.memberships.borrow().len();
         self.space().rooms.borrow_mut().leave_all(self);
-        let _ = self.shard().hold_rooms(self, count, 0);
+        self.shard().count_rooms(self, count, 0);
     }
 
     /// Whether the socket has joined a room.

@@ -90,6 +90,24 @@ impl Settings {
                 ),
             });
         }
+        if self.max_unarrived_bytes < self.outbox_hard_bytes {
+            errors.push(SettingError::Contradiction {
+                name: "MAX_UNARRIVED_BYTES",
+                problem: format!(
+                    "({}) is below OUTBOX_HARD_BYTES ({}): so much could not wait for one client",
+                    self.max_unarrived_bytes, self.outbox_hard_bytes
+                ),
+            });
+        }
+        if self.max_rooms < self.max_rooms_per_socket {
+            errors.push(SettingError::Contradiction {
+                name: "MAX_ROOMS",
+                problem: format!(
+                    "({}) is below MAX_ROOMS_PER_SOCKET ({}): no socket could be in so many",
+                    self.max_rooms, self.max_rooms_per_socket
+                ),
+            });
+        }
         let silence = self.ping_interval + self.ping_timeout;
         if silence > Duration::from_millis(defaults::MAX_TIMER_MS) {
             errors.push(SettingError::Contradiction {

@@ -141,7 +141,7 @@ impl Sessions {
     }
 
     fn take_place(&self, socket: &Socket, room: &str) -> Result<(), Denied> {
-        if with_session(socket, |session| session.places) >= self.max_rooms {
+        if with_session(socket, |session| session.places) >= self.max_rooms_per_socket {
             self.metrics.limit_met(Limit::Rooms);
             return Err(Denied::TooMany);
         }

@@ -57,7 +57,7 @@ fn the_defaults_are_those_that_the_design_names() {
         ("MAX_JSON_DEPTH", "127"),
         ("MAX_PENDING_ACKS", "1000"),
         ("MAX_UNFINISHED_BYTES", "67108864"),
-        ("MAX_OUTBOX_BYTES", "268435456"),
+        ("MAX_UNARRIVED_BYTES", "268435456"),
         ("MAX_ROOMS", "1000000"),
         ("PUBLISH_RATE_PER_KEY", "10000"),
         ("STORE_SYNC", "full"),
@@ -194,7 +194,7 @@ fn zero_is_refused_where_it_makes_no_sense() {
         "MAX_JSON_DEPTH",
         "MAX_PENDING_ACKS",
         "MAX_UNFINISHED_BYTES",
-        "MAX_OUTBOX_BYTES",
+        "MAX_UNARRIVED_BYTES",
         "MAX_ROOMS",
         "MAX_IDEMPOTENCY_KEYS",
         "LOG_RETENTION_HOURS",
@@ -296,6 +296,11 @@ fn settings_that_contradict_each_other_are_refused() {
     let ran =
         place.run_with(&["check-config", "--max-payload-bytes=2000", "--max-unfinished-bytes=1000"], &secret).refused();
     assert!(ran.stderr.contains("MAX_UNFINISHED_BYTES"), "{ran:#?}");
+
+    for (name, flag) in [("MAX_UNARRIVED_BYTES", "--max-unarrived-bytes=1000"), ("MAX_ROOMS", "--max-rooms=999")] {
+        let ran = place.run_with(&["check-config", flag], &secret).refused();
+        assert!(ran.stderr.contains(&format!("error: {name} ")), "{ran:#?}");
+    }
 
     let ran = place.run_with(&["check-config", "--ping-interval-ms=2147483647"], &secret).refused();
     assert!(ran.stderr.contains("PING_TIMEOUT_MS"), "{ran:#?}");

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{Connection, Held, Slice, Turn, Violation};
 use crate::{
     DisconnectReason, Event, Limit, Socket,
-    config::{HEAD_START, LONGEST_WORK_SHARE, SLICE},
+    config::{HEAD_START, LONGEST_WORK_SHARE, SLICE, SMALL_UNARRIVED},
     held::Level,
     rate::Pace,
     transport::handle_post,
@@ -153,23 +153,32 @@ impl Connection {
     /// Counts what waits to be written to the client alone. False if it is too much.
     pub(super) fn hold_outbox(&self) -> bool {
         let outbox = self.outbox.borrow().own_bytes();
-        self.set_outgoing(Held { outbox, ..self.held.get() })
+        self.set_unarrived(Held { outbox, ..self.held.get() })
     }
 
-    /// Counts what was sent to the client's sockets alone and may not have arrived. False if it is too much.
-    pub(crate) fn hold_unarrived(&self) -> bool {
+    /// Counts what was sent to the client's sockets alone and may not have arrived. If it is too much, most is forgotten.
+    pub(crate) fn hold_remembered(&self) {
+        if !self.count_remembered() {
+            for recovery in self.sockets.borrow().iter().filter_map(|socket| socket.inner().recovery.as_ref()) {
+                recovery.direct.borrow_mut().forget_beyond(SMALL_UNARRIVED / 4);
+            }
+            self.count_remembered();
+        }
+    }
+
+    fn count_remembered(&self) -> bool {
         let of = |socket: &Socket| Some(socket.inner().recovery.as_ref()?.direct.borrow().bytes());
-        let unarrived = self.sockets.borrow().iter().filter_map(of).sum();
-        self.set_outgoing(Held { unarrived, ..self.held.get() })
+        let remembered = self.sockets.borrow().iter().filter_map(of).sum();
+        self.set_unarrived(Held { remembered, ..self.held.get() })
     }
 
-    fn set_outgoing(&self, held: Held) -> bool {
+    fn set_unarrived(&self, held: Held) -> bool {
         let before = self.held.replace(held);
-        let (before, after) = (before.outbox + before.unarrived, held.outbox + held.unarrived);
+        let (before, after) = (before.outbox + before.remembered, held.outbox + held.remembered);
         if before == after {
             return true;
         }
-        let level = self.shard.hold_outgoing(self.client, before, after);
+        let level = self.shard.hold_unarrived(self.client, before, after);
         self.is_crowded.set(level != Some(Level::Fine));
         level.is_some()
     }

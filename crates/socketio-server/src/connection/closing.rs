@@ -55,6 +55,7 @@ impl Connection {
         };
         if known {
             self.end_socket(socket, reason);
+            self.hold_remembered();
         }
     }
 
@@ -143,10 +144,7 @@ impl Connection {
         self.count_waiting();
         self.assembling.borrow_mut().take();
         self.release_unfinished();
-        self.hold_unarrived();
-        if self.awaits_drain.get() {
-            self.drained();
-        }
+        self.hold_remembered();
         self.place.take();
         self.arrivals.borrow_mut().take();
         self.shard.metrics.connections.decrement();
@@ -175,11 +173,19 @@ impl Connection {
             waiting.retain(|waiting| !waiting.is_closed());
             waiting.push(ends);
         }
-        tokio::select! {
+        let result = tokio::select! {
             biased;
             result = f => Some(result),
             _ = ended => None,
+        };
+        let mut arrivals = self.arrivals.borrow_mut();
+        if let Some(known) = arrivals.as_mut() {
+            known.ended.retain(|waiting| !waiting.is_closed());
+            if known.is_empty() {
+                *arrivals = None;
+            }
         }
+        result
     }
 
     /// The entries among the shard's timers that count, while the connection is open.

@@ -11,30 +11,35 @@ use crate::{
     config::EVENT_OVERHEAD,
     frame::Frame,
     held::HeldMessage,
-    namespace::OnSocket,
+    namespace::{HandlerFuture, OnSocket},
     recovery::{SocketRecovery, Wish, resume},
 };
 
 impl Connection {
     pub(super) fn connect(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) -> Result<(), Violation> {
-        let before = self.shard.space(namespace).handlers().before_connect.as_ref();
-        let headers = self.headers.as_deref();
-        let ready = before.and_then(|before| self.shard.guarded(|| before(auth, headers)).flatten());
         // With a token there is a signature to verify, or a session to be found.
-        let is_light = auth.is_none() && headers.is_none();
-        if ready.is_none() && is_light {
-            self.connect_now(namespace, auth)
-        } else if ready.is_none() && self.shard.try_turn() {
+        if auth.is_none() && self.headers.is_none() {
+            return self.connect_now(namespace, auth);
+        }
+        let asked = if self.shard.try_turn() { Some(self.before_connect(namespace, auth)) } else { None };
+        if let Some(None) = asked {
             self.work(|| self.connect_now(namespace, auth))
         } else {
             let Some((auth, held)) = self.keep_auth(auth) else { return Err(DisconnectReason::UnfinishedBytes) };
             self.connecting.borrow_mut().push(namespace);
             let connection = self.clone();
             tokio::task::spawn_local(async move {
+                let ready = match asked {
+                    Some(ready) => ready,
+                    None => {
+                        connection.shard.turn().await;
+                        connection.before_connect(namespace, auth.as_deref())
+                    }
+                };
                 if let Some(ready) = ready {
                     ready.await;
+                    connection.shard.turn().await;
                 }
-                connection.shard.turn().await;
                 connection.no_longer_connecting(namespace);
                 if !connection.is_closed() {
                     let connected =
@@ -47,6 +52,13 @@ impl Connection {
             });
             Ok(())
         }
+    }
+
+    /// What has to be waited for before the client is connected, if the application says so.
+    fn before_connect(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) -> Option<HandlerFuture> {
+        let before = self.shard.space(namespace).handlers().before_connect.as_ref()?;
+        let headers = self.headers.as_deref();
+        self.work(|| self.shard.guarded(|| before(auth, headers))).flatten()
     }
 
     /// A copy of what a client says of itself, for as long as it waits.

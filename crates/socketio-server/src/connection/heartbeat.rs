@@ -140,13 +140,13 @@ impl Connection {
         for recovery in self.sockets.borrow().iter().filter_map(|socket| socket.inner().recovery.as_ref()) {
             recovery.answered(&mut self.shard.confirmed.borrow_mut());
         }
-        self.hold_unarrived();
+        self.hold_remembered();
         let (asked, waiting) = {
             let mut arrivals = self.arrivals.borrow_mut();
             let Some(known) = arrivals.as_mut() else { return };
             let both = (std::mem::take(&mut known.asked), std::mem::take(&mut known.waiting));
             // Who waits for the connection's end waits on.
-            if known.handed_over.is_empty() && known.ended.is_empty() {
+            if known.is_empty() {
                 *arrivals = None;
             }
             both

@@ -2,7 +2,7 @@
 
 use std::{hint::black_box, rc::Rc};
 
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::Connection;
 use crate::{
@@ -144,16 +144,24 @@ impl Connection {
     /// Waits until the client has taken what is too much for its next event, or has gone.
     pub(super) async fn has_taken_enough(&self) {
         while self.is_over_soft_limit() && !self.closed.get() {
+            let (drained, is_drained) = oneshot::channel();
+            self.arrivals.borrow_mut().get_or_insert_default().drained.push(drained);
             self.awaits_drain.set(true);
-            self.shard.something_drained.notified().await;
+            let _ = is_drained.await;
         }
     }
 
-    /// Who waits looks again. There are few at a time on a shard.
+    /// Who waits looks again.
     #[cold]
-    pub(super) fn drained(&self) {
+    fn drained(&self) {
         self.awaits_drain.set(false);
-        self.shard.something_drained.notify_waiters();
+        let mut arrivals = self.arrivals.borrow_mut();
+        if let Some(known) = arrivals.as_mut() {
+            known.drained.clear();
+            if known.is_empty() {
+                *arrivals = None;
+            }
+        }
     }
 
     /// False if the connection is broken.

@@ -45,10 +45,11 @@ struct Event<F> {
     frames: SmallVec<[F; 1]>,
 }
 
-impl<F> Event<F> {
-    /// Bytes that it takes besides its frames.
-    fn overhead(&self) -> usize {
-        size_of::<Self>() + self.room.as_deref().map_or(0, str::len)
+impl Event<Rc<Frame>> {
+    /// Bytes that it takes.
+    fn bytes(&self) -> usize {
+        let frames: usize = self.frames.iter().map(|frame| frame.len() + FRAME_OVERHEAD).sum();
+        size_of::<Self>() + self.room.as_deref().map_or(0, str::len) + frames
     }
 }
 
@@ -77,16 +78,9 @@ impl<F> Direct<F> {
         Direct { last, asked, arrived, log }
     }
 
-    /// About as many bytes as it takes besides itself.
-    pub(crate) fn bytes(&self) -> usize {
-        let of = |log: &Log<F>| log.bytes + log.events.len() * (size_of::<Event<F>>() + FRAME_OVERHEAD);
-        self.log.as_deref().map_or(0, of)
-    }
-
     /// Bytes that it takes besides itself.
-    pub(crate) fn held(&self) -> usize {
-        let of = |log: &Log<F>| size_of::<Log<F>>() + log.bytes + log.events.iter().map(Event::overhead).sum::<usize>();
-        self.log.as_deref().map_or(0, of)
+    pub(crate) fn bytes(&self) -> usize {
+        self.log.as_deref().map_or(0, |log| log.bytes)
     }
 }
 
@@ -112,11 +106,12 @@ impl Direct {
         max_bytes: usize,
     ) -> usize {
         let log = self.log.get_or_insert_default();
-        log.bytes += bytes(&frames);
         let (emitted, room) = (Emitted { number: self.last, after }, room.map(Box::from));
-        log.events.push_back(Event { emitted, room, frames });
+        let event = Event { emitted, room, frames };
+        log.bytes += event.bytes();
+        log.events.push_back(event);
         self.forget_beyond(max_bytes);
-        self.log.as_ref().map_or(0, |log| log.bytes)
+        self.bytes()
     }
 
     /// Forgets the oldest events until no more than so many bytes are remembered.
@@ -125,7 +120,7 @@ impl Direct {
         while log.bytes > max_bytes
             && let Some(first) = log.events.pop_front()
         {
-            log.bytes -= bytes(&first.frames);
+            log.bytes -= first.bytes();
             log.forgotten = Some(first.emitted);
         }
     }
@@ -142,7 +137,7 @@ impl Direct {
         while log.events.front().is_some_and(|event| event.emitted.number <= self.arrived)
             && let Some(first) = log.events.pop_front()
         {
-            log.bytes -= bytes(&first.frames);
+            log.bytes -= first.bytes();
         }
         if log.forgotten.is_some_and(|emitted| emitted.number <= self.arrived) {
             log.forgotten = None;
@@ -168,7 +163,7 @@ impl Direct {
             return false;
         }
         log.events.retain(|event| !has(event.emitted));
-        log.bytes = log.events.iter().map(|event| bytes(&event.frames)).sum();
+        log.bytes = log.events.iter().map(Event::bytes).sum();
         true
     }
 
@@ -176,7 +171,7 @@ impl Direct {
     pub(crate) fn retain_rooms(&mut self, is_in: impl Fn(&str) -> bool) {
         let Some(log) = &mut self.log else { return };
         log.events.retain(|event| event.room.as_deref().is_none_or(&is_in));
-        log.bytes = log.events.iter().map(|event| bytes(&event.frames)).sum();
+        log.bytes = log.events.iter().map(Event::bytes).sum();
     }
 
     /// The events, each with the last broadcast before it.
@@ -198,15 +193,12 @@ impl Direct<Frame> {
     }
 }
 
-fn bytes(frames: &[Rc<Frame>]) -> usize {
-    frames.iter().map(|frame| frame.len()).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const MAX: usize = 1_000;
+    /// Ten events, each with a frame of 100 bytes.
+    const MAX: usize = 10 * (100 + FRAME_OVERHEAD + size_of::<Event<Rc<Frame>>>());
 
     fn socket() -> Id {
         Id::parse("k9QxAAAAAAAAAAAAAAAA").expect("an id")

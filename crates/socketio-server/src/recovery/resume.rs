@@ -4,16 +4,22 @@ use std::{borrow::Cow, collections::HashSet, rc::Rc, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use crate::{
     RecoveryFailure, Socket, SocketRef,
-    config::LARGEST_WAIT,
+    config::{CROWDED_PAUSE, CROWDED_PAUSES, LARGEST_WAIT},
     connection::Connection,
     event::EventArgs,
     frame::Frame,
     identifier::Id,
-    recovery::{Away, Direct, Entry, Memory, MissedEvent, Offset, SavedSession, SocketRecovery, TooLate, Whereabouts},
+    recovery::{
+        Away, Direct, Entry, Memory, MissedEvent, Offset, SavedSession, SessionKeeper, SocketRecovery, TooLate,
+        Whereabouts,
+    },
     shard::{Command, Shard},
 };
 
@@ -109,43 +115,23 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
         }
     };
     let mut returning = Returning { connection, pid: claim.pid, exists: false };
-    let keeper = recovery.settings.keeper.as_ref();
-    // What is read from the keeper, for as long as there is somebody to read it for.
-    let reader = async || match connection.address() {
-        Some(address) => Some(shard.readers.enter(address).await),
-        None => None,
-    };
-    let (session, direct) = match (taken.map_err(|_too_late| unknown)?, keeper) {
-        (Some(away), _) => {
-            let (session, direct) = away.unpack(|namespace| shard.space(namespace).namespace);
-            (session, direct.unpack())
+    let mut found = taken.map_err(|_too_late| unknown)?.map(|away| {
+        let (session, direct) = away.unpack(|namespace| shard.space(namespace).namespace);
+        FoundSession { session, direct: direct.unpack(), recalled: Vec::new() }
+    });
+    returning.exists = found.is_some();
+    if let Some(keeper) = &recovery.settings.keeper {
+        let read = connection.unless_ended(read(connection, &**keeper, claim, offset.as_ref(), &mut found)).await;
+        returning.exists = found.is_some();
+        read.unwrap_or(Ok(()))?;
+    }
+    let found = found.ok_or(unknown)?;
+    // Those who came before have the time to take what they are sent again.
+    for _ in 0..CROWDED_PAUSES {
+        if !shard.is_crowded(connection.client) || connection.is_closed() {
+            break;
         }
-        (None, Some(keeper)) => {
-            let recalled = connection.unless_ended(async {
-                let _reader = reader().await;
-                keeper.recall(claim.pid.as_str()).await
-            });
-            (recalled.await.flatten().ok_or(unknown)?, Direct::default())
-        }
-        (None, None) => return Err(unknown),
-    };
-    returning.exists = true;
-    let mut found = FoundSession { session, direct, recalled: Vec::new() };
-    let after = offset.map_or(0, |offset| offset.broadcast).max(found.session.since);
-    let begun = recovery.history().start();
-    // Also for a session that came back before: what was sent to it then may not have arrived.
-    if let Some(keeper) = keeper.filter(|_| after < begun) {
-        let mut rooms = found.session.rooms.clone();
-        rooms.push((found.session.socket_id.clone(), 0));
-        let missed = connection.unless_ended(async {
-            let _reader = reader().await;
-            keeper.missed(&found.session.namespace, rooms, after).await
-        });
-        if let Some(missed) = missed.await {
-            found.recalled = missed.ok_or(RecoveryFailure::Forgotten)?;
-            // What came since, the history has.
-            found.recalled.retain(|event| event.offset <= begun);
-        }
+        sleep(CROWDED_PAUSE).await;
     }
     // What the client has seen on another shard must have been seen here. Whatever goes to all shards is posted under the
     // history's lock, so it stands before the mark on every shard or behind it on every shard.
@@ -167,6 +153,44 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
     }
     returning.goes_on();
     Ok(found)
+}
+
+/// Reads what the keeper has of a session: the session itself if nobody else has it, and what earlier lives of the server sent.
+async fn read(
+    connection: &Connection,
+    keeper: &dyn SessionKeeper,
+    claim: &Claim,
+    offset: Option<&Offset>,
+    found: &mut Option<FoundSession>,
+) -> Result<(), RecoveryFailure> {
+    let shard = &connection.shard;
+    let begun = shard.handle.recovery().map_or(0, |recovery| recovery.history().start());
+    let after = |session: &SavedSession| offset.map_or(0, |offset| offset.broadcast).max(session.since);
+    if found.as_ref().is_some_and(|found| after(&found.session) >= begun) {
+        return Ok(());
+    }
+    let _place = match connection.address() {
+        Some(address) => Some(shard.readers.enter(address).await),
+        None => None,
+    };
+    let found = match found {
+        Some(found) => found,
+        None => {
+            let session = keeper.recall(claim.pid.as_str()).await.ok_or(RecoveryFailure::UnknownSession)?;
+            found.insert(FoundSession { session, direct: Direct::default(), recalled: Vec::new() })
+        }
+    };
+    let (session, after) = (&found.session, after(&found.session));
+    // Also for a session that came back before: what was sent to it then may not have arrived.
+    if after < begun {
+        let mut rooms = session.rooms.clone();
+        rooms.push((session.socket_id.clone(), 0));
+        let missed = keeper.missed(&session.namespace, rooms, after).await;
+        found.recalled = missed.ok_or(RecoveryFailure::Forgotten)?;
+        // What came since, the history has.
+        found.recalled.retain(|event| event.offset <= begun);
+    }
+    Ok(())
 }
 
 /// What came of an attempt to take a session.
@@ -263,17 +287,18 @@ impl Connection {
         );
         socket.set_connected(true);
         space.sockets.borrow_mut().insert(id, socket.clone());
-        let has_room = socket.join_after(session.rooms.iter().map(|(room, joined)| (room.as_str(), *joined)));
-        let accepted = space
-            .handlers()
-            .restore
-            .as_ref()
-            .is_none_or(|restore| shard.guarded(|| restore(&socket, &session.data, auth)).unwrap_or_default());
+        let has_room = socket.join_again(&session.rooms);
+        let accepted = has_room
+            && space
+                .handlers()
+                .restore
+                .as_ref()
+                .is_none_or(|restore| shard.guarded(|| restore(&socket, &session.data, auth)).unwrap_or_default());
         let rooms = space.rooms.borrow().memberships_of(&socket);
         let missed = recovery.history().missed(namespace, &id, &rooms, since, position);
         let replay = match missed {
             None => Err(RecoveryFailure::Forgotten),
-            Some(_) if has_room.is_err() => Err(RecoveryFailure::TooManyRooms),
+            Some(_) if !has_room => Err(RecoveryFailure::TooManyRooms),
             Some(_) if !accepted => Err(RecoveryFailure::Refused),
             Some(missed) => {
                 // What the restored session may no longer be in, it has left by now.
@@ -302,10 +327,15 @@ impl Connection {
         shard.before_replay.set(Some((socket.reference(), claimed)));
         self.call(&socket, space.handlers().before_replay.as_deref());
         shard.before_replay.set(None);
+        self.hold_remembered();
         self.allow_beyond_limit(bytes);
         replay.into_iter().for_each(|frame| self.queue(frame));
         // What is recalled has offsets of earlier lives, which need not tell that it has arrived.
-        if recalled.is_empty() { self.ask_for_arrivals() } else { self.ask_what_arrived() }
+        if recalled.is_empty() {
+            self.ask_for_arrivals();
+        } else {
+            self.ask_what_arrived();
+        }
         self.call(&socket, space.handlers().on_recovered.as_deref());
         Ok(())
     }
@@ -321,7 +351,7 @@ fn replay(socket: &Socket, recalled: &[MissedEvent], broadcasts: &[Arc<Entry>]) 
         }
     }
     let mut broadcasts = broadcasts.iter().peekable();
-    let frames = |entry: &Arc<Entry>| entry.frames.iter().cloned().map(Rc::new).collect::<Vec<_>>();
+    let frames = |entry: &Arc<Entry>| entry.frames.iter().map(Frame::again).map(Rc::new).collect::<Vec<_>>();
     if let Some(recovery) = &socket.inner().recovery {
         for (after, own) in recovery.direct.borrow().events() {
             while let Some(entry) = broadcasts.next_if(|entry| entry.offset <= after) {

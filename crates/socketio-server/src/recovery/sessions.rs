@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    mem,
     time::{Duration, Instant},
 };
 
@@ -27,6 +28,8 @@ pub(crate) struct Sessions {
     /// What those who are away take, in all and of each address.
     taken: Taken,
     by_address: HashMap<Address, Taken>,
+    /// The addresses that have [many](Taken::is_many_of), and some that had: no more than thirty-two do.
+    many: Vec<Address>,
     window: Duration,
     max_sessions: usize,
     max_bytes: usize,
@@ -65,10 +68,23 @@ pub(crate) struct Away {
 /// What a room takes besides its name, and a session besides its rooms and its place among those that are kept.
 const OVERHEAD_BYTES: usize = 64;
 
-/// An address has many sessions from this part of all on: a sixteenth.
-const MANY_OF_ALL: usize = 16;
+/// So many entries are let be, whether they count or not.
+const FEW: usize = 64;
+
+/// An address has many sessions from this part of all on.
+const MANY: f64 = 1.0 / 16.0;
 
 impl Taken {
+    /// The part that it is of all that may be.
+    fn part_of(&self, all: &Self) -> f64 {
+        let part = |taken: usize, all: usize| taken as f64 / all.max(1) as f64;
+        part(self.sessions, all.sessions).max(part(self.bytes, all.bytes))
+    }
+
+    fn is_many_of(&self, all: &Self) -> bool {
+        self.part_of(all) >= MANY
+    }
+
     fn add(&mut self, bytes: usize) {
         self.sessions += 1;
         self.bytes += bytes;
@@ -107,7 +123,7 @@ impl Away {
     /// Bytes that it takes. They don't change while it is kept.
     fn bytes(&self) -> usize {
         let rooms: usize = self.rooms.iter().map(|(room, _)| room.len() + OVERHEAD_BYTES).sum();
-        size_of::<Self>() + OVERHEAD_BYTES + rooms + self.data.len() + self.direct.held()
+        size_of::<Self>() + OVERHEAD_BYTES + rooms + self.data.len() + self.direct.bytes()
     }
 
     /// The session and what was emitted to it alone. `name` tells the namespaces' names.
@@ -127,6 +143,7 @@ impl Sessions {
             away: VecDeque::new(),
             taken: Taken::default(),
             by_address: HashMap::new(),
+            many: Vec::new(),
             window: settings.window,
             max_sessions: settings.max_sessions,
             max_bytes: settings.max_session_bytes,
@@ -169,7 +186,12 @@ impl Sessions {
         self.away.push_back((pid, away.since));
         self.taken.add(away.bytes());
         if let Some(address) = away.address {
-            self.by_address.entry(address).or_default().add(away.bytes());
+            let all = Taken { sessions: self.max_sessions, bytes: self.max_bytes };
+            let taken = self.by_address.entry(address).or_default();
+            taken.add(away.bytes());
+            if taken.is_many_of(&all) && !self.many.contains(&address) {
+                self.many.push(address);
+            }
         }
         // They are bounded far below 2^32.
         let key = self.kept.insert(away) as u32;
@@ -179,20 +201,18 @@ impl Sessions {
 
     /// Forgets sessions of the address that has most, or the oldest if none has many.
     fn make_room(&mut self) -> Vec<Id> {
-        let share = |taken: &Taken| {
-            let of = |taken: usize, most: usize| taken.saturating_mul(MANY_OF_ALL) / most.max(1);
-            of(taken.sessions, self.max_sessions).max(of(taken.bytes, self.max_bytes))
-        };
-        let most = self.by_address.iter().max_by_key(|(_, taken)| share(taken));
-        let greedy = most.filter(|(_, taken)| share(taken) > 0).map(|(address, taken)| (*address, *taken));
+        let all = Taken { sessions: self.max_sessions, bytes: self.max_bytes };
+        self.many.retain(|address| self.by_address.get(address).is_some_and(|taken| taken.is_many_of(&all)));
+        let taken = |address: &Address| self.by_address.get(address).copied().unwrap_or_default();
+        let most = self.many.iter().max_by(|a, b| taken(a).part_of(&all).total_cmp(&taken(b).part_of(&all))).copied();
         let mut ended = Vec::new();
-        if let Some((address, before)) = greedy {
-            // Some at a time, since all have to be looked at.
+        if let Some(address) = most {
+            // An eighth of them at a time, since all have to be looked at.
+            let mut left = taken(&address);
             let enough =
-                Taken { sessions: before.sessions - before.sessions / 8, bytes: before.bytes - before.bytes / 8 };
-            let mut left = before;
+                Taken { sessions: left.sessions - (left.sessions / 8).max(1), bytes: left.bytes - left.bytes / 8 };
             for (pid, since) in &self.away {
-                if left.sessions <= enough.sessions.min(before.sessions - 1) || left.bytes <= enough.bytes {
+                if left.sessions <= enough.sessions || left.bytes <= enough.bytes {
                     break;
                 }
                 if let Some(away) = self.away_since(pid, *since).filter(|away| away.address == Some(address)) {
@@ -222,6 +242,7 @@ impl Sessions {
             taken.remove(away.bytes());
             if *taken == Taken::default() {
                 self.by_address.remove(&address);
+                self.many.retain(|known| *known != address);
             }
         }
         Some(away)
@@ -243,6 +264,12 @@ impl Sessions {
                 self.end(&pid);
                 ended.push(pid);
             }
+        }
+        // Those behind the first one that counts.
+        if self.away.len() > 2 * self.kept.len() + FEW {
+            let mut away = mem::take(&mut self.away);
+            away.retain(|(pid, since)| self.is_away(pid, *since));
+            self.away = away;
         }
         if self.away.len() * 4 < self.away.capacity() {
             self.away.shrink_to(self.away.len() * 2);
@@ -346,9 +373,31 @@ mod tests {
         let mut sessions = Sessions::new(&Recovery { max_sessions: 64, ..Recovery::default() });
         let all: Vec<Id> = (0..64).map(|last| keep(&mut sessions, last).0).collect();
         assert!(keep(&mut sessions, 99).1 == [all[0]]);
+        // Of two that have many, the one with more.
+        let mut sessions = Sessions::new(&Recovery { max_sessions: 64, ..Recovery::default() });
+        let some: Vec<Id> = (0..25).map(|_| keep(&mut sessions, 8).0).collect();
+        let more: Vec<Id> = (0..39).map(|_| keep(&mut sessions, 9).0).collect();
+        assert!(keep(&mut sessions, 8).1 == more[..4]);
+        assert!(matches!(sessions.take(some[0]), Ok(Some(_))));
+        sessions.end(&some[0]);
         let later = Instant::now() + Duration::from_secs(121);
-        assert_eq!(sessions.trim(later).len(), 64);
-        assert_eq!((sessions.taken, sessions.by_address.len()), (Taken::default(), 0));
+        assert_eq!(sessions.trim(later).len(), 60);
+        assert_eq!((sessions.taken, sessions.by_address.len(), sessions.many.len()), (Taken::default(), 0, 0));
+    }
+
+    /// Of those that left behind one that stays away.
+    #[test]
+    fn entries_that_do_not_count_are_few() {
+        let mut entropy = Entropy::new();
+        let mut sessions = Sessions::new(&Recovery::default());
+        sessions.keep(entropy.session_id(0), away());
+        for _ in 0..1_000 {
+            let pid = entropy.session_id(0);
+            sessions.keep(pid, away());
+            sessions.end(&pid);
+        }
+        sessions.trim(Instant::now());
+        assert_eq!((sessions.away(), sessions.away.len()), (1, 1));
     }
 
     #[test]

@@ -196,7 +196,7 @@ struct Post {
 
 impl Polling {
     pub(crate) fn is_polled(&self) -> bool {
-        self.poll.is_some()
+        self.poll.is_some() && !self.resting
     }
 
     pub(crate) fn sid(&self) -> Id {
@@ -383,8 +383,8 @@ pub(super) fn with_polling<T>(session: &Connection, f: impl FnOnce(&mut Polling)
 }
 
 /// Counts a request of the session, and tells how long it is to wait: a client that is at its rate is slowed down to it. It may
-/// have much to read or to say, in many small pieces; told so by an error, it would end its session. It makes a poll and a POST at
-/// a time, so it never comes far past its rate.
+/// have much to read or to say, in many small pieces; told so by an error, it would end its session. It has one poll and one POST
+/// under way, or none of its session is left, so it never comes far past its rate.
 fn pay(session: &Connection) -> Duration {
     let (now, rate) = (session.shard.now(), session.shard.request_rate);
     let wait = with_polling(session, |polling| {

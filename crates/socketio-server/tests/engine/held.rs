@@ -188,7 +188,7 @@ fn generous() -> Namespace {
 
 /// So that no more than 100,000 bytes may wait for one address.
 fn little_waits() -> Config {
-    Config { max_outbox_bytes: 400_000, max_payload: 10_000, outbox_hard_limit: 100_000, ..one_shard() }
+    Config { max_unarrived_bytes: 400_000, max_payload: 10_000, outbox_hard_limit: 100_000, ..one_shard() }
 }
 
 /// What waits for those of one address is bounded. First they are not read, then closed; others notice nothing.
@@ -203,7 +203,7 @@ async fn an_address_has_a_share_of_what_waits() {
         waiting.push(session);
     }
     eventually("98 KB wait", || server.metrics().unarrived_bytes > 98_000).await;
-    assert_eq!(met(&server, Limit::OutboxBytesPerAddress), 0);
+    assert_eq!(met(&server, Limit::UnarrivedBytesPerAddress), 0);
 
     // More than half of what may: those for which something waits are not read.
     let mut first = waiting.remove(0);
@@ -223,7 +223,7 @@ async fn an_address_has_a_share_of_what_waits() {
     let greedy = Polling::connected(server.addr).await.0;
     greedy.post(r#"42["fill",8]"#).await;
     eventually("it is closed", || server.ended(DisconnectReason::OutboxFull) == 1).await;
-    assert_eq!((met(&server, Limit::OutboxBytesPerAddress), met(&server, Limit::OutboxBytes)), (1, 0));
+    assert_eq!((met(&server, Limit::UnarrivedBytesPerAddress), met(&server, Limit::UnarrivedBytes)), (1, 0));
     other.send(r#"42["fill",8]"#).await;
     for _ in 0..8 {
         assert!(other.text().await.starts_with(r#"42["large""#));
@@ -278,17 +278,18 @@ async fn an_address_has_a_share_of_what_may_not_have_arrived() {
         }
         clients.push((ws, pid));
     }
-    assert_eq!(met(&server, Limit::OutboxBytesPerAddress), 0);
+    assert_eq!(met(&server, Limit::UnarrivedBytesPerAddress), 0);
     let (mut ws, pid) = recoverable(&server, "").await;
     ws.send(r#"42["fill",4]"#).await;
-    eventually("it is too much", || met(&server, Limit::OutboxBytesPerAddress) > 0).await;
+    eventually("it is too much", || met(&server, Limit::UnarrivedBytesPerAddress) > 0).await;
     while !ws.text().await.starts_with(r#"42["large""#) {}
-    assert!(met(&server, Limit::OutboxBytesPerAddress) > 0);
+    assert!(met(&server, Limit::UnarrivedBytesPerAddress) > 0);
     assert!(server.metrics().unarrived_bytes < 100_000);
     clients.push((ws, pid));
     let all: Vec<String> = clients.into_iter().map(|(_, pid)| pid).collect();
     eventually("they are gone", || server.metrics().connections == 0).await;
     assert_eq!(server.metrics().unarrived_bytes, 0);
+    let mut back = Vec::new();
     for (number, pid) in all.iter().enumerate() {
         let (mut ws, now) = recoverable(&server, &format!(r#"{{"pid":"{pid}"}}"#)).await;
         if number < 3 {
@@ -297,7 +298,9 @@ async fn an_address_has_a_share_of_what_may_not_have_arrived() {
         } else {
             assert_ne!(&now, pid);
         }
+        back.push(ws);
     }
+    assert!(server.metrics().unarrived_bytes > 75_000, "what came back with its session counts again");
     let failures = server.metrics().recovery_failures;
     assert!(failures.contains(&(RecoveryFailure::Forgotten, 1)), "{failures:?}");
 }
@@ -305,7 +308,8 @@ async fn an_address_has_a_share_of_what_may_not_have_arrived() {
 /// An address is in no more rooms than its share; a few are let be, and so is what the application has a socket join.
 #[tokio::test]
 async fn an_address_has_a_share_of_rooms() {
-    let config = Config { max_rooms: 400, recovery: Some(Recovery::default()), ..one_shard() };
+    let config =
+        Config { max_rooms: 400, max_rooms_per_socket: 100, recovery: Some(Recovery::default()), ..one_shard() };
     let server = TestServer::start(config, |server| server.namespace(generous()));
     let ask = async |ws: &mut Ws, question: &str| {
         ws.send(&format!("420{question}")).await;

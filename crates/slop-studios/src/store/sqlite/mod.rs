@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use futures_util::future::{BoxFuture, ready};
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     Change, Class, Committed, CommittedEvent, Dispatch, Dispatched, IdempotencyKey, InboxThen, MediaOwners, MediaState,
@@ -24,6 +24,7 @@ use super::{
     SnapshotThen, Store, StoreError, Usage, What,
 };
 use crate::clock::Moment;
+use crate::limits::RECALLS;
 use crate::metrics::Metrics;
 
 mod availability;
@@ -54,7 +55,7 @@ use ledger::Ledger;
 pub use open::{OpenError, Options, StoreSync};
 use order::Order;
 pub use queue::{Backlog, Ending};
-use queue::{Left, Queue, Reply, Request, SessionChange};
+use queue::{Left, Queue, Recall, Reply, Request, SessionChange};
 use replay::ReplayRead;
 pub use retention::{Bound, Bounds, KeyBounds};
 pub use revocations::RevocationBound;
@@ -70,6 +71,8 @@ pub struct SqliteStore {
     dispatch: Arc<dyn Dispatch>,
     boot_seq: u64,
     earlier: Arc<EarlierLives>,
+    /// Whoever reads for a client that comes back has one of these.
+    recall_places: Arc<Semaphore>,
     socket_id_key: [u8; 16],
     /// As of the last commit.
     usage: Arc<Mutex<Usage>>,
@@ -154,7 +157,19 @@ impl SqliteStore {
         let writer = Writer::new(ledger, files, shared);
         metrics.store_writable.set(1);
         let thread = Mutex::default();
-        let store = Self { queue, order, dispatch, boot_seq, earlier, socket_id_key, usage, metrics, writer: thread };
+        let recall_places = Arc::new(Semaphore::new(RECALLS));
+        let store = Self {
+            queue,
+            order,
+            dispatch,
+            boot_seq,
+            earlier,
+            recall_places,
+            socket_id_key,
+            usage,
+            metrics,
+            writer: thread,
+        };
         Ok((store, writer))
     }
 
@@ -238,7 +253,7 @@ impl SqliteStore {
     ) -> BoxFuture<'_, Result<T, StoreError>> {
         let (reply, answer) = oneshot::channel::<Result<T, StoreError>>();
         let mut reply = Some(reply);
-        let recall = move |connection: &Connection, time_up: Instant| {
+        let read = move |connection: &Connection, time_up: Instant| {
             // Whoever is no longer there to hear the answer does not want it.
             if reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
                 return true;
@@ -251,10 +266,18 @@ impl SqliteStore {
             }
             true
         };
-        if let Err(error) = self.queue.push_recall(Box::new(recall)) {
-            return Box::pin(ready(Err(error)));
-        }
-        Box::pin(async { answer.await.unwrap_or_else(|_dropped| Err(queue::stopped())) })
+        let (queue, places) = (Arc::clone(&self.queue), Arc::clone(&self.recall_places));
+        let mut read = Some(read);
+        let mut push = move |place| read.take().map_or(Ok(()), |read| queue.push_recall(Recall::new(read, place)));
+        let at_once = Arc::clone(&places).try_acquire_owned().ok().map(&mut push);
+        Box::pin(async move {
+            match at_once {
+                Some(pushed) => pushed?,
+                // In the order in which they came. The places are never closed.
+                None => push(places.acquire_owned().await.map_err(|_closed| queue::stopped())?)?,
+            }
+            answer.await.unwrap_or_else(|_dropped| Err(queue::stopped()))
+        })
     }
 
     fn count_dropped(&self, kept: bool) {

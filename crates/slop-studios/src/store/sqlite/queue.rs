@@ -8,7 +8,7 @@ use std::time::Instant;
 use std::{collections::VecDeque, mem};
 
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::super::{
     Change, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, Revocations, Revoked, SessionKey,
@@ -19,7 +19,7 @@ use super::unsaved::Unsaved;
 use crate::clock::Moment;
 use crate::limits::{
     GROUP_BYTES, GROUP_REQUESTS, LAZY_BYTES, LAZY_SESSIONS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER,
-    RECALLS, STORE_QUEUE_BYTES, STORE_QUEUE_QUESTIONS, STORE_QUEUE_REQUESTS,
+    STORE_QUEUE_BYTES, STORE_QUEUE_QUESTIONS, STORE_QUEUE_REQUESTS,
 };
 
 /// Where the answer to a request goes.
@@ -38,9 +38,28 @@ pub(super) enum Request {
     Read(Box<dyn FnOnce(&Connection) + Send>),
 }
 
-/// Reads for a client that comes back, until it has answered or the time is up, and a little further at least. Says whether
-/// it has answered.
-pub(super) type Recall = Box<dyn FnMut(&Connection, Instant) -> bool + Send>;
+/// A read for a client that comes back.
+pub(super) struct Recall {
+    read: Box<RecallRead>,
+    /// Given back with it, whether somebody waits for it still or not.
+    _place: OwnedSemaphorePermit,
+}
+
+type RecallRead = dyn FnMut(&Connection, Instant) -> bool + Send;
+
+impl Recall {
+    pub(super) fn new(
+        read: impl FnMut(&Connection, Instant) -> bool + Send + 'static,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { read: Box::new(read), _place: place }
+    }
+
+    /// Reads until it has answered or the time is up, and a little further at least. Says whether it has answered.
+    pub(super) fn go_on(&mut self, connection: &Connection, time_up: Instant) -> bool {
+        (self.read)(connection, time_up)
+    }
+}
 
 impl Request {
     /// Whether nobody publishes by it: clients ask such things.
@@ -307,14 +326,11 @@ impl Queue {
         Ok(())
     }
 
-    /// Adds a read for a client that comes back.
+    /// Adds a read for a client that comes back. There are no more of them than places.
     pub(super) fn push_recall(&self, recall: Recall) -> Result<(), StoreError> {
         let mut waiting = self.waiting();
         if waiting.closed {
             return Err(stopped());
-        }
-        if waiting.recalls.len() >= RECALLS {
-            return Err(StoreError::Overloaded);
         }
         waiting.recalls.push_back(recall);
         self.work.notify_one();

@@ -117,7 +117,7 @@ impl Writer {
     fn recall(&self, turn: Duration) {
         let time_up = Instant::now() + (turn / 4).clamp(RECALL_SLICE, RECALL_SLICE_AT_MOST);
         while let Some(mut recall) = self.queue.take_recall() {
-            if !recall(self.ledger.connection(), time_up) {
+            if !recall.go_on(self.ledger.connection(), time_up) {
                 self.queue.put_recall_back(recall);
             }
             if Instant::now() >= time_up {

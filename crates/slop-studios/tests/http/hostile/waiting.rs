@@ -127,7 +127,7 @@ pub(super) async fn silent_clients(victim: &Victim) -> (Vec<Polling>, f64) {
 #[tokio::test]
 async fn answers_that_nobody_polls() {
     let siege = Siege::of("200 polling clients that ask for 1 MB of answers each, and do not poll")
-        .with("MAX_OUTBOX_BYTES", "16000000")
+        .with("MAX_UNARRIVED_BYTES", "16000000")
         .with("PING_INTERVAL_MS", "1000")
         .with("PING_TIMEOUT_MS", "2000")
         .memory(48);
@@ -142,7 +142,8 @@ async fn answers_that_nobody_polls() {
             assert!((half..2.0 * half + 4_096.0 * SILENT as f64).contains(&most), "{most}");
             drop(clients);
             falls_to(victim, "slop_connections", 1).await;
-            "no longer read past half of `MAX_OUTBOX_BYTES` or of an address's share of it; `ping timeout`".to_owned()
+            "no longer read past half of `MAX_UNARRIVED_BYTES` or of an address's share of it; `ping timeout`"
+                .to_owned()
         })
         .await;
 }

@@ -120,7 +120,11 @@ impl Client {
         let mut packet = vec![json!(event)];
         packet.extend(args.as_array().expect("arguments").iter().cloned());
         self.ws.send(&format!("427{}", Value::from(packet))).await;
-        let answer = self.ws.text().await;
+        let mut answer = self.ws.text().await;
+        // What it was sent again is asked for by a heartbeat, which it leaves unanswered.
+        if answer == "2" {
+            answer = self.ws.text().await;
+        }
         let answer: Vec<Value> = serde_json::from_str(answer.strip_prefix("437").expect("the ack")).expect("JSON");
         answer.into_iter().next().expect("one argument")
     }

@@ -1,5 +1,7 @@
 //! Bounds: what leaves and when, what may wait, and how large a replay is.
 
+use futures_util::FutureExt as _;
+
 use super::*;
 use crate::limits::{RECALLS, STORE_QUEUE_REQUESTS};
 use crate::store::{Floors, MediaState, Revocations};
@@ -270,6 +272,23 @@ fn what_is_asked_for_waits_for_a_slice_of_those_that_come_back() {
         let replay = wait(replay).expect("readable");
         assert_eq!((replay.complete, replay.events.len()), (true, 0));
     }
+}
+
+/// Whoever hangs up leaves its place only when its read is gone, so those behind it are never one too many.
+#[test]
+fn who_hangs_up_while_the_store_is_busy_costs_nobody_a_session() {
+    let gate = Arc::<Gate>::default();
+    let store = temporary(Arc::<Gate>::clone(&gate));
+    let closed = gate.0.lock().expect("no test panicked");
+    let first = store.commit(durable("1", "e"));
+    for _ in 0..3 * RECALLS {
+        let mut gone = store.replay("/", Vec::new(), 0, store.boot_seq() - 1);
+        assert!(gone.as_mut().now_or_never().is_none());
+    }
+    let mut waits = store.replay("/", Vec::new(), 0, store.boot_seq() - 1);
+    assert!(waits.as_mut().now_or_never().is_none());
+    drop(closed);
+    assert!(wait(first).is_ok() && wait(waits).is_ok_and(|replay| replay.complete));
 }
 
 /// Those that come back are saved again.
