@@ -33,10 +33,6 @@ pub const IDEMPOTENCY_KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// with its receipt and its entries in the indexes.
 pub const BATCH_ITEMS_PER_KEY: usize = 10;
 
-/// Rooms in the answer to `getConnectionInfo` that cost as much as an event, by which it is counted as several: with 1,000
-/// rooms of 128 bytes it takes 435 µs, and an event 7 µs.
-pub const ROOMS_PER_EVENT: usize = 16;
-
 /// Seconds of a user's events, and of a publisher's publishes, that may come at once: what piled up while the network
 /// was away, or one batch after another.
 pub const BURST_SECONDS: u32 = 10;
@@ -81,9 +77,9 @@ pub const SLOW_WRITE: Duration = Duration::from_millis(10);
 /// For how long such writes are left to the store's own thread then: a shard waits for a slow disk once in a while at most.
 pub const SLOW_WRITE_AGAIN: Duration = Duration::from_secs(5);
 
-/// Sessions that may have changed and not be written, for each of two lists of 144 KiB: some seconds of 1,000 changes a second.
-/// If there are more, the next process recovers no session.
-pub const UNSAVED_SESSIONS: usize = 4096;
+/// Sessions that may have changed and not be written, for each of two lists of 7 MB: as many as are kept, so that no number of
+/// clients that change theirs fills it. If there are more, the next process recovers no session.
+pub const UNSAVED_SESSIONS: usize = MAX_SESSIONS as usize;
 
 /// How often the server writes down that it is alive: so much more than the window of recovery a client may have been away
 /// when the server was killed.

@@ -11,7 +11,6 @@ use crate::events::{
     AuthenticateResponse, ConnectionInfo, Done, Failed, HeartbeatAck, Pong, RoomChanged, Welcome, client, server,
 };
 use crate::inbox::{self, Inboxes};
-use crate::limits::ROOMS_PER_EVENT;
 use crate::media;
 use crate::rooms::{self, Target};
 use crate::session::{Denied, NOT_ALLOWED, Sessions, identity, send};
@@ -48,10 +47,7 @@ fn common(
 ) -> Namespace {
     let namespace = Namespace::new(name)
         .on(client::GET_CONNECTION_INFO, |socket, event| {
-            let info = connection_info(socket);
-            // A small event may have a large answer.
-            socket.charge(u32::try_from(info.rooms.len() / ROOMS_PER_EVENT).unwrap_or(u32::MAX));
-            event.ack(&info);
+            event.ack(&connection_info(socket));
         })
         .on(client::PING, |socket, event| {
             let pong = Pong { timestamp: Moment::now().epoch_ms() };

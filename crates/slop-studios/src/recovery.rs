@@ -68,7 +68,7 @@ impl SessionKeeper for StoreKeeper {
         })
     }
 
-    fn missed(&self, namespace: &str, rooms: Vec<(String, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
+    fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
         let (store, namespace) = (Arc::clone(&self.store), namespace.to_owned());
         Box::pin(async move {
             let until = store.boot_seq().saturating_sub(1);

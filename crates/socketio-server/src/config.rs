@@ -81,7 +81,7 @@ pub struct Config {
     pub request_rate_per_session: u32,
     /// Messages of one connection each second, and ten times as many at once; 0 for no limit. Events past it are
     /// [refused](crate::Namespace::on_refused), and at twice as many at once the connection is closed. All that its client
-    /// sends counts: events, acks, attachments, fragments, control frames. Default 1,000: at 7 µs each, a hundredth of a core.
+    /// sends counts: events, acks, attachments, fragments, control frames; and every KiB of an acknowledgement that it gets. Default 1,000: at 7 µs each, a hundredth of a core.
     pub event_rate_per_socket: u32,
     /// Bytes of messages and of requests' headers that are not whole yet, and of messages that wait to be handled, which each shard
     /// holds for its clients together; a quarter of it for the clients of one address. Past it, connections that hold more than
@@ -295,6 +295,13 @@ pub(crate) const CROWDED_PAUSES: usize = 50;
 /// Sessions of one address that a shard has the keeper read at a time. Some are with the keeper while others are on their way, so
 /// that it is never idle.
 pub(crate) const READS_PER_ADDRESS: usize = 8;
+
+/// Bytes of an answer that cost as much as an event: an event that is acknowledged with more counts as several.
+pub(crate) const ANSWER_PER_MESSAGE: usize = 1024;
+
+/// Broadcasts that a client may have missed when it comes back: to send them again takes half a microsecond each, in one piece, since
+/// nothing may come between. So these are 10 ms, and 160 a second for two minutes.
+pub(crate) const MOST_MISSED: usize = 20_000;
 
 /// Frames that one vectored write takes. Linux allows 1,024; past 64 the call itself is no longer what costs.
 pub(crate) const FRAMES_PER_WRITE: usize = 64;

@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use socketio_protocol::packet::{self, Args};
 
-use crate::{frame::Frame, recovery::Offset, socket::Socket};
+use crate::{config::ANSWER_PER_MESSAGE, frame::Frame, recovery::Offset, socket::Socket};
 
 /// Why an event could not be encoded.
 #[derive(Debug, thiserror::Error)]
@@ -274,9 +274,14 @@ impl Ack {
     /// Sends the acknowledgement with any arguments.
     pub fn send_args(self, args: &EventArgs) {
         let namespace = self.socket.namespace();
-        self.socket.queue(args.frames(|out, attachments| {
-            packet::encode_ack(out, namespace, self.id, attachments, &args.json);
-        }));
+        let frames =
+            args.frames(|out, attachments| packet::encode_ack(out, namespace, self.id, attachments, &args.json));
+        // A small event may have a large answer.
+        let bytes: usize = frames.iter().map(Frame::len).sum();
+        if bytes >= ANSWER_PER_MESSAGE {
+            self.socket.inner().connection.charge(u32::try_from(bytes / ANSWER_PER_MESSAGE).unwrap_or(u32::MAX));
+        }
+        self.socket.queue(frames);
     }
 }
 

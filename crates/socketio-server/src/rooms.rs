@@ -1,6 +1,6 @@
 //! Which sockets of a shard are in which rooms of a namespace.
 
-use std::{cell::Cell, collections::HashMap, rc::Rc};
+use std::{cell::Cell, collections::HashMap, rc::Rc, sync::Arc};
 
 use slab::Slab;
 use smallvec::SmallVec;
@@ -25,14 +25,15 @@ pub enum JoinError {
 /// member knows its place in its socket's list, and the socket knows its place among the members.
 #[derive(Default)]
 pub(crate) struct Rooms {
-    by_name: HashMap<Rc<str>, usize>,
+    by_name: HashMap<Arc<str>, usize>,
     rooms: Slab<Room>,
     /// Number of the last walk through members.
     turn: u64,
 }
 
 struct Room {
-    name: Rc<str>,
+    /// Sessions that are saved have it too.
+    name: Arc<str>,
     members: Vec<Member>,
 }
 
@@ -100,12 +101,12 @@ impl Rooms {
     }
 
     /// The same, each with the broadcast after which the socket joined.
-    pub(crate) fn memberships_of(&self, socket: &Socket) -> Vec<(String, u64)> {
+    pub(crate) fn memberships_of(&self, socket: &Socket) -> Vec<(Arc<str>, u64)> {
         let memberships = socket.inner().memberships.borrow();
         memberships
             .iter()
             .filter_map(|membership| Some((self.rooms.get(membership.room as usize)?, membership.joined)))
-            .map(|(room, joined)| (room.name.to_string(), joined))
+            .map(|(room, joined)| (room.name.clone(), joined))
             .collect()
     }
 
@@ -132,7 +133,7 @@ impl Rooms {
         let room = match self.by_name.get(name) {
             Some(&room) => room,
             None => {
-                let name: Rc<str> = name.into();
+                let name: Arc<str> = name.into();
                 let room = self.rooms.insert(Room { name: name.clone(), members: Vec::new() });
                 self.by_name.insert(name, room);
                 room

@@ -22,7 +22,7 @@ use crate::{
     Config, DisconnectReason, Handle, Namespace, RawEndpoint, Socket, SocketRef, Tls,
     admission::{HttpPlace, StreamPlace},
     broadcast::Job,
-    config::{BURST_SECONDS, FLUSH_TURN, FLUSHES_PER_LOOK, TURN, WORK_PER_SECOND},
+    config::{BURST_SECONDS, FLUSH_TURN, FLUSHES_PER_LOOK, SLICE, TURN, WORK_PER_SECOND},
     connection::{Connection, ConnectionKey},
     fanout::{Fanout, Pace},
     frame::Frame,
@@ -126,7 +126,7 @@ pub(crate) struct Shard {
     /// The number of the last broadcast that every member has.
     position: Cell<u64>,
     /// Sockets whose sessions changed since the keeper was told.
-    unsaved: RefCell<Vec<Socket>>,
+    unsaved: RefCell<VecDeque<Socket>>,
     save_due: Notify,
     /// The socket whose client is about to get what it has missed, and the offset that it came back with: until then every
     /// event of the socket's has that.
@@ -503,31 +503,32 @@ impl Shard {
         if unsaved.is_empty() {
             self.save_due.notify_one();
         }
-        unsaved.push(socket.clone());
+        unsaved.push_back(socket.clone());
     }
 
+    /// Tells the keeper of the sessions that have changed, for a slice of time at a time: some are in many rooms.
     async fn save_sessions(self: Rc<Self>) {
         loop {
             self.save_due.notified().await;
             // What changes together is saved together.
             yield_now().await;
-            self.save_unsaved();
+            let mut began = self.now();
+            loop {
+                let Some(socket) = self.unsaved.borrow_mut().pop_front() else { break };
+                socket.save();
+                if self.now() - began > SLICE.as_nanos() as u64 {
+                    self.note_turn(self.now() - began);
+                    self.turn().await;
+                    began = self.now();
+                }
+            }
+            self.unsaved.borrow_mut().shrink_to_fit();
         }
     }
 
-    /// Tells the keeper of the sessions that have changed. Called before a connection is written to as well, so that whatever
-    /// a client is told has been saved.
-    pub(crate) fn save_unsaved(&self) {
-        if self.unsaved.borrow().is_empty() {
-            return;
-        }
-        let unsaved = std::mem::take(&mut *self.unsaved.borrow_mut());
-        let Some(keeper) = self.handle.recovery().and_then(|recovery| recovery.settings.keeper.as_ref()) else {
-            return;
-        };
-        for (pid, session) in unsaved.iter().filter_map(Socket::session_to_save) {
-            keeper.save(pid.as_str(), session);
-        }
+    /// Whether sessions have changed of which the keeper was not told.
+    pub(crate) fn has_unsaved(&self) -> bool {
+        !self.unsaved.borrow().is_empty()
     }
 
     /// Begins another while for the longest turn, tells how far the shard's sessions have come, and forgets what recovery need

@@ -7,6 +7,7 @@ use std::{
     fmt,
     net::IpAddr,
     rc::Rc,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -201,12 +202,6 @@ impl Socket {
     /// Changes [`Socket::strikes`].
     pub fn set_strikes(&self, strikes: u32) {
         self.0.connection.strikes.set(strikes);
-    }
-
-    /// Counts the event that is being handled as so many more, because it costs as much: see
-    /// [`Config::event_rate_per_socket`](crate::Config::event_rate_per_socket).
-    pub fn charge(&self, events: u32) {
-        self.0.connection.charge(events);
     }
 
     pub(crate) fn has_overlapping_handlers(&self) -> bool {
@@ -411,7 +406,7 @@ impl Socket {
     }
 
     /// Joins rooms, each after a broadcast. False if there are too many for that; then it joins none.
-    pub(crate) fn join_again(&self, rooms: &[(String, u64)]) -> bool {
+    pub(crate) fn join_again(&self, rooms: &[(Arc<str>, u64)]) -> bool {
         if !self.shard().may_join(self, 0, rooms.len()) {
             return false;
         }
@@ -513,10 +508,17 @@ impl Socket {
         }
     }
 
-    /// The session and its secret, if the keeper is to be told of it.
-    pub(crate) fn session_to_save(&self) -> Option<(Id, SavedSession)> {
-        let recovery = self.0.recovery.as_ref().filter(|_| self.is_connected())?;
-        Some((recovery.pid, SavedSession { is_changed: recovery.save(), ..self.session(recovery) }))
+    /// Whether the keeper was not told yet how the session has changed.
+    pub(crate) fn is_unsaved(&self) -> bool {
+        self.is_connected() && self.0.recovery.as_ref().is_some_and(|recovery| recovery.is_queued())
+    }
+
+    /// Tells the keeper how the session is now, unless it was told.
+    pub(crate) fn save(&self) {
+        let Some(recovery) = self.0.recovery.as_ref().filter(|_| self.is_unsaved()) else { return };
+        if let Some(keeper) = self.handle().recovery().and_then(|memory| memory.settings.keeper.as_ref()) {
+            keeper.save(recovery.pid.as_str(), SavedSession { is_changed: recovery.save(), ..self.session(recovery) });
+        }
     }
 
     /// Runs `f` when the client has got what it was sent so far; never, if the connection is lost or the client leaves the

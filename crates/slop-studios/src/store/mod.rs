@@ -102,7 +102,7 @@ pub trait Store: Debug + Send + Sync {
     fn replay(
         &self,
         namespace: &str,
-        rooms: Vec<(String, u64)>,
+        rooms: Vec<(Arc<str>, u64)>,
         after: u64,
         until: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>>;
@@ -441,7 +441,7 @@ pub struct SessionRecord {
     /// The socket's id.
     pub socket_id: String,
     /// The rooms that it was in, each with the number after which it joined.
-    pub rooms: Vec<(String, u64)>,
+    pub rooms: Vec<(Arc<str>, u64)>,
     /// What else the product keeps of it, JSON.
     pub data: String,
     /// The number that the client has received everything up to, if it does not know better.

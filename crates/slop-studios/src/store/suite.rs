@@ -433,7 +433,7 @@ fn what_must_survive_is_said_to_be_stored(make: Make) {
 }
 
 fn replayed(store: &dyn Store, namespace: &str, rooms: &[&str], after: u64) -> Replay {
-    let rooms = rooms.iter().map(|room| (room.to_string(), 0)).collect();
+    let rooms = rooms.iter().map(|room| (Arc::from(*room), 0)).collect();
     wait(store.replay(namespace, rooms, after, i64::MAX as u64)).expect("readable")
 }
 
@@ -461,10 +461,10 @@ fn a_replay_is_what_the_rooms_were_told(make: Make) {
     assert_eq!(names(&replayed(&*store, "/", &["r"], 0)), ["first", "last"]);
     assert_eq!(names(&replayed(&*store, "/", &["s", "r", "t"], 0)), ["first", "other room", "last"]);
     assert_eq!(names(&replayed(&*store, "/", &["r"], numbers[0])), ["last"]);
-    let joined = vec![("s".to_owned(), numbers[2]), ("r".to_owned(), numbers[0])];
+    let joined = vec![("s".into(), numbers[2]), ("r".into(), numbers[0])];
     let joined = wait(store.replay("/", joined, 0, i64::MAX as u64)).expect("readable");
     assert_eq!(names(&joined), ["last"], "what a room was told before it was joined is not among it");
-    let until = wait(store.replay("/", vec![("r".to_owned(), 0)], 0, numbers[5])).expect("readable");
+    let until = wait(store.replay("/", vec![("r".into(), 0)], 0, numbers[5])).expect("readable");
     assert_eq!(names(&until), ["first"]);
     assert_eq!(names(&replayed(&*store, "/media", &["r"], 0)), [""; 0]);
 
@@ -511,7 +511,7 @@ fn a_replay_has_the_newest_progress(make: Make) {
 
     // Who joined after the last event that arrived was told the state then, and that need not have arrived.
     let joined = |id: &str, at: u64, after: u64| {
-        wait(store.replay("/media", vec![(media_room(id), at)], after, i64::MAX as u64)).expect("readable")
+        wait(store.replay("/media", vec![(media_room(id).into(), at)], after, i64::MAX as u64)).expect("readable")
     };
     let (last, later) = (numbers[4], numbers[4] + 1);
     assert_eq!(names(&joined("done", last, numbers[1])), ["mediaComplete"]);
@@ -603,7 +603,7 @@ pub(super) fn session(key: u8, data: &str) -> SessionRecord {
         key: [key; 32],
         namespace: "/media".to_owned(),
         socket_id: "s".to_owned(),
-        rooms: vec![("a".to_owned(), 3), (media_room("m"), 0)],
+        rooms: vec![("a".into(), 3), (media_room("m").into(), 0)],
         data: data.to_owned(),
         since_seq: 7,
         updated_at: Moment::now(),

@@ -2,6 +2,7 @@
 
 use std::{hint::black_box, rc::Rc};
 
+use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::Connection;
@@ -166,7 +167,9 @@ impl Connection {
 
     /// False if the connection is broken.
     fn write_now(self: &Rc<Self>) -> bool {
-        self.shard.save_unsaved();
+        if self.shard.has_unsaved() {
+            self.save_sessions();
+        }
         let flushed = self.transport.borrow_mut().flush(&mut self.outbox.borrow_mut(), &self.shard.metrics);
         self.is_behind.set(flushed != Flushed::All);
         self.count_waiting();
@@ -178,6 +181,18 @@ impl Connection {
             Flushed::Broken => return false,
         }
         true
+    }
+
+    /// Whatever a client is told has been saved.
+    #[cold]
+    fn save_sessions(self: &Rc<Self>) {
+        let unsaved: SmallVec<[Socket; 3]> = {
+            let sockets = self.sockets.borrow();
+            sockets.iter().filter(|socket| socket.is_unsaved()).cloned().collect()
+        };
+        if !unsaved.is_empty() {
+            self.work(|| unsaved.iter().for_each(Socket::save));
+        }
     }
 
     /// Counts what the last flush left.

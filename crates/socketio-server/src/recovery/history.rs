@@ -8,7 +8,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-use crate::{frame::Frame, identifier::Id, recovery::Recovery};
+use crate::{config::MOST_MISSED, frame::Frame, identifier::Id, recovery::Recovery};
 
 /// A remembered broadcast.
 pub(crate) struct Entry {
@@ -250,29 +250,33 @@ impl History {
     }
 
     /// The broadcasts after `offset` for a socket in these rooms, each of which it joined after the broadcast named with
-    /// it, in their order; `None` if some may be forgotten.
+    /// it, in their order; `None` if some may be forgotten, or they are too many.
     pub(crate) fn missed(
         &self,
         namespace: u16,
         socket: &Id,
-        rooms: &[(String, u64)],
+        rooms: &[(Arc<str>, u64)],
         offset: u64,
         until: u64,
     ) -> Option<Vec<Arc<Entry>>> {
         if offset < self.forgotten && self.start < self.forgotten {
             return None;
         }
-        let own = (socket.as_str(), 0);
-        let named = rooms.iter().map(|(room, joined)| (room.as_str(), *joined)).chain([own]);
-        let keys = named.map(|(room, joined)| (Some(Arc::from(room)), joined)).chain([(None, 0)]);
+        let own = (Arc::from(socket.as_str()), 0);
+        let named = rooms.iter().cloned().chain([own]);
+        let keys = named.map(|(room, joined)| (Some(room), joined)).chain([(None, 0)]);
         let mut missed: Vec<Arc<Entry>> = Vec::new();
         for (room, joined) in keys {
             let Some(room) = self.rooms.get(&(namespace, room)) else { continue };
             let newer = room.entries.iter().rev().take_while(|entry| entry.offset > offset.max(joined));
-            missed.extend(newer.filter(|entry| entry.offset <= until).cloned());
+            let most = (MOST_MISSED + 1).saturating_sub(missed.len());
+            missed.extend(newer.filter(|entry| entry.offset <= until).take(most).cloned());
+        }
+        if missed.len() > MOST_MISSED {
+            return None;
         }
         missed.retain(|entry| {
-            let is_in = |room: &str| room == socket.as_str() || rooms.iter().any(|(name, _)| name == room);
+            let is_in = |room: &str| room == socket.as_str() || rooms.iter().any(|(name, _)| &**name == room);
             entry.except_socket != Some(*socket) && !entry.except.iter().any(|room| is_in(room))
         });
         missed.sort_unstable_by_key(|entry| entry.offset);
@@ -317,8 +321,23 @@ mod tests {
 
     fn missed(history: &History, room: &str) -> Vec<u64> {
         let socket = Id::parse("AAAAAAAAAAAAAAAAAAAA").expect("an id");
-        let missed = history.missed(0, &socket, &[(room.to_owned(), 0)], 0, u64::MAX).expect("nothing is forgotten");
+        let missed = history.missed(0, &socket, &[(room.into(), 0)], 0, u64::MAX).expect("nothing is forgotten");
         missed.iter().map(|entry| entry.offset).collect()
+    }
+
+    #[test]
+    fn too_many_are_not_sent_again() {
+        let (mut history, socket) = (history(0), Id::parse("AAAAAAAAAAAAAAAAAAAA").expect("an id"));
+        let rooms = [("a".into(), 0), ("b".into(), 0)];
+        let count = |history: &History| history.missed(0, &socket, &rooms, 0, u64::MAX).map(|missed| missed.len());
+        for number in 0..MOST_MISSED {
+            push(&mut history, &[["a", "b"][number % 2]], None);
+        }
+        assert_eq!(count(&history), Some(MOST_MISSED));
+        push(&mut history, &["c"], None);
+        assert_eq!(count(&history), Some(MOST_MISSED));
+        push(&mut history, &["a"], None);
+        assert_eq!(count(&history), None);
     }
 
     fn keys(history: &History) -> usize {

@@ -1,6 +1,6 @@
 //! Sessions that outlive the process: what an application that can keep them is asked for.
 
-use std::{fmt::Debug, future::Future, pin::Pin};
+use std::{fmt::Debug, future::Future, pin::Pin, sync::Arc};
 
 /// A session as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct SavedSession {
     /// The socket's id.
     pub socket_id: String,
     /// The rooms that it is in, each with the broadcast after which it joined.
-    pub rooms: Vec<(String, u64)>,
+    pub rooms: Vec<(Arc<str>, u64)>,
     /// What [`Namespace::save`](crate::Namespace::save) returned.
     pub data: String,
     /// The last broadcast that is known to have arrived, or that came before it connected.
@@ -84,7 +84,7 @@ pub trait SessionKeeper: Debug + Send + Sync {
     /// What earlier lives sent after `offset` to any of these rooms of a namespace, to each only what came after the number
     /// beside it, in its order. Nothing if some of it is no longer known. Asked each time that a client comes back
     /// which may not have it all yet, also for a session that came back before.
-    fn missed(&self, namespace: &str, rooms: Vec<(String, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>>;
+    fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>>;
 }
 
 /// What a keeper answers.

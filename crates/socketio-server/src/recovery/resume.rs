@@ -184,7 +184,7 @@ async fn read(
     // Also for a session that came back before: what was sent to it then may not have arrived.
     if after < begun {
         let mut rooms = session.rooms.clone();
-        rooms.push((session.socket_id.clone(), 0));
+        rooms.push((session.socket_id.as_str().into(), 0));
         let missed = keeper.missed(&session.namespace, rooms, after).await;
         found.recalled = missed.ok_or(RecoveryFailure::Forgotten)?;
         // What came since, the history has.
@@ -302,7 +302,7 @@ impl Connection {
             Some(_) if !accepted => Err(RecoveryFailure::Refused),
             Some(missed) => {
                 // What the restored session may no longer be in, it has left by now.
-                let held: HashSet<&str> = rooms.iter().map(|(room, _)| room.as_str()).chain([id.as_str()]).collect();
+                let held: HashSet<&str> = rooms.iter().map(|(room, _)| &**room).chain([id.as_str()]).collect();
                 let is_held = |event: &MissedEvent| event.rooms.iter().any(|room| held.contains(room.as_str()));
                 recalled.retain(|event| event.rooms.is_empty() || is_held(event));
                 if let Some(recovery) = &socket.inner().recovery {

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     mem,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -28,7 +29,7 @@ pub(crate) struct Sessions {
     /// What those who are away take, in all and of each address.
     taken: Taken,
     by_address: HashMap<Address, Taken>,
-    /// The addresses that have [many](Taken::is_many_of), and some that had: no more than thirty-two do.
+    /// The addresses that have [many](Taken::is_many_of), and some that had: no more than 512 do.
     many: Vec<Address>,
     window: Duration,
     max_sessions: usize,
@@ -58,7 +59,7 @@ pub(crate) struct Away {
     /// Its client's, unless that is a proxy's.
     address: Option<Address>,
     socket_id: Id,
-    rooms: Box<[(Box<str>, u64)]>,
+    rooms: Box<[(Arc<str>, u64)]>,
     data: Box<str>,
     received: u64,
     direct: Direct<Frame>,
@@ -71,8 +72,8 @@ const OVERHEAD_BYTES: usize = 64;
 /// So many entries are let be, whether they count or not.
 const FEW: usize = 64;
 
-/// An address has many sessions from this part of all on.
-const MANY: f64 = 1.0 / 16.0;
+/// An address has many sessions from this part of all on: so that those that do can be looked at one by one.
+const MANY: f64 = 1.0 / 256.0;
 
 impl Taken {
     /// The part that it is of all that may be.
@@ -112,7 +113,7 @@ impl Away {
             namespace,
             address,
             socket_id,
-            rooms: session.rooms.into_iter().map(|(room, joined)| (room.into(), joined)).collect(),
+            rooms: session.rooms.into(),
             data: session.data.into(),
             received: session.since,
             direct,
@@ -129,7 +130,7 @@ impl Away {
     /// The session and what was emitted to it alone. `name` tells the namespaces' names.
     pub(crate) fn unpack(self, name: impl FnOnce(u16) -> &'static str) -> (SavedSession, Direct<Frame>) {
         let mut session = SavedSession::new(name(self.namespace), self.socket_id.as_str(), self.received);
-        session.rooms = self.rooms.into_iter().map(|(room, joined)| (room.into(), joined)).collect();
+        session.rooms = self.rooms.into();
         session.data = self.data.into();
         (session, self.direct)
     }
@@ -335,7 +336,7 @@ mod tests {
     fn sessions_are_bounded_in_bytes() {
         let mut entropy = Entropy::new();
         let large = |address: Option<IpAddr>| {
-            let rooms = (0..10).map(|number| (number.to_string().repeat(100), 0)).collect();
+            let rooms = (0..10).map(|number| (number.to_string().repeat(100).into(), 0)).collect();
             let id = Entropy::new().session_id(0);
             let session = SavedSession { rooms, ..SavedSession::new("/", id.as_str(), 0) };
             Away::new(0, address.map(Address::of), id, session, Direct::default())
@@ -356,8 +357,9 @@ mod tests {
     fn no_address_pushes_out_the_sessions_of_others() {
         let mut entropy = Entropy::new();
         let mut sessions = Sessions::new(&Recovery { max_sessions: 64, ..Recovery::default() });
-        let mut keep = |sessions: &mut Sessions, last: u8| {
-            let address = Address::of(IpAddr::from([192, 0, 2, last]));
+        let mut keep = |sessions: &mut Sessions, number: u16| {
+            let [high, low] = number.to_be_bytes();
+            let address = Address::of(IpAddr::from([192, 0, high, low]));
             let (pid, away) = (entropy.session_id(0), away());
             (pid, sessions.keep(pid, Away { address: Some(address), ..away }))
         };
@@ -370,9 +372,9 @@ mod tests {
         assert!(others.iter().all(|pid| matches!(sessions.find(pid), Some(Whereabouts::Away(_)))));
         assert!(sessions.find(&greedy[59]).is_none());
         // If none has many, the oldest go first.
-        let mut sessions = Sessions::new(&Recovery { max_sessions: 64, ..Recovery::default() });
-        let all: Vec<Id> = (0..64).map(|last| keep(&mut sessions, last).0).collect();
-        assert!(keep(&mut sessions, 99).1 == [all[0]]);
+        let mut sessions = Sessions::new(&Recovery { max_sessions: 1_000, ..Recovery::default() });
+        let all: Vec<Id> = (0..1_000).map(|number| keep(&mut sessions, number).0).collect();
+        assert!(keep(&mut sessions, 1_000).1 == [all[0]]);
         // Of two that have many, the one with more.
         let mut sessions = Sessions::new(&Recovery { max_sessions: 64, ..Recovery::default() });
         let some: Vec<Id> = (0..25).map(|_| keep(&mut sessions, 8).0).collect();

@@ -311,6 +311,32 @@ async fn a_namespace_may_refuse_events() {
     assert_eq!(ws.text().await, r#"430["no"]"#);
 }
 
+/// A small event may have a large answer.
+#[tokio::test]
+async fn large_answers_count_as_several_events() {
+    // Twenty at once.
+    let config = Config { event_rate_per_socket: 2, ..one_shard() };
+    let server = TestServer::start(config, |server| {
+        server.namespace(
+            echo("/")
+                .on("large", |_, event| event.ack(&"x".repeat(10_240)))
+                .on_refused(|_, event| event.ack(&"too many")),
+        )
+    });
+    let (mut ws, _) = Ws::connected(server.addr).await;
+    assert_eq!(ws.text().await, r#"42["auth",{}]"#);
+    let mut answered = 0;
+    loop {
+        ws.send(r#"420["large"]"#).await;
+        match ws.text().await.as_str() {
+            r#"430["too many"]"# => break,
+            answer => assert!(answer.starts_with(r#"430["xxx"#)),
+        }
+        answered += 1;
+    }
+    assert_eq!(answered, 2);
+}
+
 #[tokio::test]
 async fn attachments_and_depth_have_their_limits() {
     let server = TestServer::echo(Config { max_attachments: 2, max_json_depth: 3, ..one_shard() });

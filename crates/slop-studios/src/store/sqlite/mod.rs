@@ -369,7 +369,7 @@ impl Store for SqliteStore {
     fn replay(
         &self,
         namespace: &str,
-        rooms: Vec<(String, u64)>,
+        rooms: Vec<(Arc<str>, u64)>,
         after: u64,
         until: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>> {

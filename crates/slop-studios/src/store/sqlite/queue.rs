@@ -633,7 +633,7 @@ mod tests {
             key: [key; 32],
             namespace: "/".to_owned(),
             socket_id: "s".to_owned(),
-            rooms: vec![("x".repeat(room_bytes), 0)],
+            rooms: vec![("x".repeat(room_bytes).into(), 0)],
             data: String::new(),
             since_seq: 0,
             updated_at: Moment::now(),

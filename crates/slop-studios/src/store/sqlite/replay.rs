@@ -22,7 +22,7 @@ use crate::rooms;
 pub(super) struct ReplayRead {
     earlier: Arc<Earlier>,
     namespace: String,
-    rooms: Vec<(String, u64)>,
+    rooms: Vec<(Arc<str>, u64)>,
     after: u64,
     until: u64,
     place: Place,
@@ -74,7 +74,7 @@ impl ReplayRead {
     pub(super) fn new(
         earlier: Arc<Earlier>,
         namespace: &str,
-        rooms: Vec<(String, u64)>,
+        rooms: Vec<(Arc<str>, u64)>,
         after: u64,
         until: u64,
     ) -> Self {
@@ -137,7 +137,7 @@ impl ReplayRead {
     }
 
     fn rooms_logged(&self, connection: &Connection) -> rusqlite::Result<Option<HashSet<usize>>> {
-        let places: HashMap<&str, usize> = self.rooms.iter().map(|(room, _)| room.as_str()).zip(0..).collect();
+        let places: HashMap<&str, usize> = self.rooms.iter().map(|(room, _)| &**room).zip(0..).collect();
         let (mut logged, most) = (HashSet::new(), self.look_ahead());
         let mut statement = connection.prepare_cached(
             "SELECT namespace, room, owner_room FROM log WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",

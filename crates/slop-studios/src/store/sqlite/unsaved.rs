@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use memmap2::MmapMut;
+use rustix::mm::{MlockFlags, mlock_with};
 
 use super::super::SessionKey;
 use crate::data_dir;
@@ -66,6 +67,11 @@ fn in_use(count: usize) -> Place {
     place(0, &key)
 }
 
+/// Whether a list may have so many bytes. Those of other versions have fewer places.
+const fn is_whole(bytes: u64) -> bool {
+    bytes > 0 && bytes.is_multiple_of(size_of::<Place>() as u64) && bytes <= LIST_BYTES as u64
+}
+
 /// The keys of a whole list. None if any session may be among them.
 fn keys_in(list: &[Place]) -> Option<Vec<SessionKey>> {
     let (first, places) = list.split_first()?;
@@ -110,7 +116,7 @@ impl Found {
         for name in FILES {
             let path = folder.join(name);
             let is_whole = match fs::symlink_metadata(&path) {
-                Ok(file) => file.is_file() && file.len() == LIST_BYTES as u64,
+                Ok(file) => file.is_file() && is_whole(file.len()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => false,
                 Err(error) => return Err(error),
             };
@@ -185,8 +191,7 @@ impl List {
         file.write_all(&empty)?;
         file.set_len(LIST_BYTES as u64)?;
         let places = map(&file)?;
-        // Where that is allowed, no page has to be read back from a disk that may fail: the process would be ended by a signal.
-        let _ = places.lock();
+        keep_in_memory(&places);
         Ok(Self { places, used: 0 })
     }
 
@@ -249,6 +254,14 @@ fn map(file: &File) -> io::Result<MmapMut> {
     unsafe { MmapMut::map_mut(file) }
 }
 
+/// Where that is allowed, no page that is in use has to be read back from a disk that may fail: the process would be ended by
+/// a signal. Pages that are not take no memory.
+#[expect(unsafe_code, reason = "it is about addresses, which are those of a mapping")]
+fn keep_in_memory(places: &MmapMut) {
+    // SAFETY: the pages are this mapping's, which may be unmapped all the same, and nothing is read or written.
+    let _ = unsafe { mlock_with(places.as_ptr().cast_mut().cast(), places.len(), MlockFlags::ONFAULT) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,6 +309,19 @@ mod tests {
         drop(unsaved);
         Unsaved::begin(folder.path()).expect("writable");
         assert_eq!(found(), [0; 0]);
+    }
+
+    #[test]
+    fn a_list_of_another_size_is_a_list() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut list = vec![NONE; 4096];
+        (list[0], list[1]) = (in_use(1), place(1, &[7; 32]));
+        for name in FILES {
+            fs::write(folder.path().join(name), list.as_flattened()).expect("writable");
+        }
+        assert_eq!(found(folder.path()), [7, 7]);
+        fs::write(folder.path().join(FILES[0]), &list.as_flattened()[..100]).expect("writable");
+        assert!(is_any(folder.path()));
     }
 
     #[test]

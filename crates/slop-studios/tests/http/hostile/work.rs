@@ -1,5 +1,7 @@
 //! What costs the server more than its bytes say.
 
+use std::time::Duration;
+
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384};
 use serde_json::json;
@@ -222,5 +224,37 @@ async fn reloads() {
                 "rules are asked again for each".to_owned()
             },
         )
+        .await;
+}
+
+/// Each of these changes is one of a session of a thousand rooms.
+#[tokio::test]
+async fn changes_of_large_sessions() {
+    const CLIENTS: usize = 40;
+    let siege =
+        Siege::of("40 clients in 1,000 rooms each that leave one and join it again, ten times a second").memory(96);
+    siege
+        .run(async |victim| {
+            let mut clients = tokio::task::JoinSet::new();
+            for _ in 0..CLIENTS {
+                let mut client = Peer::client(victim).await;
+                client.texts((0..1_000).map(|room| format!(r#"42["joinRoom","{room:0>128}"]"#))).await;
+                client.text(r#"421["getConnectionInfo"]"#).await;
+                client.until(|text| text.starts_with("431[")).await;
+                clients.spawn(async move {
+                    for _ in 0..20 {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        let room = format!("{:0>128}", 0);
+                        client.text(&format!(r#"42["leaveRoom","{room}"]"#)).await;
+                        client.text(&format!(r#"422["joinRoom","{room}"]"#)).await;
+                        let ack = client.until(|text| text.starts_with("432[")).await;
+                        assert!(ack.contains(r#""success":true"#), "{ack}");
+                    }
+                });
+            }
+            clients.join_all().await;
+            falls_to(victim, "slop_connections", 1).await;
+            "handled; its sessions are saved for a slice of time at a time".to_owned()
+        })
         .await;
 }

@@ -56,7 +56,7 @@ impl SessionKeeper for Slow {
         })
     }
 
-    fn missed(&self, _namespace: &str, _rooms: Vec<(String, u64)>, _offset: u64) -> Recalled<Vec<MissedEvent>> {
+    fn missed(&self, _namespace: &str, _rooms: Vec<(Arc<str>, u64)>, _offset: u64) -> Recalled<Vec<MissedEvent>> {
         Box::pin(std::future::ready(None))
     }
 }

@@ -68,10 +68,10 @@ impl SessionKeeper for Cellar {
         })
     }
 
-    fn missed(&self, _namespace: &str, rooms: Vec<(String, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
+    fn missed(&self, _namespace: &str, rooms: Vec<(Arc<str>, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
         let events = self.events.lock().expect("no test panicked");
         let missed = events.iter().filter(|(room, number, _)| {
-            rooms.iter().any(|(name, joined)| name == room && *number > offset.max(*joined))
+            rooms.iter().any(|(name, joined)| **name == **room && *number > offset.max(*joined))
         });
         let missed = missed
             .map(|(room, number, what)| MissedEvent::new(*number, "said", what.to_string()).to(vec![room.clone()]));
@@ -114,8 +114,11 @@ impl Cellar {
     async fn knows(&self, memory: &Memory, rooms: &[&str]) {
         let pid = memory.pid.as_deref().expect("a pid");
         let known = || self.sessions.lock().expect("no test panicked").get(pid).map(|session| session.rooms.clone());
-        let names = |rooms: Vec<(String, u64)>| rooms.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-        eventually("the session is kept", || known().map(names).is_some_and(|known| known == rooms)).await;
+        let names = |rooms: Vec<(Arc<str>, u64)>| rooms.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        eventually("the session is kept", || {
+            known().map(names).is_some_and(|known| known.iter().map(|name| &**name).eq(rooms.iter().copied()))
+        })
+        .await;
     }
 }
 
@@ -291,7 +294,7 @@ async fn a_session_outlives_the_server(shards: usize) {
     // It is told of nothing that came after this.
     let (memory, pid) = (client.memory.clone(), client.memory.pid.clone().expect("a pid"));
     let knows = || cellar.sessions.lock().expect("no test panicked").get(&pid).map(|session| session.rooms.clone());
-    eventually("the session is kept", || knows() == Some(vec![("a".to_owned(), 101)])).await;
+    eventually("the session is kept", || knows() == Some(vec![("a".into(), 101)])).await;
     first.shut_down(Duration::from_millis(100)).await;
 
     let second = cellar.start(shards, 1_000, studio("/"));

@@ -76,7 +76,7 @@ fn what_is_too_old_leaves() {
         store.read(|connection| Ok(connection.query_row("SELECT count(*) FROM inboxes", [], |row| row.get(0))?));
     assert_eq!(wait(inboxes), Ok(0));
     let newest =
-        wait(store.replay("/", vec![("r".to_owned(), 0)], store.boot_seq() - 1, i64::MAX as u64)).expect("readable");
+        wait(store.replay("/", vec![("r".into(), 0)], store.boot_seq() - 1, i64::MAX as u64)).expect("readable");
     assert_eq!((newest.complete, newest.events.len()), (true, 1));
 }
 
@@ -242,7 +242,7 @@ fn the_settings_in_force_say_what_is_over() {
 }
 
 /// Sessions with this many rooms come back. More was logged meanwhile, so that each room has to be looked up.
-fn place_of_crowded_sessions() -> (Place, Vec<(String, u64)>) {
+fn place_of_crowded_sessions() -> (Place, Vec<(Arc<str>, u64)>) {
     let place = Place::new();
     let (store, _) = place.open();
     let commits: Vec<_> = (0..1_500).map(|n| store.commit(durable(&n.to_string(), "e"))).collect();
@@ -250,7 +250,7 @@ fn place_of_crowded_sessions() -> (Place, Vec<(String, u64)>) {
     store.save_session(session(1, "{}"));
     until(|| store.usage().sessions.rows == 1);
     store.close();
-    (place, (0..1_000).map(|n| (format!("project-{n}"), 0)).collect())
+    (place, (0..1_000).map(|n| (format!("project-{n}").into(), 0)).collect())
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn what_is_asked_for_waits_for_a_part_of_the_sessions_that_are_saved() {
     let first = store.commit(durable("1", "e"));
     until(|| store.queue.is_idle());
     for key in 1..=20 {
-        let rooms = (0..1_000).map(|n| (format!("{n:0128}"), 0)).collect();
+        let rooms = (0..1_000).map(|n| (format!("{n:0128}").into(), 0)).collect();
         store.save_session(SessionRecord { rooms, ..session(key, "{}") });
     }
     let begun = Instant::now();
@@ -369,9 +369,9 @@ fn a_replay_in_slices_is_what_one_at_once_is() {
         store.close();
         let (store, _) = place.open();
         let until = store.boot_seq() - 1;
-        let rooms = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 0)).collect::<Vec<_>>();
+        let rooms = |names: &[&str]| names.iter().map(|name| (Arc::from(*name), 0)).collect::<Vec<_>>();
         let mut media_rooms = rooms(&["user:u"]);
-        media_rooms.extend((0..30).map(|n| (crate::rooms::media_room(&format!("m{n}")), [0, last][n % 2])));
+        media_rooms.extend((0..30).map(|n| (crate::rooms::media_room(&format!("m{n}")).into(), [0, last][n % 2])));
         let mut read = 0;
         for (namespace, rooms) in [("/", rooms(&["r", "s", "nothing"])), ("/media", media_rooms)] {
             for after in [first - 1, first + 10, last - 5, last] {

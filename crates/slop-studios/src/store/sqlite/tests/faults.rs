@@ -166,7 +166,7 @@ fn after_a_power_failure_lost_changes_of_sessions_are_not_undone() {
             }
         }
         let (again, _) = place.open();
-        let missed = again.replay("/", vec![("r".to_owned(), 0)], last, again.boot_seq() - 1);
+        let missed = again.replay("/", vec![("r".into(), 0)], last, again.boot_seq() - 1);
         assert_eq!(wait(missed).expect("readable").complete, !is_lost);
     }
 }

@@ -115,7 +115,7 @@ fn publish(store: &SqliteStore, change: Change) -> Committed {
 }
 
 fn replayed(store: &SqliteStore, after: u64) -> Replay {
-    wait(store.replay("/", vec![("r".to_owned(), 0)], after, i64::MAX as u64)).expect("readable")
+    wait(store.replay("/", vec![("r".into(), 0)], after, i64::MAX as u64)).expect("readable")
 }
 
 fn until(what: impl Fn() -> bool) {
