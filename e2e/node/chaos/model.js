@@ -395,14 +395,17 @@ export class Seat {
     const hadSession = this.id !== undefined;
     this.connected = true;
     this.sinceMs = this.connectedMs ?? -Infinity;
-    this.connectedMs = model.nowMs();
+    // The answer may have overtaken the news of a kill.
+    const isOvertaken = model.lastRestart.ms >= this.opened.ms;
+    this.connectedMs = isOvertaken ? this.opened.ms : model.nowMs();
     this.expectsAuthError = undefined;
     this.log(`connected, ${recovered ? 'recovered' : hadSession ? 'NOT recovered' : 'new'}, ${id}`);
     if (recovered) this.recovered(id);
     else this.anew(hadSession);
     this.id = id;
     this.offers = [];
-    this.isAtRisk = false;
+    // By what it lost by coming back.
+    this.isAtRisk = isOvertaken && this.changedMs >= this.opened.ms;
     this.firstTick = model.tick;
     this.heard();
   }
