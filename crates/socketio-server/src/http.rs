@@ -35,6 +35,7 @@ use socketio_protocol::websocket;
 use tokio::{
     net::TcpStream,
     sync::oneshot,
+    task::yield_now,
     time::{Instant, sleep_until, timeout},
 };
 
@@ -135,14 +136,20 @@ async fn serve_http(
 ) -> Option<(Stream, Bytes)> {
     let headers = Headers::new(&shard, peer.ip(), &place);
     let is_first = Rc::new(Cell::new(true));
+    // Whether a request has been answered since others had their turn.
+    let has_answered = Rc::new(Cell::new(false));
     let service = {
         let (shard, place, upgrade) = (shard.clone(), place.clone(), upgrade.clone());
-        let (headers, is_first) = (headers.clone(), is_first.clone());
+        let (headers, is_first, has_answered) = (headers.clone(), is_first.clone(), has_answered.clone());
         service_fn(move |request| {
             is_first.set(false);
             headers.came();
             let (shard, place, upgrade) = (shard.clone(), place.clone(), upgrade.clone());
+            let is_behind_another = has_answered.replace(true);
             Box::pin(async move {
+                if is_behind_another {
+                    yield_now().await;
+                }
                 let response = answer(&shard, request, peer, &place, &upgrade).await;
                 place.answered();
                 Ok::<_, Infallible>(response)
@@ -159,6 +166,7 @@ async fn serve_http(
     let mut first_request = pin!(sleep_until_some(deadline));
     let mut draining = false;
     let ended = std::future::poll_fn(|cx| {
+        has_answered.set(false);
         if !draining && (shard.is_draining() || drained.as_mut().poll(cx).is_ready()) {
             draining = true;
             Pin::new(&mut connection).graceful_shutdown();
