@@ -334,5 +334,8 @@ pub(crate) const PROBE_NOOP_INTERVAL: Duration = Duration::from_millis(100);
 /// that overtakes our last frames. As long may the last words of TLS take.
 pub(crate) const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
+/// Bytes that are read of it then: more than Linux holds of what was on its way, 6 MiB. Who sends more than that does not listen.
+pub(crate) const CLOSE_LINGER_BYTES: usize = 8 * 1024 * 1024;
+
 /// Closed polling sessions whose last packets wait for one more poll, for each shard.
 pub(crate) const MAX_FAREWELLS: usize = 1024;

@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     DisconnectReason,
-    config::{CLOSE_LINGER, READ_BUFFER, READS_PER_TURN, SMALL_WRITE},
+    config::{CLOSE_LINGER, CLOSE_LINGER_BYTES, READ_BUFFER, READS_PER_TURN, SMALL_WRITE},
     connection::{Connection, Origin},
     frame::Frame,
     metrics::ShardMetrics,
@@ -80,14 +80,16 @@ async fn run(connection: Rc<Connection>, mut reader: Reader, served: StreamGuard
 
 /// Reads what still comes, so that the kernel does not answer it with a reset that overtakes our last frames.
 async fn linger(shard: &Shard, read: OwnedReadHalf) {
-    while read.readable().await.is_ok() {
+    let mut left = CLOSE_LINGER_BYTES;
+    while left > 0 && read.readable().await.is_ok() {
         let mut scratch = take_scratch(shard);
         let result = read.try_read(&mut scratch);
         shard.scratch.set(Some(scratch));
         match result {
             Ok(0) => return,
+            Ok(count) => left = left.saturating_sub(count),
             Err(error) if error.kind() != ErrorKind::WouldBlock => return,
-            _ => {}
+            Err(_) => {}
         }
     }
 }
