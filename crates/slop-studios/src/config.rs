@@ -185,7 +185,7 @@ settings! {
     media_stall: Duration = "MEDIA_STALL_MS" Number DefaultValue::Fixed(defaults::MEDIA_STALL_MS),
         |text| whole(text, 0, defaults::MAX_TIMER_MS).map(Duration::from_millis);
 
-    /// Rooms that one socket may be in
+    /// Rooms and media subscriptions that one socket may have
     max_rooms_per_socket: usize = "MAX_ROOMS_PER_SOCKET" Number DefaultValue::Fixed(defaults::MAX_ROOMS_PER_SOCKET),
         |text| size(text, u64::from(u32::MAX));
 

@@ -12,7 +12,7 @@
 //! Only changes that come after that, while the process ends, are trusted to the system.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, BufReader, BufWriter, Read, Write as _};
 use std::mem;
 use std::path::Path;
 use std::sync::atomic::{Ordering, compiler_fence};
@@ -39,6 +39,8 @@ type Place = [u8; 36];
 const ALL: Place = [0xff; 36];
 const NONE: Place = [0; 36];
 const LIST_BYTES: usize = UNSAVED_SESSIONS * size_of::<Place>();
+/// Bytes of a list that are read or written at a time.
+const PIECE_BYTES: usize = 64 * 1024;
 
 fn place(number: usize, key: &SessionKey) -> Place {
     let mut place = NONE;
@@ -73,14 +75,32 @@ const fn is_whole(bytes: u64) -> bool {
 }
 
 /// The keys of a whole list. None if any session may be among them.
-fn keys_in(list: &[Place]) -> Option<Vec<SessionKey>> {
-    let (first, places) = list.split_first()?;
-    let first = key_in(0, first)?;
-    let count = u64::from_le_bytes(*first.first_chunk()?);
-    let used = (1..).zip(places).take_while(|(_, place)| **place != NONE);
-    let keys: Vec<SessionKey> = used.map(|(number, place)| key_in(number, place)).collect::<Option<_>>()?;
-    let rest_is_empty = places.iter().skip(keys.len()).all(|place| *place == NONE);
-    (keys.len() as u64 >= count && rest_is_empty).then_some(keys)
+fn keys_in(list: &mut impl Read) -> io::Result<Option<Vec<SessionKey>>> {
+    let (mut place, mut number, mut count, mut keys, mut is_behind) = (NONE, 0, None, Vec::new(), false);
+    while read_place(list, &mut place)? {
+        match (count, place == NONE) {
+            (None, _) => match key_in(0, &place).and_then(|first| first.first_chunk().copied()) {
+                Some(first) => count = Some(u64::from_le_bytes(first)),
+                None => return Ok(None),
+            },
+            (Some(_), true) => is_behind = true,
+            (Some(_), false) => match key_in(number, &place).filter(|_| !is_behind) {
+                Some(key) => keys.push(key),
+                None => return Ok(None),
+            },
+        }
+        number += 1;
+    }
+    Ok(Some(keys).filter(|keys| count.is_some_and(|count| keys.len() as u64 >= count)))
+}
+
+/// False at the end.
+fn read_place(list: &mut impl Read, place: &mut Place) -> io::Result<bool> {
+    match list.read_exact(place) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// See the module.
@@ -123,7 +143,9 @@ impl Found {
             if !is_whole {
                 return Ok(Self::All);
             }
-            let Some(keys) = keys_in(fs::read(path)?.as_chunks().0) else { return Ok(Self::All) };
+            // In pieces, as it is written: memory that is once used in one piece stays with the process.
+            let mut list = BufReader::with_capacity(PIECE_BYTES, File::open(path)?);
+            let Some(keys) = keys_in(&mut list)? else { return Ok(Self::All) };
             found.extend(keys);
         }
         Ok(Self::Sessions(found))
@@ -183,12 +205,16 @@ impl List {
         if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
             return Err(io::Error::other(format!("{} is not a file", path.display())));
         }
-        // A process that is killed here leaves a whole list, as it was or empty, if there was one.
+        // A process that is killed here leaves a list as it was, an empty one, or one that is damaged, if there was one.
         let mut file = data_dir::private_file().read(true).create(true).truncate(false).open(path)?;
         // Written, not only made so long: its places on the disk are there from now on.
-        let mut empty = vec![0; LIST_BYTES];
-        empty[..size_of::<Place>()].copy_from_slice(&in_use(0));
-        file.write_all(&empty)?;
+        let mut writer = BufWriter::with_capacity(PIECE_BYTES, &mut file);
+        writer.write_all(&in_use(0))?;
+        for _ in 1..UNSAVED_SESSIONS {
+            writer.write_all(&NONE)?;
+        }
+        writer.flush()?;
+        drop(writer);
         file.set_len(LIST_BYTES as u64)?;
         let places = map(&file)?;
         keep_in_memory(&places);
