@@ -208,7 +208,7 @@ pub(crate) const BURST_SECONDS: u32 = 10;
 /// 80 MB.
 pub(crate) const SMALL_UNFINISHED: usize = 4 * 1024;
 
-/// As much that waits for a client is let be, and as much that may not have arrived.
+/// So much that waits for a client or may not have arrived is let be, however much others hold: forty answers.
 pub(crate) const SMALL_UNARRIVED: usize = 4 * 1024;
 
 /// What a frame that waits for a client takes besides its text: itself, its counts, its place in the outbox.

@@ -16,9 +16,9 @@ pub(crate) struct Outbox {
     written: usize,
     /// Bytes that still wait.
     bytes: usize,
-    /// What the frames take that are this client's alone.
+    /// What the frames take that are this client's alone, those that are partly written in whole.
     own: usize,
-    /// Of those, the ones in the TLS record that is being written; at most a record's.
+    /// Of the bytes that wait, the ones in the TLS record that is being written; at most a record's.
     sealed: u32,
     /// Frames were dropped. Half of one may be out, and none may follow it.
     abandoned: bool,

@@ -384,7 +384,7 @@ pub(super) fn with_polling<T>(session: &Connection, f: impl FnOnce(&mut Polling)
 
 /// Counts a request of the session, and tells how long it is to wait: a client that is at its rate is slowed down to it. It may
 /// have much to read or to say, in many small pieces; told so by an error, it would end its session. It has one poll and one POST
-/// under way, or none of its session is left, so it never comes far past its rate.
+/// under way, so it comes no further past its rate than by POSTs that it begins and gives up.
 fn pay(session: &Connection) -> Duration {
     let (now, rate) = (session.shard.now(), session.shard.request_rate);
     let wait = with_polling(session, |polling| {

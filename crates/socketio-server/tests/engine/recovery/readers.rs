@@ -92,15 +92,21 @@ async fn back(server: &TestServer, from: &str, number: usize) -> Ws {
     ws
 }
 
+/// Fifty clients of one address that come back, of which some are read for.
+async fn fifty_back(server: &TestServer, keeper: &Slow) -> Vec<Ws> {
+    let mut clients = Vec::new();
+    for number in 0..50 {
+        clients.push(back(server, "127.0.0.1", number).await);
+    }
+    eventually("it is asked", || keeper.asked() == AT_A_TIME).await;
+    clients
+}
+
 #[tokio::test]
 async fn the_clients_of_an_address_wait_for_each_other() {
     let keeper = Slow::new();
     let server = keeper.start();
-    let mut clients = Vec::new();
-    for number in 0..50 {
-        clients.push(back(&server, "127.0.0.1", number).await);
-    }
-    eventually("it is asked", || keeper.asked() == AT_A_TIME).await;
+    let mut clients = fifty_back(&server, &keeper).await;
     server.settle().await;
     assert_eq!(keeper.asked(), AT_A_TIME);
     clients.push(back(&server, "127.0.0.2", 50).await);
@@ -116,11 +122,7 @@ async fn the_clients_of_an_address_wait_for_each_other() {
 async fn nothing_is_read_for_who_is_gone() {
     let keeper = Slow::new();
     let server = keeper.start();
-    let mut clients = Vec::new();
-    for number in 0..50 {
-        clients.push(back(&server, "127.0.0.1", number).await);
-    }
-    eventually("it is asked", || keeper.asked() == AT_A_TIME).await;
+    let clients = fifty_back(&server, &keeper).await;
     drop(clients);
     eventually("they are gone", || server.metrics().connections == 0).await;
     eventually("nothing is read", || keeper.under_way.load(SeqCst) == 0).await;
