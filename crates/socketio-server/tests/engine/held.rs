@@ -131,6 +131,30 @@ async fn events_that_wait_for_handlers_are_counted() {
     eventually("nothing is held", || server.metrics().unfinished_bytes == 0).await;
 }
 
+/// However small they are.
+#[tokio::test]
+async fn small_events_that_wait_for_handlers_are_counted() {
+    const EVENTS: usize = 40;
+    let gate = Arc::new(Semaphore::new(0));
+    let server = TestServer::start(one_shard(), |server| {
+        let gate = gate.clone();
+        let wait = move |_: Socket, _: OwnedEvent| {
+            let gate = gate.clone();
+            async move { gate.acquire().await.expect("the gate stays").forget() }
+        };
+        server.namespace(Namespace::new("/").on_async("wait", wait))
+    });
+    let (mut ws, _) = Ws::connected(server.addr).await;
+    for _ in 0..EVENTS {
+        ws.send(r#"42["wait"]"#).await;
+    }
+    eventually("they wait", || server.metrics().events_received == EVENTS as u64).await;
+    server.settle().await;
+    assert!(server.metrics().unfinished_bytes >= 200 * EVENTS as u64, "{}", server.metrics().unfinished_bytes);
+    gate.add_permits(EVENTS);
+    eventually("nothing is held", || server.metrics().unfinished_bytes == 0).await;
+}
+
 /// A session is not read while its client does not take what waits for it.
 #[tokio::test]
 async fn a_body_that_waits_is_counted() {
@@ -303,6 +327,25 @@ async fn an_address_has_a_share_of_what_may_not_have_arrived() {
     assert!(server.metrics().unarrived_bytes > 75_000, "what came back with its session counts again");
     let failures = server.metrics().recovery_failures;
     assert!(failures.contains(&(RecoveryFailure::Forgotten, 1)), "{failures:?}");
+}
+
+/// A broadcast that is sent again takes a frame of its own.
+#[tokio::test]
+async fn what_is_sent_again_is_counted() {
+    const MISSED: usize = 1_000;
+    let config = Config { recovery: Some(Recovery::default()), ..one_shard() };
+    let server = TestServer::start(config, |server| server.namespace(generous()));
+    let (ws, pid) = recoverable(&server, "").await;
+    drop(ws);
+    eventually("it is away", || server.metrics().sessions_away == 1).await;
+    for number in 0..MISSED {
+        server.handle.broadcast("/").emit("small", &number).expect("a name").await;
+    }
+    let mut back = Polling::open(server.addr).await;
+    back.send(format!(r#"40{{"pid":"{pid}"}}"#)).await;
+    eventually("it waits for the client", || server.metrics().unarrived_bytes > 64 * MISSED as u64).await;
+    while !back.text().await.starts_with(&format!(r#"42["small",{}"#, MISSED - 1)) {}
+    eventually("it does not any more", || server.metrics().unarrived_bytes < 1_000).await;
 }
 
 /// An address is in no more rooms than its share; a few are let be, and so is what the application has a socket join.

@@ -1,13 +1,20 @@
 //! A client with much to do leaves others their turn.
 
 use std::{
+    convert::Infallible,
+    future::{Ready, ready},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use socketio_protocol::websocket::OpCode;
 use socketio_server::{Config, Namespace, Socket};
 use tokio::sync::Semaphore;
@@ -167,6 +174,39 @@ async fn every_socket_is_asked_in_turns() {
     let asked = done.clone();
     server.handle.for_each_in_room("/asked", "room", move |_| work(&asked));
     bystander.is_heard_in_between().await;
+}
+
+/// Every answer of this service is work.
+#[derive(Clone)]
+struct Works(Arc<AtomicUsize>);
+
+impl tower_service::Service<Request<Incoming>> for Works {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Incoming>) -> Self::Future {
+        work(&self.0);
+        ready(Ok(Response::default()))
+    }
+}
+
+#[tokio::test]
+async fn requests_behind_others_are_answered_in_turns() {
+    let (done, gate) = begin();
+    let server =
+        TestServer::start(one_shard(), |server| server.namespace(busy(&done, &gate)).fallback(Works(done.clone())));
+    let mut bystander = Bystander::connected(&server).await;
+    let mut pipelined = Http::connect(server.addr).await;
+    pipelined.send_raw("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(MANY).as_bytes()).await;
+    bystander.is_heard_in_between().await;
+    for _ in 0..MANY {
+        assert_eq!(pipelined.response().await.expect("a response").status, 200);
+    }
 }
 
 /// Clients that come back for sessions, or with tokens, take turns as well.
