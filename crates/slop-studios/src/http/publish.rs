@@ -139,7 +139,7 @@ async fn publish(
         let asked = fingerprint(&[kind.as_str().as_bytes(), target.as_bytes(), &bytes]);
         keyed(publisher, key, asked)
     });
-    let publish = Publish::read(kind, target, fields::check_text(&bytes)?)?;
+    let publish = Publish::read(kind, target, &fields::check_text(&bytes)?)?;
     Ok(receipt(app.executor.publish(&publisher.scopes, publish, key).await?))
 }
 
@@ -188,7 +188,8 @@ pub(crate) async fn batch(
     let key = idempotency_key(request.headers())?;
     let bytes = app.bodies.read(request).await?;
     let key = key.map(|key| keyed(&publisher, key, fingerprint(&[b"batch", &bytes])));
-    let items = fields::parse_array(fields::check_text(&bytes)?)?;
+    let text = fields::check_text(&bytes)?;
+    let items = fields::parse_array(&text)?;
     if items.len() > MAX_BATCH_ITEMS {
         let message = format!("must not have more than {MAX_BATCH_ITEMS} items");
         return Err(Problem::invalid(vec![FieldError::new("", message)]));

@@ -206,7 +206,8 @@ async fn optional_fields<T>(
     if !is_typed {
         return Err(Problem::unsupported_media_type());
     }
-    let mut fields = Fields::parse(fields::check_text(&bytes)?)?;
+    let text = fields::check_text(&bytes)?;
+    let mut fields = Fields::parse(&text)?;
     let value = read(&mut fields);
     Ok(Some(fields.finish(Some(value))?))
 }

@@ -9,6 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::surrogates;
 use crate::limits::{MAX_BODY_MEMBERS, MAX_JSON_DEPTH};
 
 /// What is wrong with one field.
@@ -42,16 +43,16 @@ impl ReadError {
     }
 }
 
-/// Checks that a body is JSON text that is safe to keep and pass on.
+/// Checks that a body is JSON text that is safe to keep and pass on. Halves of surrogate pairs in it become U+FFFD.
 ///
 /// # Errors
 /// If it is not UTF-8, or nested deeper than [`MAX_JSON_DEPTH`].
-pub fn check_text(body: &[u8]) -> Result<&str, ReadError> {
+pub fn check_text(body: &[u8]) -> Result<Cow<'_, str>, ReadError> {
     let text = std::str::from_utf8(body).map_err(|_error| ReadError::Malformed("body is not UTF-8".into()))?;
     if is_nested_too_deeply(text) {
         return Err(ReadError::Malformed(format!("body is nested deeper than {MAX_JSON_DEPTH} levels")));
     }
-    Ok(text)
+    Ok(surrogates::replace_lone(text))
 }
 
 /// The JSON parser does not look into what passes through it unparsed, so depth is counted here.

@@ -20,6 +20,7 @@ use crate::store::{
 pub mod body;
 pub mod fields;
 pub mod scope;
+mod surrogates;
 
 pub use body::{Kind, Publish};
 pub use fields::{FieldError, ReadError};
