@@ -141,8 +141,8 @@ class Log:
         self._taken = {}
 
     def add(self, namespace, event, args):
-        # A second argument is an offset of Socket.IO's connection state recovery.
-        assert len(args) == 1 or (len(args) == 2 and isinstance(args[1], str)), (event, args)
+        # The offset of Socket.IO's connection state recovery is for clients that can come back with it.
+        assert len(args) == 1, (event, args)
         self.entries.append((namespace, event, args[0]))
 
     def take(self, namespace, event):

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use socketio_protocol::engine_io::{
-    Handshake, Packet, PayloadPacket, PayloadWriter, decode_payload,
+    Handshake, Packet, TextPacket, PayloadWriter, decode_payload,
 };
 
 fuzz_target!(|body: &str| {
@@ -14,7 +14,7 @@ fuzz_target!(|body: &str| {
     let mut payload = PayloadWriter::new();
     for packet in &packets {
         match packet {
-            PayloadPacket::Text(packet) => {
+            TextPacket::Packet(packet) => {
                 let mut text = Vec::new();
                 packet.encode(&mut text);
                 payload.push_text(&text);
@@ -22,7 +22,7 @@ fuzz_target!(|body: &str| {
                     let _ = Handshake::decode(data);
                 }
             }
-            PayloadPacket::Binary(data) => payload.push_binary(data),
+            TextPacket::Binary(data) => payload.push_binary(data),
         }
     }
     let written = String::from_utf8(payload.finish()).expect("text and base64");

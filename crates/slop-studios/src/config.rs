@@ -226,6 +226,9 @@ settings! {
     /// How long a client may take to send a request's headers
     header_timeout: Duration = "HEADER_TIMEOUT_MS" Number DefaultValue::Fixed(defaults::HEADER_TIMEOUT_MS), milliseconds;
 
+    /// How long an HTTP connection may be idle between two requests; clients are told by `Keep-Alive`
+    keep_alive_timeout: Duration = "KEEP_ALIVE_TIMEOUT_MS" Number DefaultValue::Fixed(defaults::KEEP_ALIVE_TIMEOUT_MS), milliseconds;
+
     /// How long a client or publisher may take to send a request's body
     body_timeout: Duration = "BODY_TIMEOUT_MS" Number DefaultValue::Fixed(defaults::BODY_TIMEOUT_MS), milliseconds;
 

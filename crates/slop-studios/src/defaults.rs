@@ -26,7 +26,7 @@ pub const PING_INTERVAL_MS: &str = "25000";
 /// Engine.IO's own default: a phone that changes networks has time to come back.
 pub const PING_TIMEOUT_MS: &str = "20000";
 /// The contract's example client gives up connecting after 10,000 ms too, so waiting longer serves nobody.
-pub const CONNECT_TIMEOUT_MS: &str = "10000";
+pub const CONNECT_TIMEOUT_MS: &str = "45000";
 /// Engine.IO's own default (1 MB), in bytes, on both transports.
 pub const MAX_PAYLOAD_BYTES: &str = "1000000";
 /// Socket.IO's own default: a train's tunnel, a laptop carried to another room, a restart of the server.
@@ -74,6 +74,9 @@ pub const ADDRESSES_THAT_HANDSHAKE: u64 = 2;
 pub const MAX_HEADER_BYTES: &str = "32768";
 /// A request's headers are one packet or two, which even a bad mobile network brings within some round trips.
 pub const HEADER_TIMEOUT_MS: &str = "10000";
+/// Load balancers and nginx keep a connection idle for 60 s, and are to be the ones to close it; a worker that publishes every
+/// minute keeps its own.
+pub const KEEP_ALIVE_TIMEOUT_MS: &str = "75000";
 /// The largest body in 30 s is 35 KB/s.
 pub const BODY_TIMEOUT_MS: &str = "30000";
 /// A client that polls and posts in turn over a round trip of 20 ms makes 100 requests a second.

@@ -471,6 +471,7 @@ fn engine_config(settings: &Settings, places: Places) -> Config {
         max_rooms_per_socket: settings.max_rooms_per_socket.saturating_add(1),
         max_header_bytes: settings.max_header_bytes,
         header_timeout: settings.header_timeout,
+        keep_alive_timeout: settings.keep_alive_timeout,
         body_timeout: settings.body_timeout,
         max_connections: places.connections,
         max_http_connections: places.http,

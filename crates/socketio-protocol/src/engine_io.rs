@@ -1,8 +1,8 @@
 //! Engine.IO packets, and the payloads that carry several of them over HTTP long-polling.
 //!
-//! A text packet is one digit and its data. In a WebSocket each has a text frame of its own and binary data is a
-//! binary frame as it is; in the body of a polling request or response packets are put together with
-//! [`SEPARATOR`] and binary data is `b` and base64.
+//! A text packet is one digit and its data, or `b` and binary data in base64. In a WebSocket each has a text frame of its
+//! own, and binary data usually is a binary frame as it is; in the body of a polling request or response packets are put
+//! together with [`SEPARATOR`].
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -26,7 +26,8 @@ const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// One text packet, as it stands in a WebSocket text frame or between the separators of a polling payload.
+/// One packet that is no binary data, as it stands in a WebSocket text frame or between the separators of a polling
+/// payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packet<'a> {
     /// `0`: the server's handshake, a JSON object (see [`Open`] and [`Handshake`]).
@@ -88,20 +89,26 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// A packet of a polling payload.
+/// A packet in text form: of a polling payload, or a WebSocket text frame. A client that was told to
+/// (`forceBase64`) sends binary data in text frames too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PayloadPacket<'a> {
-    /// A text packet.
-    Text(Packet<'a>),
+pub enum TextPacket<'a> {
+    /// A packet that is no binary data.
+    Packet(Packet<'a>),
     /// A message of binary data, decoded from base64.
     Binary(Vec<u8>),
 }
 
-impl<'a> PayloadPacket<'a> {
-    fn decode(text: &'a str) -> Result<Self, DecodeError> {
+impl<'a> TextPacket<'a> {
+    /// Reads one packet.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Packet::decode`], and [`DecodeError::Base64`].
+    pub fn decode(text: &'a str) -> Result<Self, DecodeError> {
         match text.strip_prefix('b') {
-            Some(encoded) => LENIENT_BASE64.decode(encoded).map(PayloadPacket::Binary).map_err(|_| DecodeError::Base64),
-            None => Packet::decode(text).map(PayloadPacket::Text),
+            Some(encoded) => LENIENT_BASE64.decode(encoded).map(TextPacket::Binary).map_err(|_| DecodeError::Base64),
+            None => Packet::decode(text).map(TextPacket::Packet),
         }
     }
 }
@@ -129,7 +136,7 @@ impl<'a> Payload<'a> {
 }
 
 impl<'a> Iterator for Payload<'a> {
-    type Item = Result<PayloadPacket<'a>, DecodeError>;
+    type Item = Result<TextPacket<'a>, DecodeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let rest = self.rest.take()?;
@@ -140,7 +147,7 @@ impl<'a> Iterator for Payload<'a> {
             }
             None => rest,
         };
-        let packet = PayloadPacket::decode(packet);
+        let packet = TextPacket::decode(packet);
         if packet.is_err() {
             self.rest = None;
         }
@@ -149,6 +156,16 @@ impl<'a> Iterator for Payload<'a> {
 }
 
 impl std::iter::FusedIterator for Payload<'_> {}
+
+/// Appends a message of binary data in text form: `b` and base64.
+pub fn encode_binary(data: &[u8], out: &mut Vec<u8>) {
+    let encoded = data.len().div_ceil(3) * 4;
+    out.reserve(1 + encoded);
+    out.push(b'b');
+    let start = out.len();
+    out.resize(start + encoded, 0);
+    STANDARD.encode_slice(data, &mut out[start..]).expect("four characters for every three bytes begun");
+}
 
 /// Puts the body of a polling response together.
 #[derive(Default)]
@@ -175,13 +192,8 @@ impl PayloadWriter {
 
     /// Appends a message of binary data as `b` and base64.
     pub fn push_binary(&mut self, data: &[u8]) {
-        let encoded = data.len().div_ceil(3) * 4;
-        self.body.reserve(2 + encoded);
         self.separate();
-        self.body.push(b'b');
-        let start = self.body.len();
-        self.body.resize(start + encoded, 0);
-        STANDARD.encode_slice(data, &mut self.body[start..]).expect("four characters for every three bytes begun");
+        encode_binary(data, &mut self.body);
     }
 
     /// The length of the body so far in bytes.

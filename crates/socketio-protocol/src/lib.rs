@@ -20,6 +20,7 @@
 //! | `engine_io` | Engine.IO packets, and the payloads that carry several of them |
 //! | `packet` | Socket.IO packets: read, written, their arguments and attachments |
 //! | `websocket` | WebSocket frames: read, written, and the handshake's key |
+//! | `msgpack` | what tells a client with another parser that it is not understood |
 //! | `json` | the little of JSON that the codecs write and check themselves |
 //!
 //! The formats are those of the [Engine.IO protocol, revision 4], the [Socket.IO protocol, revision 5] and [RFC 6455].
@@ -33,5 +34,6 @@
 
 pub mod engine_io;
 mod json;
+pub mod msgpack;
 pub mod packet;
 pub mod websocket;

@@ -248,7 +248,7 @@ impl Broadcast {
     /// Sends an event with one argument. It is encoded once, here.
     ///
     /// # Errors
-    /// If the payload has no JSON form or the name is one of Socket.IO's own.
+    /// If the payload has no JSON form, the name is one of Socket.IO's own, or the namespace is not known.
     pub fn emit(self, event: &str, payload: &impl Serialize) -> Result<Delivery, EncodeError> {
         self.emit_args(event, &EventArgs::new(payload)?)
     }
@@ -256,12 +256,14 @@ impl Broadcast {
     /// Sends an event with any arguments.
     ///
     /// # Errors
-    /// If the name is one of Socket.IO's own.
+    /// If the name is one of Socket.IO's own, or the namespace is not known.
     pub fn emit_args(self, event: &str, args: &EventArgs) -> Result<Delivery, EncodeError> {
         check_name(event)?;
         let (done, receiver) = oneshot::channel();
         let delivery = Delivery(receiver);
-        let Some(namespace) = self.handle.namespace(&self.namespace) else { return Ok(delivery) };
+        let Some(namespace) = self.handle.namespace(&self.namespace) else {
+            return Err(EncodeError::UnknownNamespace(self.namespace.into()));
+        };
         let node = &self.handle.0;
         // Held until every mailbox has it: the numbers are in order there.
         let recovery = node.recovery.get();

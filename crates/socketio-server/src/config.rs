@@ -40,7 +40,8 @@ pub struct Config {
     pub ping_interval: Duration,
     /// How long a heartbeat may stay unanswered. Default 20 s, as Node's server.
     pub ping_timeout: Duration,
-    /// How long a new connection may take to connect to a first namespace. Default 10 s.
+    /// How long a new connection may take to connect to a first namespace. Default 45 s, as Node's server: a page may have to ask
+    /// for a token first. How many do so at a time is bounded by `max_handshakes`.
     pub connect_timeout: Duration,
     /// How long a WebSocket probe may take to finish its upgrade. Default 10 s.
     pub upgrade_timeout: Duration,
@@ -48,9 +49,13 @@ pub struct Config {
     /// a request may hold so many until `header_timeout`. Default 32 KiB: a token of 16 KiB in `Authorization`, and as much
     /// again for cookies and what proxies add.
     pub max_header_bytes: usize,
-    /// How long a client may take to send a request's headers, the first one's from when it is connected. Default 10 s: a
-    /// request is one packet or two, and even a bad mobile network brings those within some round trips.
+    /// How long a client may take to send a request's headers, from their first byte on; the first request's from when it is
+    /// connected. Default 10 s: a request is one packet or two, and even a bad mobile network brings those within some round
+    /// trips.
     pub header_timeout: Duration,
+    /// How long an HTTP connection may be idle between two requests, as `Keep-Alive: timeout=` says to clients. Default 75 s, as
+    /// nginx: longer than the 60 s that load balancers keep theirs idle, so that they are the ones to close.
+    pub keep_alive_timeout: Duration,
     /// How long it may then take to send the body. Default 30 s: the largest, at 35 KB/s.
     pub body_timeout: Duration,
     /// Engine.IO connections in all. Past it a client gets 503. Default 100,000, which at 3 KiB each are 300 MB.
@@ -104,6 +109,9 @@ pub struct Config {
     pub max_json_depth: usize,
     /// Origins that browsers may connect from. Default: any.
     pub origins: Origins,
+    /// Whether the whole request that opens a connection is kept for [`Socket::handshake`](crate::Socket::handshake): its query,
+    /// path and headers. Default: no, because what is kept is paid for by every idle connection.
+    pub keep_handshake: bool,
     /// Headers of the handshake request that are kept for [`Socket::header`](crate::Socket::header). Default: none,
     /// because what is kept is paid for by every idle connection. A client that sends one of more than 17 KiB gets 431.
     pub kept_headers: Vec<HeaderName>,
@@ -136,6 +144,46 @@ pub struct Config {
     pub max_pending_acks: usize,
 }
 
+impl Config {
+    /// Says what is wrong with it, for who wrote it.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        check_path(&self.path)?;
+        let positive = [
+            ("max_payload", self.max_payload),
+            ("max_json_depth", self.max_json_depth),
+            ("outbox_soft_limit", self.outbox_soft_limit),
+            ("outbox_hard_limit", self.outbox_hard_limit),
+            ("fanout_per_turn", self.fanout_per_turn),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{name} must be more than 0"));
+        }
+        let durations = [
+            ("ping_interval", self.ping_interval),
+            ("ping_timeout", self.ping_timeout),
+            ("connect_timeout", self.connect_timeout),
+            ("upgrade_timeout", self.upgrade_timeout),
+            ("header_timeout", self.header_timeout),
+            ("keep_alive_timeout", self.keep_alive_timeout),
+            ("body_timeout", self.body_timeout),
+            ("write_stall_timeout", self.write_stall_timeout),
+        ];
+        match durations.iter().find(|(_, value)| value.is_zero()) {
+            Some((name, _)) => Err(format!("{name} must be more than 0")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Says what is wrong with a path that the engine is to speak at.
+pub(crate) fn check_path(path: &str) -> Result<(), String> {
+    if path.starts_with('/') && !path.ends_with('/') {
+        Ok(())
+    } else {
+        Err(format!("path {path:?} must begin with a slash and not end with one"))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -143,10 +191,11 @@ impl Default for Config {
             shards: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
-            connect_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(45),
             upgrade_timeout: Duration::from_secs(10),
             max_header_bytes: 32 * 1024,
             header_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
             max_connections: 100_000,
             max_http_connections: 1024,
@@ -163,6 +212,7 @@ impl Default for Config {
             max_attachments: 64,
             max_json_depth: MAX_DEPTH,
             origins: Origins::Any,
+            keep_handshake: false,
             kept_headers: Vec::new(),
             outbox_soft_limit: 256 * 1024,
             outbox_hard_limit: 1024 * 1024,
@@ -192,6 +242,10 @@ pub(crate) const SMALL_READ: usize = 4 * 1024;
 
 /// hyper's buffer is at least as large.
 pub(crate) const MIN_HEADER_BYTES: usize = 8 * 1024;
+
+/// The shortest header that counts, with its name, colon and line end: so many bytes of [`Config::max_header_bytes`] are one
+/// header at most. By default 2,048 headers; a request through several proxies has 50. hyper takes 100 unless told otherwise.
+pub(crate) const SHORT_HEADER: usize = 16;
 
 /// Bytes of one of the [`Config::kept_headers`], held for as long as the connection: a token of 16 KiB, and the name of its
 /// scheme.
@@ -333,6 +387,11 @@ pub(crate) const PROBE_NOOP_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a closed WebSocket connection is still read, so that the kernel does not answer unread bytes with a reset
 /// that overtakes our last frames. As long may the last words of TLS take.
 pub(crate) const CLOSE_LINGER: Duration = Duration::from_secs(1);
+
+/// How long a client's HTTP connection is still read when its request was answered before all of it had come: for as long as
+/// something comes, and no more than the second in all. As nginx's `lingering_timeout` and `lingering_time`.
+pub(crate) const HTTP_LINGER_SILENCE: Duration = Duration::from_secs(5);
+pub(crate) const HTTP_LINGER: Duration = Duration::from_secs(30);
 
 /// Bytes that are read of it then: more than Linux holds of what was on its way, 6 MiB. Who sends more than that does not listen.
 pub(crate) const CLOSE_LINGER_BYTES: usize = 8 * 1024 * 1024;

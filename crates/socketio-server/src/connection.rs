@@ -15,7 +15,6 @@ use std::{
     task::Waker,
 };
 
-use ::http::HeaderMap;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
@@ -25,6 +24,7 @@ use crate::{
     address::Address,
     admission::ConnectionPlace,
     config::{MANY_ROOMS, SMALL_UNARRIVED},
+    handshake::{Abilities, Handshake},
     identifier::Id,
     outbox::Outbox,
     shard::Shard,
@@ -50,7 +50,8 @@ pub(crate) enum Protocol {
 pub(crate) struct Origin {
     pub(crate) client: IpAddr,
     pub(crate) place: ConnectionPlace,
-    pub(crate) headers: Option<Box<HeaderMap>>,
+    pub(crate) handshake: Option<Box<Handshake>>,
+    pub(crate) abilities: Abilities,
     pub(crate) protocol: Protocol,
 }
 
@@ -68,6 +69,8 @@ pub(crate) struct Connection {
     awaits_drain: Cell<bool>,
     /// The last flush left something in the outbox.
     is_behind: Cell<bool>,
+    /// Binary data goes out as base64.
+    takes_base64: bool,
     /// More came than is allowed each second: events are refused.
     is_over_rate: Cell<bool>,
     /// The end that is due when no handler runs.
@@ -85,7 +88,8 @@ pub(crate) struct Connection {
     pub(crate) client: IpAddr,
     /// Given back when it is closed, however long its memory lives.
     place: Cell<Option<ConnectionPlace>>,
-    pub(crate) headers: Option<Box<HeaderMap>>,
+    pub(crate) handshake: Option<Box<Handshake>>,
+    is_python: bool,
     protocol: Protocol,
     sockets: RefCell<SmallVec<[Socket; 1]>>,
     assembling: RefCell<Option<Box<Assembling>>>,
@@ -212,7 +216,9 @@ impl Connection {
             client: origin.client,
             strikes: Cell::new(0),
             place: Cell::new(Some(origin.place)),
-            headers: origin.headers,
+            handshake: origin.handshake,
+            takes_base64: origin.abilities.takes_base64,
+            is_python: origin.abilities.is_python,
             protocol: origin.protocol,
             transport: RefCell::new(transport),
             outbox: RefCell::default(),
@@ -256,6 +262,11 @@ impl Connection {
     /// What the limits know its client by, unless that is a proxy.
     pub(crate) fn address(&self) -> Option<Address> {
         self.shard.handle.0.admission.address(self.client)
+    }
+
+    /// Whether its client is python-engineio.
+    pub(crate) fn is_python(&self) -> bool {
+        self.is_python
     }
 
     pub(crate) fn is_closed(&self) -> bool {

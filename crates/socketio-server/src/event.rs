@@ -19,6 +19,9 @@ pub enum EncodeError {
     /// The name is one of Socket.IO's own, such as `connect`.
     #[error("event name {0:?} is reserved")]
     ReservedName(String),
+    /// The server has no such namespace, or has not started.
+    #[error("namespace {0:?} is not known")]
+    UnknownNamespace(String),
 }
 
 /// Arguments of an outgoing event or ack: JSON, and the binary attachments that its placeholders name.

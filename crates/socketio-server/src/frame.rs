@@ -3,7 +3,10 @@
 use std::{cell::RefCell, num::NonZeroU64};
 
 use bytes::Bytes;
-use socketio_protocol::websocket::{self, MAX_HEADER, OpCode};
+use socketio_protocol::{
+    engine_io::encode_binary,
+    websocket::{self, MAX_HEADER, OpCode},
+};
 
 use crate::config::FRAME_OVERHEAD;
 
@@ -88,6 +91,11 @@ impl Frame {
         });
         (shorter.memory, shorter.latest) = (self.memory, self.latest);
         shorter
+    }
+
+    /// A binary message as text, for a client that takes nothing else.
+    pub(crate) fn in_base64(&self) -> Self {
+        Self::text(|out| encode_binary(self.payload(), out))
     }
 
     /// It is a broadcast's.

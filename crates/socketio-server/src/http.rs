@@ -1,9 +1,9 @@
 //! Requests: the engine's path is the engine's, all else the fallback's. After an upgrade only the TCP stream is kept.
 
+mod reread;
 mod stream;
 
 use std::{
-    borrow::Cow,
     cell::Cell,
     convert::Infallible,
     error::Error,
@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     rc::Rc,
-    task::Poll,
+    task::{Poll, ready},
 };
 
 use ::http::{
@@ -20,19 +20,20 @@ use ::http::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
         ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONNECTION,
         CONTENT_ENCODING, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-        SEC_WEBSOCKET_VERSION, UPGRADE, VARY, X_CONTENT_TYPE_OPTIONS,
+        SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, VARY, X_CONTENT_TYPE_OPTIONS,
     },
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Body, Incoming},
     server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use socketio_protocol::websocket;
 use tokio::{
+    io::AsyncWriteExt as _,
     net::TcpStream,
     sync::oneshot,
     task::yield_now,
@@ -40,21 +41,26 @@ use tokio::{
 };
 
 use crate::{
-    Limit, Origins,
+    Config, Limit, Origins, Refusal,
     admission::{BodyPermit, HttpPlace},
-    config::{MAX_KEPT_HEADER_BYTES, MIN_HEADER_BYTES},
+    config::{CLOSE_LINGER, CLOSE_LINGER_BYTES, HTTP_LINGER, HTTP_LINGER_SILENCE, MIN_HEADER_BYTES, SHORT_HEADER},
     connection::{Origin, Protocol},
+    handshake::{Handshake, Query},
     identifier::Id,
     shard::{Shard, StreamGuard},
     tls,
     transport::{EngineError, EngineRequest, Stream, open_polling, open_websocket},
 };
 
+use reread::has_token;
 use stream::{Headers, HttpStream};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 type ResponseFuture = Pin<Box<dyn Future<Output = Response<ResponseBody>>>>;
+
+/// Whether a connection may be opened.
+pub(crate) type AllowRequest = dyn Fn(&Request<Incoming>) -> Pin<Box<dyn Future<Output = bool>>> + Send + Sync;
 
 /// What answers requests that are not the engine's.
 pub(crate) trait Fallback: Send + Sync {
@@ -79,10 +85,14 @@ where
     }
 }
 
-/// A WebSocket that HTTP has agreed to.
+/// What a connection goes over to.
 enum Upgrade {
+    /// A WebSocket of a new session.
     Open(Origin),
+    /// One of a session that is polling.
     Session(Id),
+    /// Something of the fallback's. With the request's head, and who it is from.
+    Fallback(BytesMut, SocketAddr),
 }
 
 /// Serves one TCP connection until it ends or becomes a WebSocket.
@@ -109,15 +119,26 @@ pub(crate) async fn serve_connection(
     let upgrade: Rc<Cell<Option<Upgrade>>> = Rc::default();
     // Boxed, so that the memory of the HTTP connection is gone when it is.
     let served_http = serve_http(shard.clone(), stream, peer, place.clone(), upgrade.clone(), deadline);
-    let Some((stream, leftover)) = Box::pin(served_http).await else { return };
+    let Some(Served { stream, leftover, may_send_on }) = Box::pin(served_http).await else { return };
     let Some(upgrade) = upgrade.take() else {
-        if let Stream::Tls(stream) = stream {
+        if may_send_on {
+            Box::pin(linger(&shard, stream, &place)).await;
+        } else if let Stream::Tls(stream) = stream.into_stream() {
             Box::pin(tls::shut_down(stream, &place)).await;
         }
         return;
     };
+    let stream = stream.into_stream();
+    if let Upgrade::Fallback(mut head, client) = upgrade {
+        head.extend_from_slice(&leftover);
+        // It is one that nobody is to cut off, like a client's.
+        let _held = place.hold();
+        let max_headers = max_headers(&shard.config);
+        return Box::pin(reread::serve(&shard, stream, head.freeze(), client, place.connection(), max_headers)).await;
+    }
     drop(place);
     match upgrade {
+        Upgrade::Fallback(..) => {}
         Upgrade::Open(origin) => open_websocket(&shard, origin, stream, &leftover, served),
         Upgrade::Session(sid) => match stream.detach() {
             Ok(stream) => shard.route(EngineRequest::Upgrade { sid, stream, leftover, peer: peer.ip() }),
@@ -133,37 +154,48 @@ async fn serve_http(
     place: Rc<HttpPlace>,
     upgrade: Rc<Cell<Option<Upgrade>>>,
     deadline: Option<Instant>,
-) -> Option<(Stream, Bytes)> {
-    let headers = Headers::new(&shard, peer.ip(), &place);
-    let is_first = Rc::new(Cell::new(true));
+) -> Option<Served> {
+    let config = &shard.config;
+    let headers = Headers::new(&shard, peer.ip(), &place, deadline);
     // Whether a request has been answered since others had their turn.
     let has_answered = Rc::new(Cell::new(false));
+    // Whether the last request is answered elsewhere.
+    let is_handed_over = Rc::new(Cell::new(false));
+    // Whether the last request had a body, of which some may be unread.
+    let had_body = Rc::new(Cell::new(false));
     let service = {
         let (shard, place, upgrade) = (shard.clone(), place.clone(), upgrade.clone());
-        let (headers, is_first, has_answered) = (headers.clone(), is_first.clone(), has_answered.clone());
-        service_fn(move |request| {
-            is_first.set(false);
-            headers.came();
-            let (shard, place, upgrade) = (shard.clone(), place.clone(), upgrade.clone());
+        let (headers, has_answered, had_body) = (headers.clone(), has_answered.clone(), had_body.clone());
+        let is_handed_over = is_handed_over.clone();
+        service_fn(move |request: Request<Incoming>| {
+            let has_body = !request.body().is_end_stream();
+            headers.came(has_body);
+            had_body.set(has_body);
+            let (shard, place, upgrade, headers) = (shard.clone(), place.clone(), upgrade.clone(), headers.clone());
+            let is_handed_over = is_handed_over.clone();
             let is_behind_another = has_answered.replace(true);
             Box::pin(async move {
                 if is_behind_another {
                     yield_now().await;
                 }
-                let response = answer(&shard, request, peer, &place, &upgrade).await;
-                place.answered();
+                let Some(mut response) = answer(&shard, request, peer, &place, &upgrade).await else {
+                    is_handed_over.set(true);
+                    return std::future::pending().await;
+                };
+                announce_keep_alive(&shard, &mut response);
+                headers.answered();
                 Ok::<_, Infallible>(response)
             })
         })
     };
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(shard.config.header_timeout)
-        .max_buf_size(shard.config.max_header_bytes.max(MIN_HEADER_BYTES))
-        .serve_connection(TokioIo::new(HttpStream::new(stream, headers)), service);
+        .max_buf_size(max_header_bytes(config))
+        .max_headers(max_headers(config))
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(HttpStream::new(stream, headers.clone())), service);
     let mut drained = pin!(shard.drain_began.notified());
     let mut parting = pin!(place.parting());
-    let mut first_request = pin!(sleep_until_some(deadline));
+    let mut time_up = pin!(sleep_until(headers.deadline()));
     let mut draining = false;
     let ended = std::future::poll_fn(|cx| {
         has_answered.set(false);
@@ -174,11 +206,22 @@ async fn serve_http(
         if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
             return Poll::Ready(Ended::Itself(ended));
         }
+        if is_handed_over.get() {
+            return Poll::Ready(Ended::Itself(Ok(())));
+        }
         if parting.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ended::MakesRoom);
         }
-        if is_first.get() && first_request.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ended::TooLate);
+        // It is set anew only when it has come up too early, or would come up too late: with most requests nothing is to be done.
+        while headers.are_awaited() {
+            let deadline = headers.deadline();
+            if time_up.is_elapsed() || deadline < time_up.deadline() {
+                time_up.as_mut().reset(deadline);
+            }
+            ready!(time_up.as_mut().poll(cx));
+            if deadline <= Instant::now() {
+                return Poll::Ready(Ended::TooLate);
+            }
         }
         Poll::Pending
     })
@@ -191,24 +234,77 @@ async fn serve_http(
             return None;
         }
         Ended::TooLate => {
-            shard.metrics.limit_met(Limit::HeaderTime);
-            tracing::debug!(%peer, "no request in time");
+            // One that had its answers and is idle ends in the same way.
+            if headers.have_begun() {
+                shard.metrics.limit_met(Limit::HeaderTime);
+                tracing::debug!(%peer, "no request in time");
+            }
             return None;
         }
     };
+    let mut may_send_on = had_body.get();
     if let Err(error) = ended {
-        // A connection that had its answers and is idle ends in the same way.
-        if error.is_timeout() && place.awaits_request() {
-            shard.metrics.limit_met(Limit::HeaderTime);
-        }
         if error.is_parse_too_large() {
             shard.metrics.limit_met(Limit::HeaderSize);
         }
         tracing::debug!(%error, %peer, "http connection ended");
-        return None;
+        if !error.is_parse() {
+            return None;
+        }
+        may_send_on = true;
     }
     let parts = connection.into_parts();
-    Some((parts.io.into_inner().into_stream(), parts.read_buf))
+    Some(Served { stream: parts.io.into_inner(), leftover: parts.read_buf, may_send_on })
+}
+
+fn max_header_bytes(config: &Config) -> usize {
+    config.max_header_bytes.max(MIN_HEADER_BYTES)
+}
+
+fn max_headers(config: &Config) -> usize {
+    max_header_bytes(config) / SHORT_HEADER
+}
+
+/// Tells a client for how long it may keep the connection idle.
+fn announce_keep_alive(shard: &Shard, response: &mut Response<ResponseBody>) {
+    let headers = response.headers_mut();
+    if !headers.contains_key(CONNECTION) {
+        headers.insert(KEEP_ALIVE, shard.keep_alive.clone());
+    }
+}
+
+/// Reads what still comes of a request that is answered, so that the kernel does not answer it with a reset that overtakes our
+/// answer: a client that first sends all of its body, and then reads, would never know why it was refused.
+async fn linger(shard: &Shard, mut stream: HttpStream, place: &HttpPlace) {
+    if stream.has_ended() || (shard.is_draining() && !stream.has_more()) {
+        return;
+    }
+    let until = Instant::now() + HTTP_LINGER;
+    let mut left = CLOSE_LINGER_BYTES;
+    let reading = async {
+        if timeout(CLOSE_LINGER, stream.shutdown()).await.is_err() {
+            return;
+        }
+        while left > 0 && Instant::now() < until {
+            match timeout(HTTP_LINGER_SILENCE, stream.read_and_forget(shard)).await {
+                Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count),
+                _ => return,
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = place.parting() => {}
+        () = reading => {}
+    }
+}
+
+/// A connection that HTTP is done with.
+struct Served {
+    stream: HttpStream,
+    leftover: Bytes,
+    /// The last request was answered, and not all of it may have come.
+    may_send_on: bool,
 }
 
 /// How HTTP ended on a connection.
@@ -218,28 +314,27 @@ enum Ended {
     TooLate,
 }
 
-async fn sleep_until_some(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
+/// None if the request is answered elsewhere.
 async fn answer(
     shard: &Rc<Shard>,
     mut request: Request<Incoming>,
     peer: SocketAddr,
     place: &HttpPlace,
     upgrade: &Cell<Option<Upgrade>>,
-) -> Response<ResponseBody> {
+) -> Option<Response<ResponseBody>> {
     let client = client_of(shard, peer.ip(), request.headers());
     let Some(protocol) = protocol_of(shard, request.uri().path()) else {
         let Some(fallback) = &shard.application.fallback else {
-            return text(StatusCode::NOT_FOUND, "not found");
+            return Some(text(StatusCode::NOT_FOUND, "not found"));
         };
-        request.extensions_mut().insert(SocketAddr::new(client, peer.port()));
+        let client = SocketAddr::new(client, peer.port());
+        if reread::wants_upgrade(&request) {
+            upgrade.set(Some(Upgrade::Fallback(reread::head_of(&request), client)));
+            return None;
+        }
+        request.extensions_mut().insert(client);
         request.extensions_mut().insert(place.connection());
-        return fallback.call(request).await;
+        return Some(fallback.call(request).await);
     };
     let origin = request.headers().get(ORIGIN).and_then(detached);
     let allowed = shard.config.origins.allows(
@@ -247,11 +342,12 @@ async fn answer(
         request.headers().get(HOST).and_then(|host| host.to_str().ok()),
     );
     let result = if !allowed {
+        shard.refuse(Refusal::Origin, client, Some(request.headers()));
         Err(EngineError::Forbidden)
     } else if request.method() == Method::OPTIONS {
         Ok(preflight(request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned()))
     } else {
-        engine(shard, request, client, protocol, place, upgrade).await
+        engine(shard, request, peer, client, protocol, place, upgrade).await
     };
     let mut response = result.unwrap_or_else(|error| {
         shard.metrics.bad_requests.increment();
@@ -274,9 +370,10 @@ async fn answer(
     if allowed && let Some(origin) = origin {
         allow_origin(&shard.config.origins, origin, response.headers_mut());
     }
-    response
+    Some(response)
 }
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The client's address, by what a trusted proxy says.
@@ -328,30 +425,38 @@ fn preflight(requested_headers: Option<HeaderValue>) -> Response<ResponseBody> {
 async fn engine(
     shard: &Rc<Shard>,
     request: Request<Incoming>,
+    peer: SocketAddr,
     client: IpAddr,
     protocol: Protocol,
     place: &HttpPlace,
     upgrade: &Cell<Option<Upgrade>>,
 ) -> Result<Response<ResponseBody>, EngineError> {
-    let origin = |headers| {
-        let headers = kept_headers(shard, headers)?;
-        let place = shard.handle.0.admission.connection(client).map_err(EngineError::Limit)?;
-        Ok(Origin { client, place, headers, protocol })
-    };
     let query = Query::parse(request.uri().query().unwrap_or_default());
+    let origin = |request: &Request<Incoming>| {
+        let handshake = Handshake::of(request, peer, &shard.config)?;
+        let place = shard.handle.0.admission.connection(client).map_err(EngineError::Limit)?;
+        Ok(Origin { client, place, handshake, abilities: query.client, protocol })
+    };
     if query.version.as_deref() != Some("4") {
+        shard.refuse(Refusal::Protocol, client, Some(request.headers()));
         return Err(EngineError::UnsupportedVersion);
     }
     let sid = match &query.sid {
         Some(sid) => Some(Id::parse(sid).ok_or(EngineError::UnknownSession)?),
         None => None,
     };
+    if sid.is_none()
+        && let Some(allow) = &shard.application.allow_request
+        && !allow(&request).await
+    {
+        return Err(EngineError::Forbidden);
+    }
     match query.transport.as_deref() {
         Some("polling") => match sid {
             Some(sid) => polling_request(shard, request, client, place, sid).await,
             None if request.method() != Method::GET => Err(EngineError::BadHandshakeMethod),
             None if shard.is_draining() => Err(EngineError::Unavailable),
-            None => Ok(packets(open_polling(shard, origin(request.headers())?))),
+            None => Ok(packets(open_polling(shard, origin(&request)?))),
         },
         Some("websocket") => {
             let response = accept_websocket(&request)?;
@@ -366,50 +471,12 @@ async fn engine(
                     upgrade.set(Some(Upgrade::Session(sid)));
                 }
                 None if shard.is_draining() => return Err(EngineError::Unavailable),
-                None => upgrade.set(Some(Upgrade::Open(origin(request.headers())?))),
+                None => upgrade.set(Some(Upgrade::Open(origin(&request)?))),
             }
             Ok(response)
         }
         _ => Err(EngineError::UnknownTransport),
     }
-}
-
-/// The parameters that the engine reads; others, such as the client's `t`, are its own business.
-#[derive(Default)]
-struct Query<'a> {
-    version: Option<Cow<'a, str>>,
-    transport: Option<Cow<'a, str>>,
-    sid: Option<Cow<'a, str>>,
-}
-
-impl<'a> Query<'a> {
-    fn parse(query: &'a str) -> Self {
-        let mut parsed = Self::default();
-        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            // None of the values that the engine knows has a character that would be escaped.
-            let slot = match name {
-                "EIO" => &mut parsed.version,
-                "transport" => &mut parsed.transport,
-                "sid" => &mut parsed.sid,
-                _ => continue,
-            };
-            slot.get_or_insert(Cow::Borrowed(value));
-        }
-        parsed
-    }
-}
-
-/// What of the headers is kept for as long as the connection.
-fn kept_headers(shard: &Shard, headers: &HeaderMap) -> Result<Option<Box<HeaderMap>>, EngineError> {
-    let mut kept = HeaderMap::new();
-    for name in &shard.config.kept_headers {
-        let Some(value) = headers.get(name) else { continue };
-        if value.len() > MAX_KEPT_HEADER_BYTES {
-            return Err(EngineError::HeaderTooLarge);
-        }
-        kept.extend(detached(value).map(|value| (name.clone(), value)));
-    }
-    Ok((!kept.is_empty()).then(|| Box::new(kept)))
 }
 
 /// A copy with memory of its own. A clone holds all that was read together with it.
@@ -419,29 +486,31 @@ fn detached(value: &HeaderValue) -> Option<HeaderValue> {
 
 fn accept_websocket(request: &Request<Incoming>) -> Result<Response<ResponseBody>, EngineError> {
     let headers = request.headers();
-    let has_token = |name, token: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|value| value.trim().eq_ignore_ascii_case(token))
-    };
     let key =
         headers.get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok()).filter(|key| websocket::is_valid_key(key));
     let version = headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
-    let (Some(key), true, true, true, &Method::GET) =
-        (key, version, has_token(UPGRADE, "websocket"), has_token(CONNECTION, "upgrade"), request.method())
-    else {
+    let (Some(key), true, true, true, &Method::GET) = (
+        key,
+        version,
+        has_token(headers, &UPGRADE, "websocket"),
+        has_token(headers, &CONNECTION, "upgrade"),
+        request.method(),
+    ) else {
         return Err(EngineError::BadRequest);
     };
     let accept = HeaderValue::try_from(websocket::accept_key(key)).map_err(|_| EngineError::BadRequest)?;
+    // A browser that asks for subprotocols takes no answer without one of them. They mean nothing here, so it is the first, as in
+    // the reference.
+    let subprotocol = headers.get(SEC_WEBSOCKET_PROTOCOL).and_then(|list| list.to_str().ok()?.split(',').next());
+    let subprotocol =
+        subprotocol.and_then(|name| HeaderValue::from_str(name.trim()).ok()).filter(|name| !name.is_empty());
     let mut response = text(StatusCode::SWITCHING_PROTOCOLS, "");
     let headers = response.headers_mut();
     headers.clear();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    headers.extend(subprotocol.map(|name| (SEC_WEBSOCKET_PROTOCOL, name)));
     Ok(response)
 }
 
@@ -458,6 +527,7 @@ async fn polling_request(
         Method::GET => {
             // A poll waits for long, and what was read with it need not.
             drop(request);
+            place.watch_for_hang_up();
             shard.route(EngineRequest::Poll { sid, reply });
             let dropped = PollGuard { shard, sid, answered: Cell::new(false) };
             let answer = answer.await;

@@ -51,10 +51,11 @@
 //! | `admission`, `address`, `rate` | who is let in, how much of each client, and who makes room for others |
 //! | `turns` | whose turn it is at a shard's time |
 //! | `held` | the account of what peers make a shard hold |
-//! | `limit` | the limits that a peer may meet, for answers, logs and metrics |
+//! | `limit`, `refusal` | the limits that a peer may meet, and why else it is turned away, for answers, logs and metrics |
 //! | `server` | builder, acceptor, drain |
 //! | `shard`, `timers` | one thread's state: connections, mailbox, flush pass; its deadlines in one heap |
 //! | `http` | routes requests to the transports or the fallback; CORS and origin checks |
+//! | `handshake` | the request that opens a connection |
 //! | `tls` | the certificate, which can be replaced, and the handshake |
 //! | `transport` | long-polling, WebSocket, and the change from one to the other, on plain TCP or TLS |
 //! | `connection` | an Engine.IO connection: packets in and out, heartbeat, connecting, closing; what it may take |
@@ -76,6 +77,7 @@ mod connection;
 mod event;
 mod fanout;
 mod frame;
+mod handshake;
 mod held;
 mod http;
 mod identifier;
@@ -87,6 +89,7 @@ mod rate;
 mod raw;
 mod reason;
 mod recovery;
+mod refusal;
 mod rooms;
 mod server;
 mod shard;
@@ -101,15 +104,18 @@ pub use admission::{BodyPermit, HttpConnection};
 pub use broadcast::{Broadcast, Delivery, Handle};
 pub use config::{Config, MAX_LEAVING, Origins};
 pub use event::{Ack, AckError, AckReply, EncodeError, Event, EventArgs, OwnedEvent};
+pub use handshake::Handshake;
 pub use limit::Limit;
 pub use metrics::MetricsSnapshot;
 pub use namespace::{ConnectError, Namespace};
 pub use raw::{RawEndpoint, RawMessage, RawSocket};
 pub use reason::DisconnectReason;
 pub use recovery::{MissedEvent, Recalled, Recovery, RecoveryFailure, SavedSession, SessionKeeper};
+pub use refusal::{Refusal, RefusedClient};
 pub use rooms::JoinError;
 pub use server::{Drained, Server, ServerBuilder};
 pub use socket::{Socket, SocketRef};
 pub use tls::Tls;
-/// The TLS library, whose `ServerConfig` [`Tls`] takes.
-pub use tokio_rustls::rustls;
+/// The crates whose types are in this one's API: attachments, requests (`hyper::http`) and their bodies, JSON, services, and what
+/// [`Tls`] takes.
+pub use {bytes, hyper, serde_json, tokio_rustls::rustls, tower_service};

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{DisconnectReason, Limit, RecoveryFailure};
+use crate::{DisconnectReason, Limit, RecoveryFailure, Refusal};
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -20,6 +20,7 @@ macro_rules! metrics {
             disconnects: [AtomicU64; DisconnectReason::ALL.len()],
             recovery_failures: [AtomicU64; RecoveryFailure::ALL.len()],
             limits: [AtomicU64; Limit::ALL.len()],
+            refusals: [AtomicU64; Refusal::ALL.len()],
         }
 
         impl Default for ShardMetrics {
@@ -30,6 +31,7 @@ macro_rules! metrics {
                     disconnects: [const { AtomicU64::new(0) }; DisconnectReason::ALL.len()],
                     recovery_failures: [const { AtomicU64::new(0) }; RecoveryFailure::ALL.len()],
                     limits: [const { AtomicU64::new(0) }; Limit::ALL.len()],
+                    refusals: [const { AtomicU64::new(0) }; Refusal::ALL.len()],
                 }
             }
         }
@@ -45,6 +47,8 @@ macro_rules! metrics {
             pub recovery_failures: Vec<(RecoveryFailure, u64)>,
             /// How often each limit was met.
             pub limits: Vec<(Limit, u64)>,
+            /// Clients turned away, by reason.
+            pub refusals: Vec<(Refusal, u64)>,
             /// Gauge: the longest time of late that a shard did one thing and nothing else.
             pub longest_turn: Duration,
             /// Gauge: TCP connections, whatever they speak.
@@ -89,10 +93,19 @@ macro_rules! metrics {
                         (*limit, shards.clone().map(of).sum())
                     })
                     .collect();
+                let refusals = Refusal::ALL
+                    .iter()
+                    .enumerate()
+                    .map(|(index, refusal)| {
+                        let of = |shard: &ShardMetrics| shard.refusals.get(index).map_or(0, |count| count.load(Relaxed));
+                        (*refusal, shards.clone().map(of).sum())
+                    })
+                    .collect();
                 let turns = shards.clone().map(|shard| shard.longest_turn.get().max(shard.longest_turn_before.get()));
                 let longest_turn = Duration::from_nanos(turns.max().unwrap_or_default());
                 Self {
                     limits,
+                    refusals,
                     longest_turn,
                     $($name: shards.clone().map(|shard| shard.$name.get()).sum(),)*
                     disconnects,
@@ -207,6 +220,13 @@ impl ShardMetrics {
     pub(crate) fn limit_met(&self, limit: Limit) {
         let index = Limit::ALL.iter().position(|known| *known == limit);
         if let Some(count) = index.and_then(|index| self.limits.get(index)) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn client_refused(&self, refusal: Refusal) {
+        let index = Refusal::ALL.iter().position(|known| *known == refusal);
+        if let Some(count) = index.and_then(|index| self.refusals.get(index)) {
             count.fetch_add(1, Relaxed);
         }
     }

@@ -4,6 +4,7 @@ use std::{collections::HashMap, fmt, future::Future, pin::Pin};
 
 use ::http::HeaderMap;
 use serde_json::value::RawValue;
+use socketio_protocol::packet;
 
 use crate::{DisconnectReason, Event, OwnedEvent, Socket};
 
@@ -61,6 +62,8 @@ fn owned<F: Future<Output = ()> + 'static>(
 pub struct Namespace {
     name: &'static str,
     handlers: HashMap<&'static str, Handler>,
+    /// The event of which the last of two handlers would be called.
+    handled_twice: Option<&'static str>,
     pub(crate) before_connect: Option<Box<BeforeConnect>>,
     pub(crate) authorize: Option<Box<Authorize>>,
     pub(crate) on_connect: Option<Box<OnSocket>>,
@@ -91,6 +94,7 @@ impl Namespace {
         Self {
             name,
             handlers: HashMap::new(),
+            handled_twice: None,
             before_connect: None,
             authorize: None,
             on_connect: None,
@@ -143,23 +147,24 @@ impl Namespace {
 
     /// Handles an event.
     #[must_use]
-    pub fn on(mut self, event: &'static str, f: impl Fn(&Socket, Event<'_>) + Send + Sync + 'static) -> Self {
-        self.handlers.insert(event, Handler::Sync(Box::new(f)));
+    pub fn on(self, event: &'static str, f: impl Fn(&Socket, Event<'_>) + Send + Sync + 'static) -> Self {
+        self.handled_by(event, Handler::Sync(Box::new(f)))
+    }
+
+    fn handled_by(mut self, event: &'static str, handler: Handler) -> Self {
+        if self.handlers.insert(event, handler).is_some() {
+            self.handled_twice = Some(event);
+        }
         self
     }
 
     /// Handles an event with a future, on the socket's shard. The socket's next event waits until it is done.
     #[must_use]
-    pub fn on_async<F>(
-        mut self,
-        event: &'static str,
-        f: impl Fn(Socket, OwnedEvent) -> F + Send + Sync + 'static,
-    ) -> Self
+    pub fn on_async<F>(self, event: &'static str, f: impl Fn(Socket, OwnedEvent) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = ()> + 'static,
     {
-        self.handlers.insert(event, Handler::Async(owned(f)));
-        self
+        self.handled_by(event, Handler::Async(owned(f)))
     }
 
     /// As [`Namespace::on_async`], for a future that asks something which answers in the order in which it was asked, at its
@@ -168,15 +173,14 @@ impl Namespace {
     /// those before them are done.
     #[must_use]
     pub fn on_overlapping<F>(
-        mut self,
+        self,
         event: &'static str,
         f: impl Fn(Socket, OwnedEvent) -> F + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = ()> + 'static,
     {
-        self.handlers.insert(event, Handler::Overlapping(owned(f)));
-        self
+        self.handled_by(event, Handler::Overlapping(owned(f)))
     }
 
     /// Handles every event that has no handler of its own.
@@ -255,6 +259,22 @@ impl Namespace {
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Says what is wrong with it, for who wrote it.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let name = self.name;
+        // A comma ends the name in a packet, and a client takes what follows a question mark for parameters.
+        if !name.starts_with('/') || name.contains([',', '?']) {
+            return Err(format!("namespace {name:?} must begin with a slash and have no comma or question mark"));
+        }
+        if let Some(event) = self.handled_twice {
+            return Err(format!("event {event:?} of namespace {name:?} has two handlers"));
+        }
+        match self.handlers.keys().find(|event| packet::RESERVED_EVENTS.contains(*event)) {
+            Some(event) => Err(format!("event {event:?} of namespace {name:?} is one of Socket.IO's own")),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn handler(&self, event: &str) -> Option<&Handler> {

@@ -1,6 +1,7 @@
 //! Starting and ending: the shards' threads, the acceptor, the drain.
 
 use std::{
+    collections::HashSet,
     fs::File,
     hash::RandomState,
     io,
@@ -25,10 +26,10 @@ use tokio::{
 };
 
 use crate::{
-    Config, Handle, Limit, Namespace, RawEndpoint, Recovery, Tls,
+    Config, Handle, Limit, Namespace, RawEndpoint, Recovery, RefusedClient, Tls,
     admission::{Admission, TIDY_INTERVAL},
     broadcast::Node,
-    config::{MAX_SHARDS, USER_TIMEOUT_STALLS},
+    config::{MAX_SHARDS, USER_TIMEOUT_STALLS, check_path},
     http::Fallback,
     identifier::SocketIds,
     metrics::ShardMetrics,
@@ -36,7 +37,7 @@ use crate::{
     shard::{Application, Command, Shard},
 };
 
-/// A server that runs.
+/// A server that runs. Dropped, it closes its connections and ends its threads; nobody waits for that.
 #[derive(Debug)]
 pub struct Server {
     handle: Handle,
@@ -87,7 +88,14 @@ impl Server {
             config: Arc::new(config),
             handle: Handle(Arc::new(node)),
             mailboxes,
-            application: Application { namespaces: Vec::new(), raw_endpoints: Vec::new(), fallback: None, tls: None },
+            application: Application {
+                namespaces: Vec::new(),
+                raw_endpoints: Vec::new(),
+                fallback: None,
+                tls: None,
+                allow_request: None,
+                on_refusal: None,
+            },
         }
     }
 
@@ -124,15 +132,27 @@ impl Server {
         self.join();
     }
 
-    fn join(self) -> Drained {
+    fn join(mut self) -> Drained {
         // A shard that panicked has no connections left.
-        let connections_left = self.shards.into_iter().map(|shard| shard.join().unwrap_or_default()).sum();
+        let connections_left =
+            std::mem::take(&mut self.shards).into_iter().map(|shard| shard.join().unwrap_or_default()).sum();
         Drained { connections_left }
     }
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.shards.is_empty() {
+            self.announce_shutdown();
+            for mailbox in &self.handle.0.mailboxes {
+                let _ = mailbox.send(Command::Drain(Duration::ZERO));
+            }
+        }
+    }
+}
+
 impl ServerBuilder {
-    /// The server's handle. What it is asked before the server starts is done when it has.
+    /// The server's handle. It knows the namespaces once the server has started.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
@@ -174,6 +194,28 @@ impl ServerBuilder {
         self
     }
 
+    /// Asked before a connection is opened, with the request that wants one; if the answer is false it gets 403. As the
+    /// reference's `allowRequest`.
+    #[must_use]
+    pub fn allow_request<F>(
+        mut self,
+        f: impl Fn(&::http::Request<hyper::body::Incoming>) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = bool> + 'static,
+    {
+        self.application.allow_request = Some(Box::new(move |request| Box::pin(f(request))));
+        self
+    }
+
+    /// Called for each client that is turned away because of how it is set up, such as a page of another origin. On the shard's
+    /// thread, and as often as somebody likes to try.
+    #[must_use]
+    pub fn on_refusal(mut self, f: impl Fn(&RefusedClient<'_>) + Send + Sync + 'static) -> Self {
+        self.application.on_refusal = Some(Box::new(f));
+        self
+    }
+
     /// Serves over TLS, and over nothing else.
     #[must_use]
     pub fn tls(mut self, tls: Arc<Tls>) -> Self {
@@ -188,19 +230,37 @@ impl ServerBuilder {
         self
     }
 
+    fn check(&self) -> Result<(), String> {
+        self.config.check()?;
+        let mut names = HashSet::new();
+        for namespace in &self.application.namespaces {
+            namespace.check()?;
+            if !names.insert(namespace.name()) {
+                return Err(format!("there are two namespaces {:?}", namespace.name()));
+            }
+        }
+        let mut paths = HashSet::from([&self.config.path]);
+        for endpoint in &self.application.raw_endpoints {
+            check_path(&endpoint.path)?;
+            if !paths.insert(&endpoint.path) {
+                return Err(format!("two things are at path {:?}", endpoint.path));
+            }
+        }
+        Ok(())
+    }
+
     /// Starts the shards' threads and serves the listener's connections.
     ///
     /// # Errors
-    /// If the listener or a thread can't be set up, or two namespaces have the same name.
+    /// If the listener or a thread can't be set up; [`io::ErrorKind::InvalidInput`], if the description has a mistake: a path or a
+    /// name that can't be one, two namespaces, endpoints or handlers of one name, a limit of 0 that lets nothing in.
     pub fn start(self, listener: TcpListener) -> io::Result<Server> {
+        self.check().map_err(|mistake| io::Error::new(io::ErrorKind::InvalidInput, mistake))?;
         let local_addr = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let names = self.application.namespaces.iter().enumerate();
         let names: std::collections::HashMap<_, _> =
             names.map(|(index, namespace)| (namespace.name(), index as u16)).collect();
-        if names.len() != self.application.namespaces.len() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "two namespaces have the same name"));
-        }
         let _ = self.handle.0.namespaces.set(names);
         let recovery = self.config.recovery.as_ref();
         let _ = self.handle.0.socket_ids.set(SocketIds::new(recovery.and_then(|recovery| recovery.id_key)));

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use ::http::HeaderValue;
 use slab::Slab;
 use tokio::{
     sync::{Notify, mpsc::UnboundedReceiver, oneshot},
@@ -27,11 +28,12 @@ use crate::{
     fanout::{Fanout, Pace},
     frame::Frame,
     held::Accounts,
-    http::{Fallback, serve_connection},
+    http::{AllowRequest, Fallback, serve_connection},
     identifier::{Entropy, Id, SocketIds},
     metrics::ShardMetrics,
     rate::Rate,
     recovery::{Confirmed, Offset, Readers, TIDY_INTERVAL},
+    refusal::OnRefusal,
     rooms::Rooms,
     timers::{Timer, Timers},
     transport::{EngineRequest, Farewells},
@@ -75,6 +77,8 @@ pub(crate) struct Application {
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) raw_endpoints: Vec<RawEndpoint>,
     pub(crate) fallback: Option<Box<dyn Fallback>>,
+    pub(crate) allow_request: Option<Box<AllowRequest>>,
+    pub(crate) on_refusal: Option<Box<OnRefusal>>,
     pub(crate) tls: Option<Arc<Tls>>,
 }
 
@@ -100,6 +104,8 @@ pub(crate) struct Shard {
     pub(crate) application: Arc<Application>,
     pub(crate) handle: Handle,
     pub(crate) metrics: Arc<ShardMetrics>,
+    /// What HTTP clients are told of how long they may be idle.
+    pub(crate) keep_alive: HeaderValue,
     spaces: Vec<Space>,
     pub(crate) connections: RefCell<Slab<Rc<Connection>>>,
     /// The sessions that polling requests may name. One that began as a WebSocket is not among them.
@@ -165,6 +171,9 @@ impl Shard {
         let rate = |per_second: u32| Rate::new(per_second, per_second.saturating_mul(BURST_SECONDS));
         let (event_rate, request_rate) = (rate(config.event_rate_per_socket), rate(config.request_rate_per_session));
         let held = Accounts::new(&config);
+        // Digits and letters always make one.
+        let keep_alive = HeaderValue::try_from(format!("timeout={}", config.keep_alive_timeout.as_secs()));
+        let keep_alive = keep_alive.unwrap_or(HeaderValue::from_static("timeout=1"));
         let event_work = (WORK_PER_SECOND.as_nanos() as u64).checked_div(config.event_rate_per_socket.into());
         Rc::new(Self {
             id,
@@ -172,6 +181,7 @@ impl Shard {
             application,
             handle,
             metrics,
+            keep_alive,
             spaces,
             connections: RefCell::default(),
             sessions: RefCell::default(),

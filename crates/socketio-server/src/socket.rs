@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    AckError, AckReply, Broadcast, EncodeError, EventArgs, Handle, JoinError, Limit, OwnedEvent,
+    AckError, AckReply, Broadcast, EncodeError, EventArgs, Handle, Handshake, JoinError, Limit, OwnedEvent,
     config::MAX_OVERLAPPING,
     connection::{Connection, ConnectionKey},
     event::check_name,
@@ -225,7 +225,20 @@ impl Socket {
     /// A header of the handshake request, if [`Config::kept_headers`](crate::Config::kept_headers) names it.
     #[must_use]
     pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        self.0.connection.headers.as_ref()?.get(name)
+        self.handshake()?.headers().get(name)
+    }
+
+    /// The request that opened the connection: all of it with [`Config::keep_handshake`](crate::Config::keep_handshake), or
+    /// those of its headers that [`Config::kept_headers`](crate::Config::kept_headers) names. None if nothing of it was kept.
+    #[must_use]
+    pub fn handshake(&self) -> Option<&Handshake> {
+        self.0.connection.handshake.as_deref()
+    }
+
+    /// How the client is connected at the moment, in Engine.IO's words: `polling` or `websocket`.
+    #[must_use]
+    pub fn transport(&self) -> &'static str {
+        if self.0.connection.transport.borrow().is_polling() { "polling" } else { "websocket" }
     }
 
     /// Sends an event with one argument. Once the socket is disconnected this does nothing.
@@ -297,7 +310,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Sends an event and waits for the client's acknowledgement.
+    /// Sends an event with one argument and waits for the client's acknowledgement.
     ///
     /// # Errors
     /// If the client does not acknowledge in time, is disconnected or owes too many, or the event can't be encoded.
@@ -307,7 +320,19 @@ impl Socket {
         payload: &impl Serialize,
         timeout: Duration,
     ) -> Result<AckReply, AckError> {
-        let args = EventArgs::new(payload)?;
+        self.emit_args_with_ack(event, &EventArgs::new(payload)?, timeout).await
+    }
+
+    /// As [`Socket::emit_with_ack`], with any arguments.
+    ///
+    /// # Errors
+    /// As [`Socket::emit_with_ack`].
+    pub async fn emit_args_with_ack(
+        &self,
+        event: &str,
+        args: &EventArgs,
+        timeout: Duration,
+    ) -> Result<AckReply, AckError> {
         if !self.is_connected() {
             return Err(AckError::Disconnected);
         }

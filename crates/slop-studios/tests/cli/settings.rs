@@ -25,7 +25,7 @@ fn a_flag_wins_over_the_environment_that_over_the_file_that_over_the_default() {
     assert_eq!(row(&ran, "PING_INTERVAL_MS"), "5002 (env)");
     assert_eq!(row(&ran, "PING_TIMEOUT_MS"), "4003 (file)");
     assert_eq!(row(&ran, "AUTH_REQUIRED"), "true (file)");
-    assert_eq!(row(&ran, "CONNECT_TIMEOUT_MS"), "10000 (default)");
+    assert_eq!(row(&ran, "CONNECT_TIMEOUT_MS"), "45000 (default)");
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn the_defaults_are_those_that_the_design_names() {
         ("LOG_FORMAT", "text"),
         ("PING_INTERVAL_MS", "25000"),
         ("PING_TIMEOUT_MS", "20000"),
-        ("CONNECT_TIMEOUT_MS", "10000"),
+        ("CONNECT_TIMEOUT_MS", "45000"),
         ("MAX_PAYLOAD_BYTES", "1000000"),
         ("SHUTDOWN_GRACE_MS", "10000"),
         ("MAX_CONNECTIONS", "100000"),
@@ -49,6 +49,7 @@ fn the_defaults_are_those_that_the_design_names() {
         ("MAX_HANDSHAKES_PER_ADDRESS", "5000"),
         ("MAX_HEADER_BYTES", "32768"),
         ("HEADER_TIMEOUT_MS", "10000"),
+        ("KEEP_ALIVE_TIMEOUT_MS", "75000"),
         ("BODY_TIMEOUT_MS", "30000"),
         ("REQUEST_RATE_PER_SESSION", "100"),
         ("EVENT_RATE_PER_SOCKET", "1000"),
@@ -189,6 +190,7 @@ fn zero_is_refused_where_it_makes_no_sense() {
         "MAX_HANDSHAKES",
         "MAX_HEADER_BYTES",
         "HEADER_TIMEOUT_MS",
+        "KEEP_ALIVE_TIMEOUT_MS",
         "BODY_TIMEOUT_MS",
         "MAX_ATTACHMENTS",
         "MAX_JSON_DEPTH",

@@ -1,16 +1,14 @@
 use proptest::prelude::*;
-use socketio_protocol::engine_io::{
-    DecodeError, Handshake, Open, Packet, PayloadPacket, PayloadWriter, decode_payload,
-};
+use socketio_protocol::engine_io::{DecodeError, Handshake, Open, Packet, PayloadWriter, TextPacket, decode_payload};
 
 use crate::{cases, written};
 
-fn decode_all(body: &str) -> Vec<Result<PayloadPacket<'_>, DecodeError>> {
+fn decode_all(body: &str) -> Vec<Result<TextPacket<'_>, DecodeError>> {
     decode_payload(body).collect()
 }
 
-fn text(packet: Packet<'_>) -> Result<PayloadPacket<'_>, DecodeError> {
-    Ok(PayloadPacket::Text(packet))
+fn text(packet: Packet<'_>) -> Result<TextPacket<'_>, DecodeError> {
+    Ok(TextPacket::Packet(packet))
 }
 
 #[test]
@@ -58,7 +56,7 @@ fn the_payloads_of_the_protocol_docs_are_split() {
     );
     assert_eq!(
         decode_all("4hello\x1ebAQIDBA=="),
-        [text(Packet::Message("hello")), Ok(PayloadPacket::Binary(vec![1, 2, 3, 4])),]
+        [text(Packet::Message("hello")), Ok(TextPacket::Binary(vec![1, 2, 3, 4])),]
     );
     assert_eq!(
         decode_all("42[\"hello\"]\x1e42[\"world\"]"),
@@ -87,7 +85,7 @@ fn base64_is_taken_without_padding_too() {
     for (body, data) in
         [("b", &[][..]), ("bAQIDBA", &[1, 2, 3, 4]), ("bAQI", &[1, 2]), ("bAQI=", &[1, 2]), ("bAQJ=", &[1, 2])]
     {
-        assert_eq!(decode_all(body), [Ok(PayloadPacket::Binary(data.into()))]);
+        assert_eq!(decode_all(body), [Ok(TextPacket::Binary(data.into()))]);
     }
     for body in ["b!", "bA", "bAQI==", "bAQ\nI", "bé", "bAQI=AQI="] {
         assert_eq!(decode_all(body), [Err(DecodeError::Base64)], "{body:?}");
@@ -171,7 +169,7 @@ proptest! {
             .iter()
             .map(|message| match message {
                 Ok(message) => text(Packet::Message(&message[1..])),
-                Err(data) => Ok(PayloadPacket::Binary(data.clone())),
+                Err(data) => Ok(TextPacket::Binary(data.clone())),
             })
             .collect();
         prop_assert_eq!(decode_all(&body), expected);

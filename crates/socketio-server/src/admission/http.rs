@@ -65,6 +65,8 @@ struct Occupant {
     is_busy: AtomicBool,
     /// A body is on its way.
     reads_body: AtomicBool,
+    /// The request has a body that is not known to have come.
+    lacks_body: AtomicBool,
     parting: Notify,
 }
 
@@ -158,6 +160,7 @@ impl Admission {
             active_at: AtomicU64::new(now),
             is_busy: AtomicBool::new(false),
             reads_body: AtomicBool::new(false),
+            lacks_body: AtomicBool::new(false),
             parting: Notify::new(),
         });
         let most = self.max_http_per_address();
@@ -169,7 +172,12 @@ impl Admission {
             Ok(())
         })?;
         // From here on its drop takes back what was counted.
-        let place = HttpPlace { admission: self.clone(), occupant, awaits_request: Cell::new(true) };
+        let place = HttpPlace {
+            admission: self.clone(),
+            occupant,
+            awaits_request: Cell::new(true),
+            watches_for_hang_up: Cell::new(false),
+        };
         let mut addresses = self.addresses();
         let pool = &mut addresses.http;
         let staying = self.streams.load(Relaxed).saturating_sub(pool.leaving);
@@ -219,6 +227,8 @@ pub(crate) struct HttpPlace {
     occupant: Arc<Occupant>,
     /// A request's headers are awaited, the first ones or the rest of others.
     awaits_request: Cell<bool>,
+    /// The request waits for long, and for nobody if its client hangs up.
+    watches_for_hang_up: Cell<bool>,
 }
 
 impl HttpPlace {
@@ -232,7 +242,9 @@ impl HttpPlace {
     }
 
     /// A request's headers have come.
-    pub(crate) fn request_came(&self) {
+    pub(crate) fn request_came(&self, has_body: bool) {
+        self.occupant.lacks_body.store(has_body, Relaxed);
+        self.watches_for_hang_up.set(false);
         self.occupant.is_busy.store(true, Relaxed);
         self.occupant.active_at.store(self.admission.now(), Relaxed);
         self.end_wait();
@@ -244,8 +256,14 @@ impl HttpPlace {
         self.occupant.active_at.store(self.admission.now(), Relaxed);
     }
 
-    pub(crate) fn awaits_request(&self) -> bool {
-        self.awaits_request.get()
+    /// The request is answered when there is something to tell its client, if that is still there.
+    pub(crate) fn watch_for_hang_up(&self) {
+        self.watches_for_hang_up.set(true);
+    }
+
+    /// Whether the end of what the client sends means nothing: its request has come, and it waits for the answer.
+    pub(crate) fn ignores_end(&self) -> bool {
+        self.is_busy() && !self.watches_for_hang_up.get() && !self.occupant.lacks_body.load(Relaxed)
     }
 
     /// A request is under way.
@@ -392,6 +410,7 @@ impl Drop for BodyPermit {
     fn drop(&mut self) {
         let HttpConnection { admission, occupant } = &self.connection;
         occupant.reads_body.store(false, Relaxed);
+        occupant.lacks_body.store(false, Relaxed);
         admission.end_handshake(self.awaited, occupant.limited());
     }
 }

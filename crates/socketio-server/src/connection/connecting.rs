@@ -10,6 +10,7 @@ use crate::{
     ConnectError, DisconnectReason, Socket, SocketRef,
     config::EVENT_OVERHEAD,
     frame::Frame,
+    handshake::Handshake,
     held::HeldMessage,
     namespace::{HandlerFuture, OnSocket},
     recovery::{SocketRecovery, Wish, resume},
@@ -18,7 +19,7 @@ use crate::{
 impl Connection {
     pub(super) fn connect(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) -> Result<(), Violation> {
         // With a token there is a signature to verify, or a session to be found.
-        if auth.is_none() && self.headers.is_none() {
+        if auth.is_none() && self.handshake.is_none() {
             return self.connect_now(namespace, auth);
         }
         let asked = if self.shard.try_turn() { Some(self.before_connect(namespace, auth)) } else { None };
@@ -57,7 +58,7 @@ impl Connection {
     /// What has to be waited for before the client is connected, if the application says so.
     fn before_connect(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) -> Option<HandlerFuture> {
         let before = self.shard.space(namespace).handlers().before_connect.as_ref()?;
-        let headers = self.headers.as_deref();
+        let headers = self.handshake.as_deref().map(Handshake::headers);
         self.work(|| self.shard.guarded(|| before(auth, headers))).flatten()
     }
 
@@ -70,7 +71,9 @@ impl Connection {
 
     fn connect_now(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) -> Result<(), Violation> {
         let off = Wish::Session { recoverable: false };
-        match self.shard.handle.recovery().filter(|recovery| recovery.is_on()).map_or(off, |_| Wish::of(auth)) {
+        // An argument more is one too many for handlers in Python, and its client never asks for a session.
+        let usual = !self.is_python();
+        match self.shard.handle.recovery().filter(|recovery| recovery.is_on()).map_or(off, |_| Wish::of(auth, usual)) {
             Wish::Session { recoverable } => self.connect_anew(namespace, auth, recoverable),
             Wish::Recovery(claim) => {
                 let Some((auth, held)) = self.keep_auth(auth) else { return Err(DisconnectReason::UnfinishedBytes) };

@@ -4,14 +4,16 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use socketio_protocol::{
-    engine_io,
+    engine_io, msgpack,
     packet::{Args, DecodeError, Kind, Limits, Packet},
 };
 
 use super::{Assembling, Connection, Protocol, Violation};
 use crate::{
-    AckReply, ConnectError, DisconnectReason, Event, Limit, OwnedEvent, RawMessage, RawSocket, Socket,
+    AckReply, ConnectError, DisconnectReason, Event, Limit, OwnedEvent, RawMessage, RawSocket, Refusal, Socket,
     config::SLICE,
+    frame::Frame,
+    handshake::Handshake,
     held::HeldMessage,
     namespace::{Handler, HandlerFuture, Namespace},
 };
@@ -44,6 +46,9 @@ impl Connection {
             self.on_raw(endpoint, RawMessage::Binary(data));
             return Ok(());
         }
+        if self.assembling.borrow().is_none() {
+            return self.on_stray_binary(data);
+        }
         let complete = {
             let mut slot = self.assembling.borrow_mut();
             let Some(assembling) = slot.as_mut() else { return Err(DisconnectReason::ParseError) };
@@ -60,6 +65,25 @@ impl Connection {
         let Some(complete) = complete else { return Ok(()) };
         let packet = self.decode(&complete.text)?;
         self.dispatch(packet, &complete.attachments)
+    }
+
+    /// A binary message that is no attachment. A client with the parser that has nothing else is told so in its words: by a connection
+    /// that ends it would be made to try again for ever.
+    #[cold]
+    fn on_stray_binary(self: &Rc<Self>, data: &[u8]) -> Result<(), Violation> {
+        let is_new = self.connect_by.get().is_some();
+        let Some(namespace) = msgpack::connect_namespace(data).filter(|_| is_new) else {
+            return Err(DisconnectReason::ParseError);
+        };
+        self.shard.refuse(Refusal::Parser, self.client, self.handshake.as_deref().map(Handshake::headers));
+        let mut answer = Vec::new();
+        msgpack::encode_connect_error(
+            &mut answer,
+            namespace,
+            "this server does not speak MessagePack: connect without `parser`",
+        );
+        self.queue(Rc::new(Frame::binary(&answer)));
+        Ok(())
     }
 
     fn decode<'a>(&self, text: &'a str) -> Result<Packet<'a>, Violation> {

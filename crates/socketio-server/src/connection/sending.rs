@@ -21,9 +21,12 @@ impl Connection {
     }
 
     /// As `queue`, for what the metrics leave out or the caller counts.
-    pub(crate) fn queue_uncounted(self: &Rc<Self>, frame: Rc<Frame>) {
+    pub(crate) fn queue_uncounted(self: &Rc<Self>, mut frame: Rc<Frame>) {
         if self.closed.get() {
             return;
+        }
+        if self.takes_base64 && frame.is_binary() {
+            frame = Rc::new(frame.in_base64());
         }
         let bytes = {
             let mut outbox = self.outbox.borrow_mut();
@@ -46,7 +49,11 @@ impl Connection {
     /// the frames, one after the other.
     pub(crate) fn write_through(self: &Rc<Self>, frames: &[Rc<Frame>], bytes: &[u8]) {
         let nothing_waits = !self.closed.get() && !self.flush_pending.get() && !self.is_behind.get();
-        let written = if nothing_waits { self.transport.borrow().write(bytes, &self.shard.metrics) } else { 0 };
+        let written = if nothing_waits && !self.takes_base64 {
+            self.transport.borrow().write(bytes, &self.shard.metrics)
+        } else {
+            0
+        };
         if written == bytes.len() {
             return;
         }

@@ -9,17 +9,20 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 use crate::{
     Limit,
     admission::HttpPlace,
     config::SMALL_READ,
     shard::Shard,
-    transport::{Stream, read_at_most},
+    transport::{Stream, read_at_most, take_scratch},
 };
 
-/// What has come of a request's headers. hyper, which has them, does not tell.
+/// What has come of a request's headers, and until when they have to. hyper, which has them, does not tell.
 pub(super) struct Headers {
     shard: Rc<Shard>,
     peer: IpAddr,
@@ -27,20 +30,55 @@ pub(super) struct Headers {
     count: Cell<usize>,
     /// As the shard knows it.
     held: Cell<usize>,
+    /// No request is under way.
+    are_awaited: Cell<bool>,
+    /// Some have come, or they are the first ones: the connection is not idle.
+    have_begun: Cell<bool>,
+    deadline: Cell<Instant>,
 }
 
 impl Headers {
-    /// Of a connection whose other end has this address.
-    pub(super) fn new(shard: &Rc<Shard>, peer: IpAddr, place: &Rc<HttpPlace>) -> Rc<Self> {
-        let (count, held) = (Cell::new(0), Cell::new(0));
-        Rc::new(Self { shard: shard.clone(), peer, place: place.clone(), count, held })
+    /// Of a connection whose other end has this address. The first ones have to come until `deadline`, if there is one.
+    pub(super) fn new(shard: &Rc<Shard>, peer: IpAddr, place: &Rc<HttpPlace>, deadline: Option<Instant>) -> Rc<Self> {
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + shard.config.header_timeout);
+        Rc::new(Self {
+            shard: shard.clone(),
+            peer,
+            place: place.clone(),
+            count: Cell::new(0),
+            held: Cell::new(0),
+            are_awaited: Cell::new(true),
+            have_begun: Cell::new(true),
+            deadline: Cell::new(deadline),
+        })
     }
 
     /// They are whole.
-    pub(super) fn came(&self) {
-        self.place.request_came();
+    pub(super) fn came(&self, has_body: bool) {
+        self.place.request_came(has_body);
+        self.are_awaited.set(false);
         self.count.set(0);
         self.shard.hold(self.peer, self.held.take(), 0);
+    }
+
+    /// The request has its answer: the next one's are awaited.
+    pub(super) fn answered(&self) {
+        self.place.answered();
+        self.are_awaited.set(true);
+        self.have_begun.set(false);
+        self.deadline.set(Instant::now() + self.shard.config.keep_alive_timeout);
+    }
+
+    pub(super) fn are_awaited(&self) -> bool {
+        self.are_awaited.get()
+    }
+
+    pub(super) fn have_begun(&self) -> bool {
+        self.have_begun.get()
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline.get()
     }
 
     /// More is about to be read.
@@ -50,6 +88,9 @@ impl Headers {
     }
 
     fn add(&self, read: usize) -> Result<(), Limit> {
+        if read > 0 && !self.have_begun.replace(true) {
+            self.deadline.set(Instant::now() + self.shard.config.header_timeout);
+        }
         let count = self.count.get() + read;
         self.count.set(count);
         if count <= SMALL_READ {
@@ -71,18 +112,45 @@ impl Drop for Headers {
 
 /// A connection as hyper reads it. What is read of headers is counted, in small pieces: hyper does not read on while a request
 /// is under way and some of the next is there, so a piece is all that it holds of that.
+///
+/// hyper takes the end of what a client sends for the end of the client. So it is not told of it while it waits for an answer, unless
+/// the client waits for long and would come back: `printf … | nc` gets an answer too.
 pub(super) struct HttpStream {
     stream: Stream,
     headers: Rc<Headers>,
+    has_ended: bool,
 }
 
 impl HttpStream {
     pub(super) fn new(stream: Stream, headers: Rc<Headers>) -> Self {
-        Self { stream, headers }
+        Self { stream, headers, has_ended: false }
     }
 
     pub(super) fn into_stream(self) -> Stream {
         self.stream
+    }
+
+    /// Whether the client has sent all that it will.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Whether something has come that is not read.
+    pub(super) fn has_more(&self) -> bool {
+        self.stream.has_more()
+    }
+
+    /// Reads what nobody wants; 0 at the end.
+    pub(super) async fn read_and_forget(&mut self, shard: &Shard) -> io::Result<usize> {
+        std::future::poll_fn(|cx| {
+            let mut scratch = take_scratch(shard);
+            let mut buffer = ReadBuf::new(&mut scratch);
+            let result = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
+            let count = buffer.filled().len();
+            shard.scratch.set(Some(scratch));
+            result.map_ok(|()| count)
+        })
+        .await
     }
 
     fn refuse(&self, limit: Limit) -> io::Error {
@@ -104,7 +172,17 @@ impl AsyncRead for HttpStream {
         if is_header && let Err(limit) = this.headers.go_on() {
             return Poll::Ready(Err(this.refuse(limit)));
         }
+        if this.has_ended && place.ignores_end() {
+            return Poll::Pending;
+        }
         let read = ready!(read_at_most(Pin::new(&mut this.stream), SMALL_READ, cx, buffer))?;
+        if read == 0 {
+            this.has_ended = true;
+            if place.ignores_end() {
+                // The answer wakes the task.
+                return Poll::Pending;
+            }
+        }
         if is_header && let Err(limit) = this.headers.add(read) {
             return Poll::Ready(Err(this.refuse(limit)));
         }

@@ -48,11 +48,11 @@ struct Auth<'a> {
 }
 
 impl Wish {
-    /// What the `auth` of a CONNECT says.
-    pub(crate) fn of(auth: Option<&RawValue>) -> Self {
+    /// What the `auth` of a CONNECT says; of `recovery`, unless it says so, what is `usual`.
+    pub(crate) fn of(auth: Option<&RawValue>, usual: bool) -> Self {
         let auth = auth.filter(|auth| auth.get().starts_with('{'));
         let auth: Auth<'_> = auth.and_then(|auth| serde_json::from_str(auth.get()).ok()).unwrap_or_default();
-        let recoverable = auth.recovery.unwrap_or(true);
+        let recoverable = auth.recovery.unwrap_or(usual);
         match auth.pid.and_then(|pid| Id::parse(&pid)).filter(|_| recoverable) {
             None => Self::Session { recoverable },
             Some(pid) => {

@@ -12,7 +12,7 @@ use socketio_protocol::websocket::CloseCode;
 
 pub(crate) use polling::{EngineError, EngineRequest, Farewells, Polling, handle_post, open as open_polling};
 pub(crate) use stream::{Measured, Stream, read_at_most};
-pub(crate) use websocket::open as open_websocket;
+pub(crate) use websocket::{open as open_websocket, take_scratch};
 
 use crate::{DisconnectReason, connection::Connection, identifier::Id, metrics::ShardMetrics, outbox::Outbox};
 use stream::WriteHalf;

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, net::IpAddr, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use socketio_protocol::engine_io::{DecodeError, Open, PayloadPacket, PayloadWriter, decode_payload};
+use socketio_protocol::engine_io::{DecodeError, Open, PayloadWriter, TextPacket, decode_payload};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep},
@@ -258,7 +258,9 @@ impl Polling {
             | DisconnectReason::ParseError
             | DisconnectReason::OverlappingRequests => Ok(last_payloads(outbox)),
             // The client is to come back. Told by a close packet, python-engineio would not.
-            _ => Err(EngineError::Unavailable),
+            _ if connection.is_python() => Err(EngineError::Unavailable),
+            // Whatever else waits, the client is sent again when it comes back, or has lost.
+            _ => Ok(VecDeque::from([b"1".to_vec()])),
         };
         match (self.poll.take(), last) {
             (Some(poll), Ok(mut payloads)) => {
@@ -267,12 +269,14 @@ impl Polling {
                 shard.farewells.borrow_mut().add(self.sid, payloads, shard.config.ping_timeout);
             }
             (Some(poll), Err(error)) => drop(poll.send(Err(error))),
-            // Whoever broke the protocol was told so by what it sent.
-            (None, Ok(_)) if matches!(reason, DisconnectReason::ParseError | DisconnectReason::OverlappingRequests) => {
-            }
             // A poll may be on its way, which is to be answered as if it had been there.
-            (None, Ok(payloads)) => shard.farewells.borrow_mut().add(self.sid, payloads, shard.config.ping_timeout),
-            (None, Err(_)) => {}
+            (None, Ok(payloads))
+                if matches!(reason, DisconnectReason::TransportClose | DisconnectReason::ServerNamespace) =>
+            {
+                shard.farewells.borrow_mut().add(self.sid, payloads, shard.config.ping_timeout);
+            }
+            // Its session is unknown: it comes back.
+            (None, _) => {}
         }
     }
 }
@@ -519,8 +523,8 @@ fn handle_payload(session: &Rc<Connection>, post: &mut Post) -> Result<(), Disco
         let next = packets.rest().map(|rest| post.body.len() - rest.len());
         session.pay()?;
         match packet {
-            PayloadPacket::Text(packet) => session.on_text(packet)?,
-            PayloadPacket::Binary(data) => session.on_binary(&data)?,
+            TextPacket::Packet(packet) => session.on_text(packet)?,
+            TextPacket::Binary(data) => session.on_binary(&data)?,
         }
         post.next = next;
         if !session.goes_on()? || session.is_paused() || session.is_over_soft_limit() {

@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use rustix::net::{RecvFlags, recv};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{
@@ -64,6 +65,15 @@ impl Stream {
                 split(stream.tcp, Some(session))
             }
         }
+    }
+
+    /// Whether something has come that is not read.
+    pub(crate) fn has_more(&self) -> bool {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(stream) => &stream.get_ref().0.tcp,
+        };
+        recv(tcp, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(_, length)| length > 0)
     }
 
     pub(crate) fn detach(self) -> io::Result<Detached> {

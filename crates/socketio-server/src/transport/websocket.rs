@@ -14,7 +14,7 @@ use rustix::{
 };
 use smallvec::SmallVec;
 use socketio_protocol::{
-    engine_io,
+    engine_io::TextPacket,
     websocket::{CloseCode, Decoder, Message, encode_close},
 };
 use tokio::{
@@ -95,7 +95,7 @@ async fn linger(shard: &Shard, read: OwnedReadHalf) {
 }
 
 /// The buffer that the shard's connections read into, each in its turn.
-fn take_scratch(shard: &Shard) -> Box<[u8]> {
+pub(crate) fn take_scratch(shard: &Shard) -> Box<[u8]> {
     shard.scratch.take().unwrap_or_else(|| vec![0; READ_BUFFER].into_boxed_slice())
 }
 
@@ -261,10 +261,10 @@ fn handle_frames(
         let Some((consumed, message)) = next else { break };
         connection.pay()?;
         match message {
-            Message::Text(text) => {
-                let packet = engine_io::Packet::decode(text).map_err(|_| DisconnectReason::ParseError)?;
-                connection.on_text(packet)?;
-            }
+            Message::Text(text) => match TextPacket::decode(text).map_err(|_| DisconnectReason::ParseError)? {
+                TextPacket::Packet(packet) => connection.on_text(packet)?,
+                TextPacket::Binary(data) => connection.on_binary(&data)?,
+            },
             Message::Binary(data) => connection.on_binary(data)?,
             Message::Ping(data) => connection.queue_uncounted(Rc::new(Frame::pong(data))),
             Message::Close(_) => return Err(DisconnectReason::TransportClose.into()),

@@ -14,7 +14,7 @@ use socketio_protocol::{
     websocket::{OpCode, accept_key, encode_masked},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{
         TcpSocket, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -28,7 +28,10 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 pub(crate) type Headers<'a> = &'a [(&'a str, &'a str)];
 
-/// How a waiting poll is answered when its session ends through no wish of either side.
+/// How a waiting poll is answered when its session ends through no wish of either side: the stock client comes back by itself.
+pub(crate) const CLOSED: (u16, &str) = (200, "1");
+
+/// The same for a client that would not come back after that.
 pub(crate) const COME_BACK: (u16, &str) = (503, r#"{"code":3,"message":"Service unavailable"}"#);
 
 // --- HTTP ---
@@ -83,6 +86,17 @@ impl Http {
 
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
         within("the server reads a request", self.stream.write_all(bytes)).await.expect("the connection is open");
+    }
+
+    /// The stream, when what comes next is no HTTP, with what has come of that.
+    pub(crate) fn into_raw(self) -> impl AsyncRead + AsyncWrite + Unpin {
+        let (read, write) = self.stream.into_split();
+        tokio::io::join(AsyncReadExt::chain(std::io::Cursor::new(self.buffer), read), write)
+    }
+
+    /// Waits until something has come.
+    pub(crate) async fn peek(&self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        self.stream.peek(bytes).await
     }
 
     /// Sends if the connection is still open.

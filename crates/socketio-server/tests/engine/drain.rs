@@ -7,7 +7,7 @@ use socketio_server::{Config, Drained, Namespace};
 use tokio::net::TcpStream;
 
 use crate::{
-    client::{COME_BACK, Http, Polling, Ws, get},
+    client::{CLOSED, COME_BACK, Http, Polling, Ws, get},
     harness::{Recorder, TestServer, echo, eventually, recorder, within},
 };
 
@@ -51,7 +51,7 @@ async fn everyone_is_told_and_idle_connections_do_not_matter(shards: usize) {
             assert_eq!(ws.closed().await, (1001, "server shutting down".to_owned()));
         }
         for (poll, session) in polls {
-            assert_eq!(poll.response().await.parts(), COME_BACK);
+            assert_eq!(poll.response().await.parts(), CLOSED);
             drop(session);
         }
         for mut http in idle {

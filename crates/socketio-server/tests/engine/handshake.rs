@@ -110,7 +110,7 @@ async fn refusals_say_why(shards: usize) {
         ("PUT", "EIO=4&transport=polling".into(), none(), METHOD),
         ("DELETE", "EIO=4&transport=polling".into(), none(), METHOD),
         ("GET", "EIO=4&transport=polling&sid=abc".into(), none(), SESSION),
-        ("GET", "EIO=4&transport=polling&sid=".into(), none(), SESSION),
+        ("GET", "EIO=4&transport=polling&sid=%20".into(), none(), SESSION),
         ("GET", "EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAAAAAA".into(), none(), SESSION),
         ("POST", "EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAAAAAA".into(), none(), SESSION),
         // It names shard 255, which is not there.

@@ -9,7 +9,7 @@ use socketio_server::{Config, DisconnectReason};
 use tokio::sync::Semaphore;
 
 use crate::{
-    client::{COME_BACK, Client, Polling, Via, Ws},
+    client::{CLOSED, Client, Polling, Via, Ws},
     harness::{EVENT_BYTES, TestServer, echo, eventually},
 };
 
@@ -60,7 +60,7 @@ async fn without_a_pong_the_session_ends(shards: usize) {
     ws.send("4hello").await;
     assert_eq!(ws.text().await, "4hello");
     assert_eq!(ws.closed().await, (1000, "ping timeout".to_owned()));
-    assert_eq!(poll.response().await.parts(), COME_BACK);
+    assert_eq!(poll.response().await.parts(), CLOSED);
     session.expect_gone().await;
 
     // A session that is not even polled.
@@ -129,7 +129,7 @@ async fn no_namespace_in_time_ends_the_connection(shards: usize) {
     assert_eq!(ws.text().await, r#"44/random,{"message":"Invalid namespace"}"#);
     let poll = session.begin_poll().await;
     assert_eq!(ws.closed().await, (1000, "connect timeout".to_owned()));
-    assert_eq!(poll.response().await.parts(), COME_BACK);
+    assert_eq!(poll.response().await.parts(), CLOSED);
     session.expect_gone().await;
     assert!(began.elapsed() >= timeout);
     assert_eq!(server.ended(DisconnectReason::ConnectTimeout), 2);

@@ -8,6 +8,7 @@ mod harness;
 mod client;
 
 mod backpressure;
+mod clients;
 mod drain;
 mod events_and_acks;
 mod handshake;
@@ -19,7 +20,9 @@ mod namespaces;
 mod panics;
 mod polling;
 mod recovery;
+mod requests;
 mod rooms_and_broadcasts;
+mod setup;
 mod tls;
 mod turns;
 mod upgrade;

@@ -10,7 +10,7 @@ use socketio_server::{Config, DisconnectReason, Namespace};
 use tokio::sync::Semaphore;
 
 use crate::{
-    client::{COME_BACK, Http, Packet, Polling},
+    client::{CLOSED, Http, Packet, Polling},
     harness::{DEADLINE, EVENT_BYTES, TestServer, eventually, recorder, within},
 };
 
@@ -205,7 +205,7 @@ async fn a_payload_may_be_as_large_as_allowed(shards: usize) {
     let poll = session.begin_poll().await;
     server.settle().await;
     assert_eq!(session.post(format!("{largest}x")).await.parts(), TOO_LARGE);
-    assert_eq!(poll.response().await.parts(), COME_BACK);
+    assert_eq!(poll.response().await.parts(), CLOSED);
     session.expect_gone().await;
     server.all_ended(DisconnectReason::PayloadTooLarge).await;
 

@@ -36,7 +36,7 @@ async fn messages_come_back(shards: usize) {
 
 async fn an_invalid_packet_closes(shards: usize) {
     let server = TestServer::echo(Config { shards, ..Config::default() });
-    for packet in ["abc", "", "7", "0", "0{}", "2", "2probe", "1x", "5x", "b", "bAQID", "\u{20ac}"] {
+    for packet in ["abc", "", "7", "0", "0{}", "2", "2probe", "1x", "5x", "b!", "b\u{20ac}", "\u{20ac}"] {
         for path in ["/engine.io/", "/socket.io/"] {
             let mut ws = Ws::open_at(server.addr, path).await;
             ws.send(packet).await;
@@ -171,6 +171,21 @@ async fn what_was_answered_before_an_end_still_arrives() {
         assert_eq!(ws.text().await, *text);
     }
     assert_eq!(ws.closed().await.0, 1002);
+}
+
+/// A client that sends on after it was closed is not read for ever.
+#[tokio::test]
+async fn a_closed_connection_is_read_on_for_so_much() {
+    let server = TestServer::echo(Config { shards: 1, ..Config::default() });
+    let mut ws = Ws::open_at(server.addr, "/engine.io/").await;
+    ws.send_raw(&masked(OpCode::Text, b"not a packet")).await;
+    let more = vec![b'x'; 1024 * 1024];
+    let mut taken = 0;
+    while ws.writer.try_send_raw(&more).await.is_ok() {
+        taken += 1;
+        // What was read, and what the kernel holds of it at both ends.
+        assert!(taken < 64, "64 MiB were read");
+    }
 }
 
 #[tokio::test]

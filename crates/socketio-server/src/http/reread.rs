@@ -1,0 +1,146 @@
+//! Upgrades that are the fallback's, such as a WebSocket of axum's.
+//!
+//! hyper gives a stream to a handler only if it may go to other threads. Those that HTTP reads here may not, since what comes of them
+//! is counted for their shard. So such a request is read once more, from a stream that may.
+
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use ::http::{
+    HeaderMap, Request, Version,
+    header::{CONNECTION, HeaderName, UPGRADE},
+};
+use bytes::{Buf, Bytes, BytesMut};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::oneshot,
+};
+
+use crate::{HttpConnection, shard::Shard, transport::Stream};
+
+/// Whether a request wants to go over to another protocol.
+pub(super) fn wants_upgrade(request: &Request<Incoming>) -> bool {
+    request.version() == Version::HTTP_11
+        && request.body().is_end_stream()
+        && request.headers().contains_key(UPGRADE)
+        && has_token(request.headers(), &CONNECTION, "upgrade")
+}
+
+/// Whether a header that is a list has this word.
+pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let lists = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case(token))
+}
+
+/// The bytes of a request's head.
+pub(super) fn head_of(request: &Request<Incoming>) -> BytesMut {
+    let mut head = BytesMut::new();
+    head.extend_from_slice(request.method().as_str().as_bytes());
+    head.extend_from_slice(b" ");
+    head.extend_from_slice(request.uri().to_string().as_bytes());
+    head.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in request.headers() {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// Has the fallback answer the request that begins with `read`, and waits until it is done with the stream.
+pub(super) async fn serve(
+    shard: &Rc<Shard>,
+    stream: Stream,
+    read: Bytes,
+    client: SocketAddr,
+    connection: HttpConnection,
+    max_headers: usize,
+) {
+    let (open, closed) = oneshot::channel::<()>();
+    let stream = Reread { read, stream, _open: open };
+    let service = {
+        let shard = shard.clone();
+        service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(client);
+            request.extensions_mut().insert(connection.clone());
+            let answer = shard.application.fallback.as_ref().map(|fallback| fallback.call(request));
+            async move {
+                match answer {
+                    Some(answer) => Ok(answer.await),
+                    None => Err(io::Error::from(io::ErrorKind::Unsupported)),
+                }
+            }
+        })
+    };
+    let served = http1::Builder::new()
+        .keep_alive(false)
+        .max_headers(max_headers)
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    match served {
+        Ok(()) => _ = closed.await,
+        Err(error) => tracing::debug!(%error, "http upgrade ended"),
+    }
+}
+
+/// A stream of which some was read before.
+struct Reread {
+    read: Bytes,
+    stream: Stream,
+    /// Dropped with the stream.
+    _open: oneshot::Sender<()>,
+}
+
+impl AsyncRead for Reread {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.read.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+        }
+        let count = this.read.len().min(buffer.remaining());
+        buffer.put_slice(this.read.get(..count).unwrap_or_default());
+        this.read.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Reread {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,71 @@
+//! Clients that are turned away because of how they, or this server, are set up: one table for logs and metrics. Those that meet a
+//! limit are the [`Limit`](crate::Limit)s'.
+
+use std::net::IpAddr;
+
+use ::http::{
+    HeaderMap, HeaderName,
+    header::{ORIGIN, USER_AGENT},
+};
+
+use crate::shard::Shard;
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// Why a client is turned away.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Refusal { $($(#[$doc])* $name,)* }
+
+        impl Refusal {
+            /// Every reason, in the order of the table.
+            pub const ALL: [Self; [$($text),*].len()] = [$(Self::$name),*];
+
+            /// The name in logs and metrics.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// A page of an origin that is not among the [`Config::origins`](crate::Config::origins).
+    Origin => "origin",
+    /// Another revision of Engine.IO than 4: `socket.io-client` before 3.0, or no Socket.IO client at all.
+    Protocol => "protocol version",
+    /// Another parser than the default one, such as `socket.io-msgpack-parser`.
+    Parser => "parser",
+}
+
+/// A client that is turned away.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct RefusedClient<'a> {
+    /// Why.
+    pub refusal: Refusal,
+    /// Its address, as [`Socket::remote_addr`](crate::Socket::remote_addr) has it.
+    pub address: IpAddr,
+    /// The page's origin, if it is a page.
+    pub origin: Option<&'a str>,
+    /// The program, as it calls itself.
+    pub user_agent: Option<&'a str>,
+}
+
+/// What is to be done when a client is turned away.
+pub(crate) type OnRefusal = dyn Fn(&RefusedClient<'_>) + Send + Sync;
+
+impl Shard {
+    /// Counts and tells that a client is turned away. Its request's headers, if there are any, tell who it is.
+    pub(crate) fn refuse(&self, refusal: Refusal, address: IpAddr, headers: Option<&HeaderMap>) {
+        let text = |name: HeaderName| headers?.get(name)?.to_str().ok();
+        let refused = RefusedClient { refusal, address, origin: text(ORIGIN), user_agent: text(USER_AGENT) };
+        self.metrics.client_refused(refusal);
+        let (origin, user_agent) = (refused.origin, refused.user_agent);
+        tracing::debug!(%address, reason = refusal.as_str(), origin, user_agent, "refuse a client");
+        if let Some(on_refusal) = &self.application.on_refusal {
+            self.guarded(|| on_refusal(&refused));
+        }
+    }
+}

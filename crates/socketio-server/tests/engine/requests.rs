@@ -1,0 +1,227 @@
+//! HTTP as clients, workers and proxies speak it, well and less well.
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use socketio_server::{Config, HttpConnection, Limit};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{
+    client::{Http, Polling, get},
+    harness::{TestServer, eventually, within},
+};
+
+fn one_shard() -> Config {
+    Config { shards: 1, ..Config::default() }
+}
+
+/// A request that is refused for its first line, before its body has come.
+fn refused_post(length: usize) -> String {
+    format!(
+        "POST /socket.io/?EIO=4&transport=polling&sid=unknown HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"
+    )
+}
+
+/// Clients that send all of a body before they read get the answer, and no reset.
+#[tokio::test]
+async fn an_early_answer_arrives_though_the_body_is_sent_to_its_end() {
+    const LENGTH: usize = 900_000;
+    let server = TestServer::echo(one_shard());
+    for _ in 0..20 {
+        let mut http = Http::connect(server.addr).await;
+        http.send_raw(refused_post(LENGTH).as_bytes()).await;
+        // The answer is there before the body begins.
+        let mut first = [0];
+        assert_eq!(within("an answer", http.peek(&mut first)).await.expect("an open connection"), 1);
+        for part in vec![b'x'; LENGTH].chunks(100_000) {
+            http.send_raw(part).await;
+        }
+        let response = http.response().await.expect("an answer, and no reset");
+        assert_eq!(response.parts(), (400, r#"{"code":1,"message":"Session ID unknown"}"#));
+        assert!(http.response().await.is_none(), "the connection ends");
+    }
+    eventually("nothing is left of them", || server.metrics().http_connections == 0).await;
+}
+
+/// Nobody is read for ever.
+#[tokio::test]
+async fn who_sends_on_after_an_answer_is_read_for_so_much() {
+    let server = TestServer::echo(one_shard());
+    let mut http = Http::connect(server.addr).await;
+    http.send_raw(refused_post(1_000_000_000).as_bytes()).await;
+    let part = vec![b'x'; 1024 * 1024];
+    let mut taken = 0;
+    while http.try_send_raw(&part).await.is_ok() {
+        taken += 1;
+        // What was read, and what the kernel holds of it at both ends.
+        assert!(taken < 64, "64 MiB were read");
+    }
+    eventually("it is closed", || server.metrics().http_connections == 0).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_as_long_as_it_was_told() {
+    let config = Config {
+        header_timeout: Duration::from_millis(200),
+        keep_alive_timeout: Duration::from_secs(2),
+        ..one_shard()
+    };
+    let server = TestServer::echo(config);
+    let mut http = Http::connect(server.addr).await;
+    let response = http.request("GET", "/nowhere", &[], b"").await;
+    assert_eq!((response.status, response.header("keep-alive")), (404, Some("timeout=2")));
+    let began = Instant::now();
+    // Longer than headers may take.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(http.request("GET", "/nowhere", &[], b"").await.status, 404);
+    let again = Instant::now();
+    assert!(http.response().await.is_none(), "it is closed");
+    assert!(again.elapsed() > Duration::from_millis(1_900), "{:?} after {:?}", again.elapsed(), began.elapsed());
+    let met = server.metrics().limits;
+    assert!(met.contains(&(Limit::HeaderTime, 0)), "to be idle is no fault: {met:?}");
+
+    // From the first byte on, a request has its own time.
+    let mut http = Http::connect(server.addr).await;
+    assert_eq!(http.request("GET", "/nowhere", &[], b"").await.status, 404);
+    http.send_raw(b"GET /").await;
+    let began = Instant::now();
+    assert!(http.response().await.is_none(), "it is closed");
+    assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+    eventually("it is a limit", || server.metrics().limits.contains(&(Limit::HeaderTime, 1))).await;
+}
+
+#[tokio::test]
+async fn as_many_headers_as_fit_are_taken() {
+    let server = TestServer::echo(one_shard());
+    let request = |count: usize| {
+        let headers: String = (0..count).map(|number| format!("X-{number}: {number}\r\n")).collect();
+        format!("GET /nowhere HTTP/1.1\r\nHost: a\r\n{headers}\r\n")
+    };
+    for (count, status) in [(150, 404), (1_500, 404), (2_100, 431)] {
+        let mut http = Http::connect(server.addr).await;
+        http.send_raw(request(count).as_bytes()).await;
+        assert_eq!(http.response().await.expect("an answer").status, status, "{count} headers");
+    }
+}
+
+/// As `printf … | nc` does.
+#[tokio::test]
+async fn a_request_whose_client_sends_no_more_is_answered() {
+    let server = TestServer::echo(one_shard());
+    let session = Polling::connected(server.addr).await.0;
+    let body = "42[\"message\",1]";
+    let post = format!(
+        "POST {} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        session.target(),
+        body.len()
+    );
+    for (request, expected) in [(post.as_str(), "200"), ("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n", "404")] {
+        let mut stream = TcpStream::connect(server.addr).await.expect("the server listens");
+        stream.write_all(request.as_bytes()).await.expect("an open connection");
+        stream.shutdown().await.expect("an open connection");
+        let mut answer = String::new();
+        within("an answer", stream.read_to_string(&mut answer)).await.expect("no reset");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{answer}");
+    }
+}
+
+/// A poll whose client has hung up is not one that waits.
+#[tokio::test]
+async fn a_poll_whose_client_hangs_up_ends_its_session() {
+    let server = TestServer::echo(one_shard());
+    let mut session = Polling::connected(server.addr).await.0;
+    session.text().await;
+    let mut stream = TcpStream::connect(server.addr).await.expect("the server listens");
+    let poll = format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", session.target());
+    stream.write_all(poll.as_bytes()).await.expect("an open connection");
+    stream.shutdown().await.expect("an open connection");
+    eventually("the session has ended", || server.metrics().connections == 0).await;
+}
+
+#[tokio::test]
+async fn parameters_are_read_as_the_reference_reads_them() {
+    let server = TestServer::echo(one_shard());
+    let open = get(server.addr, "/socket.io/?EIO=4&transport=polling&sid=").await;
+    assert_eq!(open.status, 200, "an empty sid is none: {}", open.body);
+    let sid = open.body.get(9..29).expect("a session id");
+    let encoded: String = sid.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let target = format!("/socket.io/?EIO=%34&transport=p%6flling&sid={encoded}");
+    let mut http = Http::connect(server.addr).await;
+    assert_eq!(http.request("POST", &target, &[], b"40").await.parts(), (200, "ok"));
+    assert!(http.request("GET", &target, &[], b"").await.body.starts_with("40{"));
+    assert_eq!(http.request("POST", &target, &[], b"1").await.parts(), (200, "ok"));
+}
+
+/// Agrees to speak something else, and sends back what comes, with who it is from before it.
+#[derive(Clone)]
+struct Upgrades;
+
+impl tower_service::Service<Request<Incoming>> for Upgrades {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        let client = *request.extensions().get::<std::net::SocketAddr>().expect("the client's address");
+        assert!(request.extensions().get::<HttpConnection>().is_some());
+        if request.uri().path() != "/echo" {
+            return ready(Ok(Response::builder().status(418).body(Full::default()).expect("a response")));
+        }
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let stream = TokioIo::new(upgraded.await.expect("an upgrade"));
+            let (mut read, mut write) = tokio::io::split(stream);
+            write.write_all(client.ip().to_string().as_bytes()).await.expect("an open connection");
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        });
+        let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
+        ready(Ok(response.body(Full::default()).expect("a response")))
+    }
+}
+
+/// As a WebSocket of axum's does.
+#[tokio::test]
+async fn the_fallback_may_upgrade() {
+    let server = TestServer::start(one_shard(), |server| server.fallback(Upgrades));
+    let request =
+        |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    let mut http = Http::connect(server.addr).await;
+    // A request before it, and what is to be echoed right behind it.
+    http.send_raw(format!("GET /other HTTP/1.1\r\nHost: a\r\n\r\n{}hello", request("/echo?x=1")).as_bytes()).await;
+    assert_eq!(http.response().await.expect("an answer").status, 418);
+    let upgraded = http.response().await.expect("an answer");
+    assert_eq!((upgraded.status, upgraded.header("upgrade")), (101, Some("echo")));
+    let mut stream = http.into_raw();
+    let mut came = [0; 14];
+    within("the echo", stream.read_exact(&mut came)).await.expect("an open connection");
+    assert_eq!(&came, b"127.0.0.1hello");
+    stream.write_all(b" again").await.expect("an open connection");
+    let mut came = [0; 6];
+    within("the echo", stream.read_exact(&mut came)).await.expect("an open connection");
+    assert_eq!(&came, b" again");
+    assert_eq!(server.metrics().streams, 1);
+    drop(stream);
+    eventually("nothing is left of it", || server.metrics().streams == 0).await;
+
+    // It may as well not.
+    let mut http = Http::connect(server.addr).await;
+    http.send_raw(request("/other").as_bytes()).await;
+    assert_eq!(http.response().await.expect("an answer").status, 418);
+    assert!(http.response().await.is_none());
+}
