@@ -3,7 +3,7 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run test check fmt e2e chaos chaos-mutants fuzz deny attacks bench bench-quick instructions
+.PHONY: help run test check fmt e2e chaos chaos-mutants fuzz deny attacks bench bench-quick instructions conformance
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ test: ## Run all tests: unit, integration, and the real clients
 e2e: ## Run the real clients against the server
 	$(CARGO) build --locked --bin slop-studios
 	SLOP_STUDIOS_BIN="$(abspath $(TARGET))/debug/slop-studios" e2e/run
+
+SUITES ?=
+conformance: ## Run the reference's own suites against the engine; SUITES is a copy of the repository socketio/socket.io
+	e2e/conformance "$(SUITES)"
 
 CHAOS_SECONDS ?= 3600
 chaos: ## Random faults against real clients and a model of what they must have, CHAOS_SECONDS long or one CHAOS_SEED
