@@ -140,8 +140,11 @@ settings! {
     /// Least severe level that is logged: off, error, warn, info, debug or trace
     log_level: LogLevel = "LOG_LEVEL" Text DefaultValue::Fixed(defaults::LOG_LEVEL), log_level;
 
-    /// Form of the log on standard error: text or json
+    /// Form of the log on standard error, and of the start-up line on standard output: text or json
     log_format: LogFormat = "LOG_FORMAT" Text DefaultValue::Fixed(defaults::LOG_FORMAT), log_format;
+
+    /// Whether each request to the HTTP API is logged, at the level info
+    access_log: bool = "ACCESS_LOG" Boolean DefaultValue::Fixed(defaults::ACCESS_LOG), boolean;
 
     /// Time between the server's pings
     ping_interval: Duration = "PING_INTERVAL_MS" Number DefaultValue::Fixed(defaults::PING_INTERVAL_MS), milliseconds;

@@ -20,6 +20,8 @@ pub const AUTH_REQUIRED: &str = "false";
 pub const LOG_LEVEL: &str = "info";
 /// For eyes; log collectors ask for `json`.
 pub const LOG_FORMAT: &str = "text";
+/// A line for each request is for those who look for something: the proxy in front has one, and so has `LOG_LEVEL=debug`.
+pub const ACCESS_LOG: &str = "false";
 
 /// Engine.IO's own default: below the 30 s after which the stricter proxies drop an idle connection.
 pub const PING_INTERVAL_MS: &str = "25000";

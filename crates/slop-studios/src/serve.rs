@@ -19,7 +19,7 @@ use tokio::time::{interval, sleep, sleep_until, timeout};
 
 use crate::config::{CorsOrigin, Settings};
 use crate::dispatch::EngineDispatch;
-use crate::http::{Api, App, Bodies, BodyLimits, PublishRate};
+use crate::http::{Api, ApiOptions, App, Bodies, BodyLimits, PublishRate};
 use crate::identity::{Jwks, Revocations, TokenVerifier};
 use crate::in_force::InForce;
 use crate::inbox::Inboxes;
@@ -110,6 +110,7 @@ pub(crate) fn run(
     let started = start(&settings, &runtime, listener, &metrics, certificate.as_ref())?;
     let reload = load.map(|load| reloadable(load, &started, certificate));
     let Started { server, store, .. } = started;
+    say_started(&settings, server.local_addr());
     on_listening(server.local_addr());
 
     let signal = runtime.block_on(async {
@@ -309,7 +310,11 @@ fn start(
         handle,
         metrics: Arc::clone(metrics),
     };
-    let api = Api::new(Arc::new(app), certificate.is_some());
+    let options = ApiOptions {
+        over_tls: certificate.is_some(),
+        access_log: settings.access_log,
+    };
+    let api = Api::new(Arc::new(app), options);
     let builder = builder.recovery(recovery(settings, &embedded, &store)).fallback(api);
     let builder = crate::namespaces::all(&sessions, &inboxes, &store)
         .into_iter()
@@ -320,6 +325,27 @@ fn start(
     };
     let server = builder.start(listener).context("start the server")?;
     Ok(Started { server, store: embedded, sessions, publishers })
+}
+
+/// Logs what runs where, and with how much of what decides who may do what.
+fn say_started(settings: &Settings, address: SocketAddr) {
+    let folder = std::path::absolute(&settings.data_dir).unwrap_or_else(|_unknown| settings.data_dir.clone());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        url = format!("{}://{address}", settings.scheme()),
+        data_dir = %folder.display(),
+        store_sync = settings.store_sync.as_str(),
+        shards = settings.shards,
+        room_rules = settings.tables.rules.rooms.len(),
+        media_rules = settings.tables.rules.media.len(),
+        auth_required = settings.auth_required,
+        token_secrets = usize::from(settings.jwt_secret.is_some()) + settings.jwt_previous_secrets.len(),
+        token_key_files = settings.jwt_public_keys.len(),
+        token_key_set = settings.jwks_url.is_some(),
+        publisher_keys = settings.api_keys.len() + settings.tables.publisher_keys.len(),
+        publish_claim = settings.publish_claim.as_deref(),
+        "started"
+    );
 }
 
 fn credentials(settings: &Settings) -> Credentials {

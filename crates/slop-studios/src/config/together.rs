@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{SettingError, Settings};
+use super::{LogLevel, SettingError, Settings};
 use crate::defaults;
 use crate::identity::{ClaimRules, Jwks, JwksError, KeyError, Keys, Pace};
 use crate::metrics::Metrics;
@@ -147,6 +147,9 @@ impl Settings {
             warnings.push(format!(
                 "clients without a token can {open}; set AUTH_REQUIRED=true or say in [[rooms]] and [[media]] who may"
             ));
+        }
+        if self.access_log && matches!(self.log_level, LogLevel::Off | LogLevel::Error | LogLevel::Warn) {
+            warnings.push("ACCESS_LOG is true, but LOG_LEVEL lets no line of the level info through".to_owned());
         }
         let anybody = [IpAddr::V4(Ipv4Addr::from_bits(0x0808_0808)), IpAddr::V4(Ipv4Addr::from_bits(0xcb00_7101))];
         if anybody.iter().all(|address| self.trusted_proxies.contains(*address)) {

@@ -9,11 +9,9 @@ use http::request::Parts;
 use socketio_server::HttpConnection;
 
 use super::App;
-use super::problem::Problem;
+use super::exchange::PublisherName;
+use super::problem::{Challenge, Problem};
 use crate::publishers::{NoPublisher, Publisher, Publishers};
-
-const CHALLENGE: &str = r#"Bearer realm="slop-studios""#;
-const CHALLENGE_BAD: &str = r#"Bearer realm="slop-studios", error="invalid_token""#;
 
 /// A handler that takes a publisher lets in nobody else.
 impl FromRequestParts<Arc<App>> for Publisher {
@@ -21,6 +19,9 @@ impl FromRequestParts<Arc<App>> for Publisher {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let publisher = authenticate(&app.publishers, credential(&parts.headers)).await?;
+        if let Some(name) = parts.extensions.get::<PublisherName>() {
+            name.set(&publisher.name);
+        }
         // With `PUBLISH_CLAIM` every user has a valid token: who may do nothing is not to have a body taken in either.
         if publisher.scopes.are_none() {
             return Err(Problem::no_scope());
@@ -42,7 +43,7 @@ async fn authenticate(publishers: &Publishers, credential: Option<&str>) -> Resu
         // Who offers nothing is told first whether anything would do.
         return Err(match publishers.are_none() {
             true => Problem::publishing_off(),
-            false => Problem::unauthorized("a publisher key is needed (Authorization: Bearer)", CHALLENGE),
+            false => Problem::unauthorized("a publisher key is needed (Authorization: Bearer)", Challenge::NoKey),
         });
     };
     if let Some(key) = publishers.key_on_its_way(credential) {
@@ -50,10 +51,10 @@ async fn authenticate(publishers: &Publishers, credential: Option<&str>) -> Resu
     }
     publishers.authenticate(credential).map_err(|refused| match refused {
         NoPublisher::Off => Problem::publishing_off(),
-        NoPublisher::UnknownKey => Problem::unauthorized("the publisher key is not valid", CHALLENGE_BAD),
+        NoPublisher::UnknownKey => Problem::unauthorized("the publisher key is not valid", Challenge::InvalidKey),
         NoPublisher::BadToken(error) => Problem::unauthorized(
             format!("it is no publisher key, and as a token it is refused: {error}"),
-            CHALLENGE_BAD,
+            Challenge::InvalidKey,
         ),
     })
 }

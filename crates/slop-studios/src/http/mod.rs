@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -29,6 +29,7 @@ use crate::store::Store;
 
 mod auth;
 mod body;
+mod exchange;
 mod openapi;
 mod operate;
 mod problem;
@@ -39,6 +40,7 @@ mod revoke;
 mod security_headers;
 
 pub(crate) use body::{Bodies, Limits as BodyLimits};
+use exchange::{Exchange, X_REQUEST_ID};
 use problem::Problem;
 pub(crate) use rate::PublishRate;
 use security_headers::SecurityHeaders;
@@ -60,8 +62,17 @@ pub(crate) struct App {
     pub(crate) publish_rate: PublishRate,
 }
 
-/// All routes, and what becomes of every answer: it is a problem if it is an error, has security headers, and is
-/// counted. That is no layer of the router: for each, the router boxes and copies every request once more.
+/// What of the API is a setting.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ApiOptions {
+    /// Whether this server itself speaks TLS.
+    pub(crate) over_tls: bool,
+    /// Whether every request is logged at `info`.
+    pub(crate) access_log: bool,
+}
+
+/// All routes, and what becomes of every answer: it is a problem if it is an error, has security headers and the request's id,
+/// and is counted and logged. That is no layer of the router: for each, the router boxes and copies every request once more.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     router: Router,
@@ -71,20 +82,40 @@ pub(crate) struct Api {
 #[derive(Debug)]
 struct Shared {
     metrics: Arc<Metrics>,
+    access_log: bool,
     security_headers: SecurityHeaders,
     /// The patterns of all paths, by which requests are counted.
     patterns: matchit::Router<Box<str>>,
 }
 
 impl Api {
-    /// `over_tls` is about this server's own TLS.
-    pub(crate) fn new(app: Arc<App>, over_tls: bool) -> Self {
+    pub(crate) fn new(app: Arc<App>, options: ApiOptions) -> Self {
         let shared = Shared {
             metrics: Arc::clone(&app.metrics),
-            security_headers: SecurityHeaders::new(over_tls),
+            access_log: options.access_log,
+            security_headers: SecurityHeaders::new(options.over_tls),
             patterns: patterns(),
         };
         Self { router: router(app), shared: Arc::new(shared) }
+    }
+}
+
+impl Shared {
+    /// Makes of what a handler answered what goes out.
+    fn finish(&self, exchange: Exchange, answer: Response) -> Response {
+        let allow = answer.headers().get(ALLOW).cloned();
+        let mut answer = Problem::of_response(answer).unwrap_or_else(|problem| {
+            let mut answer = problem.answer(exchange.id.clone());
+            answer.headers_mut().extend(allow.map(|allow| (ALLOW, allow)));
+            answer
+        });
+        let path = exchange.uri.path();
+        self.security_headers.add(answer.headers_mut(), is_docs(path));
+        answer.headers_mut().insert(X_REQUEST_ID, exchange.id.header());
+        let pattern = self.patterns.at(path).map_or("unknown", |found| &**found.value);
+        self.metrics.http_request(pattern, &exchange.method, answer.status());
+        exchange.answered(answer.status());
+        answer
     }
 }
 
@@ -101,17 +132,12 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (shared, method, path) = (Arc::clone(&self.shared), request.method().clone(), request.uri().clone());
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let shared = Arc::clone(&self.shared);
+        let exchange = Exchange::begin(&mut request, shared.access_log);
         let answer = self.router.call(request);
-        Box::pin(answer.map(move |answer| {
-            let mut answer = as_problem(answer?);
-            let path = path.path();
-            shared.security_headers.add(answer.headers_mut(), is_docs(path));
-            let pattern = shared.patterns.at(path).map_or("unknown", |found| &**found.value);
-            shared.metrics.http_request(pattern, &method, answer.status());
-            Ok(answer)
-        }))
+        // If the client is gone before, the exchange is dropped with the future, and logged so.
+        Box::pin(answer.map(move |answer| Ok(shared.finish(exchange, answer?))))
     }
 }
 
@@ -132,7 +158,8 @@ fn router(app: Arc<App>) -> Router {
 fn patterns() -> matchit::Router<Box<str>> {
     let mut patterns = matchit::Router::new();
     let described = description().paths.paths.into_keys();
-    for pattern in described.chain(["/", "/openapi.json", DOCS, "/docs/", "/docs/{*file}"].map(str::to_owned)) {
+    let pages = ["/", "/openapi.json", DOCS, "/docs/", "/docs/{*file}"];
+    for pattern in described.chain(pages.map(str::to_owned)) {
         if let Err(error) = patterns.insert(pattern.clone(), pattern.clone().into()) {
             // The router, which has the same ones, would not be there either.
             tracing::error!(%error, pattern, "requests for it are counted as unknown");
@@ -168,18 +195,4 @@ fn for_operators() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operate::live))
         .routes(routes!(operate::ready))
         .routes(routes!(operate::metrics))
-}
-
-/// Makes a problem of an error that is not one yet: those of the HTTP library.
-fn as_problem(response: Response) -> Response {
-    let status = response.status();
-    let is_problem = response.headers().get(CONTENT_TYPE).is_some_and(|content| content == problem::CONTENT);
-    if is_problem || !(status.is_client_error() || status.is_server_error()) {
-        return response;
-    }
-    let mut problem = Problem::of_status(status).into_response();
-    if let Some(allow) = response.headers().get(ALLOW) {
-        problem.headers_mut().insert(ALLOW, allow.clone());
-    }
-    problem
 }

@@ -1,6 +1,7 @@
 //! The command line from outside: what each command prints, where, and with which exit code.
 
 mod live;
+mod log;
 mod policy;
 mod settings;
 mod tls;

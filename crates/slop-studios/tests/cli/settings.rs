@@ -37,6 +37,7 @@ fn the_defaults_are_those_that_the_design_names() {
         ("DATA_DIR", "./data"),
         ("AUTH_REQUIRED", "false"),
         ("LOG_FORMAT", "text"),
+        ("ACCESS_LOG", "false"),
         ("PING_INTERVAL_MS", "25000"),
         ("PING_TIMEOUT_MS", "20000"),
         ("CONNECT_TIMEOUT_MS", "10000"),
@@ -134,7 +135,7 @@ fn an_unknown_key_is_refused_with_the_nearest_name() {
     let place = Place::new();
     place.write(
         "slop.toml",
-        "prot = 1\nloglevel = \"info\"\nPING-TIMEOUT-MS = 5\nredis_url = \"redis://x\"\n[server]\nport = 1\n",
+        "prot = 1\nloglevel = \"info\"\nPING-TIMEOUT-MS = 5\nredis_url = \"redis://x\"\n[network]\nport = 1\n",
     );
     let ran = place.run_with(&["check-config", "--config", "slop.toml"], &[("JWT_SECRET", SECRET)]).refused();
     for line in [
@@ -142,7 +143,7 @@ fn an_unknown_key_is_refused_with_the_nearest_name() {
         "error: unknown setting `loglevel` in slop.toml; did you mean `log_level`?",
         "error: unknown setting `PING-TIMEOUT-MS` in slop.toml; did you mean `ping_timeout_ms`?",
         "error: unknown setting `redis_url` in slop.toml",
-        "error: unknown setting `server` in slop.toml",
+        "error: unknown setting `network` in slop.toml",
     ] {
         assert!(ran.stderr.lines().any(|found| found == line), "{line}\n{ran:#?}");
     }

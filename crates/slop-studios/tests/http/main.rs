@@ -5,6 +5,7 @@ mod client;
 mod comebacks;
 mod contract;
 mod disk;
+mod exchanges;
 mod faults;
 mod hostile;
 mod identity;

@@ -27,6 +27,16 @@ pub enum StoreSync {
     Normal,
 }
 
+impl StoreSync {
+    /// As the setting names it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Normal => "normal",
+        }
+    }
+}
+
 /// What to open, and how.
 #[derive(Debug, Clone)]
 pub struct Options {
