@@ -18,6 +18,7 @@ use socketio_server::TrustedProxies;
 
 use crate::defaults;
 use crate::identity::PublicKeyFile;
+use crate::nearest::nearest;
 use crate::store::sqlite::StoreSync;
 
 mod layers;
@@ -466,15 +467,7 @@ impl std::error::Error for SettingErrors {}
 
 /// The most similar of these names, if any is similar at all.
 fn nearest_name<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
-    // Below this likeness the nearest of twenty names is a coincidence: `loglevel` and `log_level` have 0.98,
-    // `redis_url` and `api_keys` 0.55.
-    const LIKENESS: f64 = 0.75;
-    let written = written.to_ascii_lowercase().replace('-', "_");
-    names
-        .map(|known| (strsim::jaro_winkler(&written, known), known))
-        .filter(|(likeness, _)| *likeness >= LIKENESS)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, known)| known.to_owned())
+    nearest(written, names).map(str::to_owned)
 }
 
 /// The settings' flags and `--config`, as the command line gave them.

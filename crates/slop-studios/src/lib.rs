@@ -33,6 +33,8 @@
 //! | `watchdog` | ends media items without news |
 //! | `tls`, `open_files`, `memory` | the certificate, the limit of open files, memory given back after a crowd |
 //! | `logging`, `metrics` | the log and the numbers |
+//! | `refusals` | what was turned away, told to the operator without a flood |
+//! | `nearest` | the known name that a misspelt one stands for |
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
@@ -55,12 +57,14 @@ mod media;
 mod memory;
 pub mod metrics;
 mod namespaces;
+mod nearest;
 mod open_files;
 mod owners;
 pub mod policy;
 pub mod publish;
 pub mod publishers;
 mod recovery;
+mod refusals;
 mod reload;
 mod revoke;
 pub mod rooms;

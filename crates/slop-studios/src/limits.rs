@@ -217,6 +217,12 @@ pub const MAX_KEY_ID_BYTES: usize = 256;
 /// keys to connect is still there.
 pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long at least passes between two warnings of one reason: an attack costs the log a line a minute for each.
+pub const REFUSAL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Bytes that are logged of what a refusal was about: a method, a path with two ids, and a sentence.
+pub const MAX_REFUSAL_DETAIL_BYTES: usize = 256;
+
 /// Longest `X-Request-Id` that is taken over, in bytes: a UUID has 36, and the trace headers of the large balancers under 100.
 pub const MAX_REQUEST_ID_BYTES: usize = 128;
 

@@ -16,6 +16,7 @@ use socketio_server::Handle;
 
 use crate::identity::{AuthError, epoch_seconds};
 use crate::publish::Kind;
+use crate::refusals::Reason;
 use crate::store::Store;
 
 /// From the 100 µs of a commit without a disk to the seconds of a disk that stalls, by factors of about three.
@@ -39,6 +40,7 @@ pub struct Metrics {
     subscriptions_ended: Counter,
     room_memberships_ended: Counter,
     reloads: Family<ReloadLabels, Counter>,
+    refusals: Family<ReasonLabels, Counter>,
     unknown_events: Family<NamespaceLabels, Counter>,
     publishes: Family<PublishLabels, Counter>,
     publish_duration: Family<KindLabels, Histogram, fn() -> Histogram>,
@@ -181,6 +183,7 @@ impl Default for Metrics {
             subscriptions_ended: Counter::default(),
             room_memberships_ended: Counter::default(),
             reloads: Family::default(),
+            refusals: Family::default(),
             unknown_events: Family::default(),
             publishes: Family::default(),
             publish_duration: Family::new_with_constructor(|| Histogram::new(PUBLISH_SECONDS)),
@@ -259,6 +262,11 @@ impl Metrics {
         self.reloads.get_or_create(&ReloadLabels { outcome }).inc();
     }
 
+    /// Counts somebody who was turned away.
+    pub(crate) fn refused(&self, reason: Reason) {
+        self.refusals.get_or_create(&ReasonLabels { reason: reason.as_str() }).inc();
+    }
+
     /// Counts an event of a client that nobody handles.
     pub fn unknown_event(&self, namespace: &'static str) {
         self.unknown_events.get_or_create(&NamespaceLabels { namespace }).inc();
@@ -321,6 +329,11 @@ impl Metrics {
     #[must_use]
     pub fn registry(&self, handle: Handle, store: Arc<dyn Store>) -> Registry {
         let mut registry = Registry::with_prefix("slop");
+        // All of them from the start, so that the first refusal is an increase.
+        for reason in Reason::ALL {
+            drop(self.refusals.get_or_create(&ReasonLabels { reason: reason.as_str() }));
+        }
+        registry.register("refusals", "Publishers and clients that were turned away, by reason", self.refusals.clone());
         registry.register("authentications", "Tokens looked at, at connecting or later", self.authentications.clone());
         registry.register(
             "identities_expired",

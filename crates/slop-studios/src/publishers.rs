@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
 
-use crate::identity::AuthError;
+use crate::identity::Flaw;
 use crate::in_force::InForce;
 use crate::publish::scope::Scopes;
 use crate::session::Sessions;
@@ -110,14 +110,14 @@ pub(crate) struct Publisher {
 }
 
 /// Why somebody is no publisher.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NoPublisher {
     /// There are none: no key is set, and tokens are not taken.
     Off,
     /// It is no key of ours, and tokens are not taken.
     UnknownKey,
     /// It is no key of ours and no good token either.
-    BadToken(AuthError),
+    BadToken(Flaw),
 }
 
 /// By what publishers are known.

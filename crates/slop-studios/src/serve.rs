@@ -34,6 +34,7 @@ use crate::policy::Policy;
 use crate::publish::Executor;
 use crate::publishers::{Credentials, Publishers};
 use crate::recovery::StoreKeeper;
+use crate::refusals::Refusals;
 use crate::reload::{self, Reload};
 use crate::revoke::Revoker;
 use crate::rooms;
@@ -109,7 +110,7 @@ pub(crate) fn run(
     let listener = listen(&runtime, &settings)?;
     let started = start(&settings, &runtime, listener, &metrics, certificate.as_ref())?;
     let reload = load.map(|load| reloadable(load, &started, certificate));
-    let Started { server, store, .. } = started;
+    let Started { server, store, refusals, .. } = started;
     say_started(&settings, server.local_addr());
     on_listening(server.local_addr());
 
@@ -122,13 +123,17 @@ pub(crate) fn run(
                 biased;
                 signal = stop.received() => break signal,
                 () = hang_up.received() => reload.iter().for_each(Reload::run),
-                _ = ticks.tick() => crowd.observe(server.handle().metrics().connections),
+                _ = ticks.tick() => {
+                    crowd.observe(server.handle().metrics().connections);
+                    refusals.tell_due();
+                }
                 never = &mut watching => match never {},
             }
         }
     });
     tracing::info!(signal = signal.name, grace_ms = settings.shutdown_grace.as_millis() as u64, "draining");
     let stopped = runtime.block_on(end(server, store, &mut stop, settings.shutdown_grace));
+    refusals.tell_rest();
     // Not by a drop, which would wait for a name that is being resolved.
     runtime.shutdown_background();
     stopped
@@ -245,6 +250,7 @@ struct Started {
     store: Arc<SqliteStore>,
     sessions: Arc<Sessions>,
     publishers: Arc<Publishers>,
+    refusals: Arc<Refusals>,
 }
 
 fn start(
@@ -260,11 +266,13 @@ fn start(
     let revocations = Arc::<Revocations>::default();
     let (verifier, jwks) = verifier(settings, runtime, metrics)?;
     let verifier = verifier.with_revocations(Arc::clone(&revocations));
+    let refusals = Arc::new(Refusals::new(Arc::clone(metrics)));
     let sessions = Arc::new(Sessions {
         verifier,
         policy: InForce::new(settings.policy()),
         changes: AtomicU64::new(0),
         metrics: Arc::clone(metrics),
+        refusals: Arc::clone(&refusals),
         expiry_notice: settings.token_expiring_notice,
         auth_failure_limit: settings.auth_failure_limit,
         max_rooms_per_socket: settings.max_rooms_per_socket,
@@ -309,6 +317,7 @@ fn start(
         store: Arc::clone(&store),
         handle,
         metrics: Arc::clone(metrics),
+        refusals: Arc::clone(&refusals),
     };
     let options = ApiOptions {
         over_tls: certificate.is_some(),
@@ -324,7 +333,7 @@ fn start(
         None => builder,
     };
     let server = builder.start(listener).context("start the server")?;
-    Ok(Started { server, store: embedded, sessions, publishers })
+    Ok(Started { server, store: embedded, sessions, publishers, refusals })
 }
 
 /// Logs what runs where, and with how much of what decides who may do what.

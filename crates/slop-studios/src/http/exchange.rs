@@ -91,6 +91,11 @@ impl Exchange {
         }
     }
 
+    /// The client's address; none if the request came on no connection, as in a test.
+    pub(super) fn client(&self) -> Option<IpAddr> {
+        self.client
+    }
+
     /// Who publishes, as far as known.
     pub(super) fn publisher(&self) -> Option<&str> {
         self.publisher.get()
@@ -103,7 +108,7 @@ impl Exchange {
 }
 
 /// Who sent a request: as the engine says, which knows of proxies.
-fn client_of<B>(request: &Request<B>) -> Option<IpAddr> {
+pub(super) fn client_of<B>(request: &Request<B>) -> Option<IpAddr> {
     request.extensions().get::<SocketAddr>().map(|address| address.ip().to_canonical())
 }
 

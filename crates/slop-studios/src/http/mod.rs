@@ -24,6 +24,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::metrics::Metrics;
 use crate::publish::Executor;
 use crate::publishers::Publishers;
+use crate::refusals::Refusals;
 use crate::revoke::Revoker;
 use crate::store::Store;
 
@@ -57,6 +58,7 @@ pub(crate) struct App {
     pub(crate) publishers: Arc<Publishers>,
     pub(crate) handle: Handle,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) registry: Registry,
     pub(crate) bodies: Bodies,
     pub(crate) publish_rate: PublishRate,
@@ -82,6 +84,7 @@ pub(crate) struct Api {
 #[derive(Debug)]
 struct Shared {
     metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
     access_log: bool,
     security_headers: SecurityHeaders,
     /// The patterns of all paths, by which requests are counted.
@@ -92,6 +95,7 @@ impl Api {
     pub(crate) fn new(app: Arc<App>, options: ApiOptions) -> Self {
         let shared = Shared {
             metrics: Arc::clone(&app.metrics),
+            refusals: Arc::clone(&app.refusals),
             access_log: options.access_log,
             security_headers: SecurityHeaders::new(options.over_tls),
             patterns: patterns(),
@@ -105,6 +109,7 @@ impl Shared {
     fn finish(&self, exchange: Exchange, answer: Response) -> Response {
         let allow = answer.headers().get(ALLOW).cloned();
         let mut answer = Problem::of_response(answer).unwrap_or_else(|problem| {
+            self.note_refusal(&exchange, &problem);
             let mut answer = problem.answer(exchange.id.clone());
             answer.headers_mut().extend(allow.map(|allow| (ALLOW, allow)));
             answer
@@ -116,6 +121,16 @@ impl Shared {
         self.metrics.http_request(pattern, &exchange.method, answer.status());
         exchange.answered(answer.status());
         answer
+    }
+
+    /// Tells the operator of a publisher that was turned away.
+    fn note_refusal(&self, exchange: &Exchange, problem: &Problem) {
+        let (Some(refusal), Some(client)) = (problem.refusal(), exchange.client()) else { return };
+        let detail = match exchange.publisher() {
+            Some(publisher) => &format!("{publisher}: {}", refusal.detail),
+            None => &refusal.detail,
+        };
+        self.refusals.note(refusal.reason, client, detail, refusal.setting);
     }
 }
 

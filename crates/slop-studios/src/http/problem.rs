@@ -13,6 +13,7 @@ use super::exchange::RequestId;
 use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
 use crate::publish::scope::MissingScope;
 use crate::publish::{FieldError, ReadError, Refused};
+use crate::refusals::{Reason, Refusal};
 use crate::store::StoreError;
 
 pub(crate) const CONTENT: &str = "application/problem+json";
@@ -48,6 +49,9 @@ pub(crate) struct Problem {
     /// Seconds for the header `Retry-After`.
     #[serde(skip)]
     retry_after: Option<u32>,
+    /// What the operator is to be told of it.
+    #[serde(skip)]
+    refusal: Option<Box<Refusal>>,
 }
 
 /// What the header `WWW-Authenticate` asks for.
@@ -130,7 +134,24 @@ impl Problem {
             request_id: None,
             challenge: None,
             retry_after: None,
+            refusal: None,
         }
+    }
+
+    /// As what the operator is told of it: see [`Refusals::note`](crate::refusals::Refusals::note).
+    pub(crate) fn noted(
+        self,
+        reason: Reason,
+        detail: impl Into<String>,
+        setting: impl Into<Option<&'static str>>,
+    ) -> Self {
+        let refusal = Refusal { reason, detail: detail.into(), setting: setting.into() };
+        Self { refusal: Some(Box::new(refusal)), ..self }
+    }
+
+    /// What the operator is to be told of it, if anything is.
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        self.refusal.as_deref()
     }
 
     pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -147,8 +168,14 @@ impl Problem {
     }
 
     fn not_in_scope(detail: impl Into<Cow<'static, str>>) -> Self {
+        let detail = detail.into();
+        let told = detail.clone().into_owned();
         let problem = Self::new(StatusCode::FORBIDDEN, Code::NotInScope, detail);
-        Self { challenge: Some(Challenge::InsufficientScope), ..problem }
+        Self { challenge: Some(Challenge::InsufficientScope), ..problem }.noted(
+            Reason::PublisherScope,
+            told,
+            "scopes of [[publisher_keys]], or the token's claim of PUBLISH_CLAIM",
+        )
     }
 
     pub(crate) fn no_scope() -> Self {

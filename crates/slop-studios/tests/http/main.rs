@@ -21,6 +21,7 @@ mod policy_model;
 mod problems;
 mod publishers;
 mod publishing;
+mod refusals;
 mod reload;
 mod revocation;
 mod rotation;
