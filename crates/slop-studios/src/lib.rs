@@ -32,7 +32,7 @@
 //! | `inbox`, `recovery` | notifications that nobody has received yet; sessions that outlive the process |
 //! | `watchdog` | ends media items without news |
 //! | `tls`, `open_files`, `memory` | the certificate, the limit of open files, memory given back after a crowd |
-//! | `logging`, `metrics` | the log and the numbers |
+//! | `logging`, `metrics`, `process` | the log, the numbers, and what the system counts of the process |
 //! | `refusals` | what was turned away, told to the operator without a flood |
 //! | `nearest` | the known name that a misspelt one stands for |
 
@@ -61,6 +61,7 @@ mod nearest;
 mod open_files;
 mod owners;
 pub mod policy;
+mod process;
 pub mod publish;
 pub mod publishers;
 mod recovery;

@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use socketio_server::Handle;
 
@@ -18,6 +19,10 @@ use crate::identity::{AuthError, epoch_seconds};
 use crate::publish::Kind;
 use crate::refusals::Reason;
 use crate::store::Store;
+
+/// What `slop_build_info` says.
+const BUILD: [(&str, &str); 3] =
+    [("version", env!("CARGO_PKG_VERSION")), ("os", std::env::consts::OS), ("arch", std::env::consts::ARCH)];
 
 /// From the 100 µs of a commit without a disk to the seconds of a disk that stalls, by factors of about three.
 const PUBLISH_SECONDS: [f64; 10] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
@@ -329,6 +334,7 @@ impl Metrics {
     #[must_use]
     pub fn registry(&self, handle: Handle, store: Arc<dyn Store>) -> Registry {
         let mut registry = Registry::with_prefix("slop");
+        registry.register("build", "The program that runs", Info::new(BUILD.to_vec()));
         // All of them from the start, so that the first refusal is an increase.
         for reason in Reason::ALL {
             drop(self.refusals.get_or_create(&ReasonLabels { reason: reason.as_str() }));

@@ -28,9 +28,11 @@ use crate::refusals::Refusals;
 use crate::revoke::Revoker;
 use crate::store::Store;
 
+mod accept;
 mod auth;
 mod body;
 mod exchange;
+mod exposition;
 mod openapi;
 mod operate;
 mod problem;

@@ -25,6 +25,7 @@ mod refusals;
 mod reload;
 mod revocation;
 mod rotation;
+mod scrape;
 mod secrets;
 mod security_headers;
 mod server;
