@@ -147,6 +147,9 @@ settings! {
     /// Whether each request to the HTTP API is logged, at the level info
     access_log: bool = "ACCESS_LOG" Boolean DefaultValue::Fixed(defaults::ACCESS_LOG), boolean;
 
+    /// Whether the browser's client is served, at /socket.io/socket.io.js
+    serve_client: bool = "SERVE_CLIENT" Boolean DefaultValue::Fixed(defaults::SERVE_CLIENT), boolean;
+
     /// Time between the server's pings
     ping_interval: Duration = "PING_INTERVAL_MS" Number DefaultValue::Fixed(defaults::PING_INTERVAL_MS), milliseconds;
 

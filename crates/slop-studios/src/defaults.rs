@@ -22,6 +22,8 @@ pub const LOG_LEVEL: &str = "info";
 pub const LOG_FORMAT: &str = "text";
 /// A line for each request is for those who look for something: the proxy in front has one, and so has `LOG_LEVEL=debug`.
 pub const ACCESS_LOG: &str = "false";
+/// As every Socket.IO server does: pages have `<script src="/socket.io/socket.io.js">`.
+pub const SERVE_CLIENT: &str = "true";
 
 /// Engine.IO's own default: below the 30 s after which the stricter proxies drop an idle connection.
 pub const PING_INTERVAL_MS: &str = "25000";

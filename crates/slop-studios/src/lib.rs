@@ -25,7 +25,7 @@
 //! | `identity`, `revoke` | who bears a token; ending tokens |
 //! | `session`, `policy`, `owners` | who a socket is, where it may be, and owners that became known a short while ago |
 //! | `user_rate` | how fast a user may send events, over all connections |
-//! | `http` | all that is not Socket.IO: the publish API, health, metrics, the API's description |
+//! | `http` | all that is not Socket.IO: the publish API, health, metrics, the API's description, the browser's client |
 //! | `publishers`, `publish` | who may publish what; the one executor of every publish |
 //! | `store`, `data_dir` | what the server remembers, and the folder for it |
 //! | `dispatch` | from a committed change to the sockets that are to get it |

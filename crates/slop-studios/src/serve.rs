@@ -322,6 +322,7 @@ fn start(
     let options = ApiOptions {
         over_tls: certificate.is_some(),
         access_log: settings.access_log,
+        serve_client: settings.serve_client,
     };
     let api = Api::new(Arc::new(app), options);
     let builder = builder.recovery(recovery(settings, &embedded, &store)).fallback(api);

@@ -31,6 +31,7 @@ use crate::store::Store;
 mod accept;
 mod auth;
 mod body;
+mod client_files;
 mod exchange;
 mod exposition;
 mod openapi;
@@ -50,6 +51,9 @@ use security_headers::SecurityHeaders;
 
 /// Swagger UI's files.
 const DOCS: &str = "/docs";
+
+/// What browsers ask for by themselves.
+const FAVICON: &str = "/favicon.ico";
 
 /// What the routes need.
 #[derive(Debug)]
@@ -73,6 +77,8 @@ pub(crate) struct ApiOptions {
     pub(crate) over_tls: bool,
     /// Whether every request is logged at `info`.
     pub(crate) access_log: bool,
+    /// Whether the browser's client is served.
+    pub(crate) serve_client: bool,
 }
 
 /// All routes, and what becomes of every answer: it is a problem if it is an error, has security headers and the request's id,
@@ -102,7 +108,7 @@ impl Api {
             security_headers: SecurityHeaders::new(options.over_tls),
             patterns: patterns(),
         };
-        Self { router: router(app), shared: Arc::new(shared) }
+        Self { router: router(app, options), shared: Arc::new(shared) }
     }
 }
 
@@ -158,15 +164,21 @@ where
     }
 }
 
-fn router(app: Arc<App>) -> Router {
+fn router(app: Arc<App>, options: ApiOptions) -> Router {
     let description: Bytes = description().to_json().unwrap_or_default().into();
     // Swagger UI's validator is another's site, which would be told of ours.
     let docs = utoipa_swagger_ui::Config::new(["/openapi.json"]).validator_url("none");
     let docs = SwaggerUi::new(DOCS).config(docs);
 
-    Router::from(for_publishers().merge(for_operators()))
+    let router = match options.serve_client {
+        true => Router::new().route(client_files::PATTERN, get(client_files::file)),
+        false => Router::new(),
+    };
+    router
+        .merge(Router::from(for_publishers().merge(for_operators())))
         .merge(Router::from(docs))
         .route("/", get(operate::index))
+        .route(FAVICON, get(operate::favicon))
         .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], description) }))
         .fallback(async || Problem::of_status(StatusCode::NOT_FOUND))
         .with_state(app)
@@ -175,7 +187,7 @@ fn router(app: Arc<App>) -> Router {
 fn patterns() -> matchit::Router<Box<str>> {
     let mut patterns = matchit::Router::new();
     let described = description().paths.paths.into_keys();
-    let pages = ["/", "/openapi.json", DOCS, "/docs/", "/docs/{*file}"];
+    let pages = ["/", "/openapi.json", FAVICON, DOCS, "/docs/", "/docs/{*file}", client_files::PATTERN];
     for pattern in described.chain(pages.map(str::to_owned)) {
         if let Err(error) = patterns.insert(pattern.clone(), pattern.clone().into()) {
             // The router, which has the same ones, would not be there either.

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{Html, IntoResponse, Response};
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -77,6 +77,12 @@ fn open_metrics(registry: &Registry, process: ProcessUsage) -> Result<String, fm
     encode_registry(&mut text, registry)?;
     encode_eof(&mut text)?;
     Ok(text)
+}
+
+/// The icon of our pages, for which browsers ask by themselves.
+pub(crate) async fn favicon() -> impl IntoResponse {
+    let headers = [(CONTENT_TYPE, "image/x-icon"), (CACHE_CONTROL, "public, max-age=86400")];
+    (headers, include_bytes!("favicon.ico").as_slice())
 }
 
 /// What this is, for whoever opens the address in a browser.

@@ -38,6 +38,7 @@ fn the_defaults_are_those_that_the_design_names() {
         ("AUTH_REQUIRED", "false"),
         ("LOG_FORMAT", "text"),
         ("ACCESS_LOG", "false"),
+        ("SERVE_CLIENT", "true"),
         ("PING_INTERVAL_MS", "25000"),
         ("PING_TIMEOUT_MS", "20000"),
         ("CONNECT_TIMEOUT_MS", "10000"),

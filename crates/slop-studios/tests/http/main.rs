@@ -2,6 +2,7 @@
 
 mod api;
 mod client;
+mod client_files;
 mod comebacks;
 mod contract;
 mod disk;
