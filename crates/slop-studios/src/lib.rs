@@ -31,7 +31,9 @@
 //! | `dispatch` | from a committed change to the sockets that are to get it |
 //! | `inbox`, `recovery` | notifications that nobody has received yet; sessions that outlive the process |
 //! | `watchdog` | ends media items without news |
+//! | `listener` | the address that connections are taken at |
 //! | `tls`, `open_files`, `memory` | the certificate, the limit of open files, memory given back after a crowd |
+//! | `nearest_path` | the file that was likely meant |
 //! | `logging`, `metrics` | the log and the numbers |
 
 #![deny(unsafe_code)]
@@ -50,11 +52,13 @@ pub mod identity;
 mod in_force;
 mod inbox;
 pub mod limits;
+mod listener;
 pub mod logging;
 mod media;
 mod memory;
 pub mod metrics;
 mod namespaces;
+mod nearest_path;
 mod open_files;
 mod owners;
 pub mod policy;

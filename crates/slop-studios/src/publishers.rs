@@ -18,10 +18,13 @@ use crate::session::Sessions;
 const HASH_PREFIX: &str = "sha256:";
 
 /// What a key that we make begins with, so that people and scanners of repositories know it for what it is.
-const KEY_PREFIX: &str = "slop_";
+pub(crate) const KEY_PREFIX: &str = "slop_";
 
 /// 256 bits, as long as the hash.
 const KEY_BYTES: usize = 32;
+
+/// As many hexadecimal digits follow the prefix.
+pub(crate) const KEY_DIGITS: usize = 2 * KEY_BYTES;
 
 /// The SHA-256 of a key.
 ///

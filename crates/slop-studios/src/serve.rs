@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use http::header::AUTHORIZATION;
 use socketio_server::{Config, Drained, Handle, Origins, Recovery, Server, SessionKeeper};
-use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -24,6 +23,7 @@ use crate::identity::{Jwks, Revocations, TokenVerifier};
 use crate::in_force::InForce;
 use crate::inbox::Inboxes;
 use crate::limits;
+use crate::listener;
 use crate::logging;
 use crate::memory::{self, Crowd};
 use crate::metrics::Metrics;
@@ -43,10 +43,6 @@ use crate::store::{Revocations as Forgotten, Store};
 use crate::tls::Certificate;
 use crate::user_rate::UserRates;
 use crate::watchdog::Watchdog;
-
-/// Connections that the kernel holds until they are accepted: what Linux allows by default (`net.core.somaxconn`), so
-/// that a fleet that reconnects at once is not turned away.
-const LISTEN_BACKLOG: u32 = 4096;
 
 /// The part of the grace period, one in so many, in which `/health/ready` fails already and connections are still taken,
 /// so that a balancer can turn clients away before they are refused.
@@ -106,7 +102,7 @@ pub(crate) fn run(
     let mut hang_up = HangUp::new(&runtime, load.is_some()).context("listen for SIGHUP")?;
     let metrics = Arc::new(Metrics::default());
     let certificate = settings.tls().map(|files| Certificate::load(&files, Arc::clone(&metrics))).transpose()?;
-    let listener = listen(&runtime, &settings)?;
+    let listener = listener::listen(&runtime, &settings)?;
     let started = start(&settings, &runtime, listener, &metrics, certificate.as_ref())?;
     let reload = load.map(|load| reloadable(load, &started, certificate));
     let Started { server, store, .. } = started;
@@ -511,33 +507,6 @@ fn places_that_fit(settings: &Settings) -> anyhow::Result<Places> {
         );
     }
     Ok(fit)
-}
-
-/// Listens on the first address of the host that can be.
-fn listen(runtime: &Runtime, settings: &Settings) -> anyhow::Result<TcpListener> {
-    let (host, port) = (&*settings.host, settings.port);
-    let _inside = runtime.enter();
-    let addresses = (host, port).to_socket_addrs().with_context(|| format!("resolve {host}"))?;
-    let mut result = Err(std::io::Error::other("the name has no address"));
-    for address in addresses {
-        result = listen_on(address, settings.send_buffer_bytes);
-        if result.is_ok() {
-            break;
-        }
-    }
-    result.with_context(|| format!("listen on {host} port {port}"))
-}
-
-fn listen_on(address: SocketAddr, send_buffer: u32) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A server that starts again must not wait for the connections of its predecessor to be forgotten.
-    socket.set_reuseaddr(true)?;
-    if send_buffer > 0 {
-        // Every connection that is accepted inherits it.
-        socket.set_send_buffer_size(send_buffer)?;
-    }
-    socket.bind(address)?;
-    socket.listen(LISTEN_BACKLOG)?.into_std()
 }
 
 /// SIGHUP, if it is listened to.

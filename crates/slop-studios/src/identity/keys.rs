@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 use super::claims::Claims;
 use super::proof::{Thumbprint, VerifiedBy, kept_key_id};
 use crate::limits::{MAX_JWKS_KEYS, MAX_KEY_FILE_BYTES};
+use crate::nearest_path;
 
 /// RFC 7518 §3.3: "a key of size 2048 bits or larger MUST be used". Above 8192 a verification takes milliseconds.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -230,7 +231,10 @@ fn bits(modulus: &[u8]) -> usize {
 
 fn read_file(file: &PublicKeyFile) -> Result<Vec<Key>, KeyError> {
     let path = || file.path.clone();
-    let unreadable = |error: io::Error| KeyError::Unreadable { file: path(), problem: error.to_string() };
+    let unreadable = |error: io::Error| {
+        let problem = nearest_path::told(&file.path, &error);
+        KeyError::Unreadable { file: path(), problem }
+    };
     let size = std::fs::metadata(&file.path).map_err(unreadable)?.len();
     if size > MAX_KEY_FILE_BYTES {
         let problem = format!("it has {size} bytes, more than any file of keys");

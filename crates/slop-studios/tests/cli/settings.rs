@@ -142,7 +142,7 @@ fn an_unknown_key_is_refused_with_the_nearest_name() {
         "error: unknown setting `loglevel` in slop.toml; did you mean `log_level`?",
         "error: unknown setting `PING-TIMEOUT-MS` in slop.toml; did you mean `ping_timeout_ms`?",
         "error: unknown setting `redis_url` in slop.toml",
-        "error: unknown setting `server` in slop.toml",
+        "error: [server] in slop.toml is no table of this file: settings such as `port` stand at its top, in none",
     ] {
         assert!(ran.stderr.lines().any(|found| found == line), "{line}\n{ran:#?}");
     }
@@ -170,6 +170,104 @@ fn every_error_is_listed_with_its_setting_and_origin() {
     ] {
         assert!(ran.stderr.contains(part), "{part}\n{ran:#?}");
     }
+}
+
+/// Those of the texts, of what they say together, and of the files that they name.
+#[test]
+fn all_errors_are_said_at_once() {
+    let place = Place::new();
+    place.write("cert.pem", "");
+    let text = "shards = 0\noutbox_soft_bytes = 9\noutbox_hard_bytes = 8\nmax_rooms = 1\njwt_public_keys = [\"a.pem\", \"b.pem\"]\n\
+                tls_cert_file = \"cert.pem\"\ntls_key_file = \"none.pem\"\n[[rooms]]\nname = \"a\"\n";
+    place.write("slop.toml", text);
+    let ran = place.run_with(&["check-config", "--config", "slop.toml"], &[("PORT", "x"), ("DATA_DIR", "cert.pem")]);
+    let ran = ran.refused();
+    let expected = [
+        "[[rooms]] 1 in slop.toml: `allow` is required",
+        "PORT (from env) is \"x\"",
+        "SHARDS (from `shards` in slop.toml) is \"0\"",
+        "OUTBOX_SOFT_BYTES (9) is above OUTBOX_HARD_BYTES (8)",
+        "MAX_ROOMS (1) is below MAX_ROOMS_PER_SOCKET",
+        "JWT_PUBLIC_KEYS: can't read a.pem",
+        "JWT_PUBLIC_KEYS: can't read b.pem",
+        "TLS_CERT_FILE: cert.pem has no certificate",
+        "TLS_KEY_FILE: can't read none.pem",
+        "DATA_DIR is cert.pem, but it is a file",
+    ];
+    for part in expected {
+        assert_eq!(ran.stderr.matches(&format!("error: {part}")).count(), 1, "{part}\n{ran:#?}");
+    }
+    assert_eq!(ran.stderr.lines().count(), expected.len(), "{ran:#?}");
+}
+
+#[test]
+fn a_variable_that_is_nearly_a_setting_is_warned_about() {
+    let place = Place::new();
+    let check = |name: &str| place.run_with(&["check-config"], &[("JWT_SECRET", SECRET), (name, "hidden")]).ok();
+    for (variable, setting) in [
+        ("PING_INTERVALL_MS", "PING_INTERVAL_MS"),
+        ("LOG_LEVLE", "LOG_LEVEL"),
+        ("DATADIR", "DATA_DIR"),
+        ("CORS_ORIGINS", "CORS_ORIGIN"),
+        ("JWT_SECRE7", "JWT_SECRET"),
+        ("store_sync", "STORE_SYNC"),
+        // What `publish` sends, on a server that has no key.
+        ("API_KEY", "API_KEYS"),
+    ] {
+        let ran = check(variable);
+        let told = format!("warning: the variable {variable} is no setting and has no effect; did you mean {setting}?");
+        assert!(ran.stderr.lines().any(|line| line == told), "{told}\n{ran:#?}");
+        assert!(!ran.stderr.contains("hidden"), "{ran:#?}");
+    }
+    for other in ["HOSTNAME", "HOME", "PATH", "PORT_RANGE", "LOG", "JWT"] {
+        assert!(!check(other).stderr.contains("the variable"), "{other}");
+    }
+    let keys = [("JWT_SECRET", SECRET), ("API_KEYS", "a-publisher-key-of-32-bytes-or-more"), ("API_KEY", "hidden")];
+    assert!(!place.run_with(&["check-config"], &keys).ok().stderr.contains("the variable"));
+    // `serve` says it too.
+    let ran =
+        place.run_with(&["serve", "--host", "192.0.2.1"], &[("JWT_SECRET", SECRET), ("LOG_LEVLE", "debug")]).failed();
+    assert!(ran.stderr.contains("LOG_LEVLE is no setting"), "{ran:#?}");
+}
+
+/// In TOML, what stands below a table's head is the table's.
+#[test]
+fn a_setting_below_a_table_is_told_where_it_belongs() {
+    let place = Place::new();
+    place.write("slop.toml", "[[rooms]]\nname = \"*\"\nallow = \"anyone\"\n\nport = 4000\njwt_secret = \"hidden\"\n");
+    let ran = place.run_with(&["check-config", "--config", "slop.toml"], &[("JWT_SECRET", SECRET)]).refused();
+    for setting in ["port", "jwt_secret"] {
+        let told = format!(
+            "error: [[rooms]] 1 in slop.toml: has `{setting}`, which is a setting of the server: move it to the top of the \
+             file, above the first table"
+        );
+        assert!(ran.stderr.lines().any(|line| line == told), "{told}\n{ran:#?}");
+    }
+    assert!(!ran.stderr.contains("hidden"), "{ran:#?}");
+}
+
+#[test]
+fn a_path_that_is_nearly_right_is_told_the_right_one() {
+    let place = Place::new();
+    std::fs::create_dir(place.path().join("etc")).expect("a folder");
+    place.write("etc/slop.toml", "");
+    place.write("etc/cert.pem", "");
+    let secret = [("JWT_SECRET", SECRET)];
+    for wrong in ["etc/slop.tml", "etcc/slop.toml", "etc/Slop.toml"] {
+        for command in ["check-config", "serve"] {
+            let ran = place.run_with(&[command, "--config", wrong], &secret).refused();
+            assert!(ran.stderr.contains("; did you mean etc/slop.toml?"), "{ran:#?}");
+        }
+    }
+    let ran = place.run_with(&["check-config", "--jwt-public-keys", "etc/cert.pm"], &secret).failed();
+    assert!(ran.stderr.contains("; did you mean etc/cert.pem?"), "{ran:#?}");
+    let files = ["--tls-cert-file", "etc/certt.pem", "--tls-key-file", "etc/cert.pe"];
+    let ran = place.run_with(&[&["check-config"], &files[..]].concat(), &secret).failed();
+    assert_eq!(ran.stderr.matches("; did you mean etc/cert.pem?").count(), 2, "{ran:#?}");
+    let ran = place.run(&["publish", "--key", "k", "ndjson", "etc/slop.tolm"]).failed();
+    assert!(ran.stderr.contains("; did you mean etc/slop.toml?"), "{ran:#?}");
+    let ran = place.run_with(&["check-config", "--config", "elsewhere/other.toml"], &secret).refused();
+    assert!(!ran.stderr.contains("did you mean"), "{ran:#?}");
 }
 
 #[test]
