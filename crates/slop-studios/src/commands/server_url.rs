@@ -11,10 +11,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_websockets::MaybeTlsStream;
 
-use super::trust;
+use super::trust::{self, TlsMistake};
 
 /// A server on the next machine answers in milliseconds; this covers a lost SYN or two.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// It only makes an error plainer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `http://HOST[:PORT]` or `https://HOST[:PORT]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,14 +69,8 @@ impl ServerUrl {
 
     /// A connection to the server. With TLS it must have a certificate that the CAs in `ca`, else the system's, vouch for.
     pub(super) async fn connect(&self, ca: Option<&Path>) -> anyhow::Result<MaybeTlsStream<TcpStream>> {
-        // An IPv6 address stands in brackets in a URL, and bare for the resolver.
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.port)))
-            .await
-            .map_err(anyhow::Error::from)
-            .and_then(|outcome| outcome.map_err(anyhow::Error::from))
-            .with_context(|| format!("can't connect to {self}"))?;
-        stream.set_nodelay(true).context("set TCP_NODELAY")?;
+        let stream = self.connect_tcp().await?;
+        let host = self.bare_host();
         match (self.is_tls, ca) {
             (false, None) => Ok(MaybeTlsStream::Plain(stream)),
             (false, Some(_)) => bail!("--ca is for servers with TLS, and {self} is none"),
@@ -82,6 +79,33 @@ impl ServerUrl {
                 let stream = connecting.await.with_context(|| format!("{self} takes too long to begin TLS"))?;
                 stream.map(MaybeTlsStream::Rustls).with_context(|| format!("can't connect to {self}"))
             }
+        }
+    }
+
+    async fn connect_tcp(&self) -> anyhow::Result<TcpStream> {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((self.bare_host(), self.port)))
+            .await
+            .map_err(anyhow::Error::from)
+            .and_then(|outcome| outcome.map_err(anyhow::Error::from))
+            .with_context(|| format!("can't connect to {self}"))?;
+        stream.set_nodelay(true).context("set TCP_NODELAY")?;
+        Ok(stream)
+    }
+
+    /// An IPv6 address stands in brackets in a URL, and bare for the resolver.
+    fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// Why the server's first answer made no sense: it may well be one of TLS, which is asked for on another connection.
+    pub(super) async fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        if self.is_tls {
+            return error;
+        }
+        let asked = async { trust::is_spoken(self.connect_tcp().await?, self.bare_host()).await };
+        match timeout(PROBE_TIMEOUT, asked).await {
+            Ok(Ok(true)) => anyhow::Error::from(TlsMistake::Spoken).context(format!("can't talk to {self}")),
+            _ => error,
         }
     }
 }
