@@ -1,5 +1,6 @@
 //! Requests: the engine's path is the engine's, all else the fallback's. After an upgrade only the TCP stream is kept.
 
+mod base_path;
 mod stream;
 
 use std::{
@@ -19,7 +20,7 @@ use ::http::{
     header::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
         ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONNECTION,
-        CONTENT_ENCODING, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+        CONTENT_ENCODING, CONTENT_TYPE, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
         SEC_WEBSOCKET_VERSION, UPGRADE, VARY, X_CONTENT_TYPE_OPTIONS,
     },
 };
@@ -45,6 +46,7 @@ use crate::{
     config::{MAX_KEPT_HEADER_BYTES, MIN_HEADER_BYTES},
     connection::{Origin, Protocol},
     identifier::Id,
+    origin,
     shard::{Shard, StreamGuard},
     tls,
     transport::{EngineError, EngineRequest, Stream, open_polling, open_websocket},
@@ -233,6 +235,7 @@ async fn answer(
     upgrade: &Cell<Option<Upgrade>>,
 ) -> Response<ResponseBody> {
     let client = client_of(shard, peer.ip(), request.headers());
+    base_path::take_off(&shard.config.base_path, request.uri_mut());
     let Some(protocol) = protocol_of(shard, request.uri().path()) else {
         let Some(fallback) = &shard.application.fallback else {
             return text(StatusCode::NOT_FOUND, "not found");
@@ -242,10 +245,8 @@ async fn answer(
         return fallback.call(request).await;
     };
     let origin = request.headers().get(ORIGIN).and_then(detached);
-    let allowed = shard.config.origins.allows(
-        origin.as_ref().map(|origin| origin.to_str().unwrap_or_default()),
-        request.headers().get(HOST).and_then(|host| host.to_str().ok()),
-    );
+    let over_tls = shard.application.tls.is_some();
+    let allowed = origin::is_allowed(&shard.config, peer.ip(), over_tls, request.headers());
     let result = if !allowed {
         Err(EngineError::Forbidden)
     } else if request.method() == Method::OPTIONS {
@@ -260,6 +261,10 @@ async fn answer(
             tracing::debug!(%client, limit = limit.as_str(), "refuse a request");
         }
         let (status, code, message) = error.describe();
+        let message = match error {
+            EngineError::Forbidden => Cow::Owned(origin::refusal(&shard.config)),
+            _ => Cow::Borrowed(message),
+        };
         let body = format!("{{\"code\":{code},\"message\":\"{message}\"}}");
         let mut response = text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

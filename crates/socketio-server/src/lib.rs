@@ -54,7 +54,8 @@
 //! | `limit` | the limits that a peer may meet, for answers, logs and metrics |
 //! | `server` | builder, acceptor, drain |
 //! | `shard`, `timers` | one thread's state: connections, mailbox, flush pass; its deadlines in one heap |
-//! | `http` | routes requests to the transports or the fallback; CORS and origin checks |
+//! | `http` | routes requests to the transports or the fallback; CORS |
+//! | `origin` | which pages may use the server |
 //! | `tls` | the certificate, which can be replaced, and the handshake |
 //! | `transport` | long-polling, WebSocket, and the change from one to the other, on plain TCP or TLS |
 //! | `connection` | an Engine.IO connection: packets in and out, heartbeat, connecting, closing; what it may take |
@@ -82,6 +83,7 @@ mod identifier;
 mod limit;
 mod metrics;
 mod namespace;
+mod origin;
 mod outbox;
 mod rate;
 mod raw;
@@ -99,11 +101,12 @@ mod turns;
 pub use address::TrustedProxies;
 pub use admission::{BodyPermit, HttpConnection};
 pub use broadcast::{Broadcast, Delivery, Handle};
-pub use config::{Config, MAX_LEAVING, Origins};
+pub use config::{Config, MAX_LEAVING};
 pub use event::{Ack, AckError, AckReply, EncodeError, Event, EventArgs, OwnedEvent};
 pub use limit::Limit;
 pub use metrics::MetricsSnapshot;
 pub use namespace::{ConnectError, Namespace};
+pub use origin::{Origins, WebOrigin, WrongOrigin};
 pub use raw::{RawEndpoint, RawMessage, RawSocket};
 pub use reason::DisconnectReason;
 pub use recovery::{MissedEvent, Recalled, Recovery, RecoveryFailure, SavedSession, SessionKeeper};

@@ -191,8 +191,13 @@ impl ServerBuilder {
     /// Starts the shards' threads and serves the listener's connections.
     ///
     /// # Errors
-    /// If the listener or a thread can't be set up, or two namespaces have the same name.
+    /// If the listener or a thread can't be set up, two namespaces have the same name, or [`Config::base_path`] has another form.
     pub fn start(self, listener: TcpListener) -> io::Result<Server> {
+        let base = &self.config.base_path;
+        if !base.is_empty() && (!base.starts_with('/') || base.ends_with('/')) {
+            let error = format!("the base path is {base:?}: it has to begin with a slash and end without one");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
         let local_addr = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let names = self.application.namespaces.iter().enumerate();
