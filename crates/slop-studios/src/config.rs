@@ -14,7 +14,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use http::Uri;
 use secrecy::SecretString;
-use socketio_server::TrustedProxies;
+use socketio_server::{Origins, TrustedProxies};
 
 use crate::defaults;
 use crate::identity::PublicKeyFile;
@@ -27,9 +27,9 @@ mod together;
 
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
-    accepted_claims, api_keys, boolean, buffer, claim_name, cors_origin, count, days, headers, host, hours, jwks_url,
-    log_format, log_level, milliseconds, optional_path, path, port, previous_secrets, public_key_files, rate, secret,
-    size, size_or_none, store_sync, trusted_proxies, whole,
+    accepted_claims, api_keys, base_path, boolean, buffer, claim_name, cors_origin, count, days, headers, host, hours,
+    jwks_url, log_format, log_level, milliseconds, optional_path, path, port, previous_secrets, public_key_files, rate,
+    secret, size, size_or_none, store_sync, trusted_proxies, whole,
 };
 pub use tables::Tables;
 
@@ -130,8 +130,8 @@ settings! {
     /// Folder for what the server keeps; each server needs one of its own
     data_dir: PathBuf = "DATA_DIR" Text DefaultValue::Fixed(defaults::DATA_DIR), path;
 
-    /// Origins whose pages may connect, comma-separated, as `https://app.example.com`; `*` for any
-    cors_origin: CorsOrigin = "CORS_ORIGIN" List
+    /// Origins whose pages may connect besides the server's own, comma-separated, as `https://app.example.com`; `*` for any
+    cors_origin: Origins = "CORS_ORIGIN" List
         DefaultValue::Profile { serve: defaults::CORS_ORIGIN_SERVE, dev: defaults::CORS_ORIGIN_DEV }, cors_origin;
 
     /// Whether a connection without a valid token is refused
@@ -216,9 +216,13 @@ settings! {
     max_handshakes_per_address: usize = "MAX_HANDSHAKES_PER_ADDRESS" Number
         DefaultValue::Share { of: "MAX_HANDSHAKES", parts: defaults::ADDRESSES_THAT_HANDSHAKE }, size_or_none;
 
-    /// Networks of proxies whose X-Forwarded-For is believed, comma-separated, as `10.0.0.0/8`; behind a balancer, its
-    /// addresses, or all clients count as one
+    /// Networks of proxies whose X-Forwarded-For, -Host and -Proto are believed, comma-separated, as `10.0.0.0/8`; behind a
+    /// balancer, its addresses, or all clients count as one
     trusted_proxies: TrustedProxies = "TRUSTED_PROXIES" List DefaultValue::Fixed(""), trusted_proxies;
+
+    /// Path that a proxy serves the server under, as `/realtime`. Requests may have it before their paths or not, links and
+    /// redirects do
+    base_path: String = "BASE_PATH" Text DefaultValue::Fixed(defaults::BASE_PATH), base_path;
 
     /// Bytes of a request's headers
     max_header_bytes: usize = "MAX_HEADER_BYTES" Number DefaultValue::Fixed(defaults::MAX_HEADER_BYTES), headers;
@@ -346,15 +350,6 @@ enum DefaultValue {
         of: &'static str,
         parts: u64,
     },
-}
-
-/// The origins whose pages may connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CorsOrigin {
-    /// `*`
-    Any,
-    /// These, in lower case as browsers send them; empty means the server's own only.
-    List(Vec<String>),
 }
 
 /// The least severe level that is logged.

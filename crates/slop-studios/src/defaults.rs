@@ -70,6 +70,8 @@ pub const CONNECTION_RATE_PER_ADDRESS: &str = "2000";
 pub const MAX_HANDSHAKES: &str = "10000";
 /// Of one address half of all, so that others get in; and 2,000 long-polling clients that come at once make 4,000 requests.
 pub const ADDRESSES_THAT_HANDSHAKE: u64 = 2;
+/// The server has a name of its own, as in the contract's examples, unless the operator says otherwise.
+pub const BASE_PATH: &str = "";
 /// A token of 16 KiB in `Authorization`, and as much again for cookies and what proxies add.
 pub const MAX_HEADER_BYTES: &str = "32768";
 /// A request's headers are one packet or two, which even a bad mobile network brings within some round trips.

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use http::header::AUTHORIZATION;
-use socketio_server::{Config, Drained, Handle, Origins, Recovery, Server, SessionKeeper};
+use socketio_server::{Config, Drained, Handle, Recovery, Server, SessionKeeper};
 use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{interval, sleep, sleep_until, timeout};
 
-use crate::config::{CorsOrigin, Settings};
+use crate::config::Settings;
 use crate::dispatch::EngineDispatch;
 use crate::http::{Api, App, Bodies, BodyLimits, PublishRate};
 use crate::identity::{Jwks, Revocations, TokenVerifier};
@@ -309,7 +309,7 @@ fn start(
         handle,
         metrics: Arc::clone(metrics),
     };
-    let api = Api::new(Arc::new(app), certificate.is_some());
+    let api = Api::new(Arc::new(app), certificate.is_some(), &settings.base_path);
     let builder = builder.recovery(recovery(settings, &embedded, &store)).fallback(api);
     let builder = crate::namespaces::all(&sessions, &inboxes, &store)
         .into_iter()
@@ -458,10 +458,9 @@ fn engine_config(settings: &Settings, places: Places) -> Config {
         ping_timeout: settings.ping_timeout,
         connect_timeout: settings.connect_timeout,
         max_payload: settings.max_payload_bytes,
-        origins: match &settings.cors_origin {
-            CorsOrigin::Any => Origins::Any,
-            CorsOrigin::List(origins) => Origins::List(origins.clone()),
-        },
+        origins: settings.cors_origin.clone(),
+        origins_setting: "CORS_ORIGIN",
+        base_path: settings.base_path.clone(),
         // A client that can't set `auth` may send its token as a header.
         kept_headers: vec![AUTHORIZATION],
         outbox_soft_limit: settings.outbox_soft_bytes,

@@ -262,7 +262,7 @@ async fn post(args: &PublishArgs, key: &SecretString, path: &str, body: Value) -
     authorization.set_sensitive(true);
     let mut request = Request::builder()
         .method(Method::POST)
-        .uri(path)
+        .uri(args.url.target(path))
         .header(HOST, args.url.authority())
         .header(AUTHORIZATION, authorization)
         .header(CONTENT_TYPE, "application/json");

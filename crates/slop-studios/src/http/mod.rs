@@ -6,13 +6,13 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{Request, StatusCode};
+use http::header::{ALLOW, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use prometheus_client::registry::Registry;
 use socketio_server::Handle;
 use tower_service::Service;
@@ -72,19 +72,22 @@ pub(crate) struct Api {
 struct Shared {
     metrics: Arc<Metrics>,
     security_headers: SecurityHeaders,
+    /// What stands before the paths of the server's own links.
+    base_path: Box<str>,
     /// The patterns of all paths, by which requests are counted.
     patterns: matchit::Router<Box<str>>,
 }
 
 impl Api {
-    /// `over_tls` is about this server's own TLS.
-    pub(crate) fn new(app: Arc<App>, over_tls: bool) -> Self {
+    /// `over_tls` is about this server's own TLS. `base_path` is before no request's path any more, and before those of links.
+    pub(crate) fn new(app: Arc<App>, over_tls: bool, base_path: &str) -> Self {
         let shared = Shared {
             metrics: Arc::clone(&app.metrics),
             security_headers: SecurityHeaders::new(over_tls),
+            base_path: base_path.into(),
             patterns: patterns(),
         };
-        Self { router: router(app), shared: Arc::new(shared) }
+        Self { router: router(app, base_path), shared: Arc::new(shared) }
     }
 }
 
@@ -106,6 +109,7 @@ where
         let answer = self.router.call(request);
         Box::pin(answer.map(move |answer| {
             let mut answer = as_problem(answer?);
+            shared.lead_back(answer.headers_mut());
             let path = path.path();
             shared.security_headers.add(answer.headers_mut(), is_docs(path));
             let pattern = shared.patterns.at(path).map_or("unknown", |found| &**found.value);
@@ -115,15 +119,27 @@ where
     }
 }
 
-fn router(app: Arc<App>) -> Router {
-    let description: Bytes = description().to_json().unwrap_or_default().into();
+impl Shared {
+    /// Has a redirect lead to a path under the prefix, which the router knows nothing of.
+    fn lead_back(&self, headers: &mut HeaderMap) {
+        let path = headers.get(LOCATION).and_then(|to| to.to_str().ok()).filter(|to| to.starts_with('/'));
+        let Some(path) = path.filter(|_| !self.base_path.is_empty()) else { return };
+        if let Ok(location) = HeaderValue::try_from(format!("{}{path}", self.base_path)) {
+            headers.insert(LOCATION, location);
+        }
+    }
+}
+
+fn router(app: Arc<App>, base_path: &str) -> Router {
+    let description: Bytes = description_under(base_path).to_json().unwrap_or_default().into();
+    let index: Bytes = operate::INDEX.replace("{base}", base_path).into();
     // Swagger UI's validator is another's site, which would be told of ours.
-    let docs = utoipa_swagger_ui::Config::new(["/openapi.json"]).validator_url("none");
+    let docs = utoipa_swagger_ui::Config::new([format!("{base_path}/openapi.json")]).validator_url("none");
     let docs = SwaggerUi::new(DOCS).config(docs);
 
     Router::from(for_publishers().merge(for_operators()))
         .merge(Router::from(docs))
-        .route("/", get(operate::index))
+        .route("/", get(move || async move { Html(index) }))
         .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], description) }))
         .fallback(async || Problem::of_status(StatusCode::NOT_FOUND))
         .with_state(app)
@@ -148,6 +164,15 @@ fn is_docs(path: &str) -> bool {
 /// The OpenAPI description of all routes but the pages for people.
 fn description() -> utoipa::openapi::OpenApi {
     for_publishers().merge(for_operators()).into_openapi()
+}
+
+/// The same for a server under a prefix.
+fn description_under(base_path: &str) -> utoipa::openapi::OpenApi {
+    let mut description = description();
+    if !base_path.is_empty() {
+        description.servers.iter_mut().flatten().for_each(|server| base_path.clone_into(&mut server.url));
+    }
+    description
 }
 
 fn for_publishers() -> OpenApiRouter<Arc<App>> {

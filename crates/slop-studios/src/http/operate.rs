@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -62,7 +62,5 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Pro
     Ok(([(CONTENT_TYPE, content_type)], text).into_response())
 }
 
-/// What this is, for whoever opens the address in a browser.
-pub(crate) async fn index() -> Html<&'static str> {
-    Html(include_str!("index.html"))
-}
+/// What this is, for whoever opens the address in a browser. `{base}` stands for what is before the server's paths.
+pub(crate) const INDEX: &str = include_str!("index.html");

@@ -47,6 +47,7 @@ fn the_defaults_are_those_that_the_design_names() {
         ("CONNECTION_RATE_PER_ADDRESS", "2000"),
         ("MAX_HANDSHAKES", "10000"),
         ("MAX_HANDSHAKES_PER_ADDRESS", "5000"),
+        ("BASE_PATH", "\"\""),
         ("MAX_HEADER_BYTES", "32768"),
         ("HEADER_TIMEOUT_MS", "10000"),
         ("BODY_TIMEOUT_MS", "30000"),
@@ -155,7 +156,7 @@ fn every_error_is_listed_with_its_setting_and_origin() {
     let ran = place
         .run_with(
             &["check-config", "--config", "slop.toml", "--ping-interval-ms", "-1"],
-            &[("PING_TIMEOUT_MS", "0"), ("CORS_ORIGIN", "https://a.example.com/"), ("STORE_SYNC", "off")],
+            &[("PING_TIMEOUT_MS", "0"), ("CORS_ORIGIN", "https://a.example.com/b"), ("STORE_SYNC", "off")],
         )
         .refused();
     for part in [
@@ -165,7 +166,7 @@ fn every_error_is_listed_with_its_setting_and_origin() {
         "SHARDS (from `shards` in slop.toml) is \"0\"",
         "PING_INTERVAL_MS (from --ping-interval-ms) is \"-1\"",
         "PING_TIMEOUT_MS (from env) is \"0\"",
-        "ends without a slash, as https://a.example.com",
+        "CORS_ORIGIN (from env) has \"https://a.example.com/b\": there is more than scheme, host and port",
         "STORE_SYNC (from env) is \"off\", not full or normal",
     ] {
         assert!(ran.stderr.contains(part), "{part}\n{ran:#?}");
@@ -312,7 +313,13 @@ fn origins_are_checked() {
         ("example.com", "an origin has the form"),
         ("https://", "an origin has the form"),
         ("https://a.example.com/path", "an origin has the form"),
+        ("https://a.example.com:99999", "the port is not a number"),
+        ("https://*.example.com", "`*` can't stand for a part"),
+        ("https://user@a.example.com", "more than scheme, host and port"),
+        ("https://müller.example", "xn--"),
+        ("null", "`null` is that of any sandboxed frame"),
         ("*,https://a.example.com", "`*` beside other origins"),
+        ("https://a.example.com,*", "`*` beside other origins"),
     ] {
         let ran =
             Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), ("CORS_ORIGIN", origins)]).refused();
@@ -320,10 +327,38 @@ fn origins_are_checked() {
     }
     Place::new()
         .run_with(
-            &["check-config", "--cors-origin", "https://A.example.com, http://localhost:5173"],
+            &[
+                "check-config",
+                "--cors-origin",
+                "https://A.example.com/, wss://b.example.com:443, http://localhost:5173, http://[::1], capacitor://localhost",
+            ],
             &[("JWT_SECRET", SECRET)],
         )
         .ok();
+}
+
+#[test]
+fn a_base_path_is_a_path() {
+    let run = |value| Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), ("BASE_PATH", value)]);
+    for path in ["", "/", "/realtime", "/realtime/", "/a/b-1.2_3~"] {
+        run(path).ok();
+    }
+    for (path, part) in [
+        ("realtime", "begins with a slash"),
+        ("https://studio.example/realtime", "begins with a slash"),
+        ("//", "single slashes"),
+        ("/a//b", "single slashes"),
+        ("/a/../b", "single slashes"),
+        ("/a b", "single slashes"),
+        ("/a%20b", "single slashes"),
+        ("/a?b", "single slashes"),
+        ("/socket.io", "paths of its own that begin with /socket.io"),
+        ("/v1/realtime", "paths of its own that begin with /v1"),
+    ] {
+        let ran = run(path).refused();
+        assert!(ran.stderr.contains("error: BASE_PATH (from env) is "), "{ran:#?}");
+        assert!(ran.stderr.contains(part), "{part}\n{ran:#?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The built binary, driven over HTTP by publishers and over WebSocket by clients.
 
 mod api;
+mod behind_a_proxy;
 mod client;
 mod comebacks;
 mod contract;
