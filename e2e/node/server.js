@@ -18,7 +18,7 @@ export const SECRET = 'e2e-secret-0123456789abcdef0123456789abcdef0123456789abcd
 export const API_KEY = 'e2e-publisher-key-0123456789abcdef';
 const GRACE_MS = 3_000;
 
-const binary =
+export const binary =
   process.env.SLOP_STUDIOS_BIN ?? fileURLToPath(new URL('../../target/debug/slop-studios', import.meta.url));
 
 // Only processes started here are ever signalled, and only by their own handle.

@@ -98,7 +98,11 @@ export const acks = {
 };
 
 // What the publisher gets.
-export const receipt = object('a receipt', { id: isString, stored: isBoolean, delivered: isCount });
+const isWarnings = (value) => {
+  say(Array.isArray(value) && value.length > 0, 'an array that is not empty', value);
+  value.forEach(object('a warning', { field: isString, message: isString }));
+};
+export const receipt = object('a receipt', { id: isString, stored: isBoolean, delivered: isCount }, { warnings: isWarnings });
 
 /** An RFC 9457 answer of that status that speaks of `field`, where one is to blame. */
 export function problem(answer, statuses, field) {

@@ -1,6 +1,7 @@
 //! The commands of the command line, a module each.
 
 pub(crate) mod check_config;
+pub(crate) mod completions;
 pub(crate) mod dev;
 mod dev_files;
 pub(crate) mod explain;

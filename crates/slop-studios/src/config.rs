@@ -14,66 +14,89 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use http::Uri;
 use secrecy::SecretString;
-use socketio_server::TrustedProxies;
+use socketio_server::{Origins, TrustedProxies};
 
 use crate::defaults;
 use crate::identity::PublicKeyFile;
+use crate::nearest::nearest;
 use crate::store::sqlite::StoreSync;
 
 mod layers;
 mod parse;
+mod plain_keys;
 mod tables;
 mod together;
 
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
-    accepted_claims, api_keys, boolean, buffer, claim_name, cors_origin, count, days, headers, host, hours, jwks_url,
-    log_format, log_level, milliseconds, optional_path, path, port, previous_secrets, public_key_files, rate, secret,
-    size, size_or_none, store_sync, trusted_proxies, whole,
+    accepted_claims, api_keys, base_path, boolean, buffer, claim_name, cors_origin, count, days, headers, host, hours,
+    jwks_url, log_format, log_level, milliseconds, optional_path, path, port, previous_secrets, public_key_files, rate,
+    secret, size, size_or_none, store_sync, trusted_proxies, whole,
 };
 pub use tables::Tables;
 
-/// Declares the settings: field, type, name, placeholder in the help, default, parser, and the help text as its docs.
+/// Declares the settings in groups, by which the help is ordered: field, type, name, placeholder in the help, default, parser,
+/// and the help text as its docs.
 macro_rules! settings {
-    ($(
+    ($( $group:literal: $(
         $(#[doc = $help:literal])+
         $field:ident: $type:ty = $name:literal $kind:ident $default:expr, $parse:expr;
-    )+) => {
+    )+ )+) => {
         /// What the server was told to do, checked: no value is zero or out of its range where that makes no sense.
         /// `Debug` does not show secrets.
         #[derive(Debug, Clone)]
         pub struct Settings {
-            $( $(#[doc = $help])+ pub $field: $type, )+
+            $( $( $(#[doc = $help])+ pub $field: $type, )+ )+
             /// What only the file can hold.
             pub tables: Tables,
+            /// Variables of the environment that are likely meant to be settings.
+            pub misspelt: Vec<Misspelt>,
+        }
+
+        /// The settings, as far as their texts can be used.
+        #[derive(Debug)]
+        struct Parsed {
+            $( $( $field: Option<$type>, )+ )+
         }
 
         /// Every setting, in the order of the help and of `check-config`.
         pub static SETTINGS: &[Setting] = &[
-            $( Setting {
+            $( $( Setting {
                 name: $name,
+                group: $group,
                 help: &[$($help),+],
                 kind: Kind::$kind,
                 default: $default,
-            }, )+
+            }, )+ )+
         ];
 
-        impl Settings {
-            fn parse(effective: &Effective, errors: &mut Vec<SettingError>) -> Option<Self> {
-                // Every one is parsed before the first `?`, so that every error is found.
-                $( let $field: Option<$type> = effective.parse($name, $parse, errors); )+
-                Some(Self { $( $field: $field?, )+ tables: effective.tables().clone() })
+        impl Parsed {
+            fn of(effective: &Effective, errors: &mut Vec<SettingError>) -> Self {
+                Self { $( $( $field: effective.parse($name, $parse, errors), )+ )+ }
+            }
+
+            /// None if one is missing.
+            fn complete(self, effective: &Effective) -> Option<Settings> {
+                Some(Settings {
+                    $( $( $field: self.$field?, )+ )+
+                    tables: effective.tables().clone(),
+                    misspelt: effective.misspelt().to_owned(),
+                })
             }
         }
     };
 }
 
 settings! {
+    "Address":
+
     /// Address to listen on: an IP address, or a name that resolves to one of this machine's
     host: String = "HOST" Text DefaultValue::Profile { serve: defaults::HOST_SERVE, dev: defaults::HOST_DEV }, host;
 
     /// Port to listen on; 0 picks a free one
     port: u16 = "PORT" Number DefaultValue::Fixed(defaults::PORT), port;
+
+    "Users' tokens":
 
     /// Secret that the users' JSON Web Tokens are signed with (HS256, HS384 or HS512).
     /// As a flag it shows in the process list: prefer the environment or the file
@@ -114,11 +137,15 @@ settings! {
         DefaultValue::Fixed(defaults::TOKEN_EXPIRING_NOTICE_MS),
         |text| whole(text, 0, defaults::MAX_TIMER_MS).map(Duration::from_millis);
 
+    "Publishers":
+
     /// Keys that publishers may authenticate with, comma-separated; without any, nothing can be published
     api_keys: Vec<SecretString> = "API_KEYS" SecretList DefaultValue::Fixed(""), api_keys;
 
     /// Claim of a token that says, as a list of scopes, what its bearer may publish; empty: tokens can't publish
     publish_claim: Option<String> = "PUBLISH_CLAIM" Text DefaultValue::Fixed(""), claim_name;
+
+    "TLS":
 
     /// File with the server's certificate and those of the authorities between it and a known one, in PEM form. With it the
     /// server speaks TLS only
@@ -127,21 +154,35 @@ settings! {
     /// File with the certificate's private key, in PEM form
     tls_key_file: Option<PathBuf> = "TLS_KEY_FILE" Text DefaultValue::Fixed(""), optional_path;
 
+    "What is kept":
+
     /// Folder for what the server keeps; each server needs one of its own
     data_dir: PathBuf = "DATA_DIR" Text DefaultValue::Fixed(defaults::DATA_DIR), path;
 
-    /// Origins whose pages may connect, comma-separated, as `https://app.example.com`; `*` for any
-    cors_origin: CorsOrigin = "CORS_ORIGIN" List
+    "Who may connect":
+
+    /// Origins whose pages may connect besides the server's own, comma-separated, as `https://app.example.com`; `*` for any
+    cors_origin: Origins = "CORS_ORIGIN" List
         DefaultValue::Profile { serve: defaults::CORS_ORIGIN_SERVE, dev: defaults::CORS_ORIGIN_DEV }, cors_origin;
 
     /// Whether a connection without a valid token is refused
     auth_required: bool = "AUTH_REQUIRED" Boolean DefaultValue::Fixed(defaults::AUTH_REQUIRED), boolean;
 
+    "Log":
+
     /// Least severe level that is logged: off, error, warn, info, debug or trace
     log_level: LogLevel = "LOG_LEVEL" Text DefaultValue::Fixed(defaults::LOG_LEVEL), log_level;
 
-    /// Form of the log on standard error: text or json
+    /// Form of the log on standard error, and of the start-up line on standard output: text or json
     log_format: LogFormat = "LOG_FORMAT" Text DefaultValue::Fixed(defaults::LOG_FORMAT), log_format;
+
+    /// Whether each request to the HTTP API is logged, at the level info
+    access_log: bool = "ACCESS_LOG" Boolean DefaultValue::Fixed(defaults::ACCESS_LOG), boolean;
+
+    /// Whether the browser's client is served, at /socket.io/socket.io.js
+    serve_client: bool = "SERVE_CLIENT" Boolean DefaultValue::Fixed(defaults::SERVE_CLIENT), boolean;
+
+    "Connections":
 
     /// Time between the server's pings
     ping_interval: Duration = "PING_INTERVAL_MS" Number DefaultValue::Fixed(defaults::PING_INTERVAL_MS), milliseconds;
@@ -160,12 +201,16 @@ settings! {
     recovery: Duration = "RECOVERY_MS" Number DefaultValue::Fixed(defaults::RECOVERY_MS),
         |text| whole(text, 0, defaults::MAX_TIMER_MS).map(Duration::from_millis);
 
+    "Process":
+
     /// Threads that serve connections
     shards: usize = "SHARDS" Number DefaultValue::Cores, |text| size(text, defaults::MAX_SHARDS);
 
     /// How long the connections' closing is spread over at shutdown; 0 closes them at once
     shutdown_grace: Duration = "SHUTDOWN_GRACE_MS" Number DefaultValue::Fixed(defaults::SHUTDOWN_GRACE_MS),
         |text| whole(text, 0, defaults::MAX_TIMER_MS).map(Duration::from_millis);
+
+    "Slow clients":
 
     /// Bytes waiting for one client past which the server stops reading from it
     outbox_soft_bytes: usize = "OUTBOX_SOFT_BYTES" Number DefaultValue::Fixed(defaults::OUTBOX_SOFT_BYTES),
@@ -181,9 +226,13 @@ settings! {
     /// Bytes that the system may hold for one client besides, in its connection's send buffer; 0 leaves that to the system
     send_buffer_bytes: u32 = "SEND_BUFFER_BYTES" Number DefaultValue::Fixed(defaults::SEND_BUFFER_BYTES), buffer;
 
+    "Media items":
+
     /// How long nobody may say anything of a media item before it ends with mediaError, code STALLED; 0 for ever
     media_stall: Duration = "MEDIA_STALL_MS" Number DefaultValue::Fixed(defaults::MEDIA_STALL_MS),
         |text| whole(text, 0, defaults::MAX_TIMER_MS).map(Duration::from_millis);
+
+    "Clients' limits":
 
     /// Rooms and media subscriptions that one socket may have
     max_rooms_per_socket: usize = "MAX_ROOMS_PER_SOCKET" Number DefaultValue::Fixed(defaults::MAX_ROOMS_PER_SOCKET),
@@ -216,9 +265,13 @@ settings! {
     max_handshakes_per_address: usize = "MAX_HANDSHAKES_PER_ADDRESS" Number
         DefaultValue::Share { of: "MAX_HANDSHAKES", parts: defaults::ADDRESSES_THAT_HANDSHAKE }, size_or_none;
 
-    /// Networks of proxies whose X-Forwarded-For is believed, comma-separated, as `10.0.0.0/8`; behind a balancer, its
-    /// addresses, or all clients count as one
+    /// Networks of proxies whose X-Forwarded-For, -Host and -Proto are believed, comma-separated, as `10.0.0.0/8`; behind a
+    /// balancer, its addresses, or all clients count as one
     trusted_proxies: TrustedProxies = "TRUSTED_PROXIES" List DefaultValue::Fixed(""), trusted_proxies;
+
+    /// Path that a proxy serves the server under, as `/realtime`. Requests may have it before their paths or not, links and
+    /// redirects do
+    base_path: String = "BASE_PATH" Text DefaultValue::Fixed(defaults::BASE_PATH), base_path;
 
     /// Bytes of a request's headers
     max_header_bytes: usize = "MAX_HEADER_BYTES" Number DefaultValue::Fixed(defaults::MAX_HEADER_BYTES), headers;
@@ -272,12 +325,18 @@ settings! {
     max_rooms: usize = "MAX_ROOMS" Number DefaultValue::Fixed(defaults::MAX_ROOMS),
         |text| size(text, u64::from(u32::MAX));
 
+    "Publishers":
+
     /// Publishes of one publisher key each second, and ten times as many at once; 0 for any number. Past it the publisher
     /// gets 429. A batch may go past it, and delays the next request
     publish_rate_per_key: u32 = "PUBLISH_RATE_PER_KEY" Number DefaultValue::Fixed(defaults::PUBLISH_RATE_PER_KEY), rate;
 
+    "Clients' limits":
+
     /// Failed authentications in a row on one connection after which it is closed
     auth_failure_limit: u32 = "AUTH_FAILURE_LIMIT" Number DefaultValue::Fixed(defaults::AUTH_FAILURE_LIMIT), count;
+
+    "Publishers":
 
     /// Idempotency keys that are remembered, each for 24 hours; a batch counts as one for every ten items. Past it
     /// publishes with a new key get 503
@@ -287,6 +346,8 @@ settings! {
     /// The same of one publisher, 0 for any number. Past it the publisher gets 429
     max_idempotency_keys_per_publisher: usize = "MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER" Number
         DefaultValue::Fixed(defaults::MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER), size_or_none;
+
+    "What is kept":
 
     /// How long durable events are kept for clients that reconnect, in hours
     log_retention: Duration = "LOG_RETENTION_HOURS" Number DefaultValue::Fixed(defaults::LOG_RETENTION_HOURS), hours;
@@ -319,6 +380,8 @@ const TOKEN_KEYS_HINT: &str = "it is the secret that users' tokens are signed wi
 pub struct Setting {
     /// The name, as the environment has it.
     pub name: &'static str,
+    /// The heading that it stands under in the help.
+    group: &'static str,
     help: &'static [&'static str],
     kind: Kind,
     default: DefaultValue,
@@ -349,15 +412,6 @@ enum DefaultValue {
         of: &'static str,
         parts: u64,
     },
-}
-
-/// The origins whose pages may connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CorsOrigin {
-    /// `*`
-    Any,
-    /// These, in lower case as browsers send them; empty means the server's own only.
-    List(Vec<String>),
 }
 
 /// The least severe level that is logged.
@@ -432,6 +486,30 @@ pub enum SettingError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The file has settings in a table.
+    #[error(
+        "[{table}] in {} is no table of this file: settings such as `{setting}` stand at its top, in none", .file.display()
+    )]
+    Section {
+        /// The file.
+        file: PathBuf,
+        /// The table's name.
+        table: String,
+        /// The first of them.
+        setting: String,
+    },
+    /// The file has a publisher's key as it is.
+    #[error(
+        "line {line} of {} has a publisher's key in plain text: take it out, since [[publisher_keys]] need its hash only, and \
+         make another one (slop-studios key new) if others may have read it",
+        .file.display()
+    )]
+    PlainKey {
+        /// The file.
+        file: PathBuf,
+        /// Where.
+        line: usize,
+    },
     /// The file can't be read or is no TOML.
     #[error("can't use {}: {problem}", .file.display())]
     File {
@@ -440,6 +518,15 @@ pub enum SettingError {
         /// Why not; without any of its text, which may be a secret.
         problem: String,
     },
+}
+
+/// A variable of the environment that is no setting but looks like one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misspelt {
+    /// The variable.
+    pub variable: String,
+    /// The setting.
+    pub setting: &'static str,
 }
 
 fn suggestion_text(nearest: Option<&str>) -> String {
@@ -466,15 +553,7 @@ impl std::error::Error for SettingErrors {}
 
 /// The most similar of these names, if any is similar at all.
 fn nearest_name<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
-    // Below this likeness the nearest of twenty names is a coincidence: `loglevel` and `log_level` have 0.98,
-    // `redis_url` and `api_keys` 0.55.
-    const LIKENESS: f64 = 0.75;
-    let written = written.to_ascii_lowercase().replace('-', "_");
-    names
-        .map(|known| (strsim::jaro_winkler(&written, known), known))
-        .filter(|(likeness, _)| *likeness >= LIKENESS)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, known)| known.to_owned())
+    nearest(written, names).map(str::to_owned)
 }
 
 /// The settings' flags and `--config`, as the command line gave them.
@@ -502,14 +581,14 @@ impl fmt::Debug for SettingFlags {
 
 impl Args for SettingFlags {
     fn augment_args(command: Command) -> Command {
-        let command = command.next_help_heading("Settings").arg(
+        let command = command.arg(
             Arg::new("config")
                 .long("config")
                 .value_name("FILE")
                 .value_parser(clap::value_parser!(PathBuf))
                 .help("TOML file with settings, named as here but with underscores"),
         );
-        SETTINGS.iter().fold(command, |command, setting| command.arg(setting.argument())).next_help_heading(None)
+        SETTINGS.iter().fold(command, |command, setting| command.arg(setting.argument()))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -571,6 +650,7 @@ impl Setting {
         let argument = Arg::new(self.name)
             .long(self.flag())
             .help(format!("{}{default} [env: {}]", self.help(), self.name))
+            .help_heading(self.group)
             .action(ArgAction::Set)
             // A negative number is a wrong value to be named, not an unknown flag.
             .allow_negative_numbers(true);

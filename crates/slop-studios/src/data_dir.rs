@@ -19,6 +19,21 @@ pub(crate) fn create(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
+/// The file that stands where the folder, or one above it, has to be.
+pub(crate) fn in_the_way(folder: &Path) -> Option<PathBuf> {
+    let is_no_folder = |path: &&Path| fs::metadata(path).is_ok_and(|found| !found.is_dir());
+    folder.ancestors().find(is_no_folder).map(Path::to_owned)
+}
+
+/// What to say of it.
+pub(crate) fn no_folder(folder: &Path, file: &Path) -> String {
+    let file = if file == folder { "it".to_owned() } else { file.display().to_string() };
+    format!(
+        "DATA_DIR is {}, but {file} is a file and no folder: move the file away, or set DATA_DIR (--data-dir) to a folder",
+        folder.display()
+    )
+}
+
 /// How a file is opened there that only its owner may read.
 pub(crate) fn private_file() -> fs::OpenOptions {
     let mut options = fs::OpenOptions::new();

@@ -20,6 +20,10 @@ pub const AUTH_REQUIRED: &str = "false";
 pub const LOG_LEVEL: &str = "info";
 /// For eyes; log collectors ask for `json`.
 pub const LOG_FORMAT: &str = "text";
+/// A line for each request is for those who look for something: the proxy in front has one, and so has `LOG_LEVEL=debug`.
+pub const ACCESS_LOG: &str = "false";
+/// As every Socket.IO server does: pages have `<script src="/socket.io/socket.io.js">`.
+pub const SERVE_CLIENT: &str = "true";
 
 /// Engine.IO's own default: below the 30 s after which the stricter proxies drop an idle connection.
 pub const PING_INTERVAL_MS: &str = "25000";
@@ -70,6 +74,8 @@ pub const CONNECTION_RATE_PER_ADDRESS: &str = "2000";
 pub const MAX_HANDSHAKES: &str = "10000";
 /// Of one address half of all, so that others get in; and 2,000 long-polling clients that come at once make 4,000 requests.
 pub const ADDRESSES_THAT_HANDSHAKE: u64 = 2;
+/// The server has a name of its own, as in the contract's examples, unless the operator says otherwise.
+pub const BASE_PATH: &str = "";
 /// A token of 16 KiB in `Authorization`, and as much again for cookies and what proxies add.
 pub const MAX_HEADER_BYTES: &str = "32768";
 /// A request's headers are one packet or two, which even a bad mobile network brings within some round trips.

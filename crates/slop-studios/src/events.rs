@@ -63,6 +63,21 @@ pub mod client {
     pub const LIST_NOTIFICATIONS: &str = "listNotifications";
     /// An extension.
     pub const MARK_NOTIFICATIONS_READ: &str = "markNotificationsRead";
+
+    /// All of them, on whichever namespace.
+    pub const ALL: [&str; 11] = [
+        AUTHENTICATE,
+        LOGOUT,
+        JOIN_ROOM,
+        LEAVE_ROOM,
+        GET_CONNECTION_INFO,
+        PING,
+        HEARTBEAT,
+        SUBSCRIBE_MEDIA,
+        UNSUBSCRIBE_MEDIA,
+        LIST_NOTIFICATIONS,
+        MARK_NOTIFICATIONS_READ,
+    ];
 }
 
 /// Names that clients of Socket.IO raise themselves, so that nothing on the wire may bear them.

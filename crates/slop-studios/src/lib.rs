@@ -25,14 +25,18 @@
 //! | `identity`, `revoke` | who bears a token; ending tokens |
 //! | `session`, `policy`, `owners` | who a socket is, where it may be, and owners that became known a short while ago |
 //! | `user_rate` | how fast a user may send events, over all connections |
-//! | `http` | all that is not Socket.IO: the publish API, health, metrics, the API's description |
+//! | `http` | all that is not Socket.IO: the publish API, health, metrics, the API's description, the browser's client |
 //! | `publishers`, `publish` | who may publish what; the one executor of every publish |
 //! | `store`, `data_dir` | what the server remembers, and the folder for it |
 //! | `dispatch` | from a committed change to the sockets that are to get it |
 //! | `inbox`, `recovery` | notifications that nobody has received yet; sessions that outlive the process |
 //! | `watchdog` | ends media items without news |
+//! | `listener` | the address that connections are taken at |
 //! | `tls`, `open_files`, `memory` | the certificate, the limit of open files, memory given back after a crowd |
-//! | `logging`, `metrics` | the log and the numbers |
+//! | `nearest_path` | the file that was likely meant |
+//! | `logging`, `metrics`, `process` | the log, the numbers, and what the system counts of the process |
+//! | `refusals` | what was turned away, told to the operator without a flood |
+//! | `nearest` | the known name that a misspelt one stands for |
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
@@ -50,17 +54,22 @@ pub mod identity;
 mod in_force;
 mod inbox;
 pub mod limits;
+mod listener;
 pub mod logging;
 mod media;
 mod memory;
 pub mod metrics;
 mod namespaces;
+mod nearest;
+mod nearest_path;
 mod open_files;
 mod owners;
 pub mod policy;
+mod process;
 pub mod publish;
 pub mod publishers;
 mod recovery;
+mod refusals;
 mod reload;
 mod revoke;
 pub mod rooms;

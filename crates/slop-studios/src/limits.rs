@@ -217,6 +217,18 @@ pub const MAX_KEY_ID_BYTES: usize = 256;
 /// keys to connect is still there.
 pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long at least passes between two warnings of one reason: an attack costs the log a line a minute for each.
+pub const REFUSAL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Bytes that are logged of what a refusal was about: a method, a path with two ids, and a sentence.
+pub const MAX_REFUSAL_DETAIL_BYTES: usize = 256;
+
+/// Longest `X-Request-Id` that is taken over, in bytes: a UUID has 36, and the trace headers of the large balancers under 100.
+pub const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Bytes of a path that are logged: longer than every path of the API with usual ids.
+pub const MAX_LOGGED_PATH_BYTES: usize = 512;
+
 /// How soon an issuer that failed is asked again without anybody waiting, if the cooldown is shorter still.
 pub const JWKS_RETRY: Duration = Duration::from_secs(1);
 

@@ -1,12 +1,18 @@
 //! The log: one stream on standard error, so that standard output stays for what a command has to say.
+//!
+//! Who asks for JSON collects both streams, so then every line is a JSON object: the log, a panic, and what a server says on
+//! standard output when it listens.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::sync::OnceLock;
 
+use serde::Serialize;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
 
+use crate::clock::Moment;
 use crate::config::{LogFormat, LogLevel};
 
 /// What changes the level of the process's log.
@@ -24,6 +30,47 @@ pub fn init(level: LogLevel, format: LogFormat) {
     };
     if started.is_ok() {
         let _ = LEVEL.set(handle);
+        if format == LogFormat::Json {
+            log_panics();
+        }
+    }
+}
+
+/// Has panics logged, which go to standard error as text otherwise.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(backtrace));
+        tracing::error!(backtrace, "{panic}");
+    }));
+}
+
+/// The first part of a text, of so many bytes at most: what a peer wrote is logged no further.
+pub(crate) fn excerpt(text: &str, bytes: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes)).unwrap_or_default()
+}
+
+/// What a server says on standard output when it listens: the line that tools wait for, and then `more` for people, in the form of
+/// the log.
+pub(crate) fn start_up_text(format: LogFormat, url: &str, more: &str) -> String {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        timestamp: Moment,
+        level: &'static str,
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        url: Option<&'a str>,
+        target: &'static str,
+    }
+
+    let line = |message, url| {
+        let line = Line { timestamp: Moment::now(), level: "INFO", message, url, target: env!("CARGO_CRATE_NAME") };
+        serde_json::to_string(&line).unwrap_or_default() + "\n"
+    };
+    match format {
+        LogFormat::Text => format!("listening on {url}\n{more}"),
+        LogFormat::Json if more.is_empty() => line("listening", Some(url)),
+        LogFormat::Json => line("listening", Some(url)) + &line(more.trim(), None),
     }
 }
 
@@ -41,5 +88,34 @@ fn filter(level: LogLevel) -> LevelFilter {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_ends_with_a_whole_character() {
+        for (bytes, expected) in [(0, ""), (1, "a"), (2, "a"), (3, "aé"), (4, "aéz"), (100, "aéz")] {
+            assert_eq!(excerpt("aéz", bytes), expected);
+        }
+    }
+
+    #[test]
+    fn the_start_up_text_has_the_form_of_the_log() {
+        let text = |format, more| start_up_text(format, "http://[::1]:1", more);
+        assert_eq!(text(LogFormat::Text, "\nmore\n"), "listening on http://[::1]:1\n\nmore\n");
+        for (more, messages) in
+            [("", &["listening"][..]), ("\na \"guide\"\nof lines\n", &["listening", "a \"guide\"\nof lines"])]
+        {
+            let text = text(LogFormat::Json, more);
+            let lines: Vec<serde_json::Value> =
+                text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+            let found: Vec<_> = lines.iter().map(|line| line["message"].as_str().expect("a text")).collect();
+            assert_eq!(found, messages);
+            assert_eq!(lines[0]["url"], "http://[::1]:1");
+            assert!(lines.iter().all(|line| line["level"] == "INFO" && line["timestamp"].is_string()), "{text}");
+        }
     }
 }

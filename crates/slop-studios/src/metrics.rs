@@ -11,12 +11,18 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use socketio_server::Handle;
 
 use crate::identity::{AuthError, epoch_seconds};
 use crate::publish::Kind;
+use crate::refusals::Reason;
 use crate::store::Store;
+
+/// What `slop_build_info` says.
+const BUILD: [(&str, &str); 3] =
+    [("version", env!("CARGO_PKG_VERSION")), ("os", std::env::consts::OS), ("arch", std::env::consts::ARCH)];
 
 /// From the 100 µs of a commit without a disk to the seconds of a disk that stalls, by factors of about three.
 const PUBLISH_SECONDS: [f64; 10] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
@@ -39,6 +45,7 @@ pub struct Metrics {
     subscriptions_ended: Counter,
     room_memberships_ended: Counter,
     reloads: Family<ReloadLabels, Counter>,
+    refusals: Family<ReasonLabels, Counter>,
     unknown_events: Family<NamespaceLabels, Counter>,
     publishes: Family<PublishLabels, Counter>,
     publish_duration: Family<KindLabels, Histogram, fn() -> Histogram>,
@@ -181,6 +188,7 @@ impl Default for Metrics {
             subscriptions_ended: Counter::default(),
             room_memberships_ended: Counter::default(),
             reloads: Family::default(),
+            refusals: Family::default(),
             unknown_events: Family::default(),
             publishes: Family::default(),
             publish_duration: Family::new_with_constructor(|| Histogram::new(PUBLISH_SECONDS)),
@@ -259,6 +267,11 @@ impl Metrics {
         self.reloads.get_or_create(&ReloadLabels { outcome }).inc();
     }
 
+    /// Counts somebody who was turned away.
+    pub(crate) fn refused(&self, reason: Reason) {
+        self.refusals.get_or_create(&ReasonLabels { reason: reason.as_str() }).inc();
+    }
+
     /// Counts an event of a client that nobody handles.
     pub fn unknown_event(&self, namespace: &'static str) {
         self.unknown_events.get_or_create(&NamespaceLabels { namespace }).inc();
@@ -321,6 +334,12 @@ impl Metrics {
     #[must_use]
     pub fn registry(&self, handle: Handle, store: Arc<dyn Store>) -> Registry {
         let mut registry = Registry::with_prefix("slop");
+        registry.register("build", "The program that runs", Info::new(BUILD.to_vec()));
+        // All of them from the start, so that the first refusal is an increase.
+        for reason in Reason::ALL {
+            drop(self.refusals.get_or_create(&ReasonLabels { reason: reason.as_str() }));
+        }
+        registry.register("refusals", "Publishers and clients that were turned away, by reason", self.refusals.clone());
         registry.register("authentications", "Tokens looked at, at connecting or later", self.authentications.clone());
         registry.register(
             "identities_expired",

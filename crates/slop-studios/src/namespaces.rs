@@ -11,7 +11,10 @@ use crate::events::{
     AuthenticateResponse, ConnectionInfo, Done, Failed, HeartbeatAck, Pong, RoomChanged, Welcome, client, server,
 };
 use crate::inbox::{self, Inboxes};
+use crate::limits::MAX_EVENT_NAME_BYTES;
+use crate::logging::excerpt;
 use crate::media;
+use crate::nearest::nearest;
 use crate::rooms::{self, Target};
 use crate::session::{Denied, NOT_ALLOWED, Sessions, identity, send};
 use crate::store::Store;
@@ -108,13 +111,30 @@ fn common(
     let namespace = namespace.admit(move |socket| s.admits_event(socket));
     let namespace = namespace.on_refused(|_, event| event.ack(&Failed::new(TOO_MANY_EVENTS)));
     let s = Arc::clone(sessions);
-    namespace.fallback(move |_, event| {
+    namespace.fallback(move |socket, event| {
         s.metrics.unknown_event(name);
+        log_unknown(socket, &event);
         if event.wants_ack() {
             let error = format!("Unknown event: {}", event.name());
             event.ack(&Failed::new(&error));
         }
     })
+}
+
+/// Tells who develops a page which event it likely meant: without a callback, the page is told nothing.
+fn log_unknown(socket: &Socket, event: &Event<'_>) {
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        let name = excerpt(event.name(), MAX_EVENT_NAME_BYTES);
+        tracing::debug!(
+            namespace = socket.namespace(),
+            socket = socket.id(),
+            client = %socket.remote_addr(),
+            event = name,
+            nearest = nearest(name, client::ALL),
+            has_callback = event.wants_ack(),
+            "unknown event"
+        );
+    }
 }
 
 fn elsewhere_no_media(namespace: Namespace) -> Namespace {

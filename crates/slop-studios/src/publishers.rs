@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
 
-use crate::identity::AuthError;
+use crate::identity::Flaw;
 use crate::in_force::InForce;
 use crate::publish::scope::Scopes;
 use crate::session::Sessions;
@@ -18,10 +18,13 @@ use crate::session::Sessions;
 const HASH_PREFIX: &str = "sha256:";
 
 /// What a key that we make begins with, so that people and scanners of repositories know it for what it is.
-const KEY_PREFIX: &str = "slop_";
+pub(crate) const KEY_PREFIX: &str = "slop_";
 
 /// 256 bits, as long as the hash.
 const KEY_BYTES: usize = 32;
+
+/// As many hexadecimal digits follow the prefix.
+pub(crate) const KEY_DIGITS: usize = 2 * KEY_BYTES;
 
 /// The SHA-256 of a key.
 ///
@@ -110,14 +113,14 @@ pub(crate) struct Publisher {
 }
 
 /// Why somebody is no publisher.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NoPublisher {
     /// There are none: no key is set, and tokens are not taken.
     Off,
     /// It is no key of ours, and tokens are not taken.
     UnknownKey,
     /// It is no key of ours and no good token either.
-    BadToken(AuthError),
+    BadToken(Flaw),
 }
 
 /// By what publishers are known.

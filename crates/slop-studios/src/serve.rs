@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use http::header::AUTHORIZATION;
-use socketio_server::{Config, Drained, Handle, Origins, Recovery, Server, SessionKeeper};
-use tokio::net::TcpSocket;
+use socketio_server::{Config, Drained, Handle, Recovery, Server, SessionKeeper};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{interval, sleep, sleep_until, timeout};
 
-use crate::config::{CorsOrigin, Settings};
+use crate::config::Settings;
 use crate::dispatch::EngineDispatch;
-use crate::http::{Api, App, Bodies, BodyLimits, PublishRate};
+use crate::http::{Api, ApiOptions, App, Bodies, BodyLimits, PublishRate};
 use crate::identity::{Jwks, Revocations, TokenVerifier};
 use crate::in_force::InForce;
 use crate::inbox::Inboxes;
 use crate::limits;
+use crate::listener;
 use crate::logging;
 use crate::memory::{self, Crowd};
 use crate::metrics::Metrics;
@@ -34,6 +34,7 @@ use crate::policy::Policy;
 use crate::publish::Executor;
 use crate::publishers::{Credentials, Publishers};
 use crate::recovery::StoreKeeper;
+use crate::refusals::Refusals;
 use crate::reload::{self, Reload};
 use crate::revoke::Revoker;
 use crate::rooms;
@@ -43,10 +44,6 @@ use crate::store::{Revocations as Forgotten, Store};
 use crate::tls::Certificate;
 use crate::user_rate::UserRates;
 use crate::watchdog::Watchdog;
-
-/// Connections that the kernel holds until they are accepted: what Linux allows by default (`net.core.somaxconn`), so
-/// that a fleet that reconnects at once is not turned away.
-const LISTEN_BACKLOG: u32 = 4096;
 
 /// The part of the grace period, one in so many, in which `/health/ready` fails already and connections are still taken,
 /// so that a balancer can turn clients away before they are refused.
@@ -106,10 +103,11 @@ pub(crate) fn run(
     let mut hang_up = HangUp::new(&runtime, load.is_some()).context("listen for SIGHUP")?;
     let metrics = Arc::new(Metrics::default());
     let certificate = settings.tls().map(|files| Certificate::load(&files, Arc::clone(&metrics))).transpose()?;
-    let listener = listen(&runtime, &settings)?;
+    let listener = listener::listen(&runtime, &settings)?;
     let started = start(&settings, &runtime, listener, &metrics, certificate.as_ref())?;
     let reload = load.map(|load| reloadable(load, &started, certificate));
-    let Started { server, store, .. } = started;
+    let Started { server, store, refusals, .. } = started;
+    say_started(&settings, server.local_addr());
     on_listening(server.local_addr());
 
     let signal = runtime.block_on(async {
@@ -121,13 +119,17 @@ pub(crate) fn run(
                 biased;
                 signal = stop.received() => break signal,
                 () = hang_up.received() => reload.iter().for_each(Reload::run),
-                _ = ticks.tick() => crowd.observe(server.handle().metrics().connections),
+                _ = ticks.tick() => {
+                    crowd.observe(server.handle().metrics().connections);
+                    refusals.tell_due();
+                }
                 never = &mut watching => match never {},
             }
         }
     });
     tracing::info!(signal = signal.name, grace_ms = settings.shutdown_grace.as_millis() as u64, "draining");
     let stopped = runtime.block_on(end(server, store, &mut stop, settings.shutdown_grace));
+    refusals.tell_rest();
     // Not by a drop, which would wait for a name that is being resolved.
     runtime.shutdown_background();
     stopped
@@ -244,6 +246,7 @@ struct Started {
     store: Arc<SqliteStore>,
     sessions: Arc<Sessions>,
     publishers: Arc<Publishers>,
+    refusals: Arc<Refusals>,
 }
 
 fn start(
@@ -259,11 +262,13 @@ fn start(
     let revocations = Arc::<Revocations>::default();
     let (verifier, jwks) = verifier(settings, runtime, metrics)?;
     let verifier = verifier.with_revocations(Arc::clone(&revocations));
+    let refusals = Arc::new(Refusals::new(Arc::clone(metrics)));
     let sessions = Arc::new(Sessions {
         verifier,
         policy: InForce::new(settings.policy()),
         changes: AtomicU64::new(0),
         metrics: Arc::clone(metrics),
+        refusals: Arc::clone(&refusals),
         expiry_notice: settings.token_expiring_notice,
         auth_failure_limit: settings.auth_failure_limit,
         max_rooms_per_socket: settings.max_rooms_per_socket,
@@ -308,8 +313,15 @@ fn start(
         store: Arc::clone(&store),
         handle,
         metrics: Arc::clone(metrics),
+        refusals: Arc::clone(&refusals),
     };
-    let api = Api::new(Arc::new(app), certificate.is_some());
+    let options = ApiOptions {
+        over_tls: certificate.is_some(),
+        access_log: settings.access_log,
+        serve_client: settings.serve_client,
+        base_path: &settings.base_path,
+    };
+    let api = Api::new(Arc::new(app), options);
     let builder = builder.recovery(recovery(settings, &embedded, &store)).fallback(api);
     let builder = crate::namespaces::all(&sessions, &inboxes, &store)
         .into_iter()
@@ -318,8 +330,31 @@ fn start(
         Some(certificate) => builder.tls(certificate.tls()),
         None => builder,
     };
+    let noted = Arc::clone(&refusals);
+    let builder = builder.on_refusal(move |client| noted.note_client(client));
     let server = builder.start(listener).context("start the server")?;
-    Ok(Started { server, store: embedded, sessions, publishers })
+    Ok(Started { server, store: embedded, sessions, publishers, refusals })
+}
+
+/// Logs what runs where, and with how much of what decides who may do what.
+fn say_started(settings: &Settings, address: SocketAddr) {
+    let folder = std::path::absolute(&settings.data_dir).unwrap_or_else(|_unknown| settings.data_dir.clone());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        url = format!("{}://{address}", settings.scheme()),
+        data_dir = %folder.display(),
+        store_sync = settings.store_sync.as_str(),
+        shards = settings.shards,
+        room_rules = settings.tables.rules.rooms.len(),
+        media_rules = settings.tables.rules.media.len(),
+        auth_required = settings.auth_required,
+        token_secrets = usize::from(settings.jwt_secret.is_some()) + settings.jwt_previous_secrets.len(),
+        token_key_files = settings.jwt_public_keys.len(),
+        token_key_set = settings.jwks_url.is_some(),
+        publisher_keys = settings.api_keys.len() + settings.tables.publisher_keys.len(),
+        publish_claim = settings.publish_claim.as_deref(),
+        "started"
+    );
 }
 
 fn credentials(settings: &Settings) -> Credentials {
@@ -458,10 +493,9 @@ fn engine_config(settings: &Settings, places: Places) -> Config {
         ping_timeout: settings.ping_timeout,
         connect_timeout: settings.connect_timeout,
         max_payload: settings.max_payload_bytes,
-        origins: match &settings.cors_origin {
-            CorsOrigin::Any => Origins::Any,
-            CorsOrigin::List(origins) => Origins::List(origins.clone()),
-        },
+        origins: settings.cors_origin.clone(),
+        origins_setting: "CORS_ORIGIN",
+        base_path: settings.base_path.clone(),
         // A client that can't set `auth` may send its token as a header.
         kept_headers: vec![AUTHORIZATION],
         outbox_soft_limit: settings.outbox_soft_bytes,
@@ -512,33 +546,6 @@ fn places_that_fit(settings: &Settings) -> anyhow::Result<Places> {
         );
     }
     Ok(fit)
-}
-
-/// Listens on the first address of the host that can be.
-fn listen(runtime: &Runtime, settings: &Settings) -> anyhow::Result<TcpListener> {
-    let (host, port) = (&*settings.host, settings.port);
-    let _inside = runtime.enter();
-    let addresses = (host, port).to_socket_addrs().with_context(|| format!("resolve {host}"))?;
-    let mut result = Err(std::io::Error::other("the name has no address"));
-    for address in addresses {
-        result = listen_on(address, settings.send_buffer_bytes);
-        if result.is_ok() {
-            break;
-        }
-    }
-    result.with_context(|| format!("listen on {host} port {port}"))
-}
-
-fn listen_on(address: SocketAddr, send_buffer: u32) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A server that starts again must not wait for the connections of its predecessor to be forgotten.
-    socket.set_reuseaddr(true)?;
-    if send_buffer > 0 {
-        // Every connection that is accepted inherits it.
-        socket.set_send_buffer_size(send_buffer)?;
-    }
-    socket.bind(address)?;
-    socket.listen(LISTEN_BACKLOG)?.into_std()
 }
 
 /// SIGHUP, if it is listened to.

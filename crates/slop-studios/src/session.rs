@@ -19,13 +19,14 @@ use tokio::time::Instant;
 
 use crate::clock::Moment;
 use crate::events::{Authenticated, Message, TokenExpiring, server};
-use crate::identity::{AuthError, Identity, TokenVerifier};
+use crate::identity::{AuthError, Flaw, Identity, TokenVerifier};
 use crate::in_force::InForce;
 use crate::inbox;
 use crate::limits::EXPIRY_RECHECK;
 use crate::metrics::{Limit, Metrics};
 use crate::owners::NewOwners;
 use crate::policy::Policy;
+use crate::refusals::{Reason, Refusals};
 use crate::rooms;
 use crate::user_rate::{UserRate, UserRates};
 
@@ -45,6 +46,8 @@ pub(crate) struct Sessions {
     /// How often keys or rules have changed.
     pub(crate) changes: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
+    /// Told of every token that is refused.
+    pub(crate) refusals: Arc<Refusals>,
     /// How long before its token ends a client is told; zero for never.
     pub(crate) expiry_notice: Duration,
     /// Failed authentications in a row after which a connection is closed.
@@ -119,13 +122,13 @@ struct AuthPayload<'a> {
 }
 
 /// The token of `{token}`, if there is one; and why not, if something else is in its place.
-fn token_of(payload: Option<&RawValue>) -> Result<String, AuthError> {
+fn token_of(payload: Option<&RawValue>) -> Result<String, Flaw> {
     // Only an object: serde would fill a struct from an array too.
-    let payload = payload.filter(|payload| payload.get().starts_with('{')).ok_or(AuthError::Required)?;
+    let payload = payload.filter(|payload| payload.get().starts_with('{')).ok_or(Flaw::Missing)?;
     let token = serde_json::from_str::<AuthPayload<'_>>(payload.get()).ok().and_then(|payload| payload.token);
-    let token = token.ok_or(AuthError::Required)?;
-    let token: String = serde_json::from_str(token.get()).map_err(|_not_a_string| AuthError::Invalid)?;
-    if token.is_empty() { Err(AuthError::Required) } else { Ok(token) }
+    let token = token.ok_or(Flaw::Missing)?;
+    let token: String = serde_json::from_str(token.get()).map_err(|_not_a_string| Flaw::NoText)?;
+    if token.is_empty() { Err(Flaw::Missing) } else { Ok(token) }
 }
 
 fn bearer(header: &HeaderValue) -> Option<&str> {
@@ -138,8 +141,8 @@ impl Sessions {
     ///
     /// # Errors
     /// Why it is refused.
-    pub(crate) fn verify(&self, token: &str) -> Result<Identity, AuthError> {
-        let mut identity = self.verifier.verify(token)?;
+    pub(crate) fn verify(&self, token: &str) -> Result<Identity, Flaw> {
+        let mut identity = self.verifier.examine(token)?;
         identity.claims = self.policy.get().claims().of_verified_token(token);
         Ok(identity)
     }
@@ -166,23 +169,29 @@ impl Sessions {
     /// If a token is required and there is no good one.
     pub(crate) fn admit(&self, socket: &Socket, auth: Option<&RawValue>) -> Result<(), ConnectError> {
         let verified = offered_token(socket, auth).and_then(|token| self.verify(&token));
-        let outcome = verified.as_ref().map(|_| ()).map_err(|error| *error);
+        let outcome = verified.as_ref().map(|_| ()).map_err(Flaw::error);
         if outcome != Err(AuthError::Required) {
             self.metrics.authenticated(socket.namespace(), outcome);
+        }
+        let is_required = self.policy.get().auth_required();
+        match &verified {
+            Err(Flaw::Missing) if is_required => self.note_refused(socket, "connect", &Flaw::Missing, "AUTH_REQUIRED"),
+            Ok(_) | Err(Flaw::Missing) => {}
+            Err(flaw) => self.note_refused(socket, "connect", flaw, flaw.setting()),
         }
         match outcome {
             Ok(()) => socket.set_strikes(0),
             Err(AuthError::Required) => {}
             Err(_) => strike(socket),
         }
-        if self.policy.get().auth_required() && outcome.is_err() {
+        if is_required && outcome.is_err() {
             self.enforce_failure_limit(socket);
             return Err(ConnectError::new("Unauthorized").with_data(&json!({"code": "UNAUTHORIZED"})));
         }
         match verified {
             // Nobody offered a token: anonymous, and nothing to report.
-            Err(AuthError::Required) => {}
-            Err(error) => with_session(socket, |session| session.handshake = Some(Err(error))),
+            Err(Flaw::Missing) => {}
+            Err(flaw) => with_session(socket, |session| session.handshake = Some(Err(flaw.error()))),
             Ok(identity) => with_session(socket, |session| {
                 session.identity = Some(Rc::new(identity));
                 session.handshake = Some(Ok(()));
@@ -213,7 +222,7 @@ impl Sessions {
     /// Why the token was refused; the socket keeps the identity that it had.
     pub(crate) fn authenticate(&self, socket: &Socket, payload: Option<&RawValue>) -> Result<String, AuthError> {
         let verified = token_of(payload).and_then(|token| self.verify(&token));
-        self.metrics.authenticated(socket.namespace(), verified.as_ref().map(|_| ()).map_err(|error| *error));
+        self.metrics.authenticated(socket.namespace(), verified.as_ref().map(|_| ()).map_err(Flaw::error));
         match verified {
             Ok(identity) => {
                 let user_id = identity.user_id.clone();
@@ -222,12 +231,19 @@ impl Sessions {
                 send_authenticated(socket);
                 Ok(user_id)
             }
-            Err(error) => {
+            Err(flaw) => {
                 strike(socket);
-                send_auth_error(socket, error);
-                Err(error)
+                self.note_refused(socket, "authenticate", &flaw, flaw.setting());
+                send_auth_error(socket, flaw.error());
+                Err(flaw.error())
             }
         }
+    }
+
+    /// Tells the operator of a token that was refused, and what it was for.
+    fn note_refused(&self, socket: &Socket, asked: &str, flaw: &Flaw, setting: impl Into<Option<&'static str>>) {
+        let detail = format!("{asked} to {}: {flaw}", socket.namespace());
+        self.refusals.note(Reason::from(flaw), socket.remote_addr(), &detail, setting);
     }
 
     /// Keys or rules have changed. From here on no event is handled before its socket has been asked.
@@ -406,7 +422,7 @@ impl Sessions {
             saved.as_mut().and_then(|saved| self.verifier.recheck(saved).map(|end| saved.expires_at = end).err());
         let end = |identity: &Identity| identity.expires_at.unwrap_or(u64::MAX);
         // One that it did not offer is nothing to report.
-        let refused = offered.as_ref().err().copied().filter(|error| *error != AuthError::Required);
+        let refused = offered.as_ref().err().filter(|flaw| **flaw != Flaw::Missing).cloned();
         let identity = match (saved, offered.ok()) {
             (Some(saved), Some(offered)) if saved.user_id != offered.user_id => return false,
             // Who was logged out, or whose token had ended, is somebody again: that is a new session.
@@ -425,6 +441,10 @@ impl Sessions {
         // What was sent to a user is not repeated to somebody else: if the user comes back later, the inbox begins anew.
         let user_id = identity.as_ref().map(|identity| &*identity.user_id);
         let inbox = inbox::Progress::restored(user_id, state.inbox_sent, state.wants_count);
+        if let Some(flaw) = &refused {
+            self.note_refused(socket, "come back", flaw, flaw.setting());
+        }
+        let refused = refused.map(|flaw| flaw.error());
         let untold = lost.or(state.untold).or(refused).filter(|_| identity.is_none());
         let identity = identity.map(Rc::new);
         let mut subscriptions = state.subscriptions;
@@ -499,16 +519,16 @@ fn strike(socket: &Socket) {
 }
 
 /// The token that a socket's handshake offers.
-fn offered_token(socket: &Socket, auth: Option<&RawValue>) -> Result<String, AuthError> {
+fn offered_token(socket: &Socket, auth: Option<&RawValue>) -> Result<String, Flaw> {
     handshake_token(auth, || socket.header(&AUTHORIZATION))
 }
 
 fn handshake_token<'a>(
     auth: Option<&RawValue>,
     header: impl FnOnce() -> Option<&'a HeaderValue>,
-) -> Result<String, AuthError> {
+) -> Result<String, Flaw> {
     match token_of(auth) {
-        Err(AuthError::Required) => header().and_then(bearer).map(str::to_owned).ok_or(AuthError::Required),
+        Err(Flaw::Missing) => header().and_then(bearer).map(str::to_owned).ok_or(Flaw::Missing),
         found => found,
     }
 }
@@ -596,7 +616,7 @@ mod tests {
 
     fn token(json: &str) -> Result<String, AuthError> {
         let raw: Box<RawValue> = serde_json::from_str(json).expect("JSON");
-        token_of(Some(&raw))
+        token_of(Some(&raw)).map_err(|flaw| flaw.error())
     }
 
     #[test]
@@ -605,7 +625,7 @@ mod tests {
         for missing in ["null", "{}", r#"{"token":null}"#, r#"{"token":""}"#, r#""t""#, "5", "[]", r#"["t"]"#] {
             assert_eq!(token(missing), Err(AuthError::Required), "{missing}");
         }
-        assert_eq!(token_of(None), Err(AuthError::Required));
+        assert_eq!(token_of(None), Err(Flaw::Missing));
         for wrong in [r#"{"token":5}"#, r#"{"token":["t"]}"#, r#"{"token":{"a":1}}"#] {
             assert_eq!(token(wrong), Err(AuthError::Invalid), "{wrong}");
         }

@@ -15,6 +15,7 @@ use x509_cert::der::Decode as _;
 
 use crate::limits::CERTIFICATE_EXPIRES_SOON;
 use crate::metrics::Metrics;
+use crate::nearest_path;
 use crate::reload::Apply;
 
 /// The two files that make a certificate usable.
@@ -78,9 +79,12 @@ impl Certificate {
     }
 }
 
-/// Says whether the files can be used.
-pub(crate) fn check(files: &TlsFiles) -> Result<(), CertificateError> {
-    Loaded::read(files).map(drop)
+/// Why the files can't be used.
+pub(crate) fn check(files: &TlsFiles) -> Vec<CertificateError> {
+    let each = [read_chain(&files.certificate).err(), read_key(&files.key).err()];
+    let each: Vec<CertificateError> = each.into_iter().flatten().collect();
+    // What the two are together can be said only of two that can be read.
+    if each.is_empty() { Loaded::read(files).err().into_iter().collect() } else { each }
 }
 
 struct Loaded {
@@ -127,7 +131,8 @@ impl Loaded {
 }
 
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let failed = |error: pem::Error| CertificateError::CertificateFile { file: file.to_owned(), problem: told(&error) };
+    let failed =
+        |error: pem::Error| CertificateError::CertificateFile { file: file.to_owned(), problem: told(file, &error) };
     let chain = CertificateDer::pem_file_iter(file).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
     if chain.is_empty() { Err(CertificateError::NoCertificate(file.to_owned())) } else { Ok(chain) }
 }
@@ -135,14 +140,14 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateEr
 fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> {
     PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
         pem::Error::NoItemsFound => CertificateError::NoKey(file.to_owned()),
-        error => CertificateError::KeyFile { file: file.to_owned(), problem: told(&error) },
+        error => CertificateError::KeyFile { file: file.to_owned(), problem: told(file, &error) },
     })
 }
 
 /// An error of the PEM reader, without the lines of the file that some of them show.
-fn told(error: &pem::Error) -> String {
+fn told(file: &Path, error: &pem::Error) -> String {
     match error {
-        pem::Error::Io(error) => error.to_string(),
+        pem::Error::Io(error) => nearest_path::told(file, error),
         _ => "it is not in PEM form".to_owned(),
     }
 }

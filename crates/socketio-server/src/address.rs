@@ -7,15 +7,15 @@ use std::{
 
 use ipnet::IpNet;
 
-/// Hops of `X-Forwarded-For` that are looked at, from the right. A request passes two or three proxies; a longer header
+/// Hops of `X-Forwarded-For`, `-Host` and `-Proto` that are looked at. A request passes two or three proxies; a longer header
 /// is a client's own invention.
-const MAX_HOPS: usize = 16;
+pub(crate) const MAX_HOPS: usize = 16;
 
 /// Longest hop that can be an address: `[` + 45 characters of IPv6 + `]:65535`.
 const MAX_HOP_BYTES: usize = 53;
 
-/// The proxies whose `X-Forwarded-For` is believed. Nobody else's is looked at, and neither is `Forwarded`: whoever believes
-/// two headers believes the one that his proxy passes on unread.
+/// The proxies whose `X-Forwarded-For`, `X-Forwarded-Host` and `X-Forwarded-Proto` are believed. Nobody else's are looked at,
+/// and neither is `Forwarded`: whoever believes two headers for one thing believes the one that his proxy passes on unread.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 

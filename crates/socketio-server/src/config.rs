@@ -5,34 +5,16 @@ use std::time::Duration;
 use ::http::HeaderName;
 use socketio_protocol::packet::MAX_DEPTH;
 
-use crate::{Recovery, TrustedProxies};
-
-/// Which web origins may use the server from a browser.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origins {
-    /// Every origin (`Access-Control-Allow-Origin: *`).
-    Any,
-    /// The server's own origin, and these, compared letter by letter (`https://studio.example`). Requests without an
-    /// `Origin` header, which browsers always send across origins, pass.
-    List(Vec<String>),
-}
-
-impl Origins {
-    /// Whether a request with this `Origin` header, for the host of this `Host` header, is served.
-    #[must_use]
-    pub fn allows(&self, origin: Option<&str>, host: Option<&str>) -> bool {
-        let (Self::List(list), Some(origin)) = (self, origin) else { return true };
-        // A proxy may have taken TLS off, so the scheme says nothing.
-        let own = origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
-        own || list.iter().any(|allowed| allowed == origin)
-    }
-}
+use crate::{Origins, Recovery, TrustedProxies};
 
 /// Settings and limits of a [`Server`](crate::Server).
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The engine's path, without a trailing slash; the stock client asks for `/socket.io/`.
     pub path: String,
+    /// A prefix that every path may have or not, the fallback's too, which never sees it: a proxy in front may take it off or
+    /// leave it on. Begins with a slash and ends without one. Default: none.
+    pub base_path: String,
     /// Threads that carry connections. Default: one for each core.
     pub shards: usize,
     /// Time between heartbeats. Each is sent up to a fifth earlier, at random, so that a fleet does not ping at once.
@@ -97,7 +79,8 @@ pub struct Config {
     /// are not read; past it their connections are closed, and what may not have arrived is not remembered. Default 256 MiB: a thousand
     /// clients with as much waiting as may before they are not read.
     pub max_unarrived_bytes: usize,
-    /// Proxies whose `X-Forwarded-For` is believed; none of the limits by address is theirs. Default: none.
+    /// Proxies whose `X-Forwarded-For`, `-Host` and `-Proto` are believed; none of the limits by address is theirs. Default:
+    /// none.
     pub trusted_proxies: TrustedProxies,
     /// Largest message of a client in bytes, on either transport: a polling body, a WebSocket message, and an event
     /// with all its attachments. Default 1,000,000, as Node's server.
@@ -112,6 +95,9 @@ pub struct Config {
     /// Whether the whole request that opens a connection is kept for [`Socket::handshake`](crate::Socket::handshake): its query,
     /// path and headers. Default: no, because what is kept is paid for by every idle connection.
     pub keep_handshake: bool,
+    /// What the application calls `origins`, for pages that are refused and for the log; without quotes and backslashes.
+    /// Default `Config::origins`.
+    pub origins_setting: &'static str,
     /// Headers of the handshake request that are kept for [`Socket::header`](crate::Socket::header). Default: none,
     /// because what is kept is paid for by every idle connection. A client that sends one of more than 17 KiB gets 431.
     pub kept_headers: Vec<HeaderName>,
@@ -148,6 +134,9 @@ impl Config {
     /// Says what is wrong with it, for who wrote it.
     pub(crate) fn check(&self) -> Result<(), String> {
         check_path(&self.path)?;
+        if !self.base_path.is_empty() {
+            check_path(&self.base_path)?;
+        }
         let positive = [
             ("max_payload", self.max_payload),
             ("max_json_depth", self.max_json_depth),
@@ -188,6 +177,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             path: "/socket.io".to_owned(),
+            base_path: String::new(),
             shards: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
@@ -213,6 +203,7 @@ impl Default for Config {
             max_json_depth: MAX_DEPTH,
             origins: Origins::Any,
             keep_handshake: false,
+            origins_setting: "Config::origins",
             kept_headers: Vec::new(),
             outbox_soft_limit: 256 * 1024,
             outbox_hard_limit: 1024 * 1024,

@@ -1,9 +1,11 @@
 //! Requests: the engine's path is the engine's, all else the fallback's. After an upgrade only the TCP stream is kept.
 
+mod base_path;
 mod reread;
 mod stream;
 
 use std::{
+    borrow::Cow,
     cell::Cell,
     convert::Infallible,
     error::Error,
@@ -19,7 +21,7 @@ use ::http::{
     header::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
         ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONNECTION,
-        CONTENT_ENCODING, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+        CONTENT_ENCODING, CONTENT_TYPE, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
         SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, VARY, X_CONTENT_TYPE_OPTIONS,
     },
 };
@@ -47,6 +49,7 @@ use crate::{
     connection::{Origin, Protocol},
     handshake::{Handshake, Query},
     identifier::Id,
+    origin,
     shard::{Shard, StreamGuard},
     tls,
     transport::{EngineError, EngineRequest, Stream, open_polling, open_websocket},
@@ -323,6 +326,7 @@ async fn answer(
     upgrade: &Cell<Option<Upgrade>>,
 ) -> Option<Response<ResponseBody>> {
     let client = client_of(shard, peer.ip(), request.headers());
+    base_path::take_off(&shard.config.base_path, request.uri_mut());
     let Some(protocol) = protocol_of(shard, request.uri().path()) else {
         let Some(fallback) = &shard.application.fallback else {
             return Some(text(StatusCode::NOT_FOUND, "not found"));
@@ -337,10 +341,8 @@ async fn answer(
         return Some(fallback.call(request).await);
     };
     let origin = request.headers().get(ORIGIN).and_then(detached);
-    let allowed = shard.config.origins.allows(
-        origin.as_ref().map(|origin| origin.to_str().unwrap_or_default()),
-        request.headers().get(HOST).and_then(|host| host.to_str().ok()),
-    );
+    let over_tls = shard.application.tls.is_some();
+    let allowed = origin::is_allowed(&shard.config, peer.ip(), over_tls, request.headers());
     let result = if !allowed {
         shard.refuse(Refusal::Origin, client, Some(request.headers()));
         Err(EngineError::Forbidden)
@@ -356,6 +358,10 @@ async fn answer(
             tracing::debug!(%client, limit = limit.as_str(), "refuse a request");
         }
         let (status, code, message) = error.describe();
+        let message = match error {
+            EngineError::Forbidden => Cow::Owned(origin::refusal(&shard.config)),
+            _ => Cow::Borrowed(message),
+        };
         let body = format!("{{\"code\":{code},\"message\":\"{message}\"}}");
         let mut response = text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

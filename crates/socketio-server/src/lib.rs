@@ -54,7 +54,8 @@
 //! | `limit`, `refusal` | the limits that a peer may meet, and why else it is turned away, for answers, logs and metrics |
 //! | `server` | builder, acceptor, drain |
 //! | `shard`, `timers` | one thread's state: connections, mailbox, flush pass; its deadlines in one heap |
-//! | `http` | routes requests to the transports or the fallback; CORS and origin checks |
+//! | `http` | routes requests to the transports or the fallback; CORS |
+//! | `origin` | which pages may use the server |
 //! | `handshake` | the request that opens a connection |
 //! | `tls` | the certificate, which can be replaced, and the handshake |
 //! | `transport` | long-polling, WebSocket, and the change from one to the other, on plain TCP or TLS |
@@ -84,6 +85,7 @@ mod identifier;
 mod limit;
 mod metrics;
 mod namespace;
+mod origin;
 mod outbox;
 mod rate;
 mod raw;
@@ -102,12 +104,13 @@ mod turns;
 pub use address::TrustedProxies;
 pub use admission::{BodyPermit, HttpConnection};
 pub use broadcast::{Broadcast, Delivery, Handle};
-pub use config::{Config, MAX_LEAVING, Origins};
+pub use config::{Config, MAX_LEAVING};
 pub use event::{Ack, AckError, AckReply, EncodeError, Event, EventArgs, OwnedEvent};
 pub use handshake::Handshake;
 pub use limit::Limit;
 pub use metrics::MetricsSnapshot;
 pub use namespace::{ConnectError, Namespace};
+pub use origin::{Origins, WebOrigin, WrongOrigin};
 pub use raw::{RawEndpoint, RawMessage, RawSocket};
 pub use reason::DisconnectReason;
 pub use recovery::{MissedEvent, Recalled, Recovery, RecoveryFailure, SavedSession, SessionKeeper};

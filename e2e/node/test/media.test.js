@@ -229,13 +229,14 @@ describe('media', () => {
   });
 
   describe('the life of an item', () => {
-    test('progress is clamped to 0–100', async () => {
+    test('progress is clamped to 0–100, and the receipt says so', async () => {
       const client = await watch();
       acks.media(await client.emit('subscribeMedia', fresh()));
-      await server.progress(media, { progress: -5, stage: 's' });
-      assert.equal((await client.next('mediaProgress')).progress, 0);
-      await server.progress(media, { progress: 150, stage: 's' });
-      assert.equal((await client.next('mediaProgress')).progress, 100);
+      for (const [progress, shown] of [[-5, 0], [50, 50], [150, 100]]) {
+        const { warnings = [] } = receipt(await server.progress(media, { progress, stage: 's' }));
+        assert.equal((await client.next('mediaProgress')).progress, shown);
+        assert.deepEqual(warnings.map(({ field }) => field), progress === shown ? [] : ['progress']);
+      }
     });
 
     test('a step back is refused with 409 and reaches nobody; the same value is not a step back', async () => {

@@ -209,13 +209,40 @@ describe('the sample code of our own pages', () => {
     watch(media);
     await until(() => lines.length === 2, 'the page to be ready');
     const [worker] = await blocks('README.md', 'python');
-    const { stdout } = await program('python3', [
-      '-c',
-      worker.replace('http://127.0.0.1:3000', server.url).replace('KEY', API_KEY),
-    ]);
+    const script = ['-c', worker.replace('http://127.0.0.1:3000', server.url).replace('KEY', API_KEY)];
+    const { stdout } = await program('python3', script);
     assert.equal(stdout.trim().split('\n').length, 3, stdout);
+    // Run again, it ends with what the server says instead of a traceback.
+    const again = await program('python3', script).catch((error) => error);
+    assert.equal(again.code, 1);
+    assert.match(again.stderr, /^media\/job-1\/progress: .*\bend/);
+    assert.equal(again.stderr.trim().split('\n').length, 1, again.stderr);
     await until(() => lines.length === 4, 'the item\'s events');
     assert.deepEqual(lines, ['hello dev', '[object Object]', 'job-1 render 40 %', 'job-1 is at https://cdn.example/job-1.mp4']);
+  });
+
+  test('docs/events.md: how a page hears that it is back', async () => {
+    const other = await Server.start();
+    const socket = io(other.url, { forceNew: true, autoConnect: false, reconnectionDelay: 20, reconnectionDelayMax: 100 });
+    const client = watch(socket);
+    // What the contract shows comes first on the page, and is never called.
+    let called = 0;
+    for (const name of ['reconnect', 'reconnect_failed', 'error']) socket.on(name, () => (called += 1));
+    const [source] = await blocks('docs/events.md', 'js');
+    const { lines } = await run('reconnect', { source, given: { socket } });
+    socket.connect();
+    await client.next('welcome');
+    await other.terminate();
+    await until(() => lines.some((line) => line.startsWith('Connection failed:')), 'a failed attempt');
+    const back = await Server.start({ port: other.port });
+    try {
+      await until(() => lines.some((line) => /^Reconnected after [1-9]\d* attempts$/.test(line)), 'the reconnection');
+      await until(() => lines.filter((line) => line === 'Connected').length === 2, 'the second connection');
+      assert.equal(called, 0);
+    } finally {
+      client.close();
+      await back.close();
+    }
   });
 
   test('docs/events.md', async () => {

@@ -9,8 +9,11 @@ use crate::config::{Effective, Profile, SettingFlags};
 
 pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {
     let effective = Effective::load(flags, Profile::Serve);
-    let settings = effective.settings()?;
-    settings.token_keys().context("JWT_PUBLIC_KEYS")?;
+    let (settings, files) = (effective.settings(), effective.file_problems());
+    let settings = match settings {
+        Ok(settings) if files.is_empty() => settings,
+        settings => return Err(Failure::Configuration { settings: settings.err(), files }),
+    };
     let mut text = String::new();
     for row in effective.rows() {
         let shown = if row.shown.is_empty() { "\"\"" } else { &row.shown };
@@ -26,9 +29,6 @@ pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {
         text.push_str(&format!("[[publisher_keys]] {number} = {} for {} (file)\n", key.name, key.scopes));
     }
     std::io::stdout().write_all(text.as_bytes()).context("write the settings")?;
-    if let Some(files) = settings.tls() {
-        crate::tls::check(&files).map_err(anyhow::Error::from)?;
-    }
     for warning in settings.warnings() {
         eprintln!("warning: {warning}");
     }

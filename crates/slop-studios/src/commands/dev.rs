@@ -16,7 +16,7 @@ use crate::identity::{SigningAlgorithm, TokenSigner, epoch_seconds};
 
 const USER: &str = "dev";
 /// A working week, so that a page left open over night still works.
-const TOKEN_SECONDS: u64 = 7 * 86_400;
+pub(super) const TOKEN_SECONDS: u64 = 7 * 86_400;
 
 pub(crate) fn run(flags: &SettingFlags) -> Result<ExitCode, Failure> {
     let mut effective = Effective::load(flags, Profile::Dev);

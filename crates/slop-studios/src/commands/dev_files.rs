@@ -31,6 +31,9 @@ impl DevFile {
 
     /// The secret, if `dev` has made it.
     pub(super) fn read(self, data_dir: &Path) -> anyhow::Result<Option<SecretString>> {
+        if let Some(file) = data_dir::in_the_way(data_dir) {
+            bail!(data_dir::no_folder(data_dir, &file));
+        }
         let path = self.path(data_dir);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,

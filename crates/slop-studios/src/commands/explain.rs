@@ -1,6 +1,7 @@
 //! `explain`: which rule of the room policy answers a client, and why.
 
 use std::io::Write as _;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -70,7 +71,8 @@ struct Answer {
     why: Vec<String>,
 }
 
-pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
+/// As `kubectl auth can-i`, so that a script need not read the answer.
+pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let mut effective = Effective::load(&args.flags, Profile::Serve);
     if effective.lacks_token_keys() {
         // As `token` does: most who ask that way have `dev` running.
@@ -86,7 +88,7 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
         answer.text()
     };
     std::io::stdout().write_all(text.as_bytes()).context("write the answer")?;
-    Ok(())
+    Ok(if answer.allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn answer(args: &ExplainArgs, settings: &Settings) -> Result<Answer, Failure> {

@@ -15,9 +15,9 @@ use crate::rooms::check_name;
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Make a publisher key, and print it with the lines for the configuration file that let it in
+    /// Make a publisher key: the key goes to standard error, the entry of the configuration file that lets it in to standard output
     ///
-    /// The key is shown this once: the file has its hash only.
+    /// The key is shown this once: the file has its hash only. So `slop-studios key new ... >> slop.toml` is all that the file needs.
     New(NewArgs),
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct NewArgs {
     /// What it is for, as media, media.progress:render-* or rooms.emit:project-*; may be given several times
     #[arg(long = "scope", value_name = "SCOPE", required = true, value_parser = scope)]
     scopes: Vec<String>,
-    /// Print a JSON object instead
+    /// Print a JSON object with both, the key too, on standard output instead
     #[arg(long)]
     json: bool,
 }
@@ -42,16 +42,18 @@ pub(crate) fn run(command: &KeyCommand) -> Result<(), Failure> {
     let text = if args.json {
         json!({"key": key, "name": args.name, "hash": hash, "scopes": args.scopes}).to_string() + "\n"
     } else {
-        // JSON's strings and lists of strings are TOML's too.
+        // Not beside the entry: what is printed there is appended to a file, which is not to have the key.
+        let told = format!(
+            "The key, for the publisher. It is shown this once:\n\
+             {key}\n\
+             The entry for the file of --config; SIGHUP puts it in force:\n"
+        );
+        std::io::stderr().write_all(told.as_bytes()).context("can't write the key")?;
+        // JSON's strings and lists of strings are TOML's too. The file's last line may have no end.
         let (name, hash, scopes) = (json!(args.name), json!(hash), json!(args.scopes));
-        format!(
-            "# The key, for the publisher. It is shown this once:\n\
-             # {key}\n\
-             # For the file of --config; SIGHUP puts it in force:\n\
-             [[publisher_keys]]\nname = {name}\nhash = {hash}\nscopes = {scopes}\n"
-        )
+        format!("\n[[publisher_keys]]\nname = {name}\nhash = {hash}\nscopes = {scopes}\n")
     };
-    std::io::stdout().write_all(text.as_bytes()).context("can't write the key")?;
+    std::io::stdout().write_all(text.as_bytes()).context("can't write the entry")?;
     Ok(())
 }
 

@@ -1,23 +1,34 @@
 //! `listen`: a Socket.IO client over WebSocket that shows events as they come.
 //!
-//! Standard output has one line an event and nothing else; what happens to the connection goes to standard error.
+//! Standard output has one line an event and nothing else; what happens to the connection goes to standard error. Only on a
+//! terminal are there colours, and progress as a bar that moves.
 
 mod line;
+mod screen;
 mod session;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use clap::Args;
 use secrecy::SecretString;
 
+use super::dev::TOKEN_SECONDS;
 use super::server_url::ServerUrl;
 use super::terminal::one_line;
+use super::token;
+use super::trust::TlsMistake;
 use crate::cli::Failure;
+use crate::config::SettingFlags;
 use line::Line;
+use screen::Screen;
 use session::{End, Session};
+
+/// The headings of the help.
+const SERVER: &str = "Server and user";
+const EVENTS: &str = "Which events";
 
 /// The namespaces of the contract.
 const NAMESPACES: [&str; 3] = ["/", MEDIA, "/notifications"];
@@ -31,27 +42,36 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Args)]
 pub(crate) struct ListenArgs {
     /// The server
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:3000")]
+    #[arg(long, help_heading = SERVER, value_name = "URL", default_value = "http://127.0.0.1:3000")]
     url: ServerUrl,
     /// File with the certificates of the CAs to trust (PEM), instead of the system's
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = SERVER, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// A user's token
+    #[arg(long, help_heading = SERVER)]
+    token: Option<SecretString>,
+    /// The user to be, with a token that is made now: signed with JWT_SECRET, else with the secret that `dev` keeps in DATA_DIR
+    #[arg(long, help_heading = SERVER, value_name = "NAME", conflicts_with = "token")]
+    user: Option<String>,
+    /// Folder in which `dev` keeps its secret [default: ./data] [env: DATA_DIR]
+    #[arg(long, help_heading = SERVER, value_name = "FOLDER", requires = "user")]
+    data_dir: Option<String>,
+    /// TOML file with settings
+    #[arg(long, help_heading = SERVER, value_name = "FILE", requires = "user")]
+    config: Option<PathBuf>,
     /// A namespace, as /media; may be given several times.
     /// Without any, those that --room and --media need, else all three
-    #[arg(long = "namespace", value_name = "NAME", value_parser = namespace)]
+    #[arg(long = "namespace", help_heading = EVENTS, value_name = "NAME", value_parser = namespace)]
     namespaces: Vec<String>,
     /// A room to join on the namespace `/`, or on another as /media:project-1; may be given several times
-    #[arg(long = "room", value_name = "[NAMESPACE:]ROOM", value_parser = room)]
+    #[arg(long = "room", help_heading = EVENTS, value_name = "[NAMESPACE:]ROOM", value_parser = room)]
     rooms: Vec<Room>,
     /// A media item to subscribe to; may be given several times
-    #[arg(long = "media", value_name = "ID")]
+    #[arg(long = "media", help_heading = EVENTS, value_name = "ID")]
     media: Vec<String>,
     /// Show these events only; may be given several times
-    #[arg(long = "event", value_name = "NAME")]
+    #[arg(long = "event", help_heading = EVENTS, value_name = "NAME")]
     events: Vec<String>,
-    /// A user's token
-    #[arg(long)]
-    token: Option<SecretString>,
     /// Show each event as a JSON object {time, namespace, event, args}
     #[arg(long)]
     json: bool,
@@ -76,6 +96,8 @@ struct Plan {
     url: ServerUrl,
     ca: Option<PathBuf>,
     namespaces: Vec<String>,
+    /// Whether a namespace is worth listening to without any of the rooms and media items.
+    wants_namespaces: bool,
     rooms: Vec<Room>,
     media: Vec<String>,
     token: Option<SecretString>,
@@ -86,24 +108,44 @@ struct Plan {
 struct Output {
     events: Vec<String>,
     json: bool,
+    /// None if standard output is no terminal, or is for programs.
+    screen: Option<Screen>,
     wanted: Option<u64>,
     shown: u64,
+    /// Whether a namespace has let us in.
+    connected: bool,
 }
 
 pub(crate) fn run(args: ListenArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let timeout = args.timeout;
+    let token = match &args.user {
+        Some(user) => {
+            let flags = SettingFlags::of(args.config.clone(), [("DATA_DIR", args.data_dir.clone())]);
+            Some(token::mint(user, TOKEN_SECONDS, &flags)?)
+        }
+        None => args.token.clone(),
+    };
     let plan = Plan {
         namespaces: namespaces(&args),
+        wants_namespaces: !args.namespaces.is_empty() || (args.rooms.is_empty() && args.media.is_empty()),
         url: args.url,
         ca: args.ca,
         rooms: args.rooms,
         media: args.media,
-        token: args.token,
+        token,
     };
-    let mut output = Output { events: args.events, json: args.json, wanted: args.count, shown: 0 };
-    runtime.block_on(listen_until(&plan, &mut output, timeout))?;
-    Ok(())
+    let mut output = Output {
+        events: args.events,
+        json: args.json,
+        screen: if args.json { None } else { Screen::of_standard_output() },
+        wanted: args.count,
+        shown: 0,
+        connected: false,
+    };
+    let ended = runtime.block_on(listen_until(&plan, &mut output, timeout));
+    output.end_bar();
+    Ok(ended?)
 }
 
 async fn listen_until(plan: &Plan, output: &mut Output, timeout: Option<Duration>) -> anyhow::Result<()> {
@@ -116,14 +158,16 @@ async fn listen_until(plan: &Plan, output: &mut Output, timeout: Option<Duration
     let timed_out = tokio::select! {
         // Who ends it comes first; an event that is there counts before the time is up.
         biased;
-        signal = tokio::signal::ctrl_c() => return signal.context("wait for Ctrl-C"),
+        signal = tokio::signal::ctrl_c() => {
+            signal.context("wait for Ctrl-C")?;
+            false
+        }
         outcome = listen(plan, output) => return outcome,
         () = timer => true,
     };
     match output.wanted {
-        Some(wanted) if timed_out => {
-            bail!("timed out after {} of {wanted} events", output.shown)
-        }
+        Some(wanted) if timed_out => bail!("timed out after {} of {wanted} events", output.shown),
+        _ if !output.connected => bail!("never connected to {}", plan.url),
         _ => Ok(()),
     }
 }
@@ -141,12 +185,13 @@ async fn listen(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
         };
         match ended {
             Ok(End::Enough) => return Ok(()),
-            Ok(End::Refused) => {
-                return Err(anyhow!("the server lets us into none of the namespaces"));
-            }
+            Ok(End::Refused) => bail!("the server lets us into none of the namespaces"),
+            Ok(End::NothingLeft) => bail!("the server lets us have none of the rooms and media items"),
+            // It would be the same the next time. Later, it may be a server that is just being changed.
+            Err(error) if error.is::<TlsMistake>() && !output.connected => return Err(error),
             Err(error) => {
                 let pause = jittered(wait);
-                eprintln!("{}; trying again in {:.1} s", one_line(&error), pause.as_secs_f64());
+                output.note(&format!("{}; trying again in {:.1} s", one_line(&error), pause.as_secs_f64()));
                 tokio::time::sleep(pause).await;
                 wait = (wait * 2).min(LONGEST_WAIT);
             }
@@ -166,9 +211,13 @@ impl Output {
         if !self.events.is_empty() && !self.events.iter().any(|name| *name == line.event) {
             return Ok(true);
         }
-        let text = if self.json { line.json() } else { line.text() };
+        let text = match &mut self.screen {
+            Some(screen) => screen.draw(line),
+            None if self.json => line.json() + "\n",
+            None => line.text() + "\n",
+        };
         let mut stdout = io::stdout().lock();
-        match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
             Ok(()) => {}
             // As `listen | head -1` does it.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
@@ -176,6 +225,20 @@ impl Output {
         }
         self.shown += 1;
         Ok(self.wanted.is_none_or(|wanted| self.shown < wanted))
+    }
+
+    /// Says something of the connection.
+    fn note(&mut self, text: &str) {
+        self.end_bar();
+        eprintln!("{text}");
+    }
+
+    /// Leaves the line that a bar stands on.
+    fn end_bar(&mut self) {
+        if self.screen.as_mut().is_some_and(Screen::end_bar) {
+            // Nothing is lost with it.
+            let _closed = io::stdout().write_all(b"\n");
+        }
     }
 }
 

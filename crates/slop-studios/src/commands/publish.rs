@@ -1,51 +1,51 @@
-//! `publish`: posts one event to a running server over its HTTP API.
+//! `publish`: posts events to a running server over its HTTP API.
+
+mod api;
+mod input;
+mod ndjson;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use secrecy::{ExposeSecret as _, SecretString};
+use hyper::StatusCode;
+use secrecy::SecretString;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::dev_files::DevFile;
 use super::server_url::ServerUrl;
-use super::terminal::printable;
 use crate::cli::Failure;
 use crate::config::{Effective, Profile, SettingFlags};
+use api::{Answer, Api, refusal, show_warnings};
+use input::Json;
+use ndjson::BATCH;
 
-/// A publish takes milliseconds; a server that needs longer than this is as good as gone.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// A receipt or problem is a few hundred bytes.
-const MAX_RESPONSE_BYTES: usize = 1 << 20;
+/// The heading of what is the same for every event.
+const SERVER: &str = "Server and key";
 
 /// What to publish, and where.
 #[derive(Debug, Args)]
 pub(crate) struct PublishArgs {
     /// The server
-    #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:3000")]
+    #[arg(long, global = true, help_heading = SERVER, value_name = "URL", default_value = "http://127.0.0.1:3000")]
     url: ServerUrl,
     /// File with the certificates of the CAs to trust (PEM), instead of the system's
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = SERVER, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// A publisher key [env: API_KEY]; without one the first of API_KEYS, else that of `dev` in DATA_DIR
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = SERVER)]
     key: Option<SecretString>,
     /// Makes a repeat return the first receipt
-    #[arg(long, global = true, value_name = "KEY")]
+    #[arg(long, global = true, help_heading = SERVER, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// Folder in which `dev` keeps its key [default: ./data] [env: DATA_DIR]
-    #[arg(long, global = true, value_name = "FOLDER")]
+    #[arg(long, global = true, help_heading = SERVER, value_name = "FOLDER")]
     data_dir: Option<String>,
     /// TOML file with settings
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = SERVER, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
     event: Event,
@@ -55,9 +55,10 @@ pub(crate) struct PublishArgs {
 enum Event {
     /// A media item's progress
     Progress {
+        /// The media item's id
         media_id: String,
         /// In percent, 0 to 100
-        #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
+        #[arg(long, value_name = "PERCENT", allow_negative_numbers = true, value_parser = percent)]
         progress: f64,
         /// What is being done, as render
         #[arg(long)]
@@ -70,19 +71,22 @@ enum Event {
     },
     /// A media item is complete
     Complete {
+        /// The media item's id
         media_id: String,
         /// Where the media is
         media_url: String,
+        /// Where a small picture of it is
         #[arg(long, value_name = "URL")]
         thumbnail_url: Option<String>,
-        /// More about it, a JSON object
-        #[arg(long, value_name = "JSON", value_parser = json)]
-        metadata: Option<Value>,
+        /// More about it, a JSON object; - reads it from standard input
+        #[arg(long, value_name = "JSON", value_parser = Json::parse, allow_hyphen_values = true)]
+        metadata: Option<Json>,
         #[command(flatten)]
         item: MediaItem,
     },
     /// A media item failed
     Error {
+        /// The media item's id
         media_id: String,
         /// What went wrong, for people
         error: String,
@@ -94,34 +98,57 @@ enum Event {
     },
     /// A notification to a user
     Notification {
+        /// The user's id
         user_id: String,
+        /// The headline
         #[arg(long)]
         title: String,
+        /// The text
         #[arg(long)]
         message: String,
+        /// What it is about
         #[arg(long = "type", value_name = "TYPE", value_enum, default_value_t)]
         kind: NotificationType,
-        /// More about it, a JSON object
-        #[arg(long, value_name = "JSON", value_parser = json)]
-        data: Option<Value>,
+        /// More about it, a JSON object; - reads it from standard input
+        #[arg(long, value_name = "JSON", value_parser = Json::parse, allow_hyphen_values = true)]
+        data: Option<Json>,
         /// The notification's id, which makes a repeat return the first receipt
         #[arg(long)]
         id: Option<String>,
     },
     /// Any event to a room
     Room {
+        /// The room's name, or user: and a user's id
         room: String,
         /// The event's name, as projectUpdate
         event: String,
-        /// What it carries, JSON
-        #[arg(value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
-        data: Value,
+        /// What it carries, JSON; - reads it from standard input
+        #[arg(value_name = "JSON", value_parser = Json::parse, allow_hyphen_values = true)]
+        data: Json,
         /// The namespace that the room is in
         #[arg(long, default_value = "/")]
         namespace: String,
         /// What becomes of it when a client is slow or away
         #[arg(long, value_enum)]
         delivery: Option<Delivery>,
+    },
+    /// One event of any kind, as a JSON object: {"kind": "progress", "mediaId": "m1", "progress": 40, "stage": "render"}
+    ///
+    /// It is an item of the HTTP API's batches: `kind` is progress, complete, error, notification or roomEvent.
+    Json {
+        /// The file that has it; - is standard input
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// Many events over one connection, a JSON object a line
+    ///
+    /// Each line is one event as `json` takes it. They are published in their order, and as they come. Each has an outcome on
+    /// standard output, {"line": 1, "ok": true, "receipt": {...}} or {"line": 2, "ok": false, "problem": {...}}, in the same
+    /// order; one that is refused does not stop the next. The exit code is 1 if any was not accepted.
+    Ndjson {
+        /// The file that has them; - is standard input
+        #[arg(default_value = "-")]
+        file: PathBuf,
     },
 }
 
@@ -153,20 +180,40 @@ enum Delivery {
 
 pub(crate) fn run(args: &PublishArgs) -> Result<(), Failure> {
     let key = publisher_key(args)?;
-    let (path, body) = args.event.request();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    let request = post(args, &key, &path, body);
-    let (status, answer) = runtime.block_on(async {
-        tokio::time::timeout(RESPONSE_TIMEOUT, request)
-            .await
-            .with_context(|| format!("no answer from {} within {} s", args.url, RESPONSE_TIMEOUT.as_secs()))?
-    })?;
-    if !status.is_success() {
-        return Err(anyhow!("{} refused it: {}", args.url, refusal(status, &answer)).into());
+    let mut api = Api::new(&args.url, args.ca.as_deref(), &key)?;
+    if let Event::Ndjson { file } = &args.event {
+        if args.idempotency_key.is_some() {
+            let problem = "--idempotency-key is for one request, and `ndjson` makes as many as it takes: give notifications an id";
+            return Err(Failure::Usage(problem.to_owned()));
+        }
+        return Ok(runtime.block_on(ndjson::run(&mut api, file))?);
     }
-    let mut output = std::io::stdout().lock();
-    output.write_all(&answer).and_then(|()| output.write_all(b"\n")).context("can't write the receipt")?;
+    let (path, body) = args.event.request()?;
+    let answer = runtime.block_on(api.post(&path, args.idempotency_key.as_deref(), body));
+    let Answer { status, body, .. } = answer.map_err(anyhow::Error::from)?;
+    let (status, receipt) = match &args.event {
+        Event::Json { .. } => only_item(status, &body),
+        _ => (status, String::from_utf8_lossy(&body).into_owned()),
+    };
+    if !status.is_success() {
+        return Err(anyhow!("{} refused it: {}", args.url, refusal(status, receipt.as_bytes())).into());
+    }
+    show_warnings(&receipt, "");
+    writeln!(std::io::stdout(), "{receipt}").context("can't write the receipt")?;
     Ok(())
+}
+
+/// The answer to the only item of a batch: its receipt, or what it was refused with.
+fn only_item(status: StatusCode, answer: &[u8]) -> (StatusCode, String) {
+    let items: Vec<&RawValue> = serde_json::from_slice(answer).unwrap_or_default();
+    let text = match items.as_slice() {
+        [item] => item.get().to_owned(),
+        _ => String::from_utf8_lossy(answer).into_owned(),
+    };
+    let refused = serde_json::from_str::<Value>(&text).ok().and_then(|item| item.get("status")?.as_u64());
+    let refused = refused.and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
+    (refused.unwrap_or(status), text)
 }
 
 fn publisher_key(args: &PublishArgs) -> Result<SecretString, Failure> {
@@ -194,11 +241,10 @@ fn publisher_key(args: &PublishArgs) -> Result<SecretString, Failure> {
 
 impl Event {
     /// The path and body of the HTTP API.
-    fn request(&self) -> (String, Value) {
+    fn request(&self) -> Result<(String, String), Failure> {
         let mut body = Map::new();
         let path = match self {
             Self::Progress { media_id, progress, stage, message, item } => {
-                // A number that JSON hasn't becomes null, which the server names as the fault it is.
                 body.insert("progress".to_owned(), Value::from(*progress));
                 body.insert("stage".to_owned(), Value::from(stage.as_str()));
                 insert(&mut body, "message", message.as_deref());
@@ -208,7 +254,7 @@ impl Event {
             Self::Complete { media_id, media_url, thumbnail_url, metadata, item } => {
                 body.insert("url".to_owned(), Value::from(media_url.as_str()));
                 insert(&mut body, "thumbnailUrl", thumbnail_url.as_deref());
-                insert(&mut body, "metadata", metadata.clone());
+                insert(&mut body, "metadata", metadata.as_ref().map(Json::read).transpose()?);
                 item.insert(&mut body);
                 format!("/v1/media/{}/complete", segment(media_id))
             }
@@ -222,19 +268,25 @@ impl Event {
                 body.insert("type".to_owned(), Value::from(name_of(kind)));
                 body.insert("title".to_owned(), Value::from(title.as_str()));
                 body.insert("message".to_owned(), Value::from(message.as_str()));
-                insert(&mut body, "data", data.clone());
+                insert(&mut body, "data", data.as_ref().map(Json::read).transpose()?);
                 insert(&mut body, "id", id.as_deref());
                 format!("/v1/users/{}/notifications", segment(user_id))
             }
             Self::Room { room, event, data, namespace, delivery } => {
                 body.insert("event".to_owned(), Value::from(event.as_str()));
-                body.insert("data".to_owned(), data.clone());
+                body.insert("data".to_owned(), data.read()?);
                 body.insert("namespace".to_owned(), Value::from(namespace.as_str()));
                 insert(&mut body, "delivery", delivery.as_ref().map(name_of));
                 format!("/v1/rooms/{}/events", segment(room))
             }
+            Self::Json { file } | Self::Ndjson { file } => {
+                let text = input::text(file)?;
+                let item: &RawValue = serde_json::from_str(&text)
+                    .map_err(|error| Failure::Usage(format!("{} is not JSON: {error}", input::name(file))))?;
+                return Ok((BATCH.to_owned(), format!("[{}]", item.get())));
+            }
         };
-        (path, Value::Object(body))
+        Ok((path, Value::Object(body).to_string()))
     }
 }
 
@@ -256,61 +308,6 @@ fn name_of(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
-async fn post(args: &PublishArgs, key: &SecretString, path: &str, body: Value) -> anyhow::Result<(StatusCode, Bytes)> {
-    let mut authorization = HeaderValue::try_from(format!("Bearer {}", key.expose_secret()))
-        .map_err(|_shows_the_key| anyhow!("the publisher key can't stand in a header"))?;
-    authorization.set_sensitive(true);
-    let mut request = Request::builder()
-        .method(Method::POST)
-        .uri(path)
-        .header(HOST, args.url.authority())
-        .header(AUTHORIZATION, authorization)
-        .header(CONTENT_TYPE, "application/json");
-    if let Some(key) = &args.idempotency_key {
-        request = request.header("idempotency-key", key);
-    }
-    let request = request.body(Full::new(Bytes::from(body.to_string()))).context("make the request")?;
-
-    let stream = TokioIo::new(args.url.connect(args.ca.as_deref()).await?);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.context("begin HTTP")?;
-    // It ends with the sender, or with the runtime if we give up.
-    tokio::spawn(connection);
-    let response = sender.send_request(request).await.with_context(|| format!("no answer from {}", args.url))?;
-    let status = response.status();
-    let answer = match Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await {
-        Ok(answer) => answer.to_bytes(),
-        Err(error) => bail!("can't read the answer: {error}"),
-    };
-    Ok((status, answer))
-}
-
-/// What a refusal says, from `application/problem+json` if it is that.
-fn refusal(status: StatusCode, answer: &[u8]) -> String {
-    let mut text = status.to_string();
-    match serde_json::from_slice::<Map<String, Value>>(answer) {
-        Ok(problem) => {
-            if let Some(detail) = problem.get("detail").and_then(Value::as_str) {
-                text.push_str(": ");
-                text.push_str(&printable(detail));
-            }
-            // What the standard members don't say, such as the fields at fault.
-            for (name, value) in &problem {
-                if !matches!(name.as_str(), "type" | "title" | "status" | "detail" | "instance") {
-                    let _infallible = write!(text, "\n  {}: {}", printable(name), printable(&value.to_string()));
-                }
-            }
-        }
-        Err(_no_json) => {
-            let start: String = String::from_utf8_lossy(answer).chars().take(200).collect();
-            if !start.is_empty() {
-                text.push_str(": ");
-                text.push_str(&printable(&start));
-            }
-        }
-    }
-    text
-}
-
 /// One segment of a path: RFC 3986's unreserved characters as they are, others percent-encoded.
 fn segment(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
@@ -327,8 +324,10 @@ fn segment(text: &str) -> String {
     encoded
 }
 
-fn json(text: &str) -> Result<Value, String> {
-    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
+/// The server would bring another number into this range, and refuse all progress after 100.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..=100.0).contains(number));
+    number.ok_or_else(|| "not a number from 0 to 100".to_owned())
 }
 
 #[cfg(test)]
@@ -339,14 +338,5 @@ mod tests {
     fn a_segment_stays_one_segment() {
         assert_eq!(segment("project-1_~."), "project-1_~.");
         assert_eq!(segment("a/b?c#d%e é"), "a%2Fb%3Fc%23d%25e%20%C3%A9");
-    }
-
-    #[test]
-    fn refusals_are_readable() {
-        let problem =
-            br#"{"type":"about:blank","title":"Conflict","status":409,"detail":"progress went back","mediaId":"m"}"#;
-        assert_eq!(refusal(StatusCode::CONFLICT, problem), "409 Conflict: progress went back\n  mediaId: \"m\"");
-        assert_eq!(refusal(StatusCode::BAD_GATEWAY, b"<html>\x1b"), r"502 Bad Gateway: <html>\u{1b}");
-        assert_eq!(refusal(StatusCode::NOT_FOUND, b""), "404 Not Found");
     }
 }

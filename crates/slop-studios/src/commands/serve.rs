@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use super::terminal::one_line;
 use crate::cli::Failure;
-use crate::config::{Effective, Profile, SettingFlags, Settings};
+use crate::config::{Effective, LogFormat, LogLevel, Profile, SettingFlags, Settings};
 use crate::logging;
 use crate::reload;
 
@@ -26,14 +27,22 @@ pub(super) fn start(
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
     }
-    let scheme = settings.scheme();
+    let (scheme, format, level) = (settings.scheme(), settings.log_format, settings.log_level);
     let stopped = crate::serve::run(settings, load, |address| {
-        let text = format!("listening on {scheme}://{address}\n{}", more(address));
+        let text = logging::start_up_text(format, &format!("{scheme}://{address}"), &more(address));
         let mut output = std::io::stdout().lock();
         if let Err(error) = output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
             // Whoever closed our standard output may still want the server.
             tracing::warn!(%error, "can't write the start-up line");
         }
-    })?;
-    Ok(ExitCode::from(stopped.exit_code()))
+    });
+    match stopped {
+        Ok(stopped) => Ok(ExitCode::from(stopped.exit_code())),
+        // `main` would print it as text.
+        Err(error) if format == LogFormat::Json && level != LogLevel::Off => {
+            tracing::error!(error = one_line(&error), "the server failed");
+            Ok(ExitCode::FAILURE)
+        }
+        Err(error) => Err(error.into()),
+    }
 }

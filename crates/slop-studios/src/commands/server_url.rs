@@ -11,17 +11,23 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_websockets::MaybeTlsStream;
 
-use super::trust;
+use super::trust::{self, TlsMistake};
+use crate::namespaces::{MEDIA, NOTIFICATIONS};
 
 /// A server on the next machine answers in milliseconds; this covers a lost SYN or two.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `http://HOST[:PORT]` or `https://HOST[:PORT]`.
+/// It only makes an error plainer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// `http://HOST[:PORT]` or `https://HOST[:PORT]`, and the path that a proxy serves the server under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerUrl {
     is_tls: bool,
     host: String,
     port: u16,
+    /// Without a slash at its end.
+    base_path: String,
 }
 
 impl FromStr for ServerUrl {
@@ -39,16 +45,18 @@ impl FromStr for ServerUrl {
         if authority.as_str().contains('@') {
             return Err("user and password are not supported; use --key or --token".to_owned());
         }
-        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-            return Err(format!("only the server's address is wanted; {example}"));
+        let base_path = uri.path().trim_end_matches('/');
+        if [MEDIA, NOTIFICATIONS].contains(&base_path) || uri.query().is_some() {
+            return Err(format!("only the server's address is wanted, and BASE_PATH if it has one; {example}"));
         }
-        Ok(Self { is_tls, host: authority.host().to_owned(), port: authority.port_u16().unwrap_or(port) })
+        let (host, port) = (authority.host().to_owned(), authority.port_u16().unwrap_or(port));
+        Ok(Self { is_tls, host, port, base_path: base_path.to_owned() })
     }
 }
 
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http{}://{}", if self.is_tls { "s" } else { "" }, self.authority())
+        write!(f, "http{}://{}{}", if self.is_tls { "s" } else { "" }, self.authority(), self.base_path)
     }
 }
 
@@ -58,22 +66,22 @@ impl ServerUrl {
         format!("{}:{}", self.host, self.port)
     }
 
+    /// What a request for one of the server's paths names.
+    pub(super) fn target(&self, path_and_query: &str) -> String {
+        format!("{}{path_and_query}", self.base_path)
+    }
+
     /// The address of a path on the WebSocket scheme.
     pub(super) fn websocket(&self, path_and_query: &str) -> anyhow::Result<Uri> {
         let scheme = if self.is_tls { "wss" } else { "ws" };
-        format!("{scheme}://{}{path_and_query}", self.authority()).parse().context("make the WebSocket's URL")
+        let url = format!("{scheme}://{}{}", self.authority(), self.target(path_and_query));
+        url.parse().context("make the WebSocket's URL")
     }
 
     /// A connection to the server. With TLS it must have a certificate that the CAs in `ca`, else the system's, vouch for.
     pub(super) async fn connect(&self, ca: Option<&Path>) -> anyhow::Result<MaybeTlsStream<TcpStream>> {
-        // An IPv6 address stands in brackets in a URL, and bare for the resolver.
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.port)))
-            .await
-            .map_err(anyhow::Error::from)
-            .and_then(|outcome| outcome.map_err(anyhow::Error::from))
-            .with_context(|| format!("can't connect to {self}"))?;
-        stream.set_nodelay(true).context("set TCP_NODELAY")?;
+        let stream = self.connect_tcp().await?;
+        let host = self.bare_host();
         match (self.is_tls, ca) {
             (false, None) => Ok(MaybeTlsStream::Plain(stream)),
             (false, Some(_)) => bail!("--ca is for servers with TLS, and {self} is none"),
@@ -82,6 +90,33 @@ impl ServerUrl {
                 let stream = connecting.await.with_context(|| format!("{self} takes too long to begin TLS"))?;
                 stream.map(MaybeTlsStream::Rustls).with_context(|| format!("can't connect to {self}"))
             }
+        }
+    }
+
+    async fn connect_tcp(&self) -> anyhow::Result<TcpStream> {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((self.bare_host(), self.port)))
+            .await
+            .map_err(anyhow::Error::from)
+            .and_then(|outcome| outcome.map_err(anyhow::Error::from))
+            .with_context(|| format!("can't connect to {self}"))?;
+        stream.set_nodelay(true).context("set TCP_NODELAY")?;
+        Ok(stream)
+    }
+
+    /// An IPv6 address stands in brackets in a URL, and bare for the resolver.
+    fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// Why the server's first answer made no sense: it may well be one of TLS, which is asked for on another connection.
+    pub(super) async fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        if self.is_tls {
+            return error;
+        }
+        let asked = async { trust::is_spoken(self.connect_tcp().await?, self.bare_host()).await };
+        match timeout(PROBE_TIMEOUT, asked).await {
+            Ok(Ok(true)) => anyhow::Error::from(TlsMistake::Spoken).context(format!("can't talk to {self}")),
+            _ => error,
         }
     }
 }
@@ -101,6 +136,7 @@ mod tests {
         assert_eq!(shown("ws://example.com"), Ok("http://example.com:80".into()));
         assert_eq!(shown("https://example.com"), Ok("https://example.com:443".into()));
         assert_eq!(shown("wss://[::1]:3000/"), Ok("https://[::1]:3000".into()));
+        assert_eq!(shown("https://studio.example/realtime/"), Ok("https://studio.example:443/realtime".into()));
     }
 
     #[test]

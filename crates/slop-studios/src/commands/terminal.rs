@@ -1,4 +1,17 @@
-//! Text made fit for a terminal.
+//! Text made fit for a terminal, and what a terminal can show.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, stdout};
+
+/// Whether standard output is a terminal that moves its cursor when told to.
+pub(super) fn is_screen() -> bool {
+    stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Whether colours are wanted there (<https://no-color.org>).
+pub(super) fn wants_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
 
 /// With control characters escaped, which a terminal may take for commands.
 pub(super) fn printable(text: &str) -> String {
@@ -11,6 +24,30 @@ pub(super) fn printable(text: &str) -> String {
         }
     }
     shown
+}
+
+/// JSON without the white space between its tokens, and with control characters in its strings escaped.
+pub(super) fn compact(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    let mut in_string = false;
+    let mut escaped = false;
+    for character in json.chars() {
+        if in_string {
+            in_string = escaped || character != '"';
+            escaped = !escaped && character == '\\';
+        } else if character.is_ascii_whitespace() {
+            continue;
+        } else {
+            in_string = character == '"';
+        }
+        // JSON lets DEL and the C1 controls stand as they are; a terminal may take them for commands.
+        if character.is_control() {
+            let _infallible = write!(text, "\\u{:04x}", u32::from(character));
+        } else {
+            text.push(character);
+        }
+    }
+    text
 }
 
 /// An error and its causes on one line. Libraries differ in whether an error's text has its cause's in it; what was said

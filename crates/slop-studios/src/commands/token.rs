@@ -53,11 +53,7 @@ enum Lifetime {
 }
 
 pub(crate) fn run(args: &TokenArgs) -> Result<(), Failure> {
-    if !is_user_id(&args.user) {
-        return Err(Failure::Usage(format!(
-            "--user must be 1 to {MAX_USER_ID_BYTES} bytes without control characters"
-        )));
-    }
+    check_user(&args.user)?;
     let jwt_secret = args.jwt_secret.as_ref();
     let flags = SettingFlags::of(
         args.config.clone(),
@@ -78,6 +74,22 @@ pub(crate) fn run(args: &TokenArgs) -> Result<(), Failure> {
     let token = TokenSigner::new(&secret).sign(args.algorithm, &claims).context("can't make the token")?;
     writeln!(std::io::stdout(), "{}", token.expose_secret()).context("can't write the token")?;
     Ok(())
+}
+
+/// A token of this user that is good for so many seconds, by the secret that `token` signs with.
+pub(super) fn mint(user: &str, seconds: u64, flags: &SettingFlags) -> Result<SecretString, Failure> {
+    check_user(user)?;
+    let secret = signing_secret(&Effective::load(flags, Profile::Serve))?;
+    let now = epoch_seconds();
+    let claims = user_claims(user, None, now, now.saturating_add(seconds));
+    Ok(TokenSigner::new(&secret).sign(SigningAlgorithm::Hs256, &claims).context("can't make the token")?)
+}
+
+fn check_user(user: &str) -> Result<(), Failure> {
+    if is_user_id(user) {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!("--user must be 1 to {MAX_USER_ID_BYTES} bytes without control characters")))
 }
 
 /// The claims of a plain token; times in epoch seconds.

@@ -1,16 +1,48 @@
-//! TLS as the client commands use it: whom they trust.
+//! TLS as the client commands use it: whom they trust, and what is likely wrong where it fails.
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use super::terminal::printable;
+use crate::nearest_path;
+
+/// The records that a TLS server answers a handshake with: an alert, or the next step (RFC 8446, section 5.1).
+const TLS_RECORDS: [u8; 2] = [21, 22];
+
+/// What is wrong between the client and the server, and stays so when it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TlsMistake {
+    #[error("the server speaks no TLS there: begin the URL with http:// instead of https://")]
+    NotSpoken,
+    #[error("the server speaks TLS there: begin the URL with https:// instead of http://")]
+    Spoken,
+    #[error(
+        "nobody whom this system trusts has signed the server's certificate: give the certificate of its CA, or its own if \
+         it signed itself, with --ca FILE"
+    )]
+    UnknownIssuer,
+    #[error("no CA in {} has signed the server's certificate", .0.display())]
+    OtherIssuer(PathBuf),
+    #[error("the server's certificate is for {names}, not for {host}: use a name in the URL that it has")]
+    OtherName { host: String, names: String },
+    #[error("the server's certificate has expired, or this machine's clock is wrong")]
+    Expired,
+    #[error("the server's certificate is not valid yet, or this machine's clock is wrong")]
+    NotYetValid,
+    #[error("the server's certificate is no good: {0}")]
+    Certificate(CertificateError),
+}
 
 /// Makes the handshake with the server of this name or address.
 pub(super) async fn connect(stream: TcpStream, host: &str, ca: Option<&Path>) -> anyhow::Result<TlsStream<TcpStream>> {
@@ -18,21 +50,82 @@ pub(super) async fn connect(stream: TcpStream, host: &str, ca: Option<&Path>) ->
         Some(file) => of_file(file)?,
         None => of_system()?,
     };
+    let config = client_config(roots)?;
+    match TlsConnector::from(Arc::new(config)).connect(server_name(host)?, stream).await {
+        Ok(stream) => Ok(stream),
+        Err(error) => {
+            let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            match cause.and_then(|cause| mistake(cause, host, ca)) {
+                Some(mistake) => Err(mistake.into()),
+                None if error.kind() == ErrorKind::UnexpectedEof => Err(error)
+                    .context("the server ended TLS as it began: if it has none, begin the URL with http:// instead"),
+                None => Err(error).context("TLS failed"),
+            }
+        }
+    }
+}
+
+/// Whether the server at the end of this fresh connection answers as one with TLS does.
+pub(super) async fn is_spoken(mut stream: TcpStream, host: &str) -> anyhow::Result<bool> {
+    let mut client = ClientConnection::new(Arc::new(client_config(RootCertStore::empty())?), server_name(host)?)?;
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello)?;
+    stream.write_all(&hello).await?;
+    Ok(TLS_RECORDS.contains(&stream.read_u8().await?))
+}
+
+fn client_config(roots: RootCertStore) -> anyhow::Result<ClientConfig> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .context("set TLS up")?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let name = ServerName::try_from(host.to_owned()).with_context(|| format!("{host} is no name for a certificate"))?;
-    let hint = if ca.is_some() { "" } else { " (a CA of your own is given with --ca)" };
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.with_context(|| format!("TLS failed{hint}"))
+    Ok(config)
+}
+
+fn server_name(host: &str) -> anyhow::Result<ServerName<'static>> {
+    ServerName::try_from(host.to_owned()).with_context(|| format!("{host} is no name for a certificate"))
+}
+
+fn mistake(error: &rustls::Error, host: &str, ca: Option<&Path>) -> Option<TlsMistake> {
+    Some(match error {
+        // The first bytes of plain HTTP are no record of TLS.
+        rustls::Error::InvalidMessage(_) => TlsMistake::NotSpoken,
+        rustls::Error::InvalidCertificate(error) => match error {
+            // Of another CA with the same name, the signature is a bad one.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => match ca {
+                None => TlsMistake::UnknownIssuer,
+                Some(file) => TlsMistake::OtherIssuer(file.to_owned()),
+            },
+            CertificateError::NotValidForNameContext { presented, .. } => {
+                TlsMistake::OtherName { host: host.to_owned(), names: names(presented) }
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => TlsMistake::Expired,
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => TlsMistake::NotYetValid,
+            other => TlsMistake::Certificate(other.clone()),
+        },
+        _ => return None,
+    })
+}
+
+/// Of `DnsName("localhost")`, `localhost`.
+fn names(presented: &[String]) -> String {
+    let bare = |name: &String| {
+        let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+        printable(inner.trim_matches('"'))
+    };
+    if presented.is_empty() { "no name".to_owned() } else { presented.iter().map(bare).collect::<Vec<_>>().join(", ") }
 }
 
 fn of_file(file: &Path) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     let unreadable = || format!("can't read the CA's certificate in {}", file.display());
-    for certificate in CertificateDer::pem_file_iter(file).with_context(unreadable)? {
+    let certificates = CertificateDer::pem_file_iter(file).map_err(|error| match error {
+        pem::Error::Io(error) => anyhow::anyhow!(nearest_path::told(file, &error)),
+        error => error.into(),
+    });
+    for certificate in certificates.with_context(unreadable)? {
         roots.add(certificate.with_context(unreadable)?).with_context(unreadable)?;
     }
     if roots.is_empty() {

@@ -1,18 +1,20 @@
 //! The layers that a setting's text may come from, and which of them wins.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::parse::{api_keys, elements, path, secret};
+use super::plain_keys;
 use super::tables::{self, TABLES, Tables};
 use super::{
-    Kind, SETTINGS, Setting, SettingError, SettingErrors, SettingFlags, Settings, TOKEN_KEYS, TOKEN_KEYS_HINT,
-    nearest_name,
+    Kind, Misspelt, Parsed, SETTINGS, Setting, SettingError, SettingErrors, SettingFlags, Settings, TOKEN_KEYS,
+    TOKEN_KEYS_HINT, nearest_name,
 };
+use crate::nearest_path;
 
 /// Whose defaults apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,7 @@ pub struct Effective {
     errors: Vec<SettingError>,
     file: Option<PathBuf>,
     tables: Tables,
+    misspelt: Vec<Misspelt>,
 }
 
 impl fmt::Debug for Effective {
@@ -79,10 +82,10 @@ pub struct Row {
 impl Effective {
     /// Gathers the layers: `flags`, then the process's environment, then the file of `--config`, then the defaults.
     pub fn load(flags: &SettingFlags, profile: Profile) -> Self {
-        Self::gather(flags, &|name| std::env::var_os(name), profile)
+        Self::gather(flags, &std::env::vars_os().collect(), profile)
     }
 
-    fn gather(flags: &SettingFlags, env: &dyn Fn(&str) -> Option<OsString>, profile: Profile) -> Self {
+    fn gather(flags: &SettingFlags, env: &BTreeMap<OsString, OsString>, profile: Profile) -> Self {
         let mut errors = Vec::new();
         let (mut file, tables) = match &flags.config {
             Some(path) => read_file(path, &mut errors),
@@ -96,8 +99,8 @@ impl Effective {
                 .get(setting.name)
                 .map(|text| (text.clone(), Source::Flag))
                 .or_else(|| {
-                    let value = env(setting.name).filter(|value| !value.is_empty())?;
-                    match value.into_string() {
+                    let value = env.get(OsStr::new(setting.name)).filter(|value| !value.is_empty())?;
+                    match value.clone().into_string() {
                         Ok(text) => Some((text, Source::Env)),
                         Err(_) => {
                             errors.push(SettingError::Value {
@@ -113,7 +116,31 @@ impl Effective {
                 .unwrap_or_else(|| (setting.default_text(profile, &values), Source::Default));
             values.insert(setting.name, value);
         }
-        Self { values, errors, file: flags.config.clone(), tables }
+        let mut effective = Self { values, errors, file: flags.config.clone(), tables, misspelt: Vec::new() };
+        effective.misspelt = effective.find_misspelt(env, profile);
+        effective
+    }
+
+    fn find_misspelt(&self, env: &BTreeMap<OsString, OsString>, profile: Profile) -> Vec<Misspelt> {
+        // It is what `publish` sends. Only where a server has no key at all was it meant to be one of the server's.
+        let has_keys = self.values.get("API_KEYS").is_some_and(|(_, source)| *source != Source::Default)
+            || !self.tables.publisher_keys.is_empty()
+            || profile == Profile::Dev;
+        let set = env.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, _)| name.to_str());
+        set.filter(|name| *name != "API_KEY" || !has_keys)
+            .filter(|name| SETTINGS.iter().all(|setting| setting.name != *name))
+            .filter_map(|name| {
+                let upper = name.to_ascii_uppercase();
+                // One letter more, less or other, or two that changed places.
+                let meant = SETTINGS.iter().find(|setting| strsim::osa_distance(&upper, setting.name) <= 1)?;
+                Some(Misspelt { variable: name.to_owned(), setting: meant.name })
+            })
+            .collect()
+    }
+
+    /// Variables of the environment that are likely meant to be settings.
+    pub fn misspelt(&self) -> &[Misspelt] {
+        &self.misspelt
     }
 
     /// What only the file can hold.
@@ -213,14 +240,17 @@ impl Effective {
     pub fn settings(&self) -> Result<Settings, SettingErrors> {
         let mut errors = self.errors.clone();
         self.check_token_keys(&mut errors);
-        let settings = Settings::parse(self, &mut errors);
-        if let Some(settings) = &settings {
-            settings.contradictions(&mut errors);
-        }
-        match settings {
+        let parsed = Parsed::of(self, &mut errors);
+        parsed.contradictions(&mut errors);
+        match parsed.complete(self) {
             Some(settings) if errors.is_empty() => Ok(settings),
             _ => Err(SettingErrors(errors)),
         }
+    }
+
+    /// What is wrong with the files that the settings name, whatever else is wrong with the settings.
+    pub(crate) fn file_problems(&self) -> Vec<String> {
+        Parsed::of(self, &mut Vec::new()).file_problems()
     }
 
     /// One of several settings is needed.
@@ -256,7 +286,7 @@ fn read_file(path: &Path, errors: &mut Vec<SettingError>) -> (BTreeMap<&'static 
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
-            unusable(error.to_string());
+            unusable(nearest_path::told(path, &error));
             return (found, Tables::default());
         }
     };
@@ -275,8 +305,15 @@ fn read_file(path: &Path, errors: &mut Vec<SettingError>) -> (BTreeMap<&'static 
         }
     };
     let tables = tables::take(&mut table, path, errors);
+    let plain_keys = plain_keys::lines(&text, &texts_of(table.get("api_keys")), &tables.publisher_keys);
+    errors.extend(plain_keys.into_iter().map(|line| SettingError::PlainKey { file: path.to_owned(), line }));
     for (key, value) in table {
         let Some(setting) = SETTINGS.iter().find(|setting| setting.key() == key) else {
+            if let Some(setting) = value.as_table().and_then(|table| table.keys().find(|key| is_setting(key))) {
+                let (file, setting) = (path.to_owned(), setting.clone());
+                errors.push(SettingError::Section { file, table: key, setting });
+                continue;
+            }
             let keys: Vec<String> = SETTINGS.iter().map(Setting::key).collect();
             let nearest = nearest_name(&key, keys.iter().map(String::as_str).chain(TABLES));
             errors.push(SettingError::UnknownKey { file: path.to_owned(), key, nearest });
@@ -294,6 +331,20 @@ fn read_file(path: &Path, errors: &mut Vec<SettingError>) -> (BTreeMap<&'static 
         }
     }
     (found, tables)
+}
+
+/// Whether the file has a setting of this name.
+pub(super) fn is_setting(key: &str) -> bool {
+    SETTINGS.iter().any(|setting| setting.key() == key)
+}
+
+/// The elements of a list, which may stand in one text.
+fn texts_of(list: Option<&toml::Value>) -> Vec<&str> {
+    match list {
+        Some(toml::Value::String(text)) => elements(text).collect(),
+        Some(toml::Value::Array(texts)) => texts.iter().filter_map(toml::Value::as_str).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// A TOML value as the text that the environment would hold.

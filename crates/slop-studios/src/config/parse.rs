@@ -8,9 +8,9 @@ use std::time::Duration;
 use http::Uri;
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use secrecy::SecretString;
-use socketio_server::TrustedProxies;
+use socketio_server::{Origins, TrustedProxies, WebOrigin};
 
-use super::{CorsOrigin, LogFormat, LogLevel};
+use super::{LogFormat, LogLevel};
 use crate::defaults;
 use crate::identity::PublicKeyFile;
 use crate::store::sqlite::StoreSync;
@@ -218,39 +218,53 @@ pub(super) fn api_keys(text: &str) -> Result<Vec<SecretString>, String> {
         .collect()
 }
 
-pub(super) fn cors_origin(text: &str) -> Result<CorsOrigin, String> {
-    let list = elements(text).map(origin_text).collect::<Result<Vec<_>, _>>()?;
-    if list.iter().any(|origin| origin == "*") {
-        return if list.len() == 1 {
-            Ok(CorsOrigin::Any)
-        } else {
-            Err("has `*` beside other origins: it allows all of them already".to_owned())
+pub(super) fn cors_origin(text: &str) -> Result<Origins, String> {
+    let mut elements = elements(text).peekable();
+    if elements.next_if_eq(&"*").is_some() {
+        return match elements.next() {
+            None => Ok(Origins::Any),
+            Some(_) => Err(STAR_BESIDE_OTHERS.to_owned()),
         };
     }
-    Ok(CorsOrigin::List(list))
+    elements.map(origin).collect::<Result<_, _>>().map(Origins::List)
 }
 
-/// Checks one origin: scheme, host and perhaps port, as a browser writes it.
-fn origin_text(text: &str) -> Result<String, String> {
+const STAR_BESIDE_OTHERS: &str = "has `*` beside other origins: it allows all of them already";
+
+fn origin(text: &str) -> Result<WebOrigin, String> {
     if text == "*" {
-        return Ok(text.to_owned());
+        return Err(STAR_BESIDE_OTHERS.to_owned());
     }
-    let example = "an origin has the form https://app.example.com or http://localhost:5173";
-    let Some((scheme, authority)) = text.split_once("://") else {
-        return Err(format!("has {text:?}: {example}"));
+    text.parse().map_err(|error| {
+        format!("has {text:?}: {error}; an origin has the form https://app.example.com or http://localhost:5173")
+    })
+}
+
+/// First parts of the server's own paths. A prefix that begins with one could not be told from them.
+const OWN_PATHS: [&str; 6] = ["docs", "health", "metrics", "openapi.json", "socket.io", "v1"];
+
+/// Without the slash at its end.
+pub(super) fn base_path(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let base = text.strip_suffix('/').unwrap_or(text);
+    let Some(path) = base.strip_prefix('/') else {
+        return match base {
+            "" => Ok(String::new()),
+            _ => Err(format!("is {text:?}, not a path that begins with a slash, as /realtime")),
+        };
     };
-    if let Some(authority) = authority.strip_suffix('/')
-        && !authority.contains('/')
-    {
-        return Err(format!("has {text:?}: an origin ends without a slash, as {scheme}://{authority}"));
+    let is_plain = |part: &str| {
+        let letters = part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
+        letters && !matches!(part, "" | "." | "..")
+    };
+    if !path.split('/').all(is_plain) {
+        return Err(format!(
+            "is {text:?}, which has more in it than letters, digits, `-`, `.`, `_`, `~` and single slashes"
+        ));
     }
-    let letters = |text: &str, more: &[u8]| {
-        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte))
-    };
-    if letters(scheme, b"+-.") && letters(authority, b"-._:[]") {
-        Ok(text.to_ascii_lowercase())
-    } else {
-        Err(format!("has {text:?}: {example}"))
+    match path.split('/').next().filter(|part| OWN_PATHS.contains(part)) {
+        Some(part) => Err(format!("is {text:?}, but the server has paths of its own that begin with /{part}")),
+        None => Ok(base.to_owned()),
     }
 }
 

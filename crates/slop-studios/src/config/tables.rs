@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use toml::{Table, Value};
 
+use super::layers::is_setting;
 use super::{SettingError, nearest_name};
 use crate::policy::{Allow, ClaimPath, Condition, MediaRule, Pattern, RoomRule, Rules, Subject, Template};
 use crate::publish::body::TargetNamespace;
@@ -184,6 +185,13 @@ impl Entry {
 
     fn refuse_the_rest(&mut self) {
         for key in self.table.keys() {
+            if is_setting(key) {
+                // TOML has it so that what stands below a table's head is the table's.
+                self.problems.push(format!(
+                    "has `{key}`, which is a setting of the server: move it to the top of the file, above the first table"
+                ));
+                continue;
+            }
             let nearest = nearest_name(key, self.known.iter().copied());
             let nearest = nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
             self.problems.push(format!("has the unknown key `{key}`{nearest}"));

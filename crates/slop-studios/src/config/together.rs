@@ -1,18 +1,91 @@
 //! What settings say together: what the server makes of them, what contradicts, and what is likely a mistake.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{SettingError, Settings};
+use super::{LogLevel, Parsed, SettingError, Settings};
+use crate::data_dir;
 use crate::defaults;
 use crate::identity::{ClaimRules, Jwks, JwksError, KeyError, Keys, Pace};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
-use crate::tls::TlsFiles;
+use crate::tls::{self, TlsFiles};
+
+impl Parsed {
+    /// What can't go together, of the settings whose texts can be used.
+    pub(super) fn contradictions(&self, errors: &mut Vec<SettingError>) {
+        let mut refuse = |name, problem: String| errors.push(SettingError::Contradiction { name, problem });
+        if let (Some(certificate), Some(key)) = (&self.tls_cert_file, &self.tls_key_file) {
+            let alone = |other: &str| format!("is set and {other} is not: a certificate and its key go together");
+            match (certificate, key) {
+                (Some(_), None) => refuse("TLS_CERT_FILE", alone("TLS_KEY_FILE")),
+                (None, Some(_)) => refuse("TLS_KEY_FILE", alone("TLS_CERT_FILE")),
+                _ => {}
+            }
+        }
+        if let (Some(soft), Some(hard)) = (self.outbox_soft_bytes, self.outbox_hard_bytes)
+            && soft > hard
+        {
+            let why = "a connection would be closed before it is slowed down";
+            refuse("OUTBOX_SOFT_BYTES", format!("({soft}) is above OUTBOX_HARD_BYTES ({hard}): {why}"));
+        }
+        if let (Some(unfinished), Some(payload)) = (self.max_unfinished_bytes, self.max_payload_bytes)
+            && unfinished < payload
+        {
+            let problem =
+                format!("({unfinished}) is below MAX_PAYLOAD_BYTES ({payload}): such a message could not arrive");
+            refuse("MAX_UNFINISHED_BYTES", problem);
+        }
+        if let (Some(unarrived), Some(hard)) = (self.max_unarrived_bytes, self.outbox_hard_bytes)
+            && unarrived < hard
+        {
+            let problem =
+                format!("({unarrived}) is below OUTBOX_HARD_BYTES ({hard}): so much could not wait for one client");
+            refuse("MAX_UNARRIVED_BYTES", problem);
+        }
+        if let (Some(rooms), Some(of_socket)) = (self.max_rooms, self.max_rooms_per_socket)
+            && rooms < of_socket
+        {
+            let problem =
+                format!("({rooms}) is below MAX_ROOMS_PER_SOCKET ({of_socket}): no socket could be in so many");
+            refuse("MAX_ROOMS", problem);
+        }
+        if let (Some(interval), Some(patience)) = (self.ping_interval, self.ping_timeout)
+            && interval + patience > Duration::from_millis(defaults::MAX_TIMER_MS)
+        {
+            let problem = format!(
+                "and PING_TIMEOUT_MS add up to {} ms, but a browser's timer holds {} at most",
+                (interval + patience).as_millis(),
+                defaults::MAX_TIMER_MS
+            );
+            refuse("PING_INTERVAL_MS", problem);
+        }
+    }
+
+    /// What is wrong with the files that the settings name.
+    pub(super) fn file_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for file in self.jwt_public_keys.iter().flatten() {
+            let loaded = Keys::load(&[], slice::from_ref(file));
+            problems.extend(loaded.err().map(|error| format!("JWT_PUBLIC_KEYS: {error}")));
+        }
+        if let (Some(Some(certificate)), Some(Some(key))) = (&self.tls_cert_file, &self.tls_key_file) {
+            let files = TlsFiles { certificate: certificate.clone(), key: key.clone() };
+            problems.extend(tls::check(&files).iter().map(ToString::to_string));
+        }
+        if let Some(folder) = &self.data_dir
+            && let Some(file) = data_dir::in_the_way(folder)
+        {
+            problems.push(data_dir::no_folder(folder, &file));
+        }
+        problems
+    }
+}
 
 impl Settings {
     /// The files of the server's certificate, if it speaks TLS.
@@ -61,69 +134,13 @@ impl Settings {
         }
     }
 
-    /// What can't go together.
-    pub(super) fn contradictions(&self, errors: &mut Vec<SettingError>) {
-        let mut alone = |name, other: &str| {
-            let problem = format!("is set and {other} is not: a certificate and its key go together");
-            errors.push(SettingError::Contradiction { name, problem });
-        };
-        match (&self.tls_cert_file, &self.tls_key_file) {
-            (Some(_), None) => alone("TLS_CERT_FILE", "TLS_KEY_FILE"),
-            (None, Some(_)) => alone("TLS_KEY_FILE", "TLS_CERT_FILE"),
-            _ => {}
-        }
-        if self.outbox_soft_bytes > self.outbox_hard_bytes {
-            errors.push(SettingError::Contradiction {
-                name: "OUTBOX_SOFT_BYTES",
-                problem: format!(
-                    "({}) is above OUTBOX_HARD_BYTES ({}): a connection would be closed before it is slowed down",
-                    self.outbox_soft_bytes, self.outbox_hard_bytes
-                ),
-            });
-        }
-        if self.max_unfinished_bytes < self.max_payload_bytes {
-            errors.push(SettingError::Contradiction {
-                name: "MAX_UNFINISHED_BYTES",
-                problem: format!(
-                    "({}) is below MAX_PAYLOAD_BYTES ({}): such a message could not arrive",
-                    self.max_unfinished_bytes, self.max_payload_bytes
-                ),
-            });
-        }
-        if self.max_unarrived_bytes < self.outbox_hard_bytes {
-            errors.push(SettingError::Contradiction {
-                name: "MAX_UNARRIVED_BYTES",
-                problem: format!(
-                    "({}) is below OUTBOX_HARD_BYTES ({}): so much could not wait for one client",
-                    self.max_unarrived_bytes, self.outbox_hard_bytes
-                ),
-            });
-        }
-        if self.max_rooms < self.max_rooms_per_socket {
-            errors.push(SettingError::Contradiction {
-                name: "MAX_ROOMS",
-                problem: format!(
-                    "({}) is below MAX_ROOMS_PER_SOCKET ({}): no socket could be in so many",
-                    self.max_rooms, self.max_rooms_per_socket
-                ),
-            });
-        }
-        let silence = self.ping_interval + self.ping_timeout;
-        if silence > Duration::from_millis(defaults::MAX_TIMER_MS) {
-            errors.push(SettingError::Contradiction {
-                name: "PING_INTERVAL_MS",
-                problem: format!(
-                    "and PING_TIMEOUT_MS add up to {} ms, but a browser's timer holds {} at most",
-                    silence.as_millis(),
-                    defaults::MAX_TIMER_MS
-                ),
-            });
-        }
-    }
-
     /// What is allowed but likely a mistake, to be logged at the start.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let misspelt = self.misspelt.iter().map(|misspelt| {
+            let (variable, setting) = (&misspelt.variable, misspelt.setting);
+            format!("the variable {variable} is no setting and has no effect; did you mean {setting}?")
+        });
+        let mut warnings: Vec<String> = misspelt.collect();
         let is_short = |secret: &SecretString| secret.expose_secret().len() < defaults::RECOMMENDED_SECRET_BYTES;
         if self.jwt_secret.as_ref().is_some_and(is_short) {
             warnings.push(format!(
@@ -147,6 +164,9 @@ impl Settings {
             warnings.push(format!(
                 "clients without a token can {open}; set AUTH_REQUIRED=true or say in [[rooms]] and [[media]] who may"
             ));
+        }
+        if self.access_log && matches!(self.log_level, LogLevel::Off | LogLevel::Error | LogLevel::Warn) {
+            warnings.push("ACCESS_LOG is true, but LOG_LEVEL lets no line of the level info through".to_owned());
         }
         let anybody = [IpAddr::V4(Ipv4Addr::from_bits(0x0808_0808)), IpAddr::V4(Ipv4Addr::from_bits(0xcb00_7101))];
         if anybody.iter().all(|address| self.trusted_proxies.contains(*address)) {

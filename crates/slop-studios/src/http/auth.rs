@@ -4,23 +4,33 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, USER_AGENT};
 use http::request::Parts;
 use socketio_server::HttpConnection;
 
 use super::App;
-use super::problem::Problem;
+use super::exchange::PublisherName;
+use super::problem::{Challenge, Problem};
+use crate::limits::MAX_NAME_BYTES;
+use crate::logging::excerpt;
 use crate::publishers::{NoPublisher, Publisher, Publishers};
+use crate::refusals::Reason;
 
-const CHALLENGE: &str = r#"Bearer realm="slop-studios""#;
-const CHALLENGE_BAD: &str = r#"Bearer realm="slop-studios", error="invalid_token""#;
+/// What lets publishers in.
+const SETTINGS: &str = "API_KEYS or [[publisher_keys]]";
 
 /// A handler that takes a publisher lets in nobody else.
 impl FromRequestParts<Arc<App>> for Publisher {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let publisher = authenticate(&app.publishers, credential(&parts.headers)).await?;
+        let publisher = match authenticate(&app.publishers, credential(&parts.headers)).await {
+            Ok(publisher) => publisher,
+            Err(refused) => return Err(problem(refused, parts)),
+        };
+        if let Some(name) = parts.extensions.get::<PublisherName>() {
+            name.set(&publisher.name);
+        }
         // With `PUBLISH_CLAIM` every user has a valid token: who may do nothing is not to have a body taken in either.
         if publisher.scopes.are_none() {
             return Err(Problem::no_scope());
@@ -37,23 +47,51 @@ fn credential(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
 }
 
-async fn authenticate(publishers: &Publishers, credential: Option<&str>) -> Result<Publisher, Problem> {
+/// Why nobody is let in.
+enum Refused {
+    /// Nothing was offered, and a key would do.
+    NoKey,
+    No(NoPublisher),
+}
+
+async fn authenticate(publishers: &Publishers, credential: Option<&str>) -> Result<Publisher, Refused> {
     let Some(credential) = credential else {
         // Who offers nothing is told first whether anything would do.
         return Err(match publishers.are_none() {
-            true => Problem::publishing_off(),
-            false => Problem::unauthorized("a publisher key is needed (Authorization: Bearer)", CHALLENGE),
+            true => Refused::No(NoPublisher::Off),
+            false => Refused::NoKey,
         });
     };
     if let Some(key) = publishers.key_on_its_way(credential) {
         key.await;
     }
-    publishers.authenticate(credential).map_err(|refused| match refused {
-        NoPublisher::Off => Problem::publishing_off(),
-        NoPublisher::UnknownKey => Problem::unauthorized("the publisher key is not valid", CHALLENGE_BAD),
-        NoPublisher::BadToken(error) => Problem::unauthorized(
-            format!("it is no publisher key, and as a token it is refused: {error}"),
-            CHALLENGE_BAD,
-        ),
-    })
+    publishers.authenticate(credential).map_err(Refused::No)
+}
+
+fn problem(refused: Refused, parts: &Parts) -> Problem {
+    // What the operator is told: what was asked for, what is wrong with it, and by which program.
+    let detail = |flaw: &str| {
+        let path = excerpt(parts.uri.path(), MAX_NAME_BYTES);
+        let agent = parts.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
+        let by = agent.map(|agent| format!(", by {agent}")).unwrap_or_default();
+        format!("{} {path}{flaw}{by}", parts.method)
+    };
+    match refused {
+        Refused::No(NoPublisher::Off) => Problem::publishing_off().noted(Reason::PublishingOff, detail(""), SETTINGS),
+        Refused::NoKey => Problem::unauthorized("a publisher key is needed (Authorization: Bearer)", Challenge::NoKey)
+            .noted(Reason::NoPublisherKey, detail(""), SETTINGS),
+        Refused::No(NoPublisher::UnknownKey) => Problem::unauthorized(
+            "the publisher key is not valid",
+            Challenge::InvalidKey,
+        )
+        .noted(Reason::UnknownPublisherKey, detail(""), SETTINGS),
+        Refused::No(NoPublisher::BadToken(flaw)) => {
+            let told = format!("it is no publisher key, and as a token it is refused: {}", flaw.error());
+            Problem::unauthorized(told, Challenge::InvalidKey).noted(
+                Reason::PublisherToken,
+                detail(&format!(": {flaw}")),
+                flaw.setting(),
+            )
+        }
+    }
 }

@@ -6,13 +6,13 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{Request, StatusCode};
+use http::header::{ALLOW, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use prometheus_client::registry::Registry;
 use socketio_server::Handle;
 use tower_service::Service;
@@ -24,11 +24,16 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::metrics::Metrics;
 use crate::publish::Executor;
 use crate::publishers::Publishers;
+use crate::refusals::Refusals;
 use crate::revoke::Revoker;
 use crate::store::Store;
 
+mod accept;
 mod auth;
 mod body;
+mod client_files;
+mod exchange;
+mod exposition;
 mod openapi;
 mod operate;
 mod problem;
@@ -39,12 +44,16 @@ mod revoke;
 mod security_headers;
 
 pub(crate) use body::{Bodies, Limits as BodyLimits};
+use exchange::{Exchange, X_REQUEST_ID};
 use problem::Problem;
 pub(crate) use rate::PublishRate;
 use security_headers::SecurityHeaders;
 
 /// Swagger UI's files.
 const DOCS: &str = "/docs";
+
+/// What browsers ask for by themselves.
+const FAVICON: &str = "/favicon.ico";
 
 /// What the routes need.
 #[derive(Debug)]
@@ -55,13 +64,27 @@ pub(crate) struct App {
     pub(crate) publishers: Arc<Publishers>,
     pub(crate) handle: Handle,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) registry: Registry,
     pub(crate) bodies: Bodies,
     pub(crate) publish_rate: PublishRate,
 }
 
-/// All routes, and what becomes of every answer: it is a problem if it is an error, has security headers, and is
-/// counted. That is no layer of the router: for each, the router boxes and copies every request once more.
+/// What of the API is a setting.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ApiOptions<'a> {
+    /// Whether this server itself speaks TLS.
+    pub(crate) over_tls: bool,
+    /// Whether every request is logged at `info`.
+    pub(crate) access_log: bool,
+    /// Whether the browser's client is served.
+    pub(crate) serve_client: bool,
+    /// Before no request's path any more, and before those of links.
+    pub(crate) base_path: &'a str,
+}
+
+/// All routes, and what becomes of every answer: it is a problem if it is an error, has security headers and the request's id,
+/// and is counted and logged. That is no layer of the router: for each, the router boxes and copies every request once more.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     router: Router,
@@ -71,20 +94,57 @@ pub(crate) struct Api {
 #[derive(Debug)]
 struct Shared {
     metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
+    access_log: bool,
     security_headers: SecurityHeaders,
+    /// What stands before the paths of the server's own links.
+    base_path: Box<str>,
     /// The patterns of all paths, by which requests are counted.
     patterns: matchit::Router<Box<str>>,
 }
 
 impl Api {
-    /// `over_tls` is about this server's own TLS.
-    pub(crate) fn new(app: Arc<App>, over_tls: bool) -> Self {
+    pub(crate) fn new(app: Arc<App>, options: ApiOptions<'_>) -> Self {
         let shared = Shared {
             metrics: Arc::clone(&app.metrics),
-            security_headers: SecurityHeaders::new(over_tls),
+            refusals: Arc::clone(&app.refusals),
+            access_log: options.access_log,
+            security_headers: SecurityHeaders::new(options.over_tls),
+            base_path: options.base_path.into(),
             patterns: patterns(),
         };
-        Self { router: router(app), shared: Arc::new(shared) }
+        Self { router: router(app, options), shared: Arc::new(shared) }
+    }
+}
+
+impl Shared {
+    /// Makes of what a handler answered what goes out.
+    fn finish(&self, exchange: Exchange, answer: Response) -> Response {
+        let allow = answer.headers().get(ALLOW).cloned();
+        let mut answer = Problem::of_response(answer).unwrap_or_else(|problem| {
+            self.note_refusal(&exchange, &problem);
+            let mut answer = problem.answer(exchange.id.clone());
+            answer.headers_mut().extend(allow.map(|allow| (ALLOW, allow)));
+            answer
+        });
+        let path = exchange.uri.path();
+        self.lead_back(answer.headers_mut());
+        self.security_headers.add(answer.headers_mut(), is_docs(path));
+        answer.headers_mut().insert(X_REQUEST_ID, exchange.id.header());
+        let pattern = self.patterns.at(path).map_or("unknown", |found| &**found.value);
+        self.metrics.http_request(pattern, &exchange.method, answer.status());
+        exchange.answered(answer.status());
+        answer
+    }
+
+    /// Tells the operator of a publisher that was turned away.
+    fn note_refusal(&self, exchange: &Exchange, problem: &Problem) {
+        let (Some(refusal), Some(client)) = (problem.refusal(), exchange.client()) else { return };
+        let detail = match exchange.publisher() {
+            Some(publisher) => &format!("{publisher}: {}", refusal.detail),
+            None => &refusal.detail,
+        };
+        self.refusals.note(refusal.reason, client, detail, refusal.setting);
     }
 }
 
@@ -101,29 +161,43 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (shared, method, path) = (Arc::clone(&self.shared), request.method().clone(), request.uri().clone());
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let shared = Arc::clone(&self.shared);
+        let exchange = Exchange::begin(&mut request, shared.access_log);
         let answer = self.router.call(request);
-        Box::pin(answer.map(move |answer| {
-            let mut answer = as_problem(answer?);
-            let path = path.path();
-            shared.security_headers.add(answer.headers_mut(), is_docs(path));
-            let pattern = shared.patterns.at(path).map_or("unknown", |found| &**found.value);
-            shared.metrics.http_request(pattern, &method, answer.status());
-            Ok(answer)
-        }))
+        // If the client is gone before, the exchange is dropped with the future, and logged so.
+        Box::pin(answer.map(move |answer| Ok(shared.finish(exchange, answer?))))
     }
 }
 
-fn router(app: Arc<App>) -> Router {
-    let description: Bytes = description().to_json().unwrap_or_default().into();
+impl Shared {
+    /// Has a redirect lead to a path under the prefix, which the router knows nothing of.
+    fn lead_back(&self, headers: &mut HeaderMap) {
+        let path = headers.get(LOCATION).and_then(|to| to.to_str().ok()).filter(|to| to.starts_with('/'));
+        let Some(path) = path.filter(|_| !self.base_path.is_empty()) else { return };
+        if let Ok(location) = HeaderValue::try_from(format!("{}{path}", self.base_path)) {
+            headers.insert(LOCATION, location);
+        }
+    }
+}
+
+fn router(app: Arc<App>, options: ApiOptions<'_>) -> Router {
+    let base_path = options.base_path;
+    let description: Bytes = description_under(base_path).to_json().unwrap_or_default().into();
+    let index: Bytes = operate::INDEX.replace("{base}", base_path).into();
     // Swagger UI's validator is another's site, which would be told of ours.
-    let docs = utoipa_swagger_ui::Config::new(["/openapi.json"]).validator_url("none");
+    let docs = utoipa_swagger_ui::Config::new([format!("{base_path}/openapi.json")]).validator_url("none");
     let docs = SwaggerUi::new(DOCS).config(docs);
 
-    Router::from(for_publishers().merge(for_operators()))
+    let router = match options.serve_client {
+        true => Router::new().route(client_files::PATTERN, get(client_files::file)),
+        false => Router::new(),
+    };
+    router
+        .merge(Router::from(for_publishers().merge(for_operators())))
         .merge(Router::from(docs))
-        .route("/", get(operate::index))
+        .route("/", get(move || async move { Html(index) }))
+        .route(FAVICON, get(operate::favicon))
         .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], description) }))
         .fallback(async || Problem::of_status(StatusCode::NOT_FOUND))
         .with_state(app)
@@ -132,7 +206,8 @@ fn router(app: Arc<App>) -> Router {
 fn patterns() -> matchit::Router<Box<str>> {
     let mut patterns = matchit::Router::new();
     let described = description().paths.paths.into_keys();
-    for pattern in described.chain(["/", "/openapi.json", DOCS, "/docs/", "/docs/{*file}"].map(str::to_owned)) {
+    let pages = ["/", "/openapi.json", FAVICON, DOCS, "/docs/", "/docs/{*file}", client_files::PATTERN];
+    for pattern in described.chain(pages.map(str::to_owned)) {
         if let Err(error) = patterns.insert(pattern.clone(), pattern.clone().into()) {
             // The router, which has the same ones, would not be there either.
             tracing::error!(%error, pattern, "requests for it are counted as unknown");
@@ -148,6 +223,15 @@ fn is_docs(path: &str) -> bool {
 /// The OpenAPI description of all routes but the pages for people.
 fn description() -> utoipa::openapi::OpenApi {
     for_publishers().merge(for_operators()).into_openapi()
+}
+
+/// The same for a server under a prefix.
+fn description_under(base_path: &str) -> utoipa::openapi::OpenApi {
+    let mut description = description();
+    if !base_path.is_empty() {
+        description.servers.iter_mut().flatten().for_each(|server| base_path.clone_into(&mut server.url));
+    }
+    description
 }
 
 fn for_publishers() -> OpenApiRouter<Arc<App>> {
@@ -168,18 +252,4 @@ fn for_operators() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operate::live))
         .routes(routes!(operate::ready))
         .routes(routes!(operate::metrics))
-}
-
-/// Makes a problem of an error that is not one yet: those of the HTTP library.
-fn as_problem(response: Response) -> Response {
-    let status = response.status();
-    let is_problem = response.headers().get(CONTENT_TYPE).is_some_and(|content| content == problem::CONTENT);
-    if is_problem || !(status.is_client_error() || status.is_server_error()) {
-        return response;
-    }
-    let mut problem = Problem::of_status(status).into_response();
-    if let Some(allow) = response.headers().get(ALLOW) {
-        problem.headers_mut().insert(ALLOW, allow.clone());
-    }
-    problem
 }

@@ -1,16 +1,22 @@
 //! The routes for operators and for those who look around.
 
+use std::fmt;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::{Html, IntoResponse, Response};
-use http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use http::HeaderMap;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::registry::Registry;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
+use super::exposition::Format;
 use super::problem::Problem;
+use crate::process::ProcessUsage;
 
 /// How the server is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,25 +50,40 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, P
     }
 }
 
-/// Everything that the server counts, in the OpenMetrics format
+/// Everything that the server counts
 #[utoipa::path(
     get, path = "/metrics", tag = "operate", security(()), operation_id = "metrics",
     responses(
-        (status = 200, description = "OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text"),
+        (status = 200, description = "OpenMetrics 1.0, or the text format 0.0.4 of Prometheus where `Accept` wants that more", content((String = "application/openmetrics-text"), (String = "text/plain"))),
         (status = 500, description = "The server failed", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &app.registry).map_err(|_error| {
+pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Problem> {
+    let format = Format::asked_for(&headers);
+    // Off the shard, whose clients would wait for it.
+    let process = tokio::task::spawn_blocking(ProcessUsage::read).await.unwrap_or_default();
+    let text = open_metrics(&app.registry, process).map_err(|_error| {
         tracing::error!("encode the metrics");
         Problem::internal()
     })?;
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(CONTENT_TYPE, content_type)], text).into_response())
+    Ok(([(CONTENT_TYPE, format.content_type())], format.form(text)).into_response())
 }
 
-/// What this is, for whoever opens the address in a browser.
-pub(crate) async fn index() -> Html<&'static str> {
-    Html(include_str!("index.html"))
+fn open_metrics(registry: &Registry, process: ProcessUsage) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    let mut of_process = Registry::default();
+    of_process.register_collector(Box::new(process));
+    encode_registry(&mut text, &of_process)?;
+    encode_registry(&mut text, registry)?;
+    encode_eof(&mut text)?;
+    Ok(text)
 }
+
+/// The icon of our pages, for which browsers ask by themselves.
+pub(crate) async fn favicon() -> impl IntoResponse {
+    let headers = [(CONTENT_TYPE, "image/x-icon"), (CACHE_CONTROL, "public, max-age=86400")];
+    (headers, include_bytes!("favicon.ico").as_slice())
+}
+
+/// What this is, for whoever opens the address in a browser. `{base}` stands for what is before the server's paths.
+pub(crate) const INDEX: &str = include_str!("index.html");

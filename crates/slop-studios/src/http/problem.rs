@@ -9,9 +9,11 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::exchange::RequestId;
 use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
 use crate::publish::scope::MissingScope;
 use crate::publish::{FieldError, ReadError, Refused};
+use crate::refusals::{Reason, Refusal};
 use crate::store::StoreError;
 
 pub(crate) const CONTENT: &str = "application/problem+json";
@@ -21,6 +23,7 @@ const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// What went wrong (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Problem {
     /// Always `about:blank`: the status and `code` say what kind of problem it is.
     r#type: &'static str,
@@ -36,12 +39,40 @@ pub(crate) struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldError>,
+    /// The request's id, as in the header `X-Request-Id` and in the server's log. Not of an item of a batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = String)]
+    request_id: Option<RequestId>,
     /// What the header `WWW-Authenticate` asks for.
     #[serde(skip)]
-    challenge: Option<&'static str>,
+    challenge: Option<Challenge>,
     /// Seconds for the header `Retry-After`.
     #[serde(skip)]
     retry_after: Option<u32>,
+    /// What the operator is to be told of it.
+    #[serde(skip)]
+    refusal: Option<Box<Refusal>>,
+}
+
+/// What the header `WWW-Authenticate` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Challenge {
+    /// RFC 6750 §3: no error is named if there was no key.
+    NoKey,
+    /// The key is not valid.
+    InvalidKey,
+    /// RFC 6750 §3.1.
+    InsufficientScope,
+}
+
+impl Challenge {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoKey => r#"Bearer realm="slop-studios""#,
+            Self::InvalidKey => r#"Bearer realm="slop-studios", error="invalid_token""#,
+            Self::InsufficientScope => r#"Bearer realm="slop-studios", error="insufficient_scope""#,
+        }
+    }
 }
 
 /// What kind of problem it is, for programs.
@@ -100,17 +131,34 @@ impl Problem {
             code,
             detail: detail.into(),
             errors: Vec::new(),
+            request_id: None,
             challenge: None,
             retry_after: None,
+            refusal: None,
         }
+    }
+
+    /// As what the operator is told of it: see [`Refusals::note`](crate::refusals::Refusals::note).
+    pub(crate) fn noted(
+        self,
+        reason: Reason,
+        detail: impl Into<String>,
+        setting: impl Into<Option<&'static str>>,
+    ) -> Self {
+        let refusal = Refusal { reason, detail: detail.into(), setting: setting.into() };
+        Self { refusal: Some(Box::new(refusal)), ..self }
+    }
+
+    /// What the operator is to be told of it, if anything is.
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        self.refusal.as_deref()
     }
 
     pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Code::Malformed, detail)
     }
 
-    /// RFC 6750 §3: `error` is named only if there was a key.
-    pub(crate) fn unauthorized(detail: impl Into<Cow<'static, str>>, challenge: &'static str) -> Self {
+    pub(crate) fn unauthorized(detail: impl Into<Cow<'static, str>>, challenge: Challenge) -> Self {
         Self { challenge: Some(challenge), ..Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, detail) }
     }
 
@@ -119,10 +167,15 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, Code::PublishingOff, detail)
     }
 
-    /// RFC 6750 §3.1.
     fn not_in_scope(detail: impl Into<Cow<'static, str>>) -> Self {
+        let detail = detail.into();
+        let told = detail.clone().into_owned();
         let problem = Self::new(StatusCode::FORBIDDEN, Code::NotInScope, detail);
-        Self { challenge: Some(r#"Bearer realm="slop-studios", error="insufficient_scope""#), ..problem }
+        Self { challenge: Some(Challenge::InsufficientScope), ..problem }.noted(
+            Reason::PublisherScope,
+            told,
+            "scopes of [[publisher_keys]], or the token's claim of PUBLISH_CLAIM",
+        )
     }
 
     pub(crate) fn no_scope() -> Self {
@@ -284,15 +337,39 @@ impl From<Refused> for Problem {
     }
 }
 
+/// It becomes a body in [`Problem::answer`]: no handler knows the request's id.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = serde_json::to_vec(&self).unwrap_or_default();
-        let mut response = (self.status(), [(CONTENT_TYPE, HeaderValue::from_static(CONTENT))], body).into_response();
-        if let Some(seconds) = self.retry_after {
+        let mut response = self.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl Problem {
+    /// What a response says that is an error: a handler's, or one of the HTTP library's. Else the response.
+    pub(super) fn of_response(mut response: Response) -> Result<Response, Self> {
+        if let Some(problem) = response.extensions_mut().remove::<Self>() {
+            return Err(problem);
+        }
+        let status = response.status();
+        match status.is_client_error() || status.is_server_error() {
+            true => Err(Self::of_status(status)),
+            false => Ok(response),
+        }
+    }
+
+    /// The answer to the request with this id.
+    pub(super) fn answer(self, request_id: RequestId) -> Response {
+        let problem = Self { request_id: Some(request_id), ..self };
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let content_type = HeaderValue::from_static(CONTENT);
+        let mut response = (problem.status(), [(CONTENT_TYPE, content_type)], body).into_response();
+        if let Some(seconds) = problem.retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some(challenge) = self.challenge {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        if let Some(challenge) = problem.challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge.as_str()));
         }
         response
     }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
+use super::exchange::client_of;
 use super::problem::Problem;
 use crate::limits::{MAX_BATCH_ITEMS, MAX_IDEMPOTENCY_KEY_BYTES};
 use crate::metrics::PublishOutcome;
@@ -186,6 +187,7 @@ pub(crate) async fn batch(
 ) -> Result<Response, Problem> {
     app.publish_rate.take(&publisher)?;
     let key = idempotency_key(request.headers())?;
+    let client = client_of(&request);
     let bytes = app.bodies.read(request).await?;
     let key = key.map(|key| keyed(&publisher, key, fingerprint(&[b"batch", &bytes])));
     let text = fields::check_text(&bytes)?;
@@ -203,7 +205,14 @@ pub(crate) async fn batch(
     let answers: Vec<BatchAnswer> = (results.into_iter())
         .map(|result| match result {
             Ok(published) => BatchAnswer::Receipt(published.receipt),
-            Err(refused) => BatchAnswer::Problem(refused.into()),
+            Err(refused) => {
+                let problem = Problem::from(refused);
+                if let (Some(refusal), Some(client)) = (problem.refusal(), client) {
+                    let detail = format!("{}: {}", publisher.name, refusal.detail);
+                    app.refusals.note(refusal.reason, client, &detail, refusal.setting);
+                }
+                BatchAnswer::Problem(problem)
+            }
         })
         .collect();
     let status = if all_accepted { StatusCode::OK } else { StatusCode::MULTI_STATUS };

@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::flaw::Flaw;
 use super::numbers::{id_text, literal_text};
 use super::proof::{Proof, VerifiedBy};
 use crate::defaults::{CLOCK_SKEW_SECONDS, MAX_EMAIL_BYTES, MAX_EXPIRY_SECONDS, MAX_USER_ID_BYTES};
 use crate::limits::{MAX_AUDIENCE_BYTES, MAX_ISSUER_BYTES, MAX_TOKEN_ID_BYTES};
+use crate::logging::excerpt;
 use crate::policy::KeptClaims;
 
 /// What a verified token says about its bearer.
@@ -96,7 +98,7 @@ pub(super) struct Claims {
 
 impl ClaimRules {
     /// Who the claims are of, as of `now` in epoch seconds, if this key has verified them.
-    pub(super) fn check(&self, claims: Claims, verified_by: VerifiedBy, now: u64) -> Result<Identity, AuthError> {
+    pub(super) fn check(&self, claims: Claims, verified_by: VerifiedBy, now: u64) -> Result<Identity, Flaw> {
         let issuer = claims.iss.as_ref().and_then(Value::as_str);
         let audiences = match &claims.aud {
             Some(Value::Array(audiences)) => audiences.iter().filter_map(Value::as_str).collect(),
@@ -104,20 +106,20 @@ impl ClaimRules {
         };
         self.check_parties(issuer, audiences.iter().copied())?;
 
-        let exp = claims.exp.as_ref().map(numeric_date).transpose()?;
-        let not_before = claims.nbf.as_ref().map(numeric_date).transpose()?;
-        let issued_at = claims.iat.as_ref().map(numeric_date).transpose()?;
-        let expires_at = self.end(exp, issued_at);
-        if expires_at.is_some_and(|end| now >= end) {
-            return Err(AuthError::Expired);
-        }
+        let date = |name, claim: &Option<Value>| claim.as_ref().map(|claim| numeric_date(name, claim)).transpose();
+        let exp = date("exp", &claims.exp)?;
+        let not_before = date("nbf", &claims.nbf)?;
+        let issued_at = date("iat", &claims.iat)?;
+        let expires_at = self.not_over(exp, issued_at, now)?;
         let latest = now.saturating_add(CLOCK_SKEW_SECONDS.max(self.leeway.as_secs()));
-        if not_before.is_some_and(|nbf| nbf > latest) || issued_at.is_some_and(|iat| iat > latest) {
-            return Err(AuthError::NotYetValid);
+        for (claim, time) in [("nbf", not_before), ("iat", issued_at)] {
+            if let Some(time) = time.filter(|time| *time > latest) {
+                return Err(Flaw::NotYet { claim, ahead: time - now });
+            }
         }
 
         let user_id = claims.user_id.or(claims.id).or(claims.sub).and_then(|claim| id_text(&claim));
-        let user_id = user_id.filter(|user_id| is_user_id(user_id)).ok_or(AuthError::NoUserId)?;
+        let user_id = user_id.filter(|user_id| is_user_id(user_id)).ok_or(Flaw::NoUserId)?;
         let email = match claims.email {
             Some(Value::String(email)) if !email.is_empty() && email.len() <= MAX_EMAIL_BYTES => Some(email),
             _ => None,
@@ -134,11 +136,10 @@ impl ClaimRules {
 
     /// Whether a token that was accepted once still is, as of `now`, and when it ends. `nbf` is not asked again, nor whether
     /// `iat` lies in the future: time has only gone on.
-    pub(super) fn check_again(&self, identity: &Identity, now: u64) -> Result<Option<u64>, AuthError> {
+    pub(super) fn check_again(&self, identity: &Identity, now: u64) -> Result<Option<u64>, Flaw> {
         let Proof { exp, iss, aud, .. } = &identity.proof;
         self.check_parties(iss.as_deref(), aud.iter().map(|audience| &**audience))?;
-        let end = self.end(*exp, identity.issued_at_ms.map(|ms| ms / 1000));
-        if end.is_some_and(|end| now >= end) { Err(AuthError::Expired) } else { Ok(end) }
+        self.not_over(*exp, identity.issued_at_ms.map(|ms| ms / 1000), now)
     }
 
     /// By whom and for whom it has to be.
@@ -146,25 +147,30 @@ impl ClaimRules {
         &self,
         issuer: Option<&str>,
         mut audiences: impl Iterator<Item = &'a str>,
-    ) -> Result<(), AuthError> {
+    ) -> Result<(), Flaw> {
         let is_any = |texts: &[String], claim: &str| texts.iter().any(|text| text == claim);
         if !self.issuers.is_empty() && !issuer.is_some_and(|issuer| is_any(&self.issuers, issuer)) {
-            tracing::debug!("refuse a token of another issuer");
-            return Err(AuthError::Invalid);
+            return Err(Flaw::Issuer(issuer.map(|issuer| excerpt(issuer, MAX_ISSUER_BYTES).into())));
         }
         if !self.audiences.is_empty() && !audiences.any(|audience| is_any(&self.audiences, audience)) {
-            tracing::debug!("refuse a token for another audience");
-            return Err(AuthError::Invalid);
+            return Err(Flaw::Audience);
         }
         Ok(())
     }
 
-    /// When a token with this `exp` and `iat` ends.
-    fn end(&self, expires_at: Option<u64>, issued_at: Option<u64>) -> Option<u64> {
+    /// When a token with this `exp` and `iat` ends, if it has not ended by `now`.
+    fn not_over(&self, exp: Option<u64>, issued_at: Option<u64>, now: u64) -> Result<Option<u64>, Flaw> {
         let after = |time: u64, more: Duration| time.saturating_add(more.as_secs()).min(MAX_EXPIRY_SECONDS);
-        let expires_at = expires_at.map(|exp| after(exp, self.leeway));
+        let expires_at = exp.map(|exp| after(exp, self.leeway));
         let longest = issued_at.zip(self.max_lifetime).map(|(iat, lifetime)| after(iat, lifetime));
-        [expires_at, longest].into_iter().flatten().min()
+        let is_over = |end: &u64| now >= *end;
+        if let Some(end) = expires_at.filter(is_over) {
+            return Err(Flaw::Expired { ago: now - end });
+        }
+        if let Some(end) = longest.filter(is_over) {
+            return Err(Flaw::TooOld { ago: now - end });
+        }
+        Ok([expires_at, longest].into_iter().flatten().min())
     }
 }
 
@@ -195,8 +201,8 @@ pub(crate) fn is_token_id(text: &str) -> bool {
 }
 
 /// RFC 7519 §2: seconds, perhaps with a fraction, which is dropped. Before 1970 counts as 1970.
-fn numeric_date(claim: &Value) -> Result<u64, AuthError> {
-    let seconds = claim.as_f64().ok_or(AuthError::Invalid)?;
+fn numeric_date(name: &'static str, claim: &Value) -> Result<u64, Flaw> {
+    let seconds = claim.as_f64().ok_or(Flaw::NoDate(name))?;
     // `as` saturates: a negative number becomes 0 and a huge one the maximum.
     Ok((seconds as u64).min(MAX_EXPIRY_SECONDS))
 }

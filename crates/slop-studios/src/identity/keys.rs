@@ -9,6 +9,7 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RsaPublicKeyComponents,
     VerificationAlgorithm,
 };
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, Header, Validation};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
@@ -18,8 +19,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::claims::Claims;
+use super::flaw::Flaw;
 use super::proof::{Thumbprint, VerifiedBy, kept_key_id};
 use crate::limits::{MAX_JWKS_KEYS, MAX_KEY_FILE_BYTES};
+use crate::nearest_path;
 
 /// RFC 7518 §3.3: "a key of size 2048 bits or larger MUST be used". Above 8192 a verification takes milliseconds.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -146,11 +149,20 @@ impl Keys {
     }
 
     /// The claims of a token that one of these has signed, and the key as that token uses it.
-    pub(super) fn claims(&self, token: &str, header: &Header) -> Option<(Claims, Thumbprint)> {
-        self.0.iter().filter(|key| key.fits(header)).find_map(|key| {
-            let claims = jsonwebtoken::decode::<Claims>(token, &key.decoding, &key.validation).ok()?.claims;
-            Some((claims, key.thumbprint(header.alg)?))
-        })
+    pub(super) fn claims(&self, token: &str, header: &Header) -> Result<(Claims, Thumbprint), Flaw> {
+        let mut flaw = None;
+        for key in self.0.iter().filter(|key| key.fits(header)) {
+            let decoded = jsonwebtoken::decode::<Claims>(token, &key.decoding, &key.validation);
+            match (decoded, key.thumbprint(header.alg)) {
+                (Ok(token), Some(thumbprint)) => return Ok((token.claims, thumbprint)),
+                // The claims are read when the signature was found to be good.
+                (Err(error), _) if matches!(error.kind(), ErrorKind::Json(_) | ErrorKind::Utf8(_)) => {
+                    flaw = Some(Flaw::Claims);
+                }
+                _ => flaw = flaw.or(Some(Flaw::Signature(header.alg))),
+            }
+        }
+        Err(flaw.unwrap_or_else(|| Flaw::unknown_key(header)))
     }
 
     /// Whether they have the key that a token was verified by, for tokens like that one.
@@ -230,7 +242,10 @@ fn bits(modulus: &[u8]) -> usize {
 
 fn read_file(file: &PublicKeyFile) -> Result<Vec<Key>, KeyError> {
     let path = || file.path.clone();
-    let unreadable = |error: io::Error| KeyError::Unreadable { file: path(), problem: error.to_string() };
+    let unreadable = |error: io::Error| {
+        let problem = nearest_path::told(&file.path, &error);
+        KeyError::Unreadable { file: path(), problem }
+    };
     let size = std::fs::metadata(&file.path).map_err(unreadable)?.len();
     if size > MAX_KEY_FILE_BYTES {
         let problem = format!("it has {size} bytes, more than any file of keys");

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use jsonwebtoken::{Header, decode_header};
 
 mod claims;
+mod flaw;
 mod jwks;
 mod keys;
 mod numbers;
@@ -21,6 +22,7 @@ mod tests;
 
 pub(crate) use claims::is_token_id;
 pub use claims::{AuthError, ClaimRules, Identity, epoch_seconds, is_user_id};
+pub use flaw::Flaw;
 pub(crate) use jwks::{Jwks, JwksError, Pace};
 pub use keys::{KeyError, Keys, PublicKeyFile};
 pub(crate) use numbers::{is_number, number_text};
@@ -86,33 +88,48 @@ impl TokenVerifier {
     /// # Errors
     /// The contract's reason for the refusal.
     pub fn verify_at(&self, token: &str, now: u64) -> Result<Identity, AuthError> {
+        self.examine_at(token, now).map_err(|flaw| flaw.error())
+    }
+
+    /// Verifies `token` as of now.
+    ///
+    /// # Errors
+    /// What exactly is wrong with it, for the operator. A client is to hear [`Flaw::error`] alone.
+    pub fn examine(&self, token: &str) -> Result<Identity, Flaw> {
+        self.examine_at(token, epoch_seconds())
+    }
+
+    fn examine_at(&self, token: &str, now: u64) -> Result<Identity, Flaw> {
         if token.is_empty() {
-            return Err(AuthError::Required);
+            return Err(Flaw::Missing);
         }
         if token.len() > MAX_TOKEN_BYTES {
-            return Err(AuthError::Invalid);
+            return Err(Flaw::TooLong);
         }
-        let header = decode_header(token).map_err(|_malformed| AuthError::Invalid)?;
-        // RFC 7515 §4.1.11: extensions that are critical and not understood make the token invalid.
+        let header = decode_header(token).map_err(|_malformed| Flaw::Malformed)?;
         if header.crit.is_some() {
-            return Err(AuthError::Invalid);
+            return Err(Flaw::CriticalHeader);
         }
-        let (claims, verified_by) = self.claims(token, &header).ok_or(AuthError::Invalid)?;
+        let (claims, verified_by) = self.claims(token, &header)?;
         let identity = self.rules.check(claims, verified_by, now)?;
         self.revocations.check(&identity)?;
         Ok(identity)
     }
 
     /// The claims of a token that a known key has signed.
-    fn claims(&self, token: &str, header: &Header) -> Option<(Claims, VerifiedBy)> {
+    fn claims(&self, token: &str, header: &Header) -> Result<(Claims, VerifiedBy), Flaw> {
         let configured = self.configured.get().claims(token, header).map(|(claims, key)| (claims, key, false));
-        let fetched = || {
-            let (claims, key) = self.jwks.as_ref()?.keys().claims(token, header)?;
-            Some((claims, key, true))
-        };
-        let (claims, key, of_set) = configured.or_else(fetched)?;
+        let (claims, key, of_set) = configured.or_else(|flaw| {
+            let Some(jwks) = &self.jwks else { return Err(flaw) };
+            match jwks.keys().claims(token, header) {
+                Ok((claims, key)) => Ok((claims, key, true)),
+                // Where only the configured keys may be used for it, theirs says more.
+                Err(Flaw::UnknownKey { .. }) => Err(flaw),
+                Err(flaw) => Err(flaw),
+            }
+        })?;
         let kid = header.kid.as_deref().map(|kid| proof::kept_key_id(kid).into());
-        Some((claims, VerifiedBy { key, kid, of_set }))
+        Ok((claims, VerifiedBy { key, kid, of_set }))
     }
 
     /// Whether the token that an identity came with would be accepted now, and when it ends.
@@ -122,12 +139,15 @@ impl TokenVerifier {
     pub fn recheck(&self, identity: &Identity) -> Result<Option<u64>, AuthError> {
         let verified_by = identity.proof.verified_by.as_ref();
         if !verified_by.is_some_and(|key| self.has_key(key)) {
-            tracing::debug!("refuse an identity whose key is not accepted any more");
+            tracing::debug!("an identity is accepted no longer: its key is not");
             return Err(AuthError::Invalid);
         }
-        let end = self.rules.check_again(identity, epoch_seconds())?;
-        self.revocations.check(identity)?;
-        Ok(end)
+        let end = self.rules.check_again(identity, epoch_seconds());
+        let checked = end.and_then(|end| self.revocations.check(identity).map(|()| end));
+        checked.map_err(|flaw| {
+            tracing::debug!(%flaw, "an identity is accepted no longer");
+            flaw.error()
+        })
     }
 
     /// A key of a set that could not be fetched since the start is not one that was withdrawn: it counts until the set is
@@ -156,7 +176,7 @@ impl TokenVerifier {
         }
         let header = decode_header(&token).ok()?;
         // A known key without an id may have signed a token that has one.
-        if !jwks.lacks_key_of(&header) || self.claims(&token, &header).is_some() {
+        if !jwks.lacks_key_of(&header) || self.claims(&token, &header).is_ok() {
             return None;
         }
         jwks.ask()

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
-use super::{AuthError, Identity};
+use super::{Flaw, Identity};
 use crate::clock::Moment;
 use crate::store::{self, Floors, Revocation, Revoked};
 
@@ -59,19 +59,22 @@ impl Revocations {
     }
 
     /// That the token which the identity came with is not among those that were revoked.
-    pub(super) fn check(&self, identity: &Identity) -> Result<(), AuthError> {
+    pub(super) fn check(&self, identity: &Identity) -> Result<(), Flaw> {
         let index = self.0.read().unwrap_or_else(PoisonError::into_inner);
         // When a token without `iat` was issued can't be known.
         let issued_before = |at: &Moment| identity.issued_at_ms.is_none_or(|issued| issued < at.epoch_ms());
         let of_user = || index.users.get(identity.user_id.as_str()).is_some_and(issued_before);
         let of_token = || identity.token_id.as_deref().is_some_and(|id| index.tokens.contains_key(id));
-        if of_user() || of_token() {
-            return Err(AuthError::Revoked);
+        if of_user() {
+            return Err(Flaw::UserRevoked);
+        }
+        if of_token() {
+            return Err(Flaw::TokenRevoked);
         }
         let ended_by = |at: &Moment| identity.proof.exp.is_some_and(|exp| exp.saturating_mul(1000) <= at.epoch_ms());
         let Floors { issued, expired } = &index.floors;
         let is_below = issued.as_ref().is_some_and(issued_before) || expired.as_ref().is_some_and(ended_by);
-        if is_below { Err(AuthError::Expired) } else { Ok(()) }
+        if is_below { Err(Flaw::BelowFloor) } else { Ok(()) }
     }
 }
 
@@ -89,6 +92,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::identity::AuthError;
+
+    /// What the client would hear.
+    fn check(revocations: &Revocations, identity: &Identity) -> Result<(), AuthError> {
+        revocations.check(identity).map_err(|flaw| flaw.error())
+    }
 
     fn user(at: u64) -> Revocation {
         Revocation { subject: Revoked::User("u".into()), at: Moment::from_epoch_ms(at), expires_at: None }
@@ -112,27 +121,27 @@ mod tests {
     #[test]
     fn a_user_is_revoked_up_to_a_moment() {
         let revocations = of(vec![user(5_000)]);
-        assert_eq!(revocations.check(&identity("u", Some(4_999), None)), Err(AuthError::Revoked));
-        assert_eq!(revocations.check(&identity("u", Some(5_000), None)), Ok(()));
-        let undated = revocations.check(&identity("u", None, None));
+        assert_eq!(check(&revocations, &identity("u", Some(4_999), None)), Err(AuthError::Revoked));
+        assert_eq!(check(&revocations, &identity("u", Some(5_000), None)), Ok(()));
+        let undated = check(&revocations, &identity("u", None, None));
         assert_eq!(undated, Err(AuthError::Revoked), "nobody knows when it was issued");
-        assert_eq!(revocations.check(&identity("v", Some(1), None)), Ok(()));
+        assert_eq!(check(&revocations, &identity("v", Some(1), None)), Ok(()));
     }
 
     #[test]
     fn a_token_is_revoked_by_its_id() {
         let revocations = of(vec![token("t")]);
-        assert_eq!(revocations.check(&identity("u", Some(u64::MAX), Some("t"))), Err(AuthError::Revoked));
-        assert_eq!(revocations.check(&identity("u", Some(0), Some("T"))), Ok(()));
-        assert_eq!(revocations.check(&identity("t", Some(0), None)), Ok(()), "a user is no token");
+        assert_eq!(check(&revocations, &identity("u", Some(u64::MAX), Some("t"))), Err(AuthError::Revoked));
+        assert_eq!(check(&revocations, &identity("u", Some(0), Some("T"))), Ok(()));
+        assert_eq!(check(&revocations, &identity("t", Some(0), None)), Ok(()), "a user is no token");
     }
 
     #[test]
     fn what_was_undone_covers_nothing() {
         let revocations = of(vec![user(5_000), token("u")]);
         revocations.undo(&Revoked::User("u".into()));
-        assert_eq!(revocations.check(&identity("u", Some(1), None)), Ok(()));
-        assert_eq!(revocations.check(&identity("u", Some(1), Some("u"))), Err(AuthError::Revoked));
+        assert_eq!(check(&revocations, &identity("u", Some(1), None)), Ok(()));
+        assert_eq!(check(&revocations, &identity("u", Some(1), Some("u"))), Err(AuthError::Revoked));
     }
 
     #[test]
@@ -145,23 +154,23 @@ mod tests {
         revocations.forget(&store::Revocations { list: vec![user(5_000)], floors: floors(Some(6_000), None) });
         revocations.forget(&store::Revocations { list: vec![token("t")], floors: floors(None, Some(9_000)) });
         revocations.forget(&store::Revocations { list: Vec::new(), floors: floors(Some(1), None) });
-        let check = |issued_at_ms, exp| {
+        let outcome = |issued_at_ms, exp| {
             let mut identity = identity("u", issued_at_ms, Some("t"));
             identity.proof.exp = exp;
-            revocations.check(&identity)
+            check(&revocations, &identity)
         };
-        assert_eq!(check(Some(5_999), None), Err(AuthError::Expired));
-        assert_eq!(check(Some(6_000), None), Ok(()));
-        assert_eq!(check(None, Some(20)), Err(AuthError::Expired), "nobody knows when it was issued");
-        assert_eq!(check(Some(6_000), Some(9)), Err(AuthError::Expired));
-        assert_eq!(check(Some(6_000), Some(10)), Ok(()));
+        assert_eq!(outcome(Some(5_999), None), Err(AuthError::Expired));
+        assert_eq!(outcome(Some(6_000), None), Ok(()));
+        assert_eq!(outcome(None, Some(20)), Err(AuthError::Expired), "nobody knows when it was issued");
+        assert_eq!(outcome(Some(6_000), Some(9)), Err(AuthError::Expired));
+        assert_eq!(outcome(Some(6_000), Some(10)), Ok(()));
     }
 
     #[test]
     fn what_was_revoked_anew_meanwhile_stays() {
         let revocations = of(vec![user(5_000), user(7_000)]);
         revocations.forget(&store::Revocations { list: vec![user(5_000)], ..store::Revocations::default() });
-        assert_eq!(revocations.check(&identity("u", Some(6_999), None)), Err(AuthError::Revoked));
+        assert_eq!(check(&revocations, &identity("u", Some(6_999), None)), Err(AuthError::Revoked));
     }
 
     proptest! {
@@ -170,7 +179,7 @@ mod tests {
         fn the_order_of_revocations_does_not_matter(moments in prop::collection::vec(0u64..100, 1..8), issued in 0u64..100) {
             let revocations = of(moments.iter().map(|at| user(*at)).collect());
             let expected = moments.iter().any(|at| issued < *at);
-            prop_assert_eq!(revocations.check(&identity("u", Some(issued), None)).is_err(), expected);
+            prop_assert_eq!(check(&revocations, &identity("u", Some(issued), None)).is_err(), expected);
         }
     }
 }

@@ -510,3 +510,54 @@ proptest! {
         prop_assert!(verify(&changed).is_err());
     }
 }
+
+/// A client hears six texts; the operator is told which key or claim it was, and which setting decides on it.
+#[test]
+fn the_operator_is_told_what_exactly_is_wrong() {
+    let rules = ClaimRules {
+        issuers: vec!["https://id.example".to_owned()],
+        audiences: vec!["studio".to_owned()],
+        max_lifetime: Some(Duration::from_secs(3_600)),
+        ..ClaimRules::default()
+    };
+    let revocations = Revocations::default();
+    for subject in [Revoked::User("gone".into()), Revoked::Token("t1".into())] {
+        revocations.add(&Revocation { subject, at: Moment::from_epoch_ms((NOW + 9) * 1_000), expires_at: None });
+    }
+    let verifier = TokenVerifier::new(Keys::of_secrets(&[secret()]), rules).with_revocations(revocations.into());
+    let with = |more: Value| {
+        let mut claims = json!({"userId": "u", "iss": "https://id.example", "aud": "studio"});
+        claims.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
+        signed(SigningAlgorithm::Hs256, claims)
+    };
+    let other = TokenSigner::new(&SecretString::from("another secret of thirty-two bytes"));
+    let other = other.sign(SigningAlgorithm::Hs384, &serde_json::Map::new()).expect("HMAC signs");
+    let header = |json: &str| format!("{}.e30.AAAA", base64url(json.as_bytes()));
+    let keys = "JWT_SECRET, JWT_PREVIOUS_SECRETS, JWT_PUBLIC_KEYS or JWKS_URL";
+    for (token, text, setting) in [
+        (String::new(), "there is none", ""),
+        ("x".repeat(16_385), "it is longer than 16384 bytes", ""),
+        ("x".to_owned(), "it is no JSON Web Token", ""),
+        (header(r#"{"alg":"none"}"#), "it is no JSON Web Token", ""),
+        (header(r#"{"alg":"HS256","crit":["b64"],"b64":false}"#), "its header has `crit`", ""),
+        (header(r#"{"alg":"ES256","kid":"k\n1"}"#), r#"there is no key for ES256 with the id "k\n1""#, keys),
+        (header(r#"{"alg":"ES256"}"#), "there is no key for ES256", keys),
+        (other.expose_secret().to_owned(), "none of the keys for HS384 has signed it", keys),
+        (with(json!({"iss": "https://evil.example"})), r#"its issuer is "https://evil.example""#, "JWT_ISSUER"),
+        (with(json!({"iss": null})), "its issuer is not named", "JWT_ISSUER"),
+        (with(json!({"aud": "shop"})), "it is for another audience", "JWT_AUDIENCE"),
+        (with(json!({"exp": "soon"})), "its claim `exp` is no number", ""),
+        (with(json!({"exp": NOW - 5})), "its `exp` was 5 s ago", "JWT_LEEWAY_SECONDS"),
+        (with(json!({"iat": NOW - 3_607})), "its longest lifetime after `iat` ended 7 s ago", "JWT_MAX_LIFETIME_DAYS"),
+        (with(json!({"nbf": NOW + 60})), "its `nbf` is 60 s ahead", "JWT_LEEWAY_SECONDS"),
+        (with(json!({"iat": NOW + 61})), "its `iat` is 61 s ahead", "JWT_LEEWAY_SECONDS"),
+        (with(json!({"userId": [1]})), "none of its claims `userId`, `id` and `sub`", ""),
+        (with(json!({"userId": "gone", "iat": NOW})), "its user's tokens were revoked", ""),
+        (with(json!({"jti": "t1"})), "its `jti` was revoked", ""),
+    ] {
+        let flaw = verifier.examine_at(&token, NOW).expect_err(text);
+        assert!(flaw.to_string().starts_with(text), "{flaw}, not {text}");
+        assert_eq!(flaw.setting().unwrap_or_default(), setting, "{text}");
+        assert_eq!(verifier.verify_at(&token, NOW), Err(flaw.error()), "{text}");
+    }
+}

@@ -102,6 +102,10 @@ impl Kind {
     }
 }
 
+/// What is said of progress that was brought into its range.
+const ABOVE_RANGE: &str = "is above 100 and was taken as 100; lower progress of this attempt will be refused";
+const BELOW_RANGE: &str = "is below 0 and was taken as 0";
+
 /// Says how far a media item is.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -110,6 +114,9 @@ pub struct ProgressBody {
     /// Per cent. Brought into 0 to 100; not below the last of the same attempt.
     #[serde(serialize_with = "events::shortest_number")]
     pub progress: f64,
+    /// What the publisher is told if another number was given.
+    #[serde(skip)]
+    pub clamped: Option<&'static str>,
     /// What is being done.
     #[schema(min_length = 1)]
     pub stage: String,
@@ -304,6 +311,16 @@ impl Publish {
         }
     }
 
+    /// What is accepted otherwise than it was given.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<FieldError> {
+        let clamped = match self {
+            Self::Progress { body, .. } => body.clamped,
+            _ => None,
+        };
+        clamped.map(|message| FieldError::new("progress", message)).into_iter().collect()
+    }
+
     /// Every field is read before the first `?`, so that every error is found.
     fn read_body(kind: Kind, target: Option<String>, fields: &mut Fields<'_>) -> Option<Self> {
         Some(match kind {
@@ -375,9 +392,15 @@ impl ProgressBody {
         let message = fields.string("message");
         let owner_id = read_owner(fields);
         let attempt = fields.ordinal("attempt");
+        let given = progress?;
         Some(Self {
             // + 0.0 makes of -0 the 0 that JSON writers of other languages expect.
-            progress: progress?.clamp(0.0, 100.0) + 0.0,
+            progress: given.clamp(0.0, 100.0) + 0.0,
+            clamped: match given {
+                number if number > 100.0 => Some(ABOVE_RANGE),
+                number if number < 0.0 => Some(BELOW_RANGE),
+                _ => None,
+            },
             stage: stage?,
             message,
             owner_id,

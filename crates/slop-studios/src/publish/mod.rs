@@ -41,6 +41,10 @@ pub struct Receipt {
     pub stored: bool,
     /// Sockets of this node that it was queued for.
     pub delivered: u64,
+    /// What was accepted otherwise than it was given: progress that is not from 0 to 100.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub warnings: Vec<FieldError>,
 }
 
 /// An accepted publish.
@@ -147,9 +151,10 @@ impl Executor {
         key: Option<IdempotencyKey>,
     ) -> Result<Published, Refused> {
         let (kind, begun) = (publish.kind(), Instant::now());
+        let warnings = publish.warnings();
         let result = async {
             let committed = self.store.commit(self.change(scopes, publish, key)?).await?;
-            Ok(published(committed).await)
+            Ok(published(committed, warnings).await)
         }
         .await;
         self.count(kind, begun, &result);
@@ -179,15 +184,16 @@ impl Executor {
                 tokio::task::yield_now().await;
             }
             let kind = item.as_ref().ok().map(Publish::kind);
+            let warnings = item.as_ref().map(Publish::warnings).unwrap_or_default();
             let key = key.as_ref().map(|key| IdempotencyKey { item: Some(index as u32), ..key.clone() });
             let change = item.map_err(Refused::from).and_then(|publish| self.change(scopes, publish, key));
-            commits.push((kind, Instant::now(), change.map(|change| self.store.commit(change))));
+            commits.push((kind, Instant::now(), change.map(|change| (self.store.commit(change), warnings))));
         }
         let mut results = Vec::with_capacity(commits.len());
         for (kind, begun, commit) in commits {
             let result = match commit {
-                Ok(commit) => match commit.await {
-                    Ok(committed) => Ok(published(committed).await),
+                Ok((commit, warnings)) => match commit.await {
+                    Ok(committed) => Ok(published(committed, warnings).await),
                     Err(error) => Err(error.into()),
                 },
                 Err(refused) => Err(refused),
@@ -300,12 +306,13 @@ fn key_refused(results: &[Result<Published, Refused>]) -> Option<Refused> {
     refusals.find(|refused| matches!(refused, Refused::KeyReused | Refused::TooManyKeys { .. })).cloned()
 }
 
-async fn published(committed: Committed) -> Published {
+async fn published(committed: Committed, warnings: Vec<FieldError>) -> Published {
     Published {
         receipt: Receipt {
             id: committed.id.to_string(),
             stored: committed.stored,
             delivered: committed.delivery.sockets().await,
+            warnings,
         },
         repeated: committed.repeated,
     }
@@ -475,7 +482,7 @@ mod tests {
     #[test]
     fn what_the_key_refuses_of_a_batch_it_refuses_of_it_all() {
         let accepted = || {
-            let receipt = Receipt { id: "1".to_owned(), stored: true, delivered: 0 };
+            let receipt = Receipt { id: "1".to_owned(), stored: true, delivered: 0, warnings: Vec::new() };
             Ok(Published { receipt, repeated: false })
         };
         let of = |results: &[Result<Published, Refused>]| key_refused(results);

@@ -5,6 +5,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::{Kind, Publish};
+use crate::nearest::nearest;
 use crate::policy::{Pattern, PatternError};
 use crate::rooms;
 
@@ -162,7 +163,10 @@ impl Scope {
             "*" if target.is_none() => None,
             name => {
                 let known = Operation::names().find(|known| *known == name);
-                Some(known.ok_or_else(|| ScopeError::Operation { text: text.to_owned(), nearest: nearest(name) })?)
+                Some(known.ok_or_else(|| ScopeError::Operation {
+                    text: text.to_owned(),
+                    nearest: nearest(name, Operation::names()),
+                })?)
             }
         };
         let target = target.map(|target| Pattern::parse(target).and_then(Pattern::without_placeholders)).transpose();
@@ -174,15 +178,6 @@ impl Scope {
         let does = self.operation.is_none_or(|name| name == operation.as_str() || name == operation.subject());
         does && self.target.as_ref().is_none_or(|pattern| pattern.matches(target).is_some())
     }
-}
-
-/// The most similar name of an operation, if any is similar at all.
-fn nearest(name: &str) -> Option<&'static str> {
-    // As for the settings' names: below it, likeness is a coincidence.
-    const LIKENESS: f64 = 0.75;
-    let likeness = |known: &'static str| (strsim::jaro_winkler(name, known), known);
-    let nearest = Operation::names().map(likeness).max_by(|(a, _), (b, _)| a.total_cmp(b));
-    nearest.filter(|(likeness, _)| *likeness >= LIKENESS).map(|(_, known)| known)
 }
 
 impl fmt::Display for Scope {

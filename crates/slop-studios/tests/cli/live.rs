@@ -8,19 +8,24 @@ use serde_json::{Value, json};
 use crate::{Place, Ran};
 
 /// Every wait in these tests ends after this many seconds, by the commands' own time limits.
-const PATIENCE: &str = "20";
+pub(crate) const PATIENCE: &str = "20";
 
 /// A running `dev`, which must end well when told to.
-struct Dev {
+pub(crate) struct Dev {
     child: Child,
     output: BufReader<ChildStdout>,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Dev {
-    fn start(place: &Place) -> Self {
+    pub(crate) fn start(place: &Place) -> Self {
+        Self::start_with(place, &[])
+    }
+
+    /// With more flags.
+    pub(crate) fn start_with(place: &Place, flags: &[&str]) -> Self {
         let mut child = place
-            .command(&["dev", "--port", "0"])
+            .command(&[&["dev", "--port", "0"], flags].concat())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -47,7 +52,7 @@ impl Dev {
     }
 
     /// Stops it as an orchestrator does.
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill runs");
         assert!(told.success());
         let status = self.child.wait().expect("it ends");
@@ -64,20 +69,20 @@ impl Drop for Dev {
 }
 
 /// A running `listen`.
-struct Listener {
+pub(crate) struct Listener {
     child: Child,
     progress: BufReader<ChildStderr>,
 }
 
 impl Listener {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("listen starts");
         let progress = BufReader::new(child.stderr.take().expect("piped"));
         Self { child, progress }
     }
 
     /// Reads standard error up to a line that contains `text`.
-    fn wait_for(&mut self, text: &str) {
+    pub(crate) fn wait_for(&mut self, text: &str) {
         let mut all = String::new();
         loop {
             let start = all.len();
@@ -89,7 +94,7 @@ impl Listener {
         }
     }
 
-    fn finish(mut self) -> Ran {
+    pub(crate) fn finish(mut self) -> Ran {
         let mut stdout = String::new();
         let mut stderr = String::new();
         let mut output = self.child.stdout.take().expect("piped");
@@ -278,6 +283,7 @@ fn what_the_server_refuses_is_said_on_standard_error() {
     assert!(ran.stderr.contains("Invalid namespace"), "{ran:#?}");
     let mut listener = Listener::start(place.command(&["listen", "--url", url, "--room", "user:bob"]));
     listener.wait_for("not joined the room \"user:bob\" on /: ");
+    listener.finish().failed();
     dev.stop();
 }
 

@@ -1,12 +1,19 @@
 //! The command line from outside: what each command prints, where, and with which exit code.
 
+mod docs;
+mod help;
+mod listen;
 mod live;
+mod log;
 mod policy;
+mod publish;
 mod settings;
+mod start;
 mod tls;
 mod token;
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -50,6 +57,16 @@ impl Place {
             command.env(name, value);
         }
         Ran::from(command.output().expect("the binary starts"))
+    }
+
+    /// With this on standard input.
+    fn run_on(&self, args: &[&str], input: &str) -> Ran {
+        let mut command = self.command(args);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
+        // Who does not read it may have ended already.
+        let _unread = child.stdin.take().expect("piped").write_all(input.as_bytes());
+        Ran::from(child.wait_with_output().expect("it ends"))
     }
 }
 

@@ -92,7 +92,11 @@ fn explain_names_the_rule_and_says_why() {
         ),
     ];
     for (args, expected) in cases {
-        assert_eq!(explain(&place, args).ok().stdout, expected, "{args:?}");
+        let ran = explain(&place, args);
+        // The exit code is the answer too.
+        let ran = if expected.starts_with("allowed") { ran.ok() } else { ran.failed() };
+        assert_eq!(ran.stdout, expected, "{args:?}");
+        assert_eq!(ran.stderr, "", "{args:?}");
     }
 }
 
@@ -100,8 +104,10 @@ fn explain_names_the_rule_and_says_why() {
 fn explain_answers_programs_in_json() {
     let place = place();
     let answer = |args: &[&str]| -> Value {
-        let args = [args, &["--json"]].concat();
-        serde_json::from_str(&explain(&place, &args).ok().stdout).expect("JSON")
+        let ran = explain(&place, &[args, &["--json"]].concat());
+        let answer: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        assert_eq!(ran.code, Some(if answer["allowed"] == true { 0 } else { 1 }), "{ran:#?}");
+        answer
     };
     assert_eq!(
         answer(&["--token", &token(&place, &[]), "--join", "project-1"]),
@@ -136,26 +142,56 @@ fn explain_needs_one_question() {
     }
 }
 
+/// The file is what standard output is appended to, so the key is not on it.
 #[test]
-fn a_new_key_is_printed_with_its_entry() {
+fn a_new_key_is_told_and_its_entry_printed() {
     let place = Place::new();
     let args = ["key", "new", "--name", "ren\"derer", "--scope", "media:render-*", "--scope", "rooms"];
-    let printed = place.run(&args).ok().stdout;
-    let key = printed.lines().nth(1).and_then(|line| line.strip_prefix("# ")).expect("the key");
-    assert!(key.starts_with("slop_") && key.len() == 69, "{key}");
-    // What was printed is an entry as it stands, and has no more of the key than its hash once the comments are gone.
-    let entry: String = printed.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
-    assert!(!entry.contains(key.trim_start_matches("slop_")));
-    place.write("slop.toml", &entry);
-    let ran = place.run_with(&["check-config", "--config", "slop.toml"], &[("JWT_SECRET", SECRET)]).ok();
+    let ran = place.run(&args).ok();
+    let key = ran.stderr.lines().find(|line| line.starts_with("slop_")).expect("the key");
+    assert!(key.len() == 69, "{key}");
+    assert!(!ran.stdout.contains("slop_"), "{ran:#?}");
+    place.write("slop.toml", &format!("log_level = \"warn\"{}", ran.stdout));
+    let checked = place.run_with(&["check-config", "--config", "slop.toml"], &[("JWT_SECRET", SECRET)]).ok();
     let line = "[[publisher_keys]] 1 = ren\"derer for media:render-*, rooms (file)";
-    assert!(ran.stdout.lines().any(|found| found == line), "{ran:#?}");
-    assert!(!ran.stderr.contains("nothing can be published"), "{ran:#?}");
+    assert!(checked.stdout.lines().any(|found| found == line), "{checked:#?}");
+    assert!(!checked.stderr.contains("nothing can be published"), "{checked:#?}");
 
     let json: Value = serde_json::from_str(&place.run(&[&args[..], &["--json"]].concat()).ok().stdout).expect("JSON");
     assert_ne!(json["key"], key);
     let hash = slop_studios::publishers::KeyHash::of(json["key"].as_str().expect("a key")).to_string();
     assert_eq!((&json["hash"], &json["scopes"]), (&json!(hash), &json!(["media:render-*", "rooms"])));
+}
+
+#[test]
+fn a_file_with_a_key_in_plain_text_is_refused() {
+    let place = Place::new();
+    let made = place.run(&["key", "new", "--name", "a", "--scope", "media"]).ok();
+    let key = made.stderr.lines().find(|line| line.starts_with("slop_")).expect("the key").to_owned();
+    let check = |text: &str| {
+        place.write("slop.toml", text);
+        place.run_with(&["check-config", "--config", "slop.toml"], &[("JWT_SECRET", SECRET)])
+    };
+    for (text, line) in [
+        // As it was printed once, for people.
+        (format!("# The key:\n# {key}\n{}", made.stdout), 2),
+        (made.stdout.replace("sha256:", &format!("{key}:")), 4),
+        (format!("jwt_issuer = [\"{key}\"]\n"), 1),
+    ] {
+        let ran = check(&text).refused();
+        let told = format!("error: line {line} of slop.toml has a publisher's key in plain text");
+        assert!(ran.stderr.contains(&told), "{told}\n{ran:#?}");
+        assert!(!ran.stderr.contains(&key), "{ran:#?}");
+    }
+    // One of the operator's own making is known by its hash.
+    let own_key = "publisher-key-of-the-operators-making";
+    let hash = slop_studios::publishers::KeyHash::of(own_key);
+    let entry = format!("[[publisher_keys]]\nname = \"b\"\nhash = \"{hash}\"\nscopes = [\"media\"]\n");
+    check(&format!("# it is {own_key}, for now\n{entry}")).refused();
+    check(&entry).ok();
+    // That one is there to be plain.
+    check(&format!("api_keys = [\"{key}\"]\n")).ok();
+    check(&format!("api_keys = \"{key}, other-key\"\n")).ok();
 }
 
 #[test]

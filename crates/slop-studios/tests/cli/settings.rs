@@ -37,6 +37,8 @@ fn the_defaults_are_those_that_the_design_names() {
         ("DATA_DIR", "./data"),
         ("AUTH_REQUIRED", "false"),
         ("LOG_FORMAT", "text"),
+        ("ACCESS_LOG", "false"),
+        ("SERVE_CLIENT", "true"),
         ("PING_INTERVAL_MS", "25000"),
         ("PING_TIMEOUT_MS", "20000"),
         ("CONNECT_TIMEOUT_MS", "45000"),
@@ -47,6 +49,7 @@ fn the_defaults_are_those_that_the_design_names() {
         ("CONNECTION_RATE_PER_ADDRESS", "2000"),
         ("MAX_HANDSHAKES", "10000"),
         ("MAX_HANDSHAKES_PER_ADDRESS", "5000"),
+        ("BASE_PATH", "\"\""),
         ("MAX_HEADER_BYTES", "32768"),
         ("HEADER_TIMEOUT_MS", "10000"),
         ("KEEP_ALIVE_TIMEOUT_MS", "75000"),
@@ -135,7 +138,7 @@ fn an_unknown_key_is_refused_with_the_nearest_name() {
     let place = Place::new();
     place.write(
         "slop.toml",
-        "prot = 1\nloglevel = \"info\"\nPING-TIMEOUT-MS = 5\nredis_url = \"redis://x\"\n[server]\nport = 1\n",
+        "prot = 1\nloglevel = \"info\"\nPING-TIMEOUT-MS = 5\nredis_url = \"redis://x\"\n[network]\nport = 1\n",
     );
     let ran = place.run_with(&["check-config", "--config", "slop.toml"], &[("JWT_SECRET", SECRET)]).refused();
     for line in [
@@ -143,7 +146,7 @@ fn an_unknown_key_is_refused_with_the_nearest_name() {
         "error: unknown setting `loglevel` in slop.toml; did you mean `log_level`?",
         "error: unknown setting `PING-TIMEOUT-MS` in slop.toml; did you mean `ping_timeout_ms`?",
         "error: unknown setting `redis_url` in slop.toml",
-        "error: unknown setting `server` in slop.toml",
+        "error: [network] in slop.toml is no table of this file: settings such as `port` stand at its top, in none",
     ] {
         assert!(ran.stderr.lines().any(|found| found == line), "{line}\n{ran:#?}");
     }
@@ -156,7 +159,7 @@ fn every_error_is_listed_with_its_setting_and_origin() {
     let ran = place
         .run_with(
             &["check-config", "--config", "slop.toml", "--ping-interval-ms", "-1"],
-            &[("PING_TIMEOUT_MS", "0"), ("CORS_ORIGIN", "https://a.example.com/"), ("STORE_SYNC", "off")],
+            &[("PING_TIMEOUT_MS", "0"), ("CORS_ORIGIN", "https://a.example.com/b"), ("STORE_SYNC", "off")],
         )
         .refused();
     for part in [
@@ -166,11 +169,109 @@ fn every_error_is_listed_with_its_setting_and_origin() {
         "SHARDS (from `shards` in slop.toml) is \"0\"",
         "PING_INTERVAL_MS (from --ping-interval-ms) is \"-1\"",
         "PING_TIMEOUT_MS (from env) is \"0\"",
-        "ends without a slash, as https://a.example.com",
+        "CORS_ORIGIN (from env) has \"https://a.example.com/b\": there is more than scheme, host and port",
         "STORE_SYNC (from env) is \"off\", not full or normal",
     ] {
         assert!(ran.stderr.contains(part), "{part}\n{ran:#?}");
     }
+}
+
+/// Those of the texts, of what they say together, and of the files that they name.
+#[test]
+fn all_errors_are_said_at_once() {
+    let place = Place::new();
+    place.write("cert.pem", "");
+    let text = "shards = 0\noutbox_soft_bytes = 9\noutbox_hard_bytes = 8\nmax_rooms = 1\njwt_public_keys = [\"a.pem\", \"b.pem\"]\n\
+                tls_cert_file = \"cert.pem\"\ntls_key_file = \"none.pem\"\n[[rooms]]\nname = \"a\"\n";
+    place.write("slop.toml", text);
+    let ran = place.run_with(&["check-config", "--config", "slop.toml"], &[("PORT", "x"), ("DATA_DIR", "cert.pem")]);
+    let ran = ran.refused();
+    let expected = [
+        "[[rooms]] 1 in slop.toml: `allow` is required",
+        "PORT (from env) is \"x\"",
+        "SHARDS (from `shards` in slop.toml) is \"0\"",
+        "OUTBOX_SOFT_BYTES (9) is above OUTBOX_HARD_BYTES (8)",
+        "MAX_ROOMS (1) is below MAX_ROOMS_PER_SOCKET",
+        "JWT_PUBLIC_KEYS: can't read a.pem",
+        "JWT_PUBLIC_KEYS: can't read b.pem",
+        "TLS_CERT_FILE: cert.pem has no certificate",
+        "TLS_KEY_FILE: can't read none.pem",
+        "DATA_DIR is cert.pem, but it is a file",
+    ];
+    for part in expected {
+        assert_eq!(ran.stderr.matches(&format!("error: {part}")).count(), 1, "{part}\n{ran:#?}");
+    }
+    assert_eq!(ran.stderr.lines().count(), expected.len(), "{ran:#?}");
+}
+
+#[test]
+fn a_variable_that_is_nearly_a_setting_is_warned_about() {
+    let place = Place::new();
+    let check = |name: &str| place.run_with(&["check-config"], &[("JWT_SECRET", SECRET), (name, "hidden")]).ok();
+    for (variable, setting) in [
+        ("PING_INTERVALL_MS", "PING_INTERVAL_MS"),
+        ("LOG_LEVLE", "LOG_LEVEL"),
+        ("DATADIR", "DATA_DIR"),
+        ("CORS_ORIGINS", "CORS_ORIGIN"),
+        ("JWT_SECRE7", "JWT_SECRET"),
+        ("store_sync", "STORE_SYNC"),
+        // What `publish` sends, on a server that has no key.
+        ("API_KEY", "API_KEYS"),
+    ] {
+        let ran = check(variable);
+        let told = format!("warning: the variable {variable} is no setting and has no effect; did you mean {setting}?");
+        assert!(ran.stderr.lines().any(|line| line == told), "{told}\n{ran:#?}");
+        assert!(!ran.stderr.contains("hidden"), "{ran:#?}");
+    }
+    for other in ["HOSTNAME", "HOME", "PATH", "PORT_RANGE", "LOG", "JWT"] {
+        assert!(!check(other).stderr.contains("the variable"), "{other}");
+    }
+    let keys = [("JWT_SECRET", SECRET), ("API_KEYS", "a-publisher-key-of-32-bytes-or-more"), ("API_KEY", "hidden")];
+    assert!(!place.run_with(&["check-config"], &keys).ok().stderr.contains("the variable"));
+    // `serve` says it too.
+    let ran =
+        place.run_with(&["serve", "--host", "192.0.2.1"], &[("JWT_SECRET", SECRET), ("LOG_LEVLE", "debug")]).failed();
+    assert!(ran.stderr.contains("LOG_LEVLE is no setting"), "{ran:#?}");
+}
+
+/// In TOML, what stands below a table's head is the table's.
+#[test]
+fn a_setting_below_a_table_is_told_where_it_belongs() {
+    let place = Place::new();
+    place.write("slop.toml", "[[rooms]]\nname = \"*\"\nallow = \"anyone\"\n\nport = 4000\njwt_secret = \"hidden\"\n");
+    let ran = place.run_with(&["check-config", "--config", "slop.toml"], &[("JWT_SECRET", SECRET)]).refused();
+    for setting in ["port", "jwt_secret"] {
+        let told = format!(
+            "error: [[rooms]] 1 in slop.toml: has `{setting}`, which is a setting of the server: move it to the top of the \
+             file, above the first table"
+        );
+        assert!(ran.stderr.lines().any(|line| line == told), "{told}\n{ran:#?}");
+    }
+    assert!(!ran.stderr.contains("hidden"), "{ran:#?}");
+}
+
+#[test]
+fn a_path_that_is_nearly_right_is_told_the_right_one() {
+    let place = Place::new();
+    std::fs::create_dir(place.path().join("etc")).expect("a folder");
+    place.write("etc/slop.toml", "");
+    place.write("etc/cert.pem", "");
+    let secret = [("JWT_SECRET", SECRET)];
+    for wrong in ["etc/slop.tml", "etcc/slop.toml", "etc/Slop.toml"] {
+        for command in ["check-config", "serve"] {
+            let ran = place.run_with(&[command, "--config", wrong], &secret).refused();
+            assert!(ran.stderr.contains("; did you mean etc/slop.toml?"), "{ran:#?}");
+        }
+    }
+    let ran = place.run_with(&["check-config", "--jwt-public-keys", "etc/cert.pm"], &secret).failed();
+    assert!(ran.stderr.contains("; did you mean etc/cert.pem?"), "{ran:#?}");
+    let files = ["--tls-cert-file", "etc/certt.pem", "--tls-key-file", "etc/cert.pe"];
+    let ran = place.run_with(&[&["check-config"], &files[..]].concat(), &secret).failed();
+    assert_eq!(ran.stderr.matches("; did you mean etc/cert.pem?").count(), 2, "{ran:#?}");
+    let ran = place.run(&["publish", "--key", "k", "ndjson", "etc/slop.tolm"]).failed();
+    assert!(ran.stderr.contains("; did you mean etc/slop.toml?"), "{ran:#?}");
+    let ran = place.run_with(&["check-config", "--config", "elsewhere/other.toml"], &secret).refused();
+    assert!(!ran.stderr.contains("did you mean"), "{ran:#?}");
 }
 
 #[test]
@@ -314,7 +415,13 @@ fn origins_are_checked() {
         ("example.com", "an origin has the form"),
         ("https://", "an origin has the form"),
         ("https://a.example.com/path", "an origin has the form"),
+        ("https://a.example.com:99999", "the port is not a number"),
+        ("https://*.example.com", "`*` can't stand for a part"),
+        ("https://user@a.example.com", "more than scheme, host and port"),
+        ("https://müller.example", "xn--"),
+        ("null", "`null` is that of any sandboxed frame"),
         ("*,https://a.example.com", "`*` beside other origins"),
+        ("https://a.example.com,*", "`*` beside other origins"),
     ] {
         let ran =
             Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), ("CORS_ORIGIN", origins)]).refused();
@@ -322,10 +429,38 @@ fn origins_are_checked() {
     }
     Place::new()
         .run_with(
-            &["check-config", "--cors-origin", "https://A.example.com, http://localhost:5173"],
+            &[
+                "check-config",
+                "--cors-origin",
+                "https://A.example.com/, wss://b.example.com:443, http://localhost:5173, http://[::1], capacitor://localhost",
+            ],
             &[("JWT_SECRET", SECRET)],
         )
         .ok();
+}
+
+#[test]
+fn a_base_path_is_a_path() {
+    let run = |value| Place::new().run_with(&["check-config"], &[("JWT_SECRET", SECRET), ("BASE_PATH", value)]);
+    for path in ["", "/", "/realtime", "/realtime/", "/a/b-1.2_3~"] {
+        run(path).ok();
+    }
+    for (path, part) in [
+        ("realtime", "begins with a slash"),
+        ("https://studio.example/realtime", "begins with a slash"),
+        ("//", "single slashes"),
+        ("/a//b", "single slashes"),
+        ("/a/../b", "single slashes"),
+        ("/a b", "single slashes"),
+        ("/a%20b", "single slashes"),
+        ("/a?b", "single slashes"),
+        ("/socket.io", "paths of its own that begin with /socket.io"),
+        ("/v1/realtime", "paths of its own that begin with /v1"),
+    ] {
+        let ran = run(path).refused();
+        assert!(ran.stderr.contains("error: BASE_PATH (from env) is "), "{ran:#?}");
+        assert!(ran.stderr.contains(part), "{part}\n{ran:#?}");
+    }
 }
 
 #[test]

@@ -5,13 +5,18 @@ use std::process::{Child, Stdio};
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 
+use crate::live::{Dev, PATIENCE};
 use crate::{Place, Ran, SECRET};
 
 const KEY: &str = "publisher-key-of-the-tls-tests-32-bytes";
 
 /// Writes a certificate for this machine's loopback address, and its key.
 fn write_certificate(place: &Place, certificate: &str, key: &str) {
-    let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+    write_certificate_for(place, certificate, key, &["127.0.0.1", "localhost"]);
+}
+
+fn write_certificate_for(place: &Place, certificate: &str, key: &str, names: &[&str]) {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).expect("a certificate");
     place.write(certificate, &cert.pem());
     place.write(key, &signing_key.serialize_pem());
@@ -125,4 +130,51 @@ fn listen_and_publish_trust_whom_they_are_told_to() {
     publish(&server.url, &["--ca", "cert.pem"]).ok();
     let ran = Ran::from(listener.wait_with_output().expect("it ends")).ok();
     assert!(ran.stdout.contains("projectUpdate"), "{ran:#?}");
+}
+
+/// Both `publish` and `listen` end with these words.
+#[track_caller]
+fn assert_told(place: &Place, url: &str, ca: &[&str], told: &str) {
+    let publish = ["publish", "--url", url, "--key", KEY, "room", "r", "e", "{}"];
+    let lines = ["publish", "--url", url, "--key", KEY, "ndjson"];
+    let listen = ["listen", "--url", url, "--room", "r", "--timeout", PATIENCE];
+    for command in [&publish[..], &lines[..], &listen[..]] {
+        place.write("events", r#"{"kind":"roomEvent","room":"r","event":"e"}"#);
+        let file: &[&str] = if command.ends_with(&["ndjson"]) { &["events"] } else { &[] };
+        // Whom this system trusts is not up to the test.
+        let ran = place.run_with(&[command, file, ca].concat(), &[("SSL_CERT_FILE", "other.pem")]).failed();
+        assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains(told), "{told}\n{ran:#?}");
+        assert_eq!(ran.stdout, "", "{ran:#?}");
+    }
+}
+
+#[test]
+fn a_mistake_with_tls_is_said_in_plain_words() {
+    let place = Place::new();
+    write_certificate(&place, "cert.pem", "key.pem");
+    write_certificate(&place, "other.pem", "other-key.pem");
+    let server = Server::start(&place);
+    let unknown = "nobody whom this system trusts has signed the server's certificate: give the certificate of its CA, or its \
+                   own if it signed itself, with --ca FILE";
+    assert_told(&place, &server.url, &[], unknown);
+    assert_told(&place, &server.url, &["--ca", "other.pem"], "no CA in other.pem has signed the server's certificate");
+    let plain = server.url.replace("https", "http");
+    assert_told(&place, &plain, &[], "the server speaks TLS there: begin the URL with https:// instead of http://");
+    drop(server);
+
+    write_certificate_for(&place, "cert.pem", "key.pem", &["studio.example"]);
+    let server = Server::start(&place);
+    let told = "the server's certificate is for studio.example, not for 127.0.0.1: use a name in the URL that it has";
+    assert_told(&place, &server.url, &["--ca", "cert.pem"], told);
+    drop(server);
+
+    let dev = Dev::start(&place);
+    let over_tls = dev.url.replace("http", "https");
+    assert_told(
+        &place,
+        &over_tls,
+        &[],
+        "the server speaks no TLS there: begin the URL with http:// instead of https://",
+    );
+    dev.stop();
 }

@@ -1,10 +1,13 @@
 //! The built binary, driven over HTTP by publishers and over WebSocket by clients.
 
 mod api;
+mod behind_a_proxy;
 mod client;
+mod client_files;
 mod comebacks;
 mod contract;
 mod disk;
+mod exchanges;
 mod faults;
 mod hostile;
 mod identity;
@@ -20,9 +23,11 @@ mod policy_model;
 mod problems;
 mod publishers;
 mod publishing;
+mod refusals;
 mod reload;
 mod revocation;
 mod rotation;
+mod scrape;
 mod secrets;
 mod security_headers;
 mod server;

@@ -64,6 +64,34 @@ async fn the_newest_takes_the_place_of_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_receipt_says_what_was_brought_into_its_range() {
+    let server = Server::start();
+    let publish = async |progress: f64, key: &str| {
+        let body = json!({"progress": progress, "stage": "s"});
+        let answer = post_with(&server, "/v1/media/m/progress", &[("idempotency-key", key)], &body).await;
+        accepted(&answer);
+        answer.json()
+    };
+    assert_eq!(publish(-0.5, "a").await["warnings"][0]["message"], "is below 0 and was taken as 0");
+    assert!(publish(99.5, "b").await.get("warnings").is_none());
+    let above = publish(200.0, "c").await;
+    let message = "is above 100 and was taken as 100; lower progress of this attempt will be refused";
+    assert_eq!(above["warnings"], json!([{"field": "progress", "message": message}]));
+    assert_eq!(publish(200.0, "c").await["warnings"], above["warnings"], "a repeat has the first receipt");
+    // What the warning promises.
+    let lower = post(&server, "/v1/media/m/progress", &json!({"progress": 99, "stage": "s"})).await;
+    assert_eq!(lower.problem(409, "media_conflict"), <[String; 0]>::default());
+
+    let batch = json!([
+        {"kind": "progress", "mediaId": "n", "progress": 101, "stage": "s"},
+        {"kind": "complete", "mediaId": "n", "url": "https://cdn.example/n"},
+    ]);
+    let receipts = post(&server, "/v1/publish", &batch).await.json();
+    assert_eq!(receipts[0]["warnings"][0]["field"], "progress");
+    assert!(receipts[1].get("warnings").is_none(), "{receipts}");
+}
+
+#[tokio::test]
 async fn a_user_is_reached_on_every_device_and_by_nobody_else() {
     let server = Server::start();
     let mut devices = [

@@ -41,6 +41,16 @@ impl Server {
         Self::spawn(Self::command(data, settings))
     }
 
+    /// With settings as in the environment; it logs JSON of this level, which can be read when it has stopped.
+    pub(crate) fn start_logging(level: &str, settings: &[(&str, &str)]) -> Self {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let mut all = vec![("LOG_LEVEL", level), ("LOG_FORMAT", "json")];
+        all.extend_from_slice(settings);
+        let mut server = Self::start_in_with(data.path(), &all, Stdio::piped());
+        server._data = Some(data);
+        server
+    }
+
     /// The same; its log goes to `log`.
     pub(crate) fn start_in_with(data: &Path, settings: &[(&str, &str)], log: Stdio) -> Self {
         let mut command = Self::command(data, settings);
@@ -71,8 +81,11 @@ impl Server {
         let output = child.stdout.take().expect("its output is piped");
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line).expect("it says where it listens");
-        let address = line.trim().strip_prefix("listening on ").and_then(|url| url.split_once("://"));
-        let address = address.map(|(_, address)| address.parse());
+        let url = match serde_json::from_str::<Value>(&line) {
+            Ok(line) => line["url"].as_str().map(str::to_owned),
+            Err(_text) => line.trim().strip_prefix("listening on ").map(str::to_owned),
+        };
+        let address = url.as_deref().and_then(|url| url.split_once("://")).map(|(_, address)| address.parse());
         let address = address.expect("the start-up line").expect("an address");
         Self { child, address, _data: None, killed: false }
     }
@@ -103,6 +116,13 @@ impl Server {
         let mut log = String::new();
         self.child.stderr.take().expect("its log is piped").read_to_string(&mut log).expect("UTF-8");
         log
+    }
+
+    /// Ends it in order, and returns what it logged, if it was told to log JSON.
+    pub(crate) async fn log_lines(&mut self) -> Vec<Value> {
+        self.signal("TERM");
+        assert!(self.wait().await.success());
+        self.log().lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
     }
 
     /// Waits until it has stopped.

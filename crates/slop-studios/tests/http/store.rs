@@ -154,7 +154,7 @@ async fn a_store_that_cannot_be_used_is_an_error_at_the_start() {
     let said = refused(data.path()).await;
     assert!(said.contains("store.db is damaged, or is no store"), "{said}");
     let said = refused(&file).await;
-    assert!(said.contains("can't use ") && said.contains("as the data folder"), "{said}");
+    assert!(said.contains("DATA_DIR is ") && said.contains("it is a file and no folder"), "{said}");
 }
 
 /// Whom the server runs as where the test may choose: root is kept from nothing.

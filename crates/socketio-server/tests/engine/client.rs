@@ -71,7 +71,10 @@ impl Http {
 
     /// Writes a request.
     pub(crate) async fn send(&mut self, method: &str, target: &str, headers: Headers<'_>, body: &[u8]) {
-        let mut request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n");
+        let mut request = format!("{method} {target} HTTP/1.1\r\n");
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            request.push_str("Host: localhost\r\n");
+        }
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -150,6 +153,13 @@ impl Http {
         self.send(method, target, headers, body).await;
         self.response().await.expect("a response")
     }
+}
+
+/// A TCP connection from another of loopback's addresses.
+pub(crate) async fn connect_from(from: &str, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::new(from.parse().expect("an address"), 0)).expect("an address of loopback");
+    socket.connect(to).await.expect("the server listens")
 }
 
 /// One request on a TCP connection of its own.

@@ -9,10 +9,10 @@ use std::{
 
 use http::HeaderName;
 use http_body_util::Full;
-use socketio_server::{Config, Namespace, Origins, Server};
+use socketio_server::{Config, Namespace, Origins, Server, TrustedProxies};
 
 use crate::{
-    client::{Ask, Headers, Http, Polling, Ws, get, request, socket_id, text_frames},
+    client::{Ask, Headers, Http, Polling, Ws, connect_from, get, request, socket_id, text_frames},
     harness::{TestServer, echo},
 };
 
@@ -280,7 +280,9 @@ const REQUEST_HEADERS: &str = "Access-Control-Request-Headers";
 #[tokio::test]
 async fn a_list_of_origins_keeps_others_out_on_both_transports() {
     let listed = "https://studio.example";
-    let origins = Origins::List(vec!["http://localhost:5173".to_owned(), listed.to_owned()]);
+    let origins =
+        ["http://localhost:5173", "WSS://Studio.example:443/"].map(|origin| origin.parse().expect("an origin"));
+    let origins = Origins::List(origins.into());
     let server = TestServer::echo(Config { shards: 1, origins, ..Config::default() });
     let polling = "/socket.io/?EIO=4&transport=polling";
     let websocket = "/socket.io/?EIO=4&transport=websocket";
@@ -297,7 +299,8 @@ async fn a_list_of_origins_keeps_others_out_on_both_transports() {
     assert!(Ws::ask(server.addr, websocket, ask).await.is_ok());
     assert!(Ws::ask(server.addr, websocket, Ask::default()).await.is_ok(), "not a browser");
 
-    for foreign in ["https://studio.example.evil", "http://studio.example", "https://studio.example/", "null", "\u{e4}"]
+    for foreign in
+        ["https://studio.example.evil", "http://studio.example", "https://studio.example:444", "null", "\u{e4}"]
     {
         let origin: Headers<'_> = &[("Origin", foreign)];
         let target = session.target();
@@ -305,17 +308,67 @@ async fn a_list_of_origins_keeps_others_out_on_both_transports() {
             [("GET", polling), ("OPTIONS", polling), ("POST", polling), ("GET", &target), ("POST", &target)]
         {
             let response = request(server.addr, method, target, origin, b"").await;
-            assert_eq!(response.parts(), (403, r#"{"code":4,"message":"Forbidden"}"#), "{method} {foreign}");
+            assert_eq!(response.parts(), (403, FORBIDDEN), "{method} {foreign}");
             assert_eq!(response.header(ALLOW_ORIGIN), None);
         }
         let ask = Ask { headers: origin, ..Ask::default() };
         let response = Ws::ask(server.addr, websocket, ask).await.map(drop).unwrap_err();
-        assert_eq!(response.parts(), (403, r#"{"code":4,"message":"Forbidden"}"#), "{foreign}");
+        assert_eq!(response.parts(), (403, FORBIDDEN), "{foreign}");
         let target = format!("{websocket}&sid={}", session.sid);
         let ask = Ask { headers: origin, ..Ask::default() };
         assert_eq!(Ws::ask(server.addr, &target, ask).await.map(drop).unwrap_err().status, 403, "{foreign}");
     }
     assert!(session.get().await.body.starts_with("40"), "the session is as it was");
+}
+
+const FORBIDDEN: &str = r#"{"code":4,"message":"Forbidden: the page's origin is not this server's own, and Config::origins does not have it"}"#;
+
+#[tokio::test]
+async fn the_own_origin_is_that_of_the_url() {
+    let trusted_proxies = TrustedProxies::new(TrustedProxies::network("127.0.0.8/29"));
+    let config = Config { shards: 1, origins: Origins::List(Vec::new()), trusted_proxies, ..Config::default() };
+    let server = TestServer::echo(config);
+    let ask = async |from: &str, headers: Headers<'_>| {
+        let mut http = Http::over(connect_from(from, server.addr).await);
+        http.request("OPTIONS", "/socket.io/?EIO=4&transport=polling", headers, b"").await.status
+    };
+    let (browser, proxy) = ("127.0.0.1", "127.0.0.9");
+    let page = ("Origin", "https://studio.example");
+    for (host, status) in [("studio.example:443", 204), ("STUDIO.example", 204), ("studio.example:80", 403)] {
+        assert_eq!(ask(browser, &[page, ("Host", host)]).await, status, "{host}");
+    }
+    let inside = ("Host", "127.0.0.1:3000");
+    let said = ("X-Forwarded-Host", "studio.example");
+    assert_eq!(ask(proxy, &[page, inside]).await, 403);
+    assert_eq!(ask(proxy, &[page, inside, said]).await, 204);
+    assert_eq!(ask(browser, &[page, inside, said]).await, 403, "anybody can say so");
+    let insecure = ("Origin", "http://studio.example");
+    assert_eq!(ask(proxy, &[insecure, inside, said]).await, 204);
+    assert_eq!(ask(proxy, &[insecure, inside, said, ("X-Forwarded-Proto", "https")]).await, 403);
+    let noise = "x,".repeat(8_000);
+    let noise = noise.as_str();
+    assert_eq!(ask(proxy, &[page, inside, ("X-Forwarded-Host", noise)]).await, 403);
+    assert_eq!(ask(proxy, &[("Origin", noise), inside, said]).await, 403);
+}
+
+#[tokio::test]
+async fn a_base_path_may_be_there_or_not() {
+    let config = Config { shards: 1, base_path: "/realtime".to_owned(), ..Config::default() };
+    let server = TestServer::start(config, |server| server.namespace(echo("/")).fallback(Mirror));
+    for (path, things) in [("/socket.io/", "/v1/things?x=1"), ("/realtime/socket.io/", "/realtime/v1/things?x=1")] {
+        let target = format!("{path}?EIO=4&transport=websocket");
+        assert!(Ws::ask(server.addr, &target, Ask::default()).await.is_ok(), "{path}");
+        Polling::open_at(server.addr, path).await;
+        assert_eq!(get(server.addr, things).await.parts(), (200, "GET /v1/things?x=1 from 127.0.0.1"));
+    }
+    let response = get(server.addr, "/realtimes/socket.io/?EIO=4&transport=polling").await;
+    assert!(response.body.starts_with("GET /realtimes/"), "{}", response.body);
+
+    for wrong in ["realtime", "/realtime/", "/"] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let server = Server::builder(Config { base_path: wrong.to_owned(), ..Config::default() });
+        assert_eq!(server.start(listener).unwrap_err().kind(), std::io::ErrorKind::InvalidInput, "{wrong}");
+    }
 }
 
 #[test]

@@ -1,19 +1,16 @@
 //! How many may connect, from where, and how fast they may go on.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use http::HeaderName;
 use socketio_server::{Config, DisconnectReason, Limit, Namespace, TrustedProxies};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
 };
 
 use crate::{
-    client::{Ask, Http, Polling, Received, Response, Ws, get, masked, request, socket_id, text_frames},
+    client::{Ask, Http, Polling, Received, Response, Ws, connect_from, get, masked, request, socket_id, text_frames},
     harness::{TestServer, echo, eventually, within},
 };
 use socketio_protocol::websocket::OpCode;
@@ -31,13 +28,6 @@ fn impatient(shards: usize) -> Config {
 
 fn met(server: &TestServer, limit: Limit) -> u64 {
     server.metrics().limits.iter().find(|(known, _)| *known == limit).map_or(0, |(_, count)| *count)
-}
-
-/// Loopback has more addresses than one.
-async fn connect_from(from: &str, to: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind(SocketAddr::new(from.parse().expect("an address"), 0)).expect("an address of loopback");
-    socket.connect(to).await.expect("the server listens")
 }
 
 async fn get_from(from: &str, server: &TestServer, target: &str, headers: &[(&str, &str)]) -> Response {

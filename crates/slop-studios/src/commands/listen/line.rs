@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use serde_json::value::RawValue;
 
+use crate::commands::terminal::compact;
+
 /// An event as it came.
 #[derive(Debug)]
 pub(super) struct Line<'a> {
@@ -21,13 +23,22 @@ pub(super) struct Line<'a> {
 impl Line<'_> {
     /// `time namespace event args…`
     pub(super) fn text(&self) -> String {
+        format!("{} {} {}{}", self.time, compact(self.namespace), self.name(), self.arguments())
+    }
+
+    /// The event's name, as JSON if it could be taken for something else.
+    pub(super) fn name(&self) -> Cow<'_, str> {
         let plain = |character: char| !character.is_whitespace() && !character.is_control();
-        let event = if !self.event.is_empty() && self.event.chars().all(plain) {
+        if !self.event.is_empty() && self.event.chars().all(plain) {
             Cow::Borrowed(self.event.as_ref())
         } else {
             Cow::Owned(json_string(&self.event))
-        };
-        let mut text = format!("{} {} {event}", self.time, compact(self.namespace));
+        }
+    }
+
+    /// The arguments, each behind a space.
+    pub(super) fn arguments(&self) -> String {
+        let mut text = String::new();
         for arg in self.args {
             text.push(' ');
             text.push_str(&compact(arg.get()));
@@ -63,30 +74,6 @@ impl Line<'_> {
 
 fn json_string(text: &str) -> String {
     compact(&serde_json::Value::from(text).to_string())
-}
-
-/// JSON without the white space between its tokens, and with control characters in its strings escaped.
-fn compact(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    let mut in_string = false;
-    let mut escaped = false;
-    for character in json.chars() {
-        if in_string {
-            in_string = escaped || character != '"';
-            escaped = !escaped && character == '\\';
-        } else if character.is_ascii_whitespace() {
-            continue;
-        } else {
-            in_string = character == '"';
-        }
-        // JSON lets DEL and the C1 controls stand as they are; a terminal may take them for commands.
-        if character.is_control() {
-            let _infallible = write!(text, "\\u{:04x}", u32::from(character));
-        } else {
-            text.push(character);
-        }
-    }
-    text
 }
 
 #[cfg(test)]

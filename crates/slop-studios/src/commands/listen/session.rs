@@ -33,6 +33,8 @@ pub(super) struct Session<'a> {
     silence: Duration,
     /// Namespaces that we are in, or may yet get in.
     open_namespaces: usize,
+    /// Rooms and media items that we have, or may yet get.
+    hopes: usize,
     /// What each ack that is to come is about.
     acks: HashMap<u64, String>,
     next_ack: u64,
@@ -47,6 +49,8 @@ pub(super) enum End {
     Enough,
     /// The server refused or disconnected every namespace.
     Refused,
+    /// The server refused every room and media item, and nothing else was asked for.
+    NothingLeft,
 }
 
 #[derive(Debug)]
@@ -68,10 +72,11 @@ impl<'a> Session<'a> {
     pub(super) async fn open(plan: &'a Plan) -> anyhow::Result<Self> {
         let opening = async {
             let stream = plan.url.connect(plan.ca.as_deref()).await?;
-            let (mut websocket, _response) = ClientBuilder::from_uri(plan.url.websocket(PATH)?)
-                .connect_on(stream)
-                .await
-                .with_context(|| format!("{} opens no WebSocket", plan.url))?;
+            let opened = ClientBuilder::from_uri(plan.url.websocket(PATH)?).connect_on(stream).await;
+            let (mut websocket, _response) = match opened.with_context(|| format!("{} opens no WebSocket", plan.url)) {
+                Ok(opened) => opened,
+                Err(error) => return Err(plan.url.explain(error).await),
+            };
             let first = next_message(&mut websocket).await?;
             let handshake = match first.as_text().map(engine_io::Packet::decode) {
                 Some(Ok(engine_io::Packet::Open(data))) => {
@@ -90,20 +95,20 @@ impl<'a> Session<'a> {
             websocket,
             silence: Duration::from_millis(silence),
             open_namespaces: plan.namespaces.len(),
+            hopes: plan.rooms.len() + plan.media.len(),
             acks: HashMap::new(),
             next_ack: 0,
             partial: None,
         };
-        let auth = match &plan.token {
-            Some(token) => {
-                let auth = serde_json::json!({ "token": token.expose_secret() });
-                Some(serde_json::value::to_raw_value(&auth).context("encode the token")?)
-            }
-            None => None,
-        };
+        // A session that could be recovered would cost each event an argument more, an offset that means nothing to people.
+        let mut auth = serde_json::json!({ "recovery": false });
+        if let Some(token) = &plan.token {
+            auth["token"] = token.expose_secret().into();
+        }
+        let auth = serde_json::value::to_raw_value(&auth).context("encode the token")?;
         for namespace in &plan.namespaces {
             let mut text = Vec::new();
-            let auth = auth.as_deref();
+            let auth = Some(&*auth);
             packet::Packet { namespace, kind: packet::Kind::Connect { auth } }.encode(&mut text);
             session.send(text).await?;
         }
@@ -150,20 +155,23 @@ impl<'a> Session<'a> {
         let namespace = packet.namespace;
         match packet.kind {
             packet::Kind::Connect { .. } => {
-                eprintln!("connected to {}", printable(namespace));
+                output.connected = true;
+                output.note(&format!("connected to {}", printable(namespace)));
                 self.join(namespace).await?;
             }
             packet::Kind::ConnectError { data } => {
-                eprintln!("{} refuses us: {}", printable(namespace), message_of(data));
-                return Ok(self.namespace_closed());
+                output.note(&format!("{} refuses us: {}", printable(namespace), message_of(data)));
+                return Ok(self.namespace_closed(namespace));
             }
             packet::Kind::Disconnect => {
-                eprintln!("the server disconnected us from {}", printable(namespace));
-                return Ok(self.namespace_closed());
+                output.note(&format!("the server disconnected us from {}", printable(namespace)));
+                return Ok(self.namespace_closed(namespace));
             }
             packet::Kind::Ack { id, args, .. } => {
                 if let Some(request) = self.acks.remove(&id) {
-                    report(&request, args.get(0));
+                    let (is_granted, text) = told(&request, args.get(0));
+                    output.note(&text);
+                    return Ok(if is_granted { None } else { self.lose_hopes(1) });
                 }
             }
             packet::Kind::Event { attachments: 0, .. } => return show(text, &[], output),
@@ -188,9 +196,19 @@ impl<'a> Session<'a> {
         show(&partial.packet, &partial.sizes, output)
     }
 
-    fn namespace_closed(&mut self) -> Option<End> {
+    fn namespace_closed(&mut self, namespace: &str) -> Option<End> {
         self.open_namespaces = self.open_namespaces.saturating_sub(1);
-        (self.open_namespaces == 0).then_some(End::Refused)
+        if self.open_namespaces == 0 {
+            return Some(End::Refused);
+        }
+        let media = if namespace == MEDIA { self.plan.media.len() } else { 0 };
+        self.lose_hopes(media + self.plan.rooms.iter().filter(|room| room.namespace == namespace).count())
+    }
+
+    /// So many rooms and media items can't be had.
+    fn lose_hopes(&mut self, count: usize) -> Option<End> {
+        self.hopes = self.hopes.saturating_sub(count);
+        (self.hopes == 0 && !self.plan.wants_namespaces).then_some(End::NothingLeft)
     }
 
     /// Joins the rooms and subscribes to the media items that are on this namespace.
@@ -254,16 +272,16 @@ fn show(text: &str, attachments: &[usize], output: &mut Output) -> anyhow::Resul
     Ok((!output.show(&line)?).then_some(End::Enough))
 }
 
-/// Says on standard error how a request went.
-fn report(what: &str, answer: Option<&RawValue>) {
+/// Whether a request was granted, and what to say of it.
+fn told(what: &str, answer: Option<&RawValue>) -> (bool, String) {
     let outcome = answer.map(|answer| serde_json::from_str::<Outcome>(answer.get()));
     match outcome {
-        Some(Ok(Outcome { success: true, .. })) => eprintln!("{what}"),
+        Some(Ok(Outcome { success: true, .. })) => (true, what.to_owned()),
         Some(Ok(Outcome { error, .. })) => {
             let reason = error.as_deref().unwrap_or("the server gives no reason");
-            eprintln!("not {what}: {}", printable(reason));
+            (false, format!("not {what}: {}", printable(reason)))
         }
-        _ => eprintln!("not {what}: the server's answer makes no sense"),
+        _ => (false, format!("not {what}: the server's answer makes no sense")),
     }
 }
 

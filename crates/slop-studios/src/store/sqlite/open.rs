@@ -27,6 +27,16 @@ pub enum StoreSync {
     Normal,
 }
 
+impl StoreSync {
+    /// As the setting names it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Normal => "normal",
+        }
+    }
+}
+
 /// What to open, and how.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -51,6 +61,14 @@ pub enum OpenError {
         folder: PathBuf,
         /// What the system says.
         error: io::Error,
+    },
+    /// A file stands where the folder, or one above it, has to be.
+    #[error("{}", data_dir::no_folder(.folder, .file))]
+    NotAFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// The file.
+        file: PathBuf,
     },
     /// The file can't be read, written or made.
     #[error("can't open {}: {error}", .file.display())]
@@ -132,6 +150,9 @@ impl OpenError {
 /// Opens the file, makes it if there is none, and brings it up to date. It is locked until the connection is closed.
 pub(super) fn open(options: &Options) -> Result<Connection, OpenError> {
     let folder = &options.folder;
+    if let Some(file) = data_dir::in_the_way(folder) {
+        return Err(OpenError::NotAFolder { folder: folder.clone(), file });
+    }
     data_dir::create(folder).map_err(|error| OpenError::Folder { folder: folder.clone(), error })?;
     data_dir::claim(folder, is_ours).map_err(|unusable| match unusable {
         Unusable::Failed(error) => OpenError::Folder { folder: folder.clone(), error },

@@ -275,7 +275,7 @@ fn a_refusal_to_open_says_why() {
     place.options.folder = place.folder.path().join("file").join("data");
     std::fs::write(place.folder.path().join("file"), "").expect("a file");
     let refused = place.refused();
-    assert!(refused.contains("as the data folder: "), "{refused}");
+    assert!(refused.contains("is a file and no folder"), "{refused}");
 }
 
 #[test]

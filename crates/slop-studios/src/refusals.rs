@@ -1,0 +1,264 @@
+//! Refusals: what was turned away at the door, told to the operator.
+//!
+//! Each refusal is counted by its reason in `slop_refusals_total` and logged at `debug`. At `warn` there is one line for each
+//! reason and minute: the first refusal at once, those of the minute behind it as a number. Each is in one of these numbers.
+//! What is kept does not grow with a flood: for each reason a number and the last refusal.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use socketio_server::RefusedClient;
+
+use crate::identity::Flaw;
+use crate::limits::{MAX_REFUSAL_DETAIL_BYTES, REFUSAL_INTERVAL};
+use crate::logging::excerpt;
+use crate::metrics::Metrics;
+
+/// Makes the enum, the list of all reasons, and their names in logs and metrics, so that none is left out.
+macro_rules! reasons {
+    ($($(#[$meta:meta])* $reason:ident => $label:literal,)+) => {
+        /// Why somebody was turned away.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Reason {
+            $($(#[$meta])* $reason,)+
+        }
+
+        impl Reason {
+            /// All of them, in the order of their declaration.
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$reason,)+];
+
+            /// Its name in logs and metrics.
+            pub(crate) const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $label,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A page of another origin.
+    Origin => "origin",
+    /// A client of another Engine.IO, or of none.
+    ProtocolVersion => "protocol version",
+    /// A client with another parser.
+    Parser => "parser",
+    /// A request to the HTTP API where nobody can publish.
+    PublishingOff => "publishing off",
+    /// A request to the HTTP API without a key.
+    NoPublisherKey => "no publisher key",
+    /// A request to the HTTP API with a key that is none of ours.
+    UnknownPublisherKey => "unknown publisher key",
+    /// A request to the HTTP API with a token that is refused.
+    PublisherToken => "publisher token",
+    /// A publisher whose scopes do not cover its request, or an item of its batch.
+    PublisherScope => "publisher scope",
+    /// A client without a token that needs one.
+    NoToken => "no token",
+    /// A client's token that can't be read.
+    MalformedToken => "malformed token",
+    /// A client's token that no key of ours has signed.
+    TokenKey => "token key",
+    /// A client's token of another issuer.
+    TokenIssuer => "token issuer",
+    /// A client's token for another audience.
+    TokenAudience => "token audience",
+    /// A client's token that is over.
+    TokenExpired => "token expired",
+    /// A client's token from the future.
+    TokenNotYetValid => "token not yet valid",
+    /// A client's token that names no user.
+    TokenWithoutUser => "token without user",
+    /// A client's token that was revoked.
+    TokenRevoked => "token revoked",
+}
+
+impl Refusals {
+    /// What the engine turned away, which has counted it as well.
+    pub(crate) fn note_client(&self, client: &RefusedClient<'_>) {
+        let (reason, setting) = match client.refusal {
+            socketio_server::Refusal::Origin => (Reason::Origin, Some("CORS_ORIGIN")),
+            socketio_server::Refusal::Parser => (Reason::Parser, None),
+            _ => (Reason::ProtocolVersion, None),
+        };
+        let (origin, agent) = (client.origin.unwrap_or("none"), client.user_agent.unwrap_or("unknown"));
+        self.note(reason, client.address, &format!("origin {origin}, user agent {agent}"), setting);
+    }
+}
+
+impl From<&Flaw> for Reason {
+    fn from(flaw: &Flaw) -> Self {
+        match flaw {
+            Flaw::Missing => Self::NoToken,
+            Flaw::NoText | Flaw::TooLong | Flaw::Malformed | Flaw::CriticalHeader | Flaw::Claims | Flaw::NoDate(_) => {
+                Self::MalformedToken
+            }
+            Flaw::UnknownKey { .. } | Flaw::Signature(_) => Self::TokenKey,
+            Flaw::Issuer(_) => Self::TokenIssuer,
+            Flaw::Audience => Self::TokenAudience,
+            Flaw::Expired { .. } | Flaw::TooOld { .. } | Flaw::BelowFloor => Self::TokenExpired,
+            Flaw::NotYet { .. } => Self::TokenNotYetValid,
+            Flaw::NoUserId => Self::TokenWithoutUser,
+            Flaw::UserRevoked | Flaw::TokenRevoked => Self::TokenRevoked,
+        }
+    }
+}
+
+/// A refusal that is still to be told, by whoever knows the client's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: Reason,
+    /// What was asked for, and what was wrong with it.
+    pub(crate) detail: String,
+    /// What would allow it.
+    pub(crate) setting: Option<&'static str>,
+}
+
+/// Counts refusals and tells the operator of them.
+#[derive(Debug)]
+pub(crate) struct Refusals {
+    metrics: Arc<Metrics>,
+    /// One for each reason.
+    slots: [Mutex<Slot>; Reason::ALL.len()],
+}
+
+/// What is kept of the refusals for one reason.
+#[derive(Debug)]
+struct Slot {
+    warned_at: Option<Instant>,
+    /// Refusals that no warning has told of.
+    untold: u64,
+    /// The last of these.
+    last: Option<Last>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Last {
+    client: IpAddr,
+    detail: Box<str>,
+    setting: Option<&'static str>,
+}
+
+impl Refusals {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, slots: [const { Mutex::new(Slot::new()) }; Reason::ALL.len()] }
+    }
+
+    /// Counts a refusal of this client and tells the operator. `detail` may hold text of the client's, of which the log gets an
+    /// excerpt; never a token or a key. `setting` names what would allow it, if a setting would.
+    pub(crate) fn note(&self, reason: Reason, client: IpAddr, detail: &str, setting: impl Into<Option<&'static str>>) {
+        let (client, detail, setting) =
+            (client.to_canonical(), excerpt(detail, MAX_REFUSAL_DETAIL_BYTES), setting.into());
+        self.metrics.refused(reason);
+        tracing::debug!(reason = reason.as_str(), %client, detail, setting, "refused");
+        let due = self.with_slot(reason, |slot| {
+            slot.count(Last { client, detail: detail.into(), setting });
+            slot.take_due(Instant::now(), REFUSAL_INTERVAL)
+        });
+        warn(reason, due);
+    }
+
+    /// Warns of what has come since the last warning, where that is long enough ago. To be called every now and then.
+    pub(crate) fn tell_due(&self) {
+        self.tell(REFUSAL_INTERVAL);
+    }
+
+    /// Warns of all that no warning has told of: the server ends.
+    pub(crate) fn tell_rest(&self) {
+        self.tell(Duration::ZERO);
+    }
+
+    fn tell(&self, pause: Duration) {
+        let now = Instant::now();
+        for reason in Reason::ALL {
+            warn(*reason, self.with_slot(*reason, |slot| slot.take_due(now, pause)));
+        }
+    }
+
+    fn with_slot<R>(&self, reason: Reason, f: impl FnOnce(&mut Slot) -> Option<R>) -> Option<R> {
+        let slot = self.slots.get(reason as usize)?;
+        f(&mut slot.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Slot {
+    const fn new() -> Self {
+        Self { warned_at: None, untold: 0, last: None }
+    }
+
+    fn count(&mut self, last: Last) {
+        self.untold += 1;
+        self.last = Some(last);
+    }
+
+    /// How many refusals a warning is to tell of now, and the last of them; none if the last warning was less than `pause` ago.
+    fn take_due(&mut self, now: Instant, pause: Duration) -> Option<(u64, Last)> {
+        let is_due = self.warned_at.is_none_or(|at| now.saturating_duration_since(at) >= pause);
+        let last = self.last.take_if(|_| is_due)?;
+        self.warned_at = Some(now);
+        Some((std::mem::take(&mut self.untold), last))
+    }
+}
+
+fn warn(reason: Reason, due: Option<(u64, Last)>) {
+    let Some((count, Last { client, detail, setting })) = due else { return };
+    let detail = &*detail;
+    tracing::warn!(reason = reason.as_str(), count, %client, detail, setting, "refused");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn last(number: u8) -> Last {
+        let client = Ipv4Addr::new(192, 0, 2, number).into();
+        Last { client, detail: "d".into(), setting: Some("S") }
+    }
+
+    #[test]
+    fn a_reason_is_told_once_a_minute_and_each_refusal_is_in_one_number() {
+        let (mut slot, begin) = (Slot::new(), Instant::now());
+        let at = |second| begin + Duration::from_secs(second);
+        let refuse = |slot: &mut Slot, number, second| {
+            slot.count(last(number));
+            slot.take_due(at(second), REFUSAL_INTERVAL)
+        };
+        assert_eq!(slot.take_due(at(0), REFUSAL_INTERVAL), None, "there is nothing to tell");
+        assert_eq!(refuse(&mut slot, 1, 0), Some((1, last(1))), "the first at once");
+        for second in 1..60 {
+            assert_eq!(refuse(&mut slot, 2, second), None, "second {second}");
+        }
+        assert_eq!(slot.take_due(at(59), REFUSAL_INTERVAL), None);
+        assert_eq!(slot.take_due(at(60), REFUSAL_INTERVAL), Some((59, last(2))), "also if no other comes");
+        assert_eq!(slot.take_due(at(120), REFUSAL_INTERVAL), None, "and not again");
+        assert_eq!(refuse(&mut slot, 3, 121), Some((1, last(3))));
+        assert_eq!(refuse(&mut slot, 4, 122), None);
+        assert_eq!(refuse(&mut slot, 5, 181), Some((2, last(5))));
+        assert_eq!(refuse(&mut slot, 6, 182), None);
+        assert_eq!(slot.take_due(at(183), Duration::ZERO), Some((1, last(6))), "at the end");
+    }
+
+    #[test]
+    fn every_reason_has_a_place_and_a_name_of_its_own() {
+        for (place, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place);
+            assert_eq!(Reason::ALL.iter().filter(|other| other.as_str() == reason.as_str()).count(), 1, "{reason:?}");
+            let documented = include_str!("../../../docs/operations.md");
+            assert!(documented.contains(&format!("`{}`", reason.as_str())), "{reason:?} is not in docs/operations.md");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_refusal_is_short() {
+        let refusals = Refusals::new(Arc::default());
+        for _ in 0..2 {
+            refusals.note(Reason::TokenKey, Ipv4Addr::LOCALHOST.into(), &"é".repeat(100_000), "JWT_SECRET");
+        }
+        let kept = refusals.with_slot(Reason::TokenKey, |slot| slot.last.take()).expect("the second is not told yet");
+        assert!((1..=MAX_REFUSAL_DETAIL_BYTES).contains(&kept.detail.len()), "{}", kept.detail.len());
+    }
+}

@@ -1,0 +1,451 @@
+//! Which web origins may use the server from a browser: scheme, host and port, compared as URLs are.
+//!
+//! The parser is our own: the names in a browser's headers are ASCII already, and a library for URLs would add the tables
+//! of Unicode to the engine for the rest.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
+
+use ::http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{HOST, ORIGIN},
+};
+
+use crate::{Config, address::MAX_HOPS};
+
+/// Longest scheme that is read. `capacitor-electron` has 18 letters.
+const MAX_SCHEME_BYTES: usize = 40;
+
+/// Longest origin that is read: the scheme, `://`, a name of 253 bytes (RFC 1035) and a port. Whatever is longer is nobody's.
+const MAX_ORIGIN_BYTES: usize = MAX_SCHEME_BYTES + 3 + 253 + 6;
+
+/// The host in the request of a proxy's client. `Forwarded` (RFC 7239) is not read: the proxies in use set these two headers,
+/// and pass a client's own `Forwarded` on unread.
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The scheme in the request of a proxy's client.
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Which web origins may use the server from a browser.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// Every origin, `null` included (`Access-Control-Allow-Origin: *`).
+    Any,
+    /// The server's own origin, and these. Requests without an `Origin` header, which browsers always send across origins,
+    /// pass.
+    List(Vec<WebOrigin>),
+}
+
+/// A web origin, such as `https://studio.example`: scheme, host and port. Two are equal if they are the same to URLs:
+/// letters may have either case, a default port may be left out, an IPv6 address may have any of its forms, and `ws` and
+/// `wss` stand for `http` and `https`.
+///
+/// ```
+/// use socketio_server::WebOrigin;
+///
+/// let origin: WebOrigin = "WSS://Studio.example:443/".parse()?;
+/// assert_eq!(origin, "https://studio.example".parse::<WebOrigin>()?);
+/// assert_eq!(origin.to_string(), "https://studio.example");
+/// # Ok::<(), socketio_server::WrongOrigin>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WebOrigin {
+    /// In lower case.
+    scheme: Box<str>,
+    at: HostPort,
+}
+
+/// Why a text is not an origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WrongOrigin {
+    /// It does not begin with a scheme and `://`.
+    #[error("there is no scheme before the host")]
+    NoScheme,
+    /// It is the origin of sandboxed frames and of files.
+    #[error("the origin `null` is that of any sandboxed frame and any file: it can't be told from others'")]
+    Null,
+    /// Something follows the host and port.
+    #[error("there is more than scheme, host and port")]
+    NotOnlyOrigin,
+    /// It has a `*`.
+    #[error("`*` can't stand for a part of an origin")]
+    Wildcard,
+    /// The host is not in ASCII.
+    #[error("the host is not in the form that browsers send, which has ASCII letters only (xn--…)")]
+    NotAscii,
+    /// The host is missing, or is not the name or address of one.
+    #[error("there is no valid host")]
+    Host,
+    /// The port is not a number up to 65535.
+    #[error("the port is not a number up to 65535")]
+    Port,
+    /// It is longer than any origin.
+    #[error("it is longer than any origin")]
+    TooLong,
+}
+
+impl FromStr for WebOrigin {
+    type Err = WrongOrigin;
+
+    /// Reads an origin, as a browser sends it or as a person writes it.
+    fn from_str(text: &str) -> Result<Self, WrongOrigin> {
+        if text.len() > MAX_ORIGIN_BYTES {
+            return Err(WrongOrigin::TooLong);
+        }
+        if text == "null" {
+            return Err(WrongOrigin::Null);
+        }
+        let (scheme, rest) = text.split_once("://").ok_or(WrongOrigin::NoScheme)?;
+        let mut letters = scheme.bytes();
+        let begins = letters.next().is_some_and(|byte| byte.is_ascii_alphabetic());
+        if !begins
+            || scheme.len() > MAX_SCHEME_BYTES
+            || !letters.all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+        {
+            return Err(WrongOrigin::NoScheme);
+        }
+        let scheme: Box<str> = match scheme.to_ascii_lowercase().as_str() {
+            "ws" => "http".into(),
+            "wss" => "https".into(),
+            other => other.into(),
+        };
+        let mut at: HostPort = rest.strip_suffix('/').unwrap_or(rest).parse()?;
+        at.port = at.port.filter(|port| Some(*port) != default_port(&scheme));
+        Ok(Self { scheme, at })
+    }
+}
+
+impl fmt::Display for WebOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.at.host)?;
+        self.at.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+impl WebOrigin {
+    fn from_header(value: &HeaderValue) -> Option<Self> {
+        value.to_str().ok()?.parse().ok()
+    }
+
+    fn is_https(&self) -> bool {
+        &*self.scheme == "https"
+    }
+
+    /// Whether a request for this host, as in a `Host` header, may be one for a URL of this origin. The scheme of an app
+    /// (`capacitor://localhost`) is no server's.
+    #[must_use]
+    pub fn is_of(&self, host: &[u8]) -> bool {
+        let default = default_port(&self.scheme);
+        let text = std::str::from_utf8(host.trim_ascii()).ok().filter(|text| text.len() <= MAX_ORIGIN_BYTES);
+        let Some(asked) = text.and_then(|text| text.parse::<HostPort>().ok()) else { return false };
+        default.is_some() && self.at.host == asked.host && self.at.port.or(default) == asked.port.or(default)
+    }
+}
+
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    }
+}
+
+/// `host[:port]`, the host in its one form.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct HostPort {
+    host: Box<str>,
+    port: Option<u16>,
+}
+
+impl FromStr for HostPort {
+    type Err = WrongOrigin;
+
+    fn from_str(text: &str) -> Result<Self, WrongOrigin> {
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (address, port) = rest.split_once(']').ok_or(WrongOrigin::Host)?;
+                let address: Ipv6Addr = address.parse().map_err(|_| WrongOrigin::Host)?;
+                (format!("[{address}]"), port)
+            }
+            None => {
+                let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+                check_name(name)?;
+                (name.to_ascii_lowercase(), port)
+            }
+        };
+        let port = match port.strip_prefix(':') {
+            // As in URLs, where the number may be left out.
+            Some("") => None,
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(digits.parse().map_err(|_| WrongOrigin::Port)?)
+            }
+            Some(other) if other.contains(['/', '@', '?', '#']) => return Err(WrongOrigin::NotOnlyOrigin),
+            Some(_) => return Err(WrongOrigin::Port),
+            None if port.is_empty() => None,
+            None => return Err(WrongOrigin::NotOnlyOrigin),
+        };
+        Ok(Self { host: host.into(), port })
+    }
+}
+
+fn check_name(name: &str) -> Result<(), WrongOrigin> {
+    if name.contains(['/', '@', '?', '#']) {
+        Err(WrongOrigin::NotOnlyOrigin)
+    } else if name.contains('*') {
+        Err(WrongOrigin::Wildcard)
+    } else if !name.is_ascii() {
+        Err(WrongOrigin::NotAscii)
+    } else if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
+        Err(WrongOrigin::Host)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a request from this address, with these headers, is of a page that may use the server, or of no page.
+/// `over_tls` is about the connection to this server.
+pub(crate) fn is_allowed(config: &Config, peer: IpAddr, over_tls: bool, headers: &HeaderMap) -> bool {
+    let (Origins::List(list), Some(value)) = (&config.origins, headers.get(ORIGIN)) else { return true };
+    let origin = WebOrigin::from_header(value);
+    let is_from_proxy = config.trusted_proxies.contains(peer.to_canonical());
+    let allowed =
+        origin.is_some_and(|origin| list.contains(&origin) || is_own(&origin, is_from_proxy, over_tls, headers));
+    if !allowed {
+        let start = |name| headers.get(name).map(|value: &HeaderValue| shown(value.as_bytes()));
+        tracing::debug!(
+            %peer,
+            origin = start(ORIGIN),
+            host = start(HOST),
+            forwarded_host = start(X_FORWARDED_HOST),
+            is_from_proxy,
+            "refuse a page: {} does not have its origin, and the request was for another host; a proxy must pass the \
+             host on as `Host`, or as `X-Forwarded-Host` if it is a trusted one",
+            config.origins_setting
+        );
+    }
+    allowed
+}
+
+/// Whether the origin is that of the URL that the client asked for, as far as is known.
+fn is_own(origin: &WebOrigin, is_from_proxy: bool, over_tls: bool, headers: &HeaderMap) -> bool {
+    // Hops add at the right. A page can't make up what stands further left: it may send such a header only if a preflight
+    // allows that, which is refused for its origin.
+    let forwarded = move |name| {
+        let values = headers.get_all(name).iter().filter(move |_| is_from_proxy);
+        values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).take(MAX_HOPS)
+    };
+    let is_secure = match is_from_proxy {
+        true => forwarded(X_FORWARDED_PROTO).next().is_some_and(|scheme| {
+            let scheme = scheme.trim_ascii();
+            scheme.eq_ignore_ascii_case(b"https") || scheme.eq_ignore_ascii_case(b"wss")
+        }),
+        false => over_tls,
+    };
+    // The other way round it may well be: a proxy further out has taken TLS off.
+    if is_secure && !origin.is_https() {
+        return false;
+    }
+    let mut hosts = forwarded(X_FORWARDED_HOST).peekable();
+    match hosts.peek() {
+        Some(_) => hosts.any(|host| origin.is_of(host)),
+        None => headers.get(HOST).is_some_and(|host| origin.is_of(host.as_bytes())),
+    }
+}
+
+/// What a page is told that may not use the server.
+pub(crate) fn refusal(config: &Config) -> String {
+    format!("Forbidden: the page's origin is not this server's own, and {} does not have it", config.origins_setting)
+}
+
+/// The start of a header's value, for the log.
+fn shown(value: &[u8]) -> String {
+    value.get(..MAX_ORIGIN_BYTES).unwrap_or(value).escape_ascii().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::TrustedProxies;
+
+    fn origin(text: &str) -> WebOrigin {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn origins_are_equal_as_urls_are() {
+        for (a, b) in [
+            ("https://studio.example", "https://studio.example:443"),
+            ("https://studio.example", "HTTPS://Studio.Example/"),
+            ("https://studio.example", "wss://studio.example"),
+            ("https://studio.example", "https://studio.example:"),
+            ("https://studio.example:8443", "WSS://studio.example:08443"),
+            ("http://studio.example", "ws://studio.example:80/"),
+            ("http://[::1]:3000", "http://[0:0:0:0:0:0:0:1]:3000"),
+            ("http://[2001:db8::a]", "http://[2001:DB8:0::A]:80"),
+            ("capacitor://localhost", "Capacitor://LOCALHOST"),
+        ] {
+            assert_eq!(origin(a), origin(b));
+        }
+        let different = [
+            "https://studio.example",
+            "http://studio.example",
+            "https://studio.example:80",
+            "http://studio.example:443",
+            "https://studio.example.",
+            "https://studio.example.evil",
+            "https://[::1]",
+            "https://[::ffff:127.0.0.1]",
+            "https://127.0.0.1",
+            "capacitor://studio.example",
+            "capacitor://studio.example:443",
+        ];
+        for (index, a) in different.iter().enumerate() {
+            assert!(different[index + 1..].iter().all(|b| origin(a) != origin(b)), "{a}");
+            assert_eq!(origin(&origin(a).to_string()), origin(a));
+        }
+    }
+
+    #[test]
+    fn what_is_no_origin_says_why() {
+        for (text, error) in [
+            ("null", WrongOrigin::Null),
+            ("", WrongOrigin::NoScheme),
+            ("studio.example", WrongOrigin::NoScheme),
+            ("//studio.example", WrongOrigin::NoScheme),
+            ("://studio.example", WrongOrigin::NoScheme),
+            ("1s://studio.example", WrongOrigin::NoScheme),
+            ("ht tps://studio.example", WrongOrigin::NoScheme),
+            ("https://studio.example/path", WrongOrigin::NotOnlyOrigin),
+            ("https://studio.example//", WrongOrigin::NotOnlyOrigin),
+            ("https://studio.example:443/path", WrongOrigin::NotOnlyOrigin),
+            ("https://studio.example?x", WrongOrigin::NotOnlyOrigin),
+            ("https://studio.example#x", WrongOrigin::NotOnlyOrigin),
+            ("https://user@studio.example", WrongOrigin::NotOnlyOrigin),
+            ("https://user:word@studio.example", WrongOrigin::NotOnlyOrigin),
+            ("https://[::1]x", WrongOrigin::NotOnlyOrigin),
+            ("https://*.studio.example", WrongOrigin::Wildcard),
+            ("https://m\u{fc}ller.example", WrongOrigin::NotAscii),
+            ("https://", WrongOrigin::Host),
+            ("https:///", WrongOrigin::Host),
+            ("file:///", WrongOrigin::Host),
+            ("https://:443", WrongOrigin::Host),
+            ("https://a b", WrongOrigin::Host),
+            ("https://[::1", WrongOrigin::Host),
+            ("https://[1.2.3.4]", WrongOrigin::Host),
+            ("https://[fe80::1%25eth0]", WrongOrigin::Host),
+            ("https://studio.example:65536", WrongOrigin::Port),
+            ("https://studio.example:-1", WrongOrigin::Port),
+            ("https://studio.example:+1", WrongOrigin::Port),
+            ("https://::1", WrongOrigin::Host),
+            (&format!("https://{}", "a".repeat(MAX_ORIGIN_BYTES)), WrongOrigin::TooLong),
+        ] {
+            assert_eq!(text.parse::<WebOrigin>(), Err(error), "{text}");
+        }
+    }
+
+    /// A request of this page, by a trusted proxy or directly, over TLS or not.
+    fn passes(page: &str, from_proxy: bool, over_tls: bool, given: &[(&str, &str)]) -> bool {
+        let trusted_proxies = TrustedProxies::new(TrustedProxies::network("10.0.0.0/8"));
+        let origins = Origins::List(vec![origin("https://listed.example")]);
+        let config = Config { origins, trusted_proxies, ..Config::default() };
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("origin", page)].iter().chain(given) {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
+        }
+        let peer = IpAddr::from(if from_proxy { [10, 0, 0, 1] } else { [203, 0, 113, 1] });
+        is_allowed(&config, peer, over_tls, &headers)
+    }
+
+    #[test]
+    fn the_servers_own_pages_pass_whatever_the_port_is_called() {
+        let asked = |page: &str, host| passes(page, false, false, &[("host", host)]);
+        for (page, host) in [
+            ("https://studio.example", "studio.example"),
+            ("https://studio.example", "studio.example:443"),
+            ("https://studio.example", "Studio.Example:443"),
+            ("https://studio.example:443", "studio.example"),
+            ("wss://studio.example", "studio.example:443"),
+            ("http://studio.example", "studio.example:80"),
+            ("http://localhost:3000", "localhost:3000"),
+            ("http://[::1]:3000", "[0:0::1]:3000"),
+            ("https://listed.example:443", "studio.example"),
+        ] {
+            assert!(asked(page, host), "{page} at {host}");
+        }
+        for (page, host) in [
+            ("https://studio.example", "studio.example:80"),
+            ("https://studio.example", "studio.example:8443"),
+            ("http://studio.example", "studio.example:443"),
+            ("https://evil.example", "studio.example"),
+            ("https://studio.example", ""),
+            ("null", "null"),
+            ("http://listed.example", "studio.example"),
+            ("capacitor://localhost", "localhost"),
+        ] {
+            assert!(!asked(page, host), "{page} at {host}");
+        }
+        assert!(!passes("https://studio.example", false, false, &[]));
+        // Where TLS is spoken, a page that came without it is another's.
+        assert!(!passes("http://studio.example:3000", false, true, &[("host", "studio.example:3000")]));
+        assert!(passes("https://studio.example:3000", false, true, &[("host", "studio.example:3000")]));
+    }
+
+    #[test]
+    fn a_trusted_proxy_says_what_its_client_asked_for() {
+        fn by(from_proxy: bool, page: &str, given: &[(&str, &str)]) -> bool {
+            passes(page, from_proxy, false, &[&[("host", "127.0.0.1:3000")], given].concat())
+        }
+        fn host(value: &str) -> [(&str, &str); 1] {
+            [("x-forwarded-host", value)]
+        }
+        let page = "https://studio.example";
+        assert!(by(true, page, &host("studio.example")));
+        assert!(by(true, page, &host("studio.example:443")));
+        assert!(by(true, page, &host("studio.example, inner.example")));
+        assert!(by(true, page, &[("x-forwarded-host", "a.example"), ("x-forwarded-host", "studio.example")]));
+        assert!(!by(true, page, &[]), "nginx's default");
+        assert!(!by(true, page, &host("evil.example")));
+        assert!(!by(true, page, &host(&format!("{}studio.example", "x,".repeat(MAX_HOPS)))));
+        assert!(!by(true, "http://127.0.0.1:3000", &host("studio.example")), "the proxy's own name for it");
+        assert!(!by(false, page, &host("studio.example")), "anybody can say so");
+
+        let by_proto =
+            |page, proto| by(true, page, &[("x-forwarded-host", "studio.example"), ("x-forwarded-proto", proto)]);
+        for proto in ["https", "HTTPS", "wss", "https, http"] {
+            assert!(by_proto(page, proto), "{proto}");
+            assert!(!by_proto("http://studio.example", proto), "{proto}");
+        }
+        for proto in ["http", "", "ftp", "http, https"] {
+            assert!(by_proto(page, proto), "TLS was taken off further out: {proto}");
+            assert!(by_proto("http://studio.example", proto), "{proto}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics_and_what_is_read_is_read_again(
+            page in "(https?|wss?|app)?(://)?[ -~\u{80}-\u{ff}]{0,40}",
+            host in any::<Vec<u8>>(),
+        ) {
+            if let Ok(origin) = page.parse::<WebOrigin>() {
+                prop_assert_eq!(origin.to_string().parse::<WebOrigin>(), Ok(origin.clone()));
+                let _ = origin.is_of(&host);
+            }
+        }
+
+        #[test]
+        fn an_origin_is_its_hosts(name in "[a-z0-9.-]{1,30}", port in any::<u16>(), secure in any::<bool>()) {
+            let (scheme, default) = if secure { ("https", 443) } else { ("http", 80) };
+            let page = format!("{scheme}://{name}:{port}");
+            let host = format!("{name}:{port}");
+            prop_assert!(origin(&page).is_of(host.as_bytes()));
+            prop_assert_eq!(origin(&page).is_of(name.as_bytes()), port == default);
+        }
+    }
+}
