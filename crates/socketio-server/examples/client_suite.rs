@@ -71,7 +71,8 @@ fn main_namespace() -> Namespace {
             let argument = event.arg(0);
             event.ack(&argument);
         })
-        .on_async("ack", async |socket: Socket, _: OwnedEvent| {
+        // Asked again while the question before is open.
+        .on_overlapping("ack", async |socket: Socket, _: OwnedEvent| {
             let reply = socket.emit_args_with_ack("ack", &EventArgs::default(), Duration::from_secs(5)).await;
             let is_right = |five: Option<i64>, object: Option<Value>| {
                 five == Some(5) && object.is_some_and(|object| object["test"] == true)

@@ -82,7 +82,7 @@ async fn probe(
                 Packet::Ping("probe") if !probed => {
                     probed = true;
                     send(session, &read, write, Frame::text(|out| out.extend_from_slice(b"3probe"))).await?;
-                    noops.reset_immediately();
+                    noops.reset();
                 }
                 Packet::Upgrade if probed => {
                     input.drain(..used);
