@@ -53,7 +53,8 @@ async fn tiny_frames() {
 
 #[tokio::test]
 async fn unmasked_frames() {
-    let siege = Siege::of("200 connections with frames that are not masked, or have unknown bits and codes");
+    let siege = Siege::of("200 connections with frames that are not masked, or have unknown bits and codes")
+        .with("CONNECTION_RATE_PER_ADDRESS", "0");
     siege
         .run(async |server| {
             let frames: [&[u8]; 4] =
@@ -91,7 +92,7 @@ async fn ping_floods() {
 
 #[tokio::test]
 async fn compressed_frames() {
-    let siege = Siege::of("permessage-deflate offered, and used all the same");
+    let siege = Siege::of("permessage-deflate offered, and used all the same").with("CONNECTION_RATE_PER_ADDRESS", "0");
     siege
         .run(async |server| {
             for _ in 0..50 {
@@ -114,7 +115,7 @@ async fn compressed_frames() {
 
 #[tokio::test]
 async fn announced_giants() {
-    let siege = Siege::of("200 frames that announce up to 2^63 bytes");
+    let siege = Siege::of("200 frames that announce up to 2^63 bytes").with("CONNECTION_RATE_PER_ADDRESS", "0");
     siege
         .run(async |server| {
             for _ in 0..50 {
