@@ -124,6 +124,8 @@ pub(crate) async fn serve_connection(
     let served_http = serve_http(shard.clone(), stream, peer, place.clone(), upgrade.clone(), deadline);
     let Some(Served { stream, leftover, may_send_on }) = Box::pin(served_http).await else { return };
     let Some(upgrade) = upgrade.take() else {
+        // What was read of a request that is refused has its memory, which need not wait.
+        drop(leftover);
         if may_send_on {
             Box::pin(linger(&shard, stream, &place)).await;
         } else if let Stream::Tls(stream) = stream.into_stream() {
@@ -282,6 +284,7 @@ async fn linger(shard: &Shard, mut stream: HttpStream, place: &HttpPlace) {
     if stream.has_ended() || (shard.is_draining() && !stream.has_more()) {
         return;
     }
+    stream.forget_headers();
     let until = Instant::now() + HTTP_LINGER;
     let mut left = CLOSE_LINGER_BYTES;
     let reading = async {

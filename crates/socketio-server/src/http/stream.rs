@@ -57,8 +57,7 @@ impl Headers {
     pub(super) fn came(&self, has_body: bool) {
         self.place.request_came(has_body);
         self.are_awaited.set(false);
-        self.count.set(0);
-        self.shard.hold(self.peer, self.held.take(), 0);
+        self.release();
     }
 
     /// The request has its answer: the next one's are awaited.
@@ -67,6 +66,12 @@ impl Headers {
         self.are_awaited.set(true);
         self.have_begun.set(false);
         self.deadline.set(Instant::now() + self.shard.config.keep_alive_timeout);
+    }
+
+    /// Nothing is held of them any more.
+    fn release(&self) {
+        self.count.set(0);
+        self.shard.hold(self.peer, self.held.take(), 0);
     }
 
     pub(super) fn are_awaited(&self) -> bool {
@@ -138,6 +143,11 @@ impl HttpStream {
     /// Whether something has come that is not read.
     pub(super) fn has_more(&self) -> bool {
         self.stream.has_more()
+    }
+
+    /// hyper, and what it has read, is gone.
+    pub(super) fn forget_headers(&self) {
+        self.headers.release();
     }
 
     /// Reads what nobody wants; 0 at the end.

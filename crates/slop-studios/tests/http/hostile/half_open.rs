@@ -99,6 +99,7 @@ async fn more_connections_than_an_address_may_have() {
 async fn made_up_addresses() {
     let siege = Siege::of("5,000 handshakes, each with another `X-Forwarded-For`")
         .one_address_only()
+        .with("CONNECT_TIMEOUT_MS", "10000")
         .with("MAX_CONNECTIONS_PER_ADDRESS", "100");
     siege
         .run(async |server| {

@@ -29,7 +29,8 @@ async fn guessed_sessions() {
             let own = session(server).await;
             let neighbour = format!("{}{}", if own.starts_with('A') { "B" } else { "A" }, &own[1..]);
             let unknown = (400, r#"{"code":1,"message":"Session ID unknown"}"#.to_owned());
-            for guess in [socket_id.as_str(), &neighbour, "", "AAAAAAAAAAAAAAAAAAAA", "../../../../etc/pass", "%00"] {
+            for guess in [socket_id.as_str(), &neighbour, "%20", "AAAAAAAAAAAAAAAAAAAA", "../../../../etc/pass", "%00"]
+            {
                 assert_eq!(ask(server, "GET", guess, b"").await, unknown, "{guess}");
                 assert_eq!(ask(server, "POST", guess, b"42[\"ping\"]").await, unknown, "{guess}");
             }
