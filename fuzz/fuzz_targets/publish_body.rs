@@ -12,9 +12,9 @@ fuzz_target!(|input: (&str, &[u8])| {
     let (target, body) = input;
     let Ok(text) = check_text(body) else { return };
     for kind in KINDS {
-        let _ = Publish::read(kind, target, text);
+        let _ = Publish::read(kind, target, &text);
     }
-    for item in parse_array(text).unwrap_or_default() {
+    for item in parse_array(&text).unwrap_or_default() {
         let _ = Publish::read_item(item.get());
     }
 });
