@@ -361,10 +361,8 @@ async fn answer(
             tracing::debug!(%client, limit = limit.as_str(), "refuse a request");
         }
         let (status, code, message) = error.describe();
-        let message = match error {
-            EngineError::Forbidden => Cow::Owned(origin::refusal(&shard.config)),
-            _ => Cow::Borrowed(message),
-        };
+        // What else is forbidden has nothing to do with the page's origin.
+        let message = if allowed { Cow::Borrowed(message) } else { Cow::Owned(origin::refusal(&shard.config)) };
         let body = format!("{{\"code\":{code},\"message\":\"{message}\"}}");
         let mut response = text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -207,6 +207,25 @@ async fn an_old_client_and_a_stranger_are_told_of() {
     assert_eq!(*refused.lock().expect("no panic"), expected);
 }
 
+#[tokio::test]
+async fn the_application_may_refuse_a_connection() {
+    let server = TestServer::start(one_shard(), |server| {
+        server.namespace(echo("/")).allow_request(|request| {
+            let is_allowed = request.headers().contains_key("x-pass");
+            async move { is_allowed }
+        })
+    });
+    const HANDSHAKE: &str = "/socket.io/?EIO=4&transport=polling";
+    let refused = get(server.addr, HANDSHAKE).await;
+    assert_eq!(refused.parts(), (403, r#"{"code":4,"message":"Forbidden"}"#));
+    let mut http = Http::connect(server.addr).await;
+    let open = http.request("GET", HANDSHAKE, &[("X-Pass", "1")], b"").await;
+    assert_eq!(open.status, 200);
+    // Asked once: what follows is the session's.
+    let target = format!("{HANDSHAKE}&sid={}", &open.body[9..29]);
+    assert_eq!(http.request("POST", &target, &[], b"1").await.parts(), (200, "ok"));
+}
+
 /// What opened the connection, for handlers that want it.
 #[tokio::test]
 async fn the_handshake_is_there_for_handlers() {
