@@ -4,7 +4,7 @@
 //! is counted for their shard. So such a request is read once more, from a stream that may.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
@@ -23,7 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, ReadBuf, ReadHalf},
     sync::oneshot,
 };
 
@@ -70,7 +70,8 @@ pub(super) async fn serve(
     max_headers: usize,
 ) {
     let (open, closed) = oneshot::channel::<()>();
-    let stream = Reread { read, stream, _open: open };
+    let (rest, write) = tokio::io::split(stream);
+    let stream = tokio::io::join(Reread { read, rest, _open: open }, write);
     let service = {
         let shard = shard.clone();
         service_fn(move |mut request: Request<Incoming>| {
@@ -98,10 +99,10 @@ pub(super) async fn serve(
     }
 }
 
-/// A stream of which some was read before.
+/// What comes over a stream of which some was read before.
 struct Reread {
     read: Bytes,
-    stream: Stream,
+    rest: ReadHalf<Stream>,
     /// Dropped with the stream.
     _open: oneshot::Sender<()>,
 }
@@ -110,37 +111,11 @@ impl AsyncRead for Reread {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.read.is_empty() {
-            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+            return Pin::new(&mut this.rest).poll_read(cx, buffer);
         }
         let count = this.read.len().min(buffer.remaining());
         buffer.put_slice(this.read.get(..count).unwrap_or_default());
         this.read.advance(count);
         Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Reread {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use tokio::{
@@ -35,6 +35,8 @@ pub(super) struct Headers {
     /// Some have come, or they are the first ones: the connection is not idle.
     have_begun: Cell<bool>,
     deadline: Cell<Instant>,
+    /// Who is to read on when the request has its answer, since the client sends no more.
+    reader: Cell<Option<Waker>>,
 }
 
 impl Headers {
@@ -50,6 +52,7 @@ impl Headers {
             are_awaited: Cell::new(true),
             have_begun: Cell::new(true),
             deadline: Cell::new(deadline),
+            reader: Cell::new(None),
         })
     }
 
@@ -66,6 +69,9 @@ impl Headers {
         self.are_awaited.set(true);
         self.have_begun.set(false);
         self.deadline.set(Instant::now() + self.shard.config.keep_alive_timeout);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
     }
 
     /// Nothing is held of them any more.
@@ -183,13 +189,14 @@ impl AsyncRead for HttpStream {
             return Poll::Ready(Err(this.refuse(limit)));
         }
         if this.has_ended && place.ignores_end() {
+            this.headers.reader.set(Some(cx.waker().clone()));
             return Poll::Pending;
         }
         let read = ready!(read_at_most(Pin::new(&mut this.stream), SMALL_READ, cx, buffer))?;
         if read == 0 {
             this.has_ended = true;
             if place.ignores_end() {
-                // The answer wakes the task.
+                this.headers.reader.set(Some(cx.waker().clone()));
                 return Poll::Pending;
             }
         }
