@@ -42,7 +42,7 @@ impl SessionKeeper for StoreKeeper {
             since_seq: session.since,
             updated_at: Moment::now(),
             left_at: None,
-            is_changed: session.is_changed,
+            before: session.before,
         });
     }
 
@@ -114,6 +114,7 @@ async fn up_to_date(store: &dyn Store, saved: &str) -> Result<String, StoreError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Before;
     use crate::store::sqlite::tests::temporary;
     use crate::store::suite::{Recorder, wait};
 
@@ -132,7 +133,7 @@ mod tests {
                 since_seq: 1,
                 updated_at: Moment::now(),
                 left_at: Some(Moment::now().before(Duration::from_secs(away))),
-                is_changed: false,
+                before: Before::Nothing,
             });
             assert_eq!(wait(keeper.recall(pid)).is_some(), is_known, "{away}");
         }

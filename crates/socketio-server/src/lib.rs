@@ -113,7 +113,7 @@ pub use namespace::{ConnectError, Namespace};
 pub use origin::{Origins, WebOrigin, WrongOrigin};
 pub use raw::{RawEndpoint, RawMessage, RawSocket};
 pub use reason::DisconnectReason;
-pub use recovery::{MissedEvent, Recalled, Recovery, RecoveryFailure, SavedSession, SessionKeeper};
+pub use recovery::{Before, MissedEvent, Recalled, Recovery, RecoveryFailure, SavedSession, SessionKeeper};
 pub use refusal::{Refusal, RefusedClient};
 pub use rooms::JoinError;
 pub use server::{Drained, Server, ServerBuilder};

@@ -24,7 +24,7 @@ use crate::{
     frame::Frame,
     held::HeldMessage,
     identifier::Id,
-    recovery::{ASK_AT_BYTES, Offset, SavedSession, SocketRecovery},
+    recovery::{ASK_AT_BYTES, Before, Offset, SavedSession, SocketRecovery},
     rooms::Memberships,
     shard::{Shard, Space},
     timers::Timer,
@@ -529,7 +529,7 @@ impl Socket {
                 .as_ref()
                 .map_or_else(String::new, |save| self.shard().guarded(|| save(self)).unwrap_or_default()),
             since: recovery.since.get(),
-            is_changed: false,
+            before: Before::Valid,
         }
     }
 
@@ -542,7 +542,7 @@ impl Socket {
     pub(crate) fn save(&self) {
         let Some(recovery) = self.0.recovery.as_ref().filter(|_| self.is_unsaved()) else { return };
         if let Some(keeper) = self.handle().recovery().and_then(|memory| memory.settings.keeper.as_ref()) {
-            keeper.save(recovery.pid.as_str(), SavedSession { is_changed: recovery.save(), ..self.session(recovery) });
+            keeper.save(recovery.pid.as_str(), SavedSession { before: recovery.save(), ..self.session(recovery) });
         }
     }
 

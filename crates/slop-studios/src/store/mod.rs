@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use serde_json::value::RawValue;
+pub use socketio_server::Before;
 
 use crate::clock::Moment;
 
@@ -450,8 +451,8 @@ pub struct SessionRecord {
     pub updated_at: Moment,
     /// When its client was last known to be there; none if it is there now.
     pub left_at: Option<Moment>,
-    /// Whether what was kept of it before must not be found any more.
-    pub is_changed: bool,
+    /// What was kept of it before.
+    pub before: Before,
 }
 
 /// Tokens that are good no more.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use super::{
-    Change, Class, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, Floors, IdempotencyKey, Inbox,
+    Before, Change, Class, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, Floors, IdempotencyKey, Inbox,
     MediaChange, NotificationChange, ReadMark, Replay, Revocation, Revocations, Revoked, RoomEvent, SessionRecord,
     Step, Store, StoreError, What,
 };
@@ -608,7 +608,7 @@ pub(super) fn session(key: u8, data: &str) -> SessionRecord {
         since_seq: 7,
         updated_at: Moment::now(),
         left_at: None,
-        is_changed: false,
+        before: Before::Valid,
     }
 }
 

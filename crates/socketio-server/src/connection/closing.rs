@@ -89,7 +89,7 @@ impl Connection {
         let session = socket.session(recovery);
         if let Some(keeper) = &memory.settings.keeper {
             if recovery.is_queued() {
-                let session = SavedSession { is_changed: recovery.save(), ..session.clone() };
+                let session = SavedSession { before: recovery.save(), ..session.clone() };
                 keeper.save(recovery.pid.as_str(), session);
             }
             keeper.left(recovery.pid.as_str(), session.since);

@@ -16,8 +16,19 @@ pub struct SavedSession {
     pub data: String,
     /// The last broadcast that is known to have arrived, or that came before it connected.
     pub since: u64,
-    /// What was saved of it before must not be recalled any more: its rooms or its data have changed since.
-    pub is_changed: bool,
+    /// What was saved of it before.
+    pub before: Before,
+}
+
+/// What a keeper has of a session that it is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// It was given none of it yet.
+    Nothing,
+    /// The session as it is.
+    Valid,
+    /// Something that must not be recalled any more: its rooms or its data have changed since.
+    Outdated,
 }
 
 impl SavedSession {
@@ -25,7 +36,7 @@ impl SavedSession {
     #[must_use]
     pub fn new(namespace: impl Into<String>, socket_id: impl Into<String>, since: u64) -> Self {
         let (namespace, socket_id) = (namespace.into(), socket_id.into());
-        Self { namespace, socket_id, rooms: Vec::new(), data: String::new(), since, is_changed: false }
+        Self { namespace, socket_id, rooms: Vec::new(), data: String::new(), since, before: Before::Valid }
     }
 }
 

@@ -32,7 +32,7 @@ use std::{
 pub(crate) use confirmed::{Confirmed, WatermarkId};
 pub(crate) use direct::Direct;
 pub(crate) use history::{Audience, Entry, History};
-pub use keeper::{MissedEvent, Recalled, SavedSession, SessionKeeper};
+pub use keeper::{Before, MissedEvent, Recalled, SavedSession, SessionKeeper};
 pub(crate) use offset::Offset;
 pub(crate) use readers::Readers;
 pub(crate) use resume::{Wish, resume};
@@ -296,9 +296,13 @@ impl SocketRecovery {
         }
     }
 
-    /// The keeper is given the session now. Says whether what it has of it is wrong.
-    pub(crate) fn save(&self) -> bool {
-        self.save_state.replace(SaveState::Saved) == SaveState::ChangedQueued
+    /// The keeper is given the session now. Says what it has of it.
+    pub(crate) fn save(&self) -> Before {
+        match self.save_state.replace(SaveState::Saved) {
+            SaveState::New | SaveState::NewQueued => Before::Nothing,
+            SaveState::Saved | SaveState::SavedQueued => Before::Valid,
+            SaveState::ChangedQueued => Before::Outdated,
+        }
     }
 
     /// The session is with its socket from now on.

@@ -430,7 +430,9 @@ impl Ledger {
                 sessions::left(&self.connection, key, *left)?;
                 continue;
             }
-            if let Some(bytes) = sessions::remove(&self.connection, key)? {
+            if !change.is_first()
+                && let Some(bytes) = sessions::remove(&self.connection, key)?
+            {
                 self.usage.sessions.remove(bytes);
             }
             if let SessionChange::Saved(session) = change {

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::super::{
-    Change, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, Revocations, Revoked, SessionKey,
+    Before, Change, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, Revocations, Revoked, SessionKey,
     SessionRecord, SnapshotThen, StoreError, What,
 };
 use super::availability::Availability;
@@ -162,10 +162,15 @@ impl SessionChange {
         }
     }
 
+    /// Whether it is a session of which nothing was written before.
+    pub(super) fn is_first(&self) -> bool {
+        matches!(self, Self::Saved(SessionRecord { before: Before::Nothing, .. }))
+    }
+
     /// Whether a client that comes back must not find what was saved before.
     fn outdates_saved(&self) -> bool {
         match self {
-            Self::Saved(session) => session.is_changed,
+            Self::Saved(session) => session.before == Before::Outdated,
             Self::Forgotten => true,
             Self::Left(_) => false,
         }
@@ -180,7 +185,11 @@ impl SessionChange {
                 Self::Saved(session)
             }
             (Self::Saved(earlier), Self::Saved(session)) => {
-                Self::Saved(SessionRecord { is_changed: earlier.is_changed || session.is_changed, ..session })
+                let before = if earlier.before == Before::Valid { session.before } else { earlier.before };
+                Self::Saved(SessionRecord { before, ..session })
+            }
+            (Self::Forgotten, Self::Saved(session)) => {
+                Self::Saved(SessionRecord { before: Before::Outdated, ..session })
             }
             (Self::Forgotten, Self::Left(_)) => Self::Forgotten,
             (_, next) => next,
@@ -352,7 +361,8 @@ impl Queue {
         // Held until the change waits, so that nothing takes the key from the list before that. Others who ask the store for
         // something, or change nothing of what is saved, need not wait for it.
         let mut unsaved = change.outdates_saved().then(|| self.unsaved());
-        let is_noted = || self.waiting().lazy.sessions.get(&key).is_some_and(SessionChange::outdates_saved);
+        let needs_no_note = |earlier: &SessionChange| earlier.outdates_saved() || earlier.is_first();
+        let is_noted = || self.waiting().lazy.sessions.get(&key).is_some_and(needs_no_note);
         if let Some(unsaved) = unsaved.as_mut().and_then(|unsaved| unsaved.as_mut())
             && !is_noted()
         {
@@ -362,9 +372,11 @@ impl Queue {
         let earlier = if waiting.lazy_closed { None } else { waiting.lazy.sessions.remove(&key) };
         let fits = earlier.is_some() || (!waiting.lazy_closed && waiting.lazy.sessions.len() < LAZY_WRITES);
         if fits {
-            let change = match earlier {
-                Some(earlier) => earlier.then(change),
-                None => change,
+            let change = match (earlier, change) {
+                // A client that stays for a moment costs the disk nothing.
+                (Some(earlier), SessionChange::Forgotten) if earlier.is_first() => return true,
+                (Some(earlier), change) => earlier.then(change),
+                (None, change) => change,
             };
             waiting.lazy.sessions.insert(key, change);
             self.lazy_waits(waiting);
@@ -435,7 +447,13 @@ impl Queue {
             waiting.given_up = waiting.given_up.and(Backlog::of(0, &lazy));
             return;
         }
-        for (key, earlier) in lazy.sessions {
+        for (key, mut earlier) in lazy.sessions {
+            if let SessionChange::Saved(session) = &mut earlier
+                && session.before == Before::Nothing
+            {
+                // A commit that failed may have been written.
+                session.before = Before::Valid;
+            }
             let change = match waiting.lazy.sessions.remove(&key) {
                 Some(change) => earlier.then(change),
                 None => earlier,
@@ -628,6 +646,25 @@ mod tests {
         assert_eq!(queue.given_up().sessions, 1);
     }
 
+    #[test]
+    fn a_session_that_ends_before_it_was_written_is_not_written() {
+        let first = |key| match saved(key, 1) {
+            SessionChange::Saved(session) => SessionChange::Saved(SessionRecord { before: Before::Nothing, ..session }),
+            other => other,
+        };
+        let queue = Queue::default();
+        for change in [first(1), saved(1, 2), SessionChange::Forgotten] {
+            assert!(queue.put_session([1; 32], change));
+        }
+        assert!(queue.waiting().lazy.sessions.is_empty());
+        // Of this one, a commit that has failed may be on the disk.
+        assert!(queue.put_session([2; 32], first(2)));
+        queue.waiting().lazy_due = Some(Instant::now());
+        queue.put_back(queue.take().lazy);
+        assert!(queue.put_session([2; 32], SessionChange::Forgotten));
+        assert!(matches!(queue.waiting().lazy.sessions.get(&[2; 32]), Some(SessionChange::Forgotten)));
+    }
+
     fn saved(key: u8, room_bytes: usize) -> SessionChange {
         SessionChange::Saved(SessionRecord {
             key: [key; 32],
@@ -638,7 +675,7 @@ mod tests {
             since_seq: 0,
             updated_at: Moment::now(),
             left_at: None,
-            is_changed: true,
+            before: Before::Outdated,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
-use super::super::{SessionKey, SessionRecord};
+use super::super::{Before, SessionKey, SessionRecord};
 use super::queue::Left;
 use crate::clock::Moment;
 
@@ -15,7 +15,7 @@ pub(super) fn insert(connection: &Connection, session: &SessionRecord, life: u64
     let rooms = serde_json::to_string(&session.rooms).unwrap_or_default();
     connection
         .prepare_cached(
-            "INSERT INTO sessions (key, namespace, socket_id, rooms, data, since_seq, created_at, life, left_at)
+            "INSERT OR REPLACE INTO sessions (key, namespace, socket_id, rooms, data, since_seq, created_at, life, left_at)
              VALUES (:key, :namespace, :socket_id, :rooms, :data, :since_seq, :created_at, :life, :left_at)",
         )?
         .execute(named_params! {
@@ -109,7 +109,7 @@ pub(super) fn find(connection: &Connection, key: &SessionKey) -> rusqlite::Resul
                 since_seq: since.max(confirmed.filter(|_| left_at.is_none()).unwrap_or_default()),
                 updated_at: Moment::from_epoch_ms(row.get("created_at")?),
                 left_at: left_at.map(Moment::from_epoch_ms),
-                is_changed: false,
+                before: Before::Valid,
             };
             Ok((record, row.get("life")?))
         })

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::json;
-use socketio_server::{Config, MissedEvent, Namespace, Recalled, Recovery, SavedSession, SessionKeeper};
+use socketio_server::{Before, Config, MissedEvent, Namespace, Recalled, Recovery, SavedSession, SessionKeeper};
 use tokio::sync::oneshot;
 
 use super::client::{Client, Memory, studio};
@@ -178,7 +178,7 @@ async fn what_a_client_is_told_has_been_saved(shards: usize) {
     let saved = || cellar.sessions.lock().expect("no test panicked").get(&pid).cloned().expect("it is saved");
     for round in 0..100 {
         client.join("a").await;
-        assert_eq!((saved().rooms.len(), saved().is_changed), (1, true), "round {round}");
+        assert_eq!((saved().rooms.len(), saved().before), (1, Before::Outdated), "round {round}");
         assert_eq!(client.ask("leave", json!(["a"])).await, true);
         assert_eq!(saved().rooms.len(), 0, "round {round}");
     }

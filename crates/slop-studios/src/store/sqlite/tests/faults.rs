@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::limits::LAZY_WRITES;
-use crate::store::CommittedEvent;
+use crate::store::{Before, CommittedEvent};
 
 #[test]
 fn on_a_full_disk_nothing_is_accepted_and_then_it_goes_on() {
@@ -175,7 +175,7 @@ fn after_a_power_failure_lost_changes_of_sessions_are_not_undone() {
 fn a_store_that_ends_in_order_leaves_no_session_in_doubt() {
     let place = Place::new();
     let (store, _) = place.open();
-    let changed = |key| SessionRecord { is_changed: true, ..session(key, "{}") };
+    let changed = |key| SessionRecord { before: Before::Outdated, ..session(key, "{}") };
     store.save_session(changed(1));
     until(|| store.usage().sessions.rows == 1);
     store.save_session(changed(2));

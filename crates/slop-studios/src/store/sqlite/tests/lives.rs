@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 
 use super::*;
+use crate::store::Before;
 
 #[test]
 fn what_was_accepted_survives_a_kill() {
@@ -111,7 +112,7 @@ fn how_far_a_client_has_come_is_known_in_the_next_life() {
 }
 
 fn changed(key: u8, data: &str) -> SessionRecord {
-    SessionRecord { is_changed: true, ..session(key, data) }
+    SessionRecord { before: Before::Outdated, ..session(key, data) }
 }
 
 /// Connections that are still being closed when the store ends, as after a second signal.
@@ -176,8 +177,8 @@ fn a_session_that_has_changed_since_it_was_saved_is_not_found() {
     until(|| store.usage().sessions.rows == 4);
     // Nothing is written for as long as somebody dispatches.
     let dispatching = store.order.lock().expect("no test panicked");
-    store.save_session(SessionRecord { is_changed: true, ..session(1, "logged out") });
-    store.save_session(SessionRecord { is_changed: false, ..session(2, "{}") });
+    store.save_session(SessionRecord { before: Before::Outdated, ..session(1, "logged out") });
+    store.save_session(SessionRecord { before: Before::Valid, ..session(2, "{}") });
     store.forget_session([3; 32]);
     let killed = place.killed();
     drop(dispatching);
