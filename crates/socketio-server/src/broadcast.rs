@@ -23,7 +23,7 @@ use crate::{
     EncodeError, EventArgs, MetricsSnapshot, Socket, SocketRef,
     admission::Admission,
     event::check_name,
-    frame::Frame,
+    frame::{Frame, Frames},
     identifier::{Id, SocketIds},
     metrics::ShardMetrics,
     recovery::{Audience, Memory, Offset},
@@ -279,7 +279,6 @@ impl Broadcast {
         if let (Some(key), [frame]) = (&self.latest, frames.as_mut_slice()) {
             frame.set_latest(latest_number(node, namespace, key));
         }
-        let frames: SmallVec<[Frame; 1]> = frames.into();
         if let (Some(history), Some(_), false) = (history.as_mut(), told, self.volatile) {
             let except_socket = self.except_socket.map(|socket| socket.id);
             let audience = Audience { namespace, rooms: &self.rooms, except: &self.except, except_socket };
@@ -336,7 +335,7 @@ pub(crate) struct Job {
     /// The number is in the frames, as the last argument.
     told: bool,
     /// More than one if there are binary attachments.
-    pub(crate) frames: SmallVec<[Frame; 1]>,
+    pub(crate) frames: Frames,
     sockets: AtomicU64,
     shards_left: AtomicUsize,
     done: Mutex<Option<oneshot::Sender<u64>>>,
@@ -364,7 +363,7 @@ impl Job {
     }
 
     /// The frames for a client that does not take part in recovery.
-    pub(crate) fn plain_frames(&self) -> SmallVec<[Frame; 1]> {
+    pub(crate) fn plain_frames(&self) -> Frames {
         let mut frames = self.frames.clone();
         if let (true, Some(text)) = (self.told, frames.first_mut()) {
             *text = text.without_tail(Offset::of_broadcast(self.offset).argument().len());

@@ -7,7 +7,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use socketio_protocol::packet::{self, Args};
 
-use crate::{config::ANSWER_PER_MESSAGE, frame::Frame, recovery::Offset, socket::Socket};
+use crate::{
+    config::ANSWER_PER_MESSAGE,
+    frame::{Frame, Frames},
+    recovery::Offset,
+    socket::Socket,
+};
 
 /// Why an event could not be encoded.
 #[derive(Debug, thiserror::Error)]
@@ -60,21 +65,21 @@ impl EventArgs {
         ack: Option<u64>,
         event: &str,
         offset: Option<Offset>,
-    ) -> Result<Vec<Frame>, EncodeError> {
+    ) -> Result<Frames, EncodeError> {
         check_name(event)?;
         Ok(self.frames(|out, attachments| {
             packet::encode_event(out, namespace, ack, attachments, event, &self.json);
             if let Some(offset) = offset {
                 // Instead of the bracket at the end.
                 out.pop();
-                out.extend_from_slice(offset.argument().as_bytes());
+                out.extend_from_slice(&offset.argument());
                 out.push(b']');
             }
         }))
     }
 
-    fn frames(&self, head: impl FnOnce(&mut Vec<u8>, usize)) -> Vec<Frame> {
-        let mut frames = Vec::with_capacity(1 + self.attachments.len());
+    fn frames(&self, head: impl FnOnce(&mut Vec<u8>, usize)) -> Frames {
+        let mut frames = Frames::with_capacity(1 + self.attachments.len());
         frames.push(Frame::text(|out| head(out, self.attachments.len())));
         frames.extend(self.attachments.iter().map(|data| Frame::binary(data)));
         frames

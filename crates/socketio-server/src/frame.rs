@@ -3,6 +3,7 @@
 use std::{cell::RefCell, num::NonZeroU64};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use socketio_protocol::{
     engine_io::encode_binary,
     websocket::{self, MAX_HEADER, OpCode},
@@ -28,6 +29,9 @@ enum FrameMemory {
     /// A broadcast's, but for the frame itself: it is sent again to this client.
     Again,
 }
+
+/// The frames of one packet: nearly every one has no attachments.
+pub(crate) type Frames = SmallVec<[Frame; 1]>;
 
 /// A packet as a WebSocket frame; its payload is also the text of a polling packet.
 #[derive(Debug, Clone)]

@@ -376,7 +376,7 @@ impl Socket {
         }
     }
 
-    pub(crate) fn queue(&self, frames: Vec<Frame>) {
+    pub(crate) fn queue(&self, frames: impl IntoIterator<Item = Frame>) {
         if !self.is_connected() {
             return;
         }

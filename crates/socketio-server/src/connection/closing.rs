@@ -23,7 +23,7 @@ impl Connection {
             None => self.sockets.borrow().clone(),
         };
         for socket in &sockets {
-            socket.queue(vec![Frame::text(|out| packet::encode_disconnect(out, socket.namespace()))]);
+            socket.queue([Frame::text(|out| packet::encode_disconnect(out, socket.namespace()))]);
             socket.set_connected(false);
         }
         if namespace.is_none() {

@@ -152,7 +152,7 @@ impl Connection {
         }
         socket.save_soon();
         let pid = socket.inner().recovery.as_ref().map(|recovery| recovery.pid.as_str());
-        socket.queue(vec![Frame::text(|out| packet::encode_connect(out, socket.namespace(), socket.id(), pid))]);
+        socket.queue([Frame::text(|out| packet::encode_connect(out, socket.namespace(), socket.id(), pid))]);
     }
 
     pub(super) fn refuse(self: &Rc<Self>, namespace: &str, error: &ConnectError) {

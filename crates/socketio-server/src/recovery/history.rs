@@ -8,12 +8,17 @@ use std::{
 
 use smallvec::SmallVec;
 
-use crate::{config::MOST_MISSED, frame::Frame, identifier::Id, recovery::Recovery};
+use crate::{
+    config::MOST_MISSED,
+    frame::{Frame, Frames},
+    identifier::Id,
+    recovery::Recovery,
+};
 
 /// A remembered broadcast.
 pub(crate) struct Entry {
     pub(crate) offset: u64,
-    pub(crate) frames: SmallVec<[Frame; 1]>,
+    pub(crate) frames: Frames,
     namespace: u16,
     /// Everyone in the namespace, if empty.
     rooms: SmallVec<[Arc<str>; 1]>,
@@ -203,7 +208,7 @@ impl History {
     }
 
     /// Remembers the broadcast that got the last number.
-    pub(crate) fn push(&mut self, audience: &Audience<'_>, latest: Option<&str>, frames: SmallVec<[Frame; 1]>) {
+    pub(crate) fn push(&mut self, audience: &Audience<'_>, latest: Option<&str>, frames: Frames) {
         let now = Instant::now();
         let entry = Arc::new(Entry {
             offset: self.last,

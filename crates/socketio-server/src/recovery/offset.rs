@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use smallvec::SmallVec;
+
 use crate::identifier::Id;
 
 /// The place of an event in what a socket was sent: broadcasts by their number on this node, and between two of them
@@ -38,8 +40,22 @@ impl Offset {
     }
 
     /// As it stands behind an event's arguments. All its characters stand for themselves in JSON.
-    pub(crate) fn argument(&self) -> String {
-        format!(",\"{self}\"")
+    pub(crate) fn argument(&self) -> Text {
+        let mut text = Text::from_slice(b",\"");
+        self.write(&mut text);
+        text.push(b'"');
+        text
+    }
+
+    /// By hand: each of a socket's own events has another one, and formatting takes ten times as long.
+    fn write(&self, text: &mut Text) {
+        push_hex(text, self.broadcast);
+        if let Some((direct, Tag(tag))) = self.direct {
+            text.push(b'.');
+            push_hex(text, direct.into());
+            text.push(b'.');
+            text.extend_from_slice(&tag);
+        }
     }
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
@@ -61,13 +77,22 @@ impl Offset {
     }
 }
 
+/// An offset as text, with room for the longest and what stands around it.
+type Text = SmallVec<[u8; 40]>;
+
+fn push_hex(text: &mut Text, number: u64) {
+    let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
+    for place in (0..digits).rev() {
+        let digit = (number >> (4 * place) & 0xf) as u8;
+        text.push(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 });
+    }
+}
+
 impl fmt::Display for Offset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", self.broadcast)?;
-        match &self.direct {
-            Some((direct, Tag(tag))) => write!(f, ".{direct:x}.{}", std::str::from_utf8(tag).unwrap_or_default()),
-            None => Ok(()),
-        }
+        let mut text = Text::new();
+        self.write(&mut text);
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 
@@ -80,7 +105,11 @@ mod tests {
         let socket = Id::parse("k9QxAAAAAAAAAAAAAAAA").expect("an id");
         let direct = Offset::of_direct(0x1f, 3, &socket);
         assert_eq!((Offset::of_broadcast(0x1f).to_string(), direct.to_string()), ("1f".into(), "1f.3.k9Qx".into()));
-        for offset in [Offset::of_broadcast(0), Offset::of_broadcast(u64::MAX), direct] {
+        assert_eq!(Offset::of_broadcast(0x10_fedc_ba98_7654).to_string(), "10fedcba987654");
+        assert_eq!(direct.argument().as_slice(), b",\"1f.3.k9Qx\"");
+        let longest = Offset::of_direct(u64::MAX, u32::MAX, &socket);
+        assert!(!longest.argument().spilled());
+        for offset in [Offset::of_broadcast(0), Offset::of_broadcast(u64::MAX), direct, longest] {
             assert_eq!(Offset::parse(&offset.to_string()), Some(offset));
         }
         assert_eq!(direct.direct_of(&socket), Some(3));

@@ -1,6 +1,6 @@
 //! Sessions, kept for recovery, and how far their clients have come.
 
-use rusqlite::{Connection, OptionalExtension as _, named_params};
+use rusqlite::{Connection, OptionalExtension as _};
 
 use super::super::{Before, SessionKey, SessionRecord};
 use super::queue::Left;
@@ -13,31 +13,36 @@ const LIVES: u32 = 100;
 pub(super) fn insert(connection: &Connection, session: &SessionRecord, life: u64) -> rusqlite::Result<u64> {
     // Names and numbers always have a JSON form.
     let rooms = serde_json::to_string(&session.rooms).unwrap_or_default();
+    // Parameters by place: of those by name, each is a search, and sessions come by the thousand.
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO sessions (key, namespace, socket_id, rooms, data, since_seq, created_at, life, left_at)
-             VALUES (:key, :namespace, :socket_id, :rooms, :data, :since_seq, :created_at, :life, :left_at)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
-        .execute(named_params! {
-            ":key": session.key,
-            ":namespace": session.namespace,
-            ":socket_id": session.socket_id,
-            ":rooms": rooms,
-            ":data": session.data,
-            ":since_seq": session.since_seq,
-            ":created_at": session.updated_at.epoch_ms(),
-            ":life": life,
-            ":left_at": session.left_at.map(Moment::epoch_ms),
-        })?;
+        .execute((
+            session.key,
+            &session.namespace,
+            &session.socket_id,
+            &rooms,
+            &session.data,
+            session.since_seq,
+            session.updated_at.epoch_ms(),
+            life,
+            session.left_at.map(Moment::epoch_ms),
+        ))?;
     Ok((rooms.len() + session.data.len()) as u64)
 }
 
 /// Removes a session, and returns its bytes if there was one.
 pub(super) fn remove(connection: &Connection, key: &SessionKey) -> rusqlite::Result<Option<u64>> {
-    connection
-        .prepare_cached("DELETE FROM sessions WHERE key = ?1 RETURNING octet_length(rooms) + octet_length(data)")?
-        .query_row([key], |row| row.get(0))
-        .optional()
+    // RETURNING would have it build a table of its own for one row.
+    let found: Option<(i64, u64)> = connection
+        .prepare_cached("SELECT row, octet_length(rooms) + octet_length(data) FROM sessions WHERE key = ?1")?
+        .query_row([key], |found| Ok((found.get(0)?, found.get(1)?)))
+        .optional()?;
+    let Some((row, bytes)) = found else { return Ok(None) };
+    connection.prepare_cached("DELETE FROM sessions WHERE row = ?1")?.execute([row])?;
+    Ok(Some(bytes))
 }
 
 /// Removes all sessions, since not all of them are as they were.
