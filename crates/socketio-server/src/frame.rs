@@ -55,6 +55,11 @@ impl Frame {
         Self::encode(OpCode::Binary, |buffer| buffer.extend_from_slice(data))
     }
 
+    /// What goes out as it is, ahead of a WebSocket's frames.
+    pub(crate) fn ahead(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.into(), payload_at: 0, binary: false, memory: FrameMemory::Own, latest: None }
+    }
+
     /// Encodes a WebSocket pong, which only a WebSocket carries.
     pub(crate) fn pong(data: &[u8]) -> Self {
         Self::encode(OpCode::Pong, |buffer| buffer.extend_from_slice(data))

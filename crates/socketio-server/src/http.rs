@@ -122,7 +122,7 @@ pub(crate) async fn serve_connection(
     let upgrade: Rc<Cell<Option<Upgrade>>> = Rc::default();
     // Boxed, so that the memory of the HTTP connection is gone when it is.
     let served_http = serve_http(shard.clone(), stream, peer, place.clone(), upgrade.clone(), deadline);
-    let Some(Served { stream, leftover, may_send_on }) = Box::pin(served_http).await else { return };
+    let Some(Served { mut stream, leftover, may_send_on }) = Box::pin(served_http).await else { return };
     let Some(upgrade) = upgrade.take() else {
         // What was read of a request that is refused has its memory, which need not wait.
         drop(leftover);
@@ -133,6 +133,7 @@ pub(crate) async fn serve_connection(
         }
         return;
     };
+    let answer = stream.take_held_back();
     let stream = stream.into_stream();
     if let Upgrade::Fallback(mut head, client) = upgrade {
         head.extend_from_slice(&leftover);
@@ -144,7 +145,7 @@ pub(crate) async fn serve_connection(
     drop(place);
     match upgrade {
         Upgrade::Fallback(..) => {}
-        Upgrade::Open(origin) => open_websocket(&shard, origin, stream, &leftover, served),
+        Upgrade::Open(origin) => open_websocket(&shard, origin, stream, answer, &leftover, served),
         Upgrade::Session(sid) => match stream.detach() {
             Ok(stream) => shard.route(EngineRequest::Upgrade { sid, stream, leftover, peer: peer.ip() }),
             Err(error) => tracing::debug!(%error, "failed to hand over a stream"),
@@ -188,6 +189,9 @@ async fn serve_http(
                     return std::future::pending().await;
                 };
                 announce_keep_alive(&shard, &mut response);
+                if opens_websocket(&upgrade) {
+                    headers.hold_answer_back();
+                }
                 headers.answered();
                 Ok::<_, Infallible>(response)
             })
@@ -260,6 +264,13 @@ async fn serve_http(
     }
     let parts = connection.into_parts();
     Some(Served { stream: parts.io.into_inner(), leftover: parts.read_buf, may_send_on })
+}
+
+fn opens_websocket(upgrade: &Cell<Option<Upgrade>>) -> bool {
+    let wanted = upgrade.take();
+    let opens = matches!(wanted, Some(Upgrade::Open(_)));
+    upgrade.set(wanted);
+    opens
 }
 
 fn max_header_bytes(config: &Config) -> usize {

@@ -35,6 +35,8 @@ pub(super) struct Headers {
     /// Some have come, or they are the first ones: the connection is not idle.
     have_begun: Cell<bool>,
     deadline: Cell<Instant>,
+    /// The last answer is written with what comes after HTTP.
+    is_held_back: Cell<bool>,
     /// Who is to read on when the request has its answer, since the client sends no more.
     reader: Cell<Option<Waker>>,
 }
@@ -52,6 +54,7 @@ impl Headers {
             are_awaited: Cell::new(true),
             have_begun: Cell::new(true),
             deadline: Cell::new(deadline),
+            is_held_back: Cell::new(false),
             reader: Cell::new(None),
         })
     }
@@ -72,6 +75,11 @@ impl Headers {
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
+    }
+
+    /// The answer that comes now goes out with what follows it: a write and a packet less for every WebSocket.
+    pub(super) fn hold_answer_back(&self) {
+        self.is_held_back.set(true);
     }
 
     /// Nothing is held of them any more.
@@ -130,15 +138,26 @@ pub(super) struct HttpStream {
     stream: Stream,
     headers: Rc<Headers>,
     has_ended: bool,
+    /// What was held back.
+    held_back: Vec<u8>,
 }
 
 impl HttpStream {
     pub(super) fn new(stream: Stream, headers: Rc<Headers>) -> Self {
-        Self { stream, headers, has_ended: false }
+        Self { stream, headers, has_ended: false, held_back: Vec::new() }
     }
 
     pub(super) fn into_stream(self) -> Stream {
         self.stream
+    }
+
+    /// What is to go out before anything else is written.
+    pub(super) fn take_held_back(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.held_back)
+    }
+
+    fn holds_back(&self) -> bool {
+        self.headers.is_held_back.get()
     }
 
     /// Whether the client has sent all that it will.
@@ -209,7 +228,12 @@ impl AsyncRead for HttpStream {
 
 impl AsyncWrite for HttpStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, data)
+        let this = self.get_mut();
+        if this.holds_back() {
+            this.held_back.extend_from_slice(data);
+            return Poll::Ready(Ok(data.len()));
+        }
+        Pin::new(&mut this.stream).poll_write(cx, data)
     }
 
     fn poll_write_vectored(
@@ -217,7 +241,12 @@ impl AsyncWrite for HttpStream {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, data)
+        let this = self.get_mut();
+        if this.holds_back() {
+            data.iter().for_each(|data| this.held_back.extend_from_slice(data));
+            return Poll::Ready(Ok(data.iter().map(|data| data.len()).sum()));
+        }
+        Pin::new(&mut this.stream).poll_write_vectored(cx, data)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -38,12 +38,20 @@ use crate::{
     },
 };
 
-/// Opens a session that begins as a WebSocket. `leftover` is what came with the request.
-pub(crate) fn open(shard: &Rc<Shard>, origin: Origin, stream: Stream, leftover: &Bytes, served: StreamGuard) {
+/// Opens a session that begins as a WebSocket. The request's `answer` is still to be written; `leftover` is what came with it.
+pub(crate) fn open(
+    shard: &Rc<Shard>,
+    origin: Origin,
+    stream: Stream,
+    answer: Vec<u8>,
+    leftover: &Bytes,
+    served: StreamGuard,
+) {
     let (read, write) = stream.into_split();
     let connection = Connection::open(shard, origin, Transport::WebSocket(write));
     let sid = shard.entropy.borrow_mut().session_id(shard.id);
     connection.turn(|| {
+        connection.queue_uncounted(Rc::new(Frame::ahead(answer)));
         connection.queue_uncounted(Rc::new(Frame::text(|out| open_packet(shard, sid.as_str(), &[], out))));
     });
     start(connection, read, leftover, served);
