@@ -76,6 +76,7 @@ pub mod rooms;
 pub mod serve;
 mod session;
 pub mod store;
+mod system;
 mod tls;
 mod user_rate;
 mod watchdog;

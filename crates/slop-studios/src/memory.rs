@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::system;
+
 /// How often the connections are counted.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -23,7 +25,7 @@ impl Crowd {
     /// Takes note of how many connections there are, and gives memory back if half of a crowd has left.
     pub(crate) fn observe(&mut self, connections: u64) {
         if self.has_left(connections) {
-            give_back();
+            system::give_memory_back();
         }
     }
 
@@ -36,17 +38,6 @@ impl Crowd {
         left
     }
 }
-
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "the C library's only way to give free pages back")]
-fn give_back() {
-    // SAFETY: `malloc_trim` takes the allocator's own locks and touches free memory only.
-    let gave = unsafe { libc::malloc_trim(0) };
-    tracing::debug!(gave, "gave memory back");
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn give_back() {}
 
 #[cfg(test)]
 mod tests {

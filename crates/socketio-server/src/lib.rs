@@ -96,6 +96,7 @@ mod rooms;
 mod server;
 mod shard;
 mod socket;
+mod system;
 mod timers;
 mod tls;
 mod transport;

@@ -15,10 +15,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::{
-    io::Errno,
-    net::{SendFlags, sockopt::set_tcp_user_timeout},
-};
+use rustix::{io::Errno, net::SendFlags};
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
@@ -35,6 +32,7 @@ use crate::{
     metrics::ShardMetrics,
     recovery::Memory,
     shard::{Application, Command, Shard},
+    system,
 };
 
 /// A server that runs. Dropped, it closes its connections and ends its threads; nobody waits for that.
@@ -258,6 +256,7 @@ impl ServerBuilder {
         self.check().map_err(|mistake| io::Error::new(io::ErrorKind::InvalidInput, mistake))?;
         let local_addr = listener.local_addr()?;
         listener.set_nonblocking(true)?;
+        system::prepare_listener(&listener, self.config.write_stall_timeout.saturating_mul(USER_TIMEOUT_STALLS));
         let names = self.application.namespaces.iter().enumerate();
         let names: std::collections::HashMap<_, _> =
             names.map(|(index, namespace)| (namespace.name(), index as u16)).collect();
@@ -359,8 +358,6 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
     let mailboxes = &shard.handle.0.mailboxes;
     let admission = &shard.handle.0.admission;
     let mut tidying = tokio::time::interval(TIDY_INTERVAL);
-    let user_timeout = shard.config.write_stall_timeout.saturating_mul(USER_TIMEOUT_STALLS);
-    let user_timeout = u32::try_from(user_timeout.as_millis()).unwrap_or(0);
     let mut spare = SpareFile::open();
     let mut complained: Option<Instant> = None;
     let mut turn = 0;
@@ -413,9 +410,7 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
                 continue;
             }
         };
-        // Without it small packets may wait for the acknowledgement of the one before.
-        let _ = stream.set_nodelay(true);
-        let _ = set_tcp_user_timeout(&stream, user_timeout);
+        system::prepare_stream(&stream);
         if turn == usize::from(shard.id) {
             shard.accept(stream, peer, place);
         } else if let (Some(mailbox), Ok(stream)) = (mailboxes.get(turn), stream.into_std()) {

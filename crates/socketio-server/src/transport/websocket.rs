@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use rustix::{
     io::Errno,
-    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
+    net::{RecvFlags, SendAncillaryBuffer, recv, send, sendmsg},
 };
 use smallvec::SmallVec;
 use socketio_protocol::{
@@ -31,6 +31,7 @@ use crate::{
     metrics::ShardMetrics,
     outbox::Outbox,
     shard::{Shard, StreamGuard},
+    system::NO_SIGNAL,
     transport::{
         Flushed, Transport,
         polling::open_packet,
@@ -317,7 +318,7 @@ pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &Shar
 /// One system call. Not `write`, which fetches the books of files from memory before it finds that this is a socket:
 /// of a broadcast's cost that was a twentieth.
 pub(crate) fn send_one(stream: &OwnedWriteHalf, bytes: &[u8], metrics: &ShardMetrics) -> Result<usize, Errno> {
-    count(send(stream.as_ref(), bytes, SendFlags::NOSIGNAL), metrics)
+    count(send(stream.as_ref(), bytes, NO_SIGNAL), metrics)
 }
 
 /// The same for several pieces. Small ones are put together first: that takes less than telling the kernel where each is.
@@ -330,7 +331,7 @@ fn send_all(stream: &OwnedWriteHalf, pieces: &[IoSlice<'_>], metrics: &ShardMetr
         pieces.iter().for_each(|piece| together.extend_from_slice(piece));
         return send_one(stream, &together, metrics);
     }
-    count(sendmsg(stream.as_ref(), pieces, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL), metrics)
+    count(sendmsg(stream.as_ref(), pieces, &mut SendAncillaryBuffer::default(), NO_SIGNAL), metrics)
 }
 
 fn count(result: Result<usize, Errno>, metrics: &ShardMetrics) -> Result<usize, Errno> {

@@ -18,11 +18,11 @@ use std::path::Path;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use memmap2::MmapMut;
-use rustix::mm::{MlockFlags, mlock_with};
 
 use super::super::SessionKey;
 use crate::data_dir;
 use crate::limits::UNSAVED_SESSIONS;
+use crate::system::keep_in_memory;
 
 const FILES: [&str; 2] = ["sessions.unsaved-0", "sessions.unsaved-1"];
 
@@ -278,14 +278,6 @@ fn map(file: &File) -> io::Result<MmapMut> {
     // SAFETY: the file belongs to this process, which holds the store's lock and neither shortens it nor maps it again. What
     // is read from it is plain bytes.
     unsafe { MmapMut::map_mut(file) }
-}
-
-/// Where that is allowed, no page that is in use has to be read back from a disk that may fail: the process would be ended by
-/// a signal. Pages that are not take no memory.
-#[expect(unsafe_code, reason = "it is about addresses, which are those of a mapping")]
-fn keep_in_memory(places: &MmapMut) {
-    // SAFETY: the pages are this mapping's, which may be unmapped all the same, and nothing is read or written.
-    let _ = unsafe { mlock_with(places.as_ptr().cast_mut().cast(), places.len(), MlockFlags::ONFAULT) };
 }
 
 #[cfg(test)]
