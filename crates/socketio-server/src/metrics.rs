@@ -162,7 +162,7 @@ metrics! {
     volatile_dropped,
     /// Writes to WebSocket connections so far.
     writes,
-    /// Bytes written to WebSocket connections so far.
+    /// Bytes written to WebSocket connections so far, with the answers to the requests that opened them.
     bytes_written,
     /// Bytes read from WebSocket connections so far.
     bytes_read,

@@ -152,11 +152,16 @@ async fn nothing_is_written_behind_half_a_frame() {
             let _ = references.send(socket.reference());
         }))
     });
-    let before = server.metrics().bytes_written;
     let (mut ws, _) = Ws::connected_with_small_buffer(server.addr).await;
+    let reference = reference.recv().await.expect("a socket");
+    // What has come so far is written and counted by now, and the answer to the request, which the client does not count.
+    let (asked, is_asked) = tokio::sync::oneshot::channel();
+    server.handle.with_socket(reference, move |_| drop(asked.send(())));
+    within("the shard's answer", is_asked).await.expect("the shard runs");
+    let before = server.metrics().bytes_written - ws.reader.bytes;
     let (filled, is_filled) = tokio::sync::oneshot::channel();
     let (drained, is_drained) = mpsc::channel::<()>();
-    server.handle.with_socket(reference.recv().await.expect("a socket"), move |socket| {
+    server.handle.with_socket(reference, move |socket| {
         let socket = socket.expect("a client");
         // The shard is busy: between now and the end of the connection it looks at its sockets.
         for _ in 0..200 {
