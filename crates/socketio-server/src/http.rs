@@ -205,7 +205,7 @@ async fn serve_http(
     let mut drained = pin!(shard.drain_began.notified());
     let mut parting = pin!(place.parting());
     let mut time_up = pin!(sleep_until(headers.deadline()));
-    let mut draining = false;
+    let (mut draining, mut is_parting) = (false, false);
     let ended = std::future::poll_fn(|cx| {
         has_answered.set(false);
         if !draining && (shard.is_draining() || drained.as_mut().poll(cx).is_ready()) {
@@ -218,8 +218,13 @@ async fn serve_http(
         if is_handed_over.get() {
             return Poll::Ready(Ended::Itself(Ok(())));
         }
-        if parting.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ended::MakesRoom);
+        if !is_parting && parting.as_mut().poll(cx).is_ready() {
+            // A request may have come since it was chosen as idle. That is answered, which takes no longer than the server does.
+            if !place.ignores_end() {
+                return Poll::Ready(Ended::MakesRoom);
+            }
+            is_parting = true;
+            Pin::new(&mut connection).graceful_shutdown();
         }
         // It is set anew only when it has come up too early, or would come up too late: with most requests nothing is to be done.
         while headers.are_awaited() {
@@ -307,6 +312,8 @@ async fn linger(shard: &Shard, mut stream: HttpStream, place: &HttpPlace) {
                 Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count),
                 _ => return,
             }
+            // Others send on, too, as fast as it is read.
+            shard.turn().await;
         }
     };
     tokio::select! {

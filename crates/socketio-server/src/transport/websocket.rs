@@ -96,7 +96,11 @@ async fn linger(shard: &Shard, read: OwnedReadHalf) {
         shard.scratch.set(Some(scratch));
         match result {
             Ok(0) => return,
-            Ok(count) => left = left.saturating_sub(count),
+            Ok(count) => {
+                left = left.saturating_sub(count);
+                // Others send on, too, as fast as it is read.
+                shard.turn().await;
+            }
             Err(error) if error.kind() != ErrorKind::WouldBlock => return,
             Err(_) => {}
         }

@@ -2,7 +2,12 @@
 
 use std::{
     convert::Infallible,
-    future::{Ready, ready},
+    future::{Future, Ready, ready},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -16,6 +21,7 @@ use socketio_server::{Config, HttpConnection, Limit};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::Notify,
 };
 
 use crate::{
@@ -224,4 +230,55 @@ async fn the_fallback_may_upgrade() {
     http.send_raw(request("/other").as_bytes()).await;
     assert_eq!(http.response().await.expect("an answer").status, 418);
     assert!(http.response().await.is_none());
+}
+
+/// Answers when it is told to.
+#[derive(Clone, Default)]
+struct Waits {
+    asked: Arc<AtomicUsize>,
+    told: Arc<Notify>,
+}
+
+impl tower_service::Service<Request<Incoming>> for Waits {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Incoming>) -> Self::Future {
+        let told = Arc::clone(&self.told).notified_owned();
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            told.await;
+            Ok(Response::default())
+        })
+    }
+}
+
+/// It was idle when it was chosen, or nobody else was.
+#[tokio::test]
+async fn a_connection_that_makes_room_has_its_answer_first() {
+    let config = Config { shards: 1, max_handshakes: 1, ..Config::default() };
+    let waits = Waits::default();
+    let (asked, told) = (waits.asked.clone(), waits.told.clone());
+    let server = TestServer::start(config, |server| server.fallback(waits));
+    let mut clients = Vec::new();
+    for number in 1..=3 {
+        let mut client = Http::connect(server.addr).await;
+        client.send("GET", "/", &[], b"").await;
+        eventually("it is asked", || asked.load(Ordering::Relaxed) == number).await;
+        clients.push(client);
+    }
+    told.notify_waiters();
+    let mut kept = Vec::new();
+    for client in &mut clients {
+        let answer = client.response().await.expect("an answer");
+        assert_eq!(answer.status, 200);
+        kept.push(answer.header("connection") != Some("close"));
+    }
+    assert_eq!(kept, [false, false, true]);
+    eventually("they have left", || server.metrics().streams == 1).await;
 }
