@@ -301,6 +301,7 @@ async fn linger(shard: &Shard, mut stream: HttpStream, place: &HttpPlace) {
         return;
     }
     stream.forget_headers();
+    place.is_done();
     let until = Instant::now() + HTTP_LINGER;
     let mut left = CLOSE_LINGER_BYTES;
     let reading = async {

@@ -256,6 +256,12 @@ impl HttpPlace {
         self.occupant.active_at.store(self.admission.now(), Relaxed);
     }
 
+    /// Nothing is awaited of it any more: what comes is thrown away.
+    pub(crate) fn is_done(&self) {
+        self.end_wait();
+        self.occupant.is_busy.store(false, Relaxed);
+    }
+
     /// The request is answered when there is something to tell its client, if that is still there.
     pub(crate) fn watch_for_hang_up(&self) {
         self.watches_for_hang_up.set(true);
