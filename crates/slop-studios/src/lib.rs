@@ -33,6 +33,7 @@
 //! | `watchdog` | ends media items without news |
 //! | `listener` | the address that connections are taken at |
 //! | `tls`, `open_files`, `memory` | the certificate, the limit of open files, memory given back after a crowd |
+//! | `system` | what only Linux has |
 //! | `nearest_path` | the file that was likely meant |
 //! | `logging`, `metrics`, `process` | the log, the numbers, and what the system counts of the process |
 //! | `refusals` | what was turned away, told to the operator without a flood |

@@ -57,6 +57,7 @@
 //! | `http` | routes requests to the transports or the fallback; CORS |
 //! | `origin` | which pages may use the server |
 //! | `handshake` | the request that opens a connection |
+//! | `system` | what only Linux has |
 //! | `tls` | the certificate, which can be replaced, and the handshake |
 //! | `transport` | long-polling, WebSocket, and the change from one to the other, on plain TCP or TLS |
 //! | `connection` | an Engine.IO connection: packets in and out, heartbeat, connecting, closing; what it may take |

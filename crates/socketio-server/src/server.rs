@@ -170,8 +170,20 @@ impl ServerBuilder {
         self
     }
 
-    /// What answers all requests that are not the engine's, such as an axum `Router`. It runs on the shard that the
-    /// request came to, and finds the client's `SocketAddr` among the request's extensions. Without one they get 404.
+    /// What answers all requests that are not the engine's, such as an axum `Router`, WebSockets of its own among them. It runs
+    /// on the shard that the request came to, and finds the client's `SocketAddr` among the request's extensions. Without one
+    /// they get 404.
+    ///
+    /// axum's `ConnectInfo` wants a type of axum's. A layer makes it:
+    ///
+    /// ```ignore
+    /// let app = router.layer(axum::middleware::map_request(|mut request: axum::extract::Request| async {
+    ///     if let Some(client) = request.extensions().get::<SocketAddr>().copied() {
+    ///         request.extensions_mut().insert(axum::extract::ConnectInfo(client));
+    ///     }
+    ///     request
+    /// }));
+    /// ```
     #[must_use]
     pub fn fallback<S, B>(mut self, service: S) -> Self
     where

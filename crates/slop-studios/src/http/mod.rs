@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION};
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 use prometheus_client::registry::Registry;
 use socketio_server::Handle;
 use tower_service::Service;
@@ -34,6 +34,7 @@ mod body;
 mod client_files;
 mod exchange;
 mod exposition;
+mod not_found;
 mod openapi;
 mod operate;
 mod problem;
@@ -183,12 +184,14 @@ impl Shared {
 
 fn router(app: Arc<App>, options: ApiOptions<'_>) -> Router {
     let base_path = options.base_path;
-    let description: Bytes = description_under(base_path).to_json().unwrap_or_default().into();
+    let described = description_under(base_path);
+    let description: Bytes = described.to_json().unwrap_or_default().into();
     let index: Bytes = operate::INDEX.replace("{base}", base_path).into();
     // Swagger UI's validator is another's site, which would be told of ours.
     let docs = utoipa_swagger_ui::Config::new([format!("{base_path}/openapi.json")]).validator_url("none");
     let docs = SwaggerUi::new(DOCS).config(docs);
 
+    let (base, known): (Arc<str>, Arc<[String]>) = (base_path.into(), described.paths.paths.into_keys().collect());
     let router = match options.serve_client {
         true => Router::new().route(client_files::PATTERN, get(client_files::file)),
         false => Router::new(),
@@ -199,7 +202,7 @@ fn router(app: Arc<App>, options: ApiOptions<'_>) -> Router {
         .route("/", get(move || async move { Html(index) }))
         .route(FAVICON, get(operate::favicon))
         .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], description) }))
-        .fallback(async || Problem::of_status(StatusCode::NOT_FOUND))
+        .fallback(move |uri: Uri| async move { not_found::problem(&uri, &base, &known) })
         .with_state(app)
 }
 

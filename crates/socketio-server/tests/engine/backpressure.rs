@@ -156,7 +156,9 @@ async fn nothing_is_written_behind_half_a_frame() {
     let reference = reference.recv().await.expect("a socket");
     // What has come so far is written and counted by now, and the answer to the request, which the client does not count.
     let (asked, is_asked) = tokio::sync::oneshot::channel();
-    server.handle.with_socket(reference, move |_| drop(asked.send(())));
+    server.handle.with_socket(reference, move |_| {
+        let _ = asked.send(());
+    });
     within("the shard's answer", is_asked).await.expect("the shard runs");
     let before = server.metrics().bytes_written - ws.reader.bytes;
     let (filled, is_filled) = tokio::sync::oneshot::channel();

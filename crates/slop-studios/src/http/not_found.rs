@@ -1,0 +1,71 @@
+//! The answer where there is nothing: it names the path that was likely meant.
+
+use http::Uri;
+
+use super::problem::Problem;
+
+/// Below this likeness the nearest path is a coincidence: `/v1/media/a/progres` has 0.99 with the right one, `/health` 0.92 with
+/// `/health/live`, `/favicon.png` 0.6 with `/metrics`.
+const LIKENESS: f64 = 0.85;
+
+/// `patterns` are those of the paths that there are.
+pub(super) fn problem(uri: &Uri, base_path: &str, patterns: &[String]) -> Problem {
+    let is_engine_io = uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("EIO=")));
+    let meant = match is_engine_io {
+        true => Some("/socket.io/"),
+        false => nearest(uri.path(), patterns),
+    };
+    match meant {
+        None => Problem::not_found("there is nothing at this path"),
+        Some(meant) if is_engine_io => {
+            Problem::not_found(format!("there is nothing at this path; Socket.IO is at {base_path}{meant}"))
+        }
+        Some(meant) => Problem::not_found(format!("there is nothing at this path; did you mean {base_path}{meant}?")),
+    }
+}
+
+/// The most similar pattern. The path may lack the version.
+fn nearest<'p>(path: &str, patterns: &'p [String]) -> Option<&'p str> {
+    let written = [path.to_owned(), format!("/v1{path}")];
+    let likeness = |pattern: &str| {
+        written.iter().map(|path| strsim::jaro_winkler(path, &filled(pattern, path))).fold(0.0, f64::max)
+    };
+    patterns
+        .iter()
+        .map(|pattern| (likeness(pattern), pattern.as_str()))
+        .filter(|(likeness, _)| *likeness >= LIKENESS)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, pattern)| pattern)
+}
+
+/// The pattern with what the path has in the places of its parameters.
+fn filled(pattern: &str, path: &str) -> String {
+    let mut written = path.split('/');
+    let segments = pattern.split('/').map(|segment| {
+        let written = written.next();
+        if segment.starts_with('{') { written.unwrap_or(segment) } else { segment }
+    });
+    segments.collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_that_was_meant_is_named_and_coincidences_are_not() {
+        let patterns: Vec<String> = super::super::description().paths.paths.into_keys().collect();
+        for (path, meant) in [
+            ("/v1/medai/job-1/progress", Some("/v1/media/{mediaId}/progress")),
+            ("/v1/media/a-rather-long-name-of-an-item/progres", Some("/v1/media/{mediaId}/progress")),
+            ("/media/job-1/complete", Some("/v1/media/{mediaId}/complete")),
+            ("/v1/user/ada/notifications", Some("/v1/users/{userId}/notifications")),
+            ("/health", Some("/health/live")),
+            ("/metric", Some("/metrics")),
+            ("/favicon.png", None),
+            ("/wp-login.php", None),
+        ] {
+            assert_eq!(nearest(path, &patterns), meant, "{path}");
+        }
+    }
+}
