@@ -83,8 +83,16 @@ impl Refusals {
             socketio_server::Refusal::Parser => (Reason::Parser, None),
             _ => (Reason::ProtocolVersion, None),
         };
-        let (origin, agent) = (client.origin.unwrap_or("none"), client.user_agent.unwrap_or("unknown"));
-        self.note(reason, client.address, &format!("origin {origin}, user agent {agent}"), setting);
+        let detail = match (client.refusal, client.origin, client.user_agent) {
+            // It is seen by its first packet, when the request that it came with is forgotten.
+            (socketio_server::Refusal::Parser, None, None) => {
+                "it speaks MessagePack: a client made with `parser`".into()
+            }
+            (_, origin, agent) => {
+                format!("origin {}, user agent {}", origin.unwrap_or("none"), agent.unwrap_or("unknown"))
+            }
+        };
+        self.note(reason, client.address, &detail, setting);
     }
 }
 

@@ -155,6 +155,37 @@ async fn a_client_without_the_token_that_it_needs_is_told_of() {
     assert_eq!(reasons, [("no token", "AUTH_REQUIRED"), ("malformed token", "")]);
 }
 
+/// A page of another origin, a client from before 3.0, and one with another parser.
+#[tokio::test]
+async fn a_client_that_the_engine_turns_away_is_told_of_and_counted() {
+    let mut server = Server::start_logging("warn", &[("CORS_ORIGIN", "https://studio.example")]);
+    let polling = "/socket.io/?EIO=4&transport=polling";
+    let from_page = [("origin", "https://elsewhere.example"), ("user-agent", "Firefox")];
+    let refused = send(&server, "GET", polling, &from_page, b"").await;
+    assert!(refused.status == 403 && refused.text.contains("CORS_ORIGIN"), "{}", refused.text);
+    let old = [("user-agent", "node-XMLHttpRequest")];
+    assert_eq!(send(&server, "GET", "/socket.io/?EIO=3&transport=polling", &old, b"").await.status, 400);
+    let opened = send(&server, "GET", polling, &[("user-agent", "msgpack")], b"").await;
+    let sid = opened.text.split('"').nth(3).expect("a sid").to_owned();
+    // CONNECT as socket.io-msgpack-parser writes it.
+    let answer = send(&server, "POST", &format!("{polling}&sid={sid}"), &[], b"bg6R0eXBlAKRkYXRhwKNuc3ChLw==").await;
+    assert!(matches!(answer.status, 200 | 400), "{}", answer.status);
+
+    let metrics = get(&server, "/metrics").await.text;
+    let log = server.log_lines().await;
+    let warned = refusals(&log, "WARN");
+    for (reason, setting, detail) in [
+        ("origin", "CORS_ORIGIN", "https://elsewhere.example"),
+        ("protocol version", "", "node-XMLHttpRequest"),
+        ("parser", "", "MessagePack"),
+    ] {
+        assert_eq!(value_of(&metrics, &format!("slop_refusals_total{{reason=\"{reason}\"}}")), Some(1.0), "{reason}");
+        let [line] = of(&warned, reason)[..] else { panic!("{reason}: {warned:?}") };
+        assert_eq!((text(line, "setting"), text(line, "client")), (setting, "127.0.0.1"), "{line}");
+        assert!(text(line, "detail").contains(detail), "{line}");
+    }
+}
+
 /// What others write is cut and escaped: it makes no line of its own, and no long one.
 #[tokio::test]
 async fn what_a_client_wrote_is_in_one_short_line() {
