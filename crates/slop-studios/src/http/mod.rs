@@ -225,7 +225,9 @@ fn is_docs(path: &str) -> bool {
 
 /// The OpenAPI description of all routes but the pages for people.
 fn description() -> utoipa::openapi::OpenApi {
-    for_publishers().merge(for_operators()).into_openapi()
+    let mut description = for_publishers().merge(for_operators()).into_openapi();
+    openapi::add_request_ids(&mut description);
+    description
 }
 
 /// The same for a server under a prefix.

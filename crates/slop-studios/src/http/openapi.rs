@@ -1,5 +1,8 @@
 //! The description of the HTTP API, made from its routes.
 
+use utoipa::openapi::RefOr;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoResponses, Modify, OpenApi};
 
@@ -36,6 +39,23 @@ impl Modify for PublisherKey {
             .build();
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("publisherKey", SecurityScheme::Http(scheme));
+    }
+}
+
+/// Every response has the request's id.
+pub(super) fn add_request_ids(description: &mut utoipa::openapi::OpenApi) {
+    let id = HeaderBuilder::new()
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .description(Some(
+            "The id by which the server's log names the request: the request's own, if it has a good one",
+        ))
+        .build();
+    let paths = description.paths.paths.values_mut();
+    let operations = paths.flat_map(|path| [&mut path.get, &mut path.put, &mut path.post, &mut path.delete]);
+    for response in operations.flatten().flat_map(|operation| operation.responses.responses.values_mut()) {
+        if let RefOr::T(response) = response {
+            response.headers.insert("X-Request-Id".to_owned(), id.clone().into());
+        }
     }
 }
 
