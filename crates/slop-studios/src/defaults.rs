@@ -29,7 +29,7 @@ pub const SERVE_CLIENT: &str = "true";
 pub const PING_INTERVAL_MS: &str = "25000";
 /// Engine.IO's own default: a phone that changes networks has time to come back.
 pub const PING_TIMEOUT_MS: &str = "20000";
-/// The contract's example client gives up connecting after 10,000 ms too, so waiting longer serves nobody.
+/// Socket.IO's own default: a page may fetch a token before it connects to a namespace.
 pub const CONNECT_TIMEOUT_MS: &str = "45000";
 /// Engine.IO's own default (1 MB), in bytes, on both transports.
 pub const MAX_PAYLOAD_BYTES: &str = "1000000";

@@ -166,10 +166,12 @@ impl Config {
 
 /// Says what is wrong with a path that the engine is to speak at.
 pub(crate) fn check_path(path: &str) -> Result<(), String> {
-    if path.starts_with('/') && !path.ends_with('/') {
-        Ok(())
-    } else {
-        Err(format!("path {path:?} must begin with a slash and not end with one"))
+    if !path.starts_with('/') || path.ends_with('/') {
+        return Err(format!("path {path:?} must begin with a slash and not end with one"));
+    }
+    match path.contains("//") || path.contains(['?', '#', ' ']) {
+        true => Err(format!("no request has the path {path:?}")),
+        false => Ok(()),
     }
 }
 

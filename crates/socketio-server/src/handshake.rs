@@ -68,7 +68,8 @@ impl Handshake {
     }
 }
 
-fn detached(value: &HeaderValue) -> Option<HeaderValue> {
+/// A copy with memory of its own. A clone holds all that was read together with it.
+pub(crate) fn detached(value: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_bytes(value.as_bytes()).ok()
 }
 

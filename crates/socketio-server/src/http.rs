@@ -17,7 +17,7 @@ use std::{
 };
 
 use ::http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
         ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONNECTION,
@@ -47,9 +47,10 @@ use crate::{
     admission::{BodyPermit, HttpPlace},
     config::{CLOSE_LINGER, CLOSE_LINGER_BYTES, HTTP_LINGER, HTTP_LINGER_SILENCE, MIN_HEADER_BYTES, SHORT_HEADER},
     connection::{Origin, Protocol},
-    handshake::{Handshake, Query},
+    handshake::{Handshake, Query, detached},
     identifier::Id,
     origin,
+    server::turned_away,
     shard::{Shard, StreamGuard},
     tls,
     transport::{EngineError, EngineRequest, Stream, open_polling, open_websocket},
@@ -122,23 +123,27 @@ pub(crate) async fn serve_connection(
     let upgrade: Rc<Cell<Option<Upgrade>>> = Rc::default();
     // Boxed, so that the memory of the HTTP connection is gone when it is.
     let served_http = serve_http(shard.clone(), stream, peer, place.clone(), upgrade.clone(), deadline);
-    let Some(Served { mut stream, leftover, may_send_on }) = Box::pin(served_http).await else { return };
+    let Some(Served { mut stream, leftover, may_send_on, is_parting }) = Box::pin(served_http).await else { return };
     let Some(upgrade) = upgrade.take() else {
         // What was read of a request that is refused has its memory, which need not wait.
         drop(leftover);
         if may_send_on {
-            Box::pin(linger(&shard, stream, &place)).await;
+            Box::pin(linger(&shard, stream, &place, is_parting)).await;
         } else if let Stream::Tls(stream) = stream.into_stream() {
             Box::pin(tls::shut_down(stream, &place)).await;
         }
         return;
     };
     let answer = stream.take_held_back();
-    let stream = stream.into_stream();
+    let mut stream = stream.into_stream();
     if let Upgrade::Fallback(mut head, client) = upgrade {
         head.extend_from_slice(&leftover);
         // It is one that nobody is to cut off, like a client's.
-        let _held = place.hold();
+        let Ok(_held) = place.hold() else {
+            shard.metrics.limit_met(Limit::HttpConnections);
+            let _ = timeout(CLOSE_LINGER, stream.write_all(turned_away(Limit::HttpConnections))).await;
+            return;
+        };
         let max_headers = max_headers(&shard.config);
         return Box::pin(reread::serve(&shard, stream, head.freeze(), client, place.connection(), max_headers)).await;
     }
@@ -184,16 +189,18 @@ async fn serve_http(
                 if is_behind_another {
                     yield_now().await;
                 }
+                let may_stay = may_stay(&request);
                 let Some(mut response) = answer(&shard, request, peer, &place, &upgrade).await else {
                     is_handed_over.set(true);
                     return std::future::pending().await;
                 };
-                announce_keep_alive(&shard, &mut response);
+                if may_stay && !shard.is_draining() {
+                    announce_keep_alive(&shard, &mut response);
+                }
                 if opens_websocket(&upgrade) {
                     headers.hold_answer_back();
                 }
-                headers.answered();
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|body| headers.answer_with(body)))
             })
         })
     };
@@ -219,8 +226,9 @@ async fn serve_http(
             return Poll::Ready(Ended::Itself(Ok(())));
         }
         if !is_parting && parting.as_mut().poll(cx).is_ready() {
-            // A request may have come since it was chosen as idle. That is answered, which takes no longer than the server does.
-            if !place.ignores_end() {
+            // A request may have come since it was chosen as idle. It is answered, which takes as long as the server does: who does
+            // not read the answer is not waited for.
+            if !headers.lack_answer() {
                 return Poll::Ready(Ended::MakesRoom);
             }
             is_parting = true;
@@ -240,6 +248,7 @@ async fn serve_http(
         Poll::Pending
     })
     .await;
+    let mut may_send_on = had_body.get();
     let ended = match ended {
         Ended::Itself(ended) => ended,
         Ended::MakesRoom => {
@@ -252,11 +261,12 @@ async fn serve_http(
             if headers.have_begun() {
                 shard.metrics.limit_met(Limit::HeaderTime);
                 tracing::debug!(%peer, "no request in time");
+                return None;
             }
-            return None;
+            may_send_on = false;
+            Ok(())
         }
     };
-    let mut may_send_on = had_body.get();
     if let Err(error) = ended {
         if error.is_parse_too_large() {
             shard.metrics.limit_met(Limit::HeaderSize);
@@ -268,7 +278,12 @@ async fn serve_http(
         may_send_on = true;
     }
     let parts = connection.into_parts();
-    Some(Served { stream: parts.io.into_inner(), leftover: parts.read_buf, may_send_on })
+    Some(Served { stream: parts.io.into_inner(), leftover: parts.read_buf, may_send_on, is_parting })
+}
+
+/// Whether the connection may be used again, as far as the client is concerned.
+fn may_stay(request: &Request<Incoming>) -> bool {
+    request.version() == Version::HTTP_11 && !has_token(request.headers(), &CONNECTION, "close")
 }
 
 fn opens_websocket(upgrade: &Cell<Option<Upgrade>>) -> bool {
@@ -296,16 +311,16 @@ fn announce_keep_alive(shard: &Shard, response: &mut Response<ResponseBody>) {
 
 /// Reads what still comes of a request that is answered, so that the kernel does not answer it with a reset that overtakes our
 /// answer: a client that first sends all of its body, and then reads, would never know why it was refused.
-async fn linger(shard: &Shard, mut stream: HttpStream, place: &HttpPlace) {
-    if stream.has_ended() || (shard.is_draining() && !stream.has_more()) {
-        return;
-    }
+async fn linger(shard: &Shard, mut stream: HttpStream, place: &HttpPlace, is_parting: bool) {
     stream.forget_headers();
     place.is_done();
-    let until = Instant::now() + HTTP_LINGER;
+    let mut drained = pin!(shard.drain_began.notified());
+    let is_urgent = is_parting || shard.is_draining();
+    let until = Instant::now() + if is_urgent { CLOSE_LINGER } else { HTTP_LINGER };
     let mut left = CLOSE_LINGER_BYTES;
     let reading = async {
-        if timeout(CLOSE_LINGER, stream.shutdown()).await.is_err() {
+        let is_shut = timeout(CLOSE_LINGER, stream.shutdown()).await.is_ok();
+        if !is_shut || stream.has_ended() || (is_urgent && !stream.has_more()) {
             return;
         }
         while left > 0 && Instant::now() < until {
@@ -319,7 +334,8 @@ async fn linger(shard: &Shard, mut stream: HttpStream, place: &HttpPlace) {
     };
     tokio::select! {
         biased;
-        () = place.parting() => {}
+        () = place.parting(), if !is_parting => {}
+        () = &mut drained, if !is_urgent => {}
         () = reading => {}
     }
 }
@@ -330,6 +346,8 @@ struct Served {
     leftover: Bytes,
     /// The last request was answered, and not all of it may have come.
     may_send_on: bool,
+    /// It is to make room for another.
+    is_parting: bool,
 }
 
 /// How HTTP ended on a connection.
@@ -382,7 +400,8 @@ async fn answer(
         let (status, code, message) = error.describe();
         // What else is forbidden has nothing to do with the page's origin.
         let message = if allowed { Cow::Borrowed(message) } else { Cow::Owned(origin::refusal(&shard.config)) };
-        let body = format!("{{\"code\":{code},\"message\":\"{message}\"}}");
+        let message = serde_json::to_string(&message).unwrap_or_default();
+        let body = format!("{{\"code\":{code},\"message\":{message}}}");
         let mut response = text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = error.retry_after() {
@@ -503,11 +522,6 @@ async fn engine(
         }
         _ => Err(EngineError::UnknownTransport),
     }
-}
-
-/// A copy with memory of its own. A clone holds all that was read together with it.
-fn detached(value: &HeaderValue) -> Option<HeaderValue> {
-    HeaderValue::from_bytes(value.as_bytes()).ok()
 }
 
 fn accept_websocket(request: &Request<Incoming>) -> Result<Response<ResponseBody>, EngineError> {

@@ -434,7 +434,7 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
 
 /// What a client is told for which there is no place, before it said what it wants. It may not see it: what it has sent
 /// meanwhile, and nobody reads, has the kernel reset the connection.
-fn turned_away(limit: Limit) -> &'static [u8] {
+pub(crate) fn turned_away(limit: Limit) -> &'static [u8] {
     if limit.is_shared() {
         b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     } else {

@@ -80,7 +80,7 @@ pub(crate) struct ApiOptions<'a> {
     pub(crate) access_log: bool,
     /// Whether the browser's client is served.
     pub(crate) serve_client: bool,
-    /// Before no request's path any more, and before those of links.
+    /// The path prefix, which a request no longer has here, and which every link needs.
     pub(crate) base_path: &'a str,
 }
 

@@ -8,6 +8,9 @@ use super::problem::Problem;
 /// `/health/live`, `/favicon.png` 0.6 with `/metrics`.
 const LIKENESS: f64 = 0.85;
 
+/// Longer paths are not compared: that takes time by the square of their length.
+const MAX_PATH: usize = 128;
+
 /// `patterns` are those of the paths that there are.
 pub(super) fn problem(uri: &Uri, base_path: &str, patterns: &[String]) -> Problem {
     let is_engine_io = uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("EIO=")));
@@ -26,6 +29,9 @@ pub(super) fn problem(uri: &Uri, base_path: &str, patterns: &[String]) -> Proble
 
 /// The most similar pattern. The path may lack the version.
 fn nearest<'p>(path: &str, patterns: &'p [String]) -> Option<&'p str> {
+    if path.len() > MAX_PATH {
+        return None;
+    }
     let written = [path.to_owned(), format!("/v1{path}")];
     let likeness = |pattern: &str| {
         written.iter().map(|path| strsim::jaro_winkler(path, &filled(pattern, path))).fold(0.0, f64::max)
@@ -62,6 +68,7 @@ mod tests {
             ("/v1/user/ada/notifications", Some("/v1/users/{userId}/notifications")),
             ("/health", Some("/health/live")),
             ("/metric", Some("/metrics")),
+            (&format!("/v1/media/{}/progres", "x".repeat(30_000)), None),
             ("/favicon.png", None),
             ("/wp-login.php", None),
         ] {

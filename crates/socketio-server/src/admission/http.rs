@@ -11,7 +11,7 @@
 //!   [`Config::max_http_connections`](crate::Config::max_http_connections).
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     cmp::Reverse,
     collections::{BTreeSet, HashMap},
     net::IpAddr,
@@ -19,6 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    task::Waker,
 };
 
 use tokio::sync::{Notify, futures::Notified};
@@ -177,6 +178,7 @@ impl Admission {
             occupant,
             awaits_request: Cell::new(true),
             watches_for_hang_up: Cell::new(false),
+            reader: RefCell::default(),
         };
         let mut addresses = self.addresses();
         let pool = &mut addresses.http;
@@ -227,8 +229,10 @@ pub(crate) struct HttpPlace {
     occupant: Arc<Occupant>,
     /// A request's headers are awaited, the first ones or the rest of others.
     awaits_request: Cell<bool>,
-    /// The request waits for long, and for nobody if its client hangs up.
+    /// The request waits for something to tell its client, and is over when the client hangs up.
     watches_for_hang_up: Cell<bool>,
+    /// Who is not told yet that the client sends no more.
+    reader: RefCell<Option<Waker>>,
 }
 
 impl HttpPlace {
@@ -254,9 +258,10 @@ impl HttpPlace {
     pub(crate) fn answered(&self) {
         self.occupant.is_busy.store(false, Relaxed);
         self.occupant.active_at.store(self.admission.now(), Relaxed);
+        self.wake_reader();
     }
 
-    /// Nothing is awaited of it any more: what comes is thrown away.
+    /// Nothing is awaited of the connection any more: what comes is thrown away.
     pub(crate) fn is_done(&self) {
         self.end_wait();
         self.occupant.is_busy.store(false, Relaxed);
@@ -265,11 +270,28 @@ impl HttpPlace {
     /// The request is answered when there is something to tell its client, if that is still there.
     pub(crate) fn watch_for_hang_up(&self) {
         self.watches_for_hang_up.set(true);
+        self.wake_reader();
+    }
+
+    /// Who reads is told of the end when that means something.
+    pub(crate) fn hide_end_from(&self, reader: &Waker) {
+        *self.reader.borrow_mut() = Some(reader.clone());
+    }
+
+    fn wake_reader(&self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
     }
 
     /// Whether the end of what the client sends means nothing: its request has come, and it waits for the answer.
     pub(crate) fn ignores_end(&self) -> bool {
-        self.is_busy() && !self.watches_for_hang_up.get() && !self.occupant.lacks_body.load(Relaxed)
+        self.owes_answer() && !self.occupant.lacks_body.load(Relaxed)
+    }
+
+    /// A request has come that is answered as soon as the server can.
+    pub(crate) fn owes_answer(&self) -> bool {
+        self.is_busy() && !self.watches_for_hang_up.get()
     }
 
     /// A request is under way.

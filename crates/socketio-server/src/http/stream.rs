@@ -6,9 +6,11 @@ use std::{
     net::IpAddr,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
@@ -18,6 +20,7 @@ use crate::{
     Limit,
     admission::HttpPlace,
     config::SMALL_READ,
+    http::{BoxError, ResponseBody},
     shard::Shard,
     transport::{Stream, read_at_most, take_scratch},
 };
@@ -35,10 +38,12 @@ pub(super) struct Headers {
     /// Some have come, or they are the first ones: the connection is not idle.
     have_begun: Cell<bool>,
     deadline: Cell<Instant>,
+    /// The request has its answer, which is not written yet.
+    is_answering: Cell<bool>,
+    /// Its last byte is on its way to the stream.
+    answer_ends: Cell<bool>,
     /// The last answer is written with what comes after HTTP.
     is_held_back: Cell<bool>,
-    /// Who is to read on when the request has its answer, since the client sends no more.
-    reader: Cell<Option<Waker>>,
 }
 
 impl Headers {
@@ -54,8 +59,9 @@ impl Headers {
             are_awaited: Cell::new(true),
             have_begun: Cell::new(true),
             deadline: Cell::new(deadline),
+            is_answering: Cell::new(false),
+            answer_ends: Cell::new(false),
             is_held_back: Cell::new(false),
-            reader: Cell::new(None),
         })
     }
 
@@ -63,18 +69,35 @@ impl Headers {
     pub(super) fn came(&self, has_body: bool) {
         self.place.request_came(has_body);
         self.are_awaited.set(false);
+        self.is_answering.set(false);
+        self.answer_ends.set(false);
         self.release();
     }
 
+    /// The request has its answer, which is to be written.
+    pub(super) fn answer_with(self: &Rc<Self>, body: ResponseBody) -> AnswerBody {
+        self.is_answering.set(true);
+        AnswerBody { body, headers: self.clone() }
+    }
+
+    /// Whether the server has yet to answer a request.
+    pub(super) fn lack_answer(&self) -> bool {
+        self.place.owes_answer() && !self.is_answering.get()
+    }
+
+    /// All that there was is written.
+    fn flushed(&self) {
+        if self.answer_ends.take() {
+            self.answered();
+        }
+    }
+
     /// The request has its answer: the next one's are awaited.
-    pub(super) fn answered(&self) {
+    fn answered(&self) {
         self.place.answered();
         self.are_awaited.set(true);
         self.have_begun.set(false);
         self.deadline.set(Instant::now() + self.shard.config.keep_alive_timeout);
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
     }
 
     /// The answer that comes now goes out with what follows it: a write and a packet less for every WebSocket.
@@ -126,6 +149,35 @@ impl Headers {
 impl Drop for Headers {
     fn drop(&mut self) {
         self.shard.hold(self.peer, self.held.get(), 0);
+    }
+}
+
+/// An answer's body. hyper drops it when it has taken the last of it.
+pub(super) struct AnswerBody {
+    body: ResponseBody,
+    headers: Rc<Headers>,
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        self.headers.answer_ends.set(true);
     }
 }
 
@@ -208,14 +260,14 @@ impl AsyncRead for HttpStream {
             return Poll::Ready(Err(this.refuse(limit)));
         }
         if this.has_ended && place.ignores_end() {
-            this.headers.reader.set(Some(cx.waker().clone()));
+            place.hide_end_from(cx.waker());
             return Poll::Pending;
         }
         let read = ready!(read_at_most(Pin::new(&mut this.stream), SMALL_READ, cx, buffer))?;
         if read == 0 {
             this.has_ended = true;
             if place.ignores_end() {
-                this.headers.reader.set(Some(cx.waker().clone()));
+                place.hide_end_from(cx.waker());
                 return Poll::Pending;
             }
         }
@@ -254,7 +306,11 @@ impl AsyncWrite for HttpStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        // hyper calls it when it has written all that it had.
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        this.headers.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -282,3 +282,56 @@ async fn a_connection_that_makes_room_has_its_answer_first() {
     assert_eq!(kept, [false, false, true]);
     eventually("they have left", || server.metrics().streams == 1).await;
 }
+
+/// More than the kernel takes at once.
+const LARGE: usize = 32 * 1024 * 1024;
+
+#[derive(Clone)]
+struct Large;
+
+impl tower_service::Service<Request<Incoming>> for Large {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Incoming>) -> Self::Future {
+        ready(Ok(Response::new(Full::new(vec![b'x'; LARGE].into()))))
+    }
+}
+
+/// Nor for one that the client has ended its side behind, as `nc -N` does.
+#[tokio::test]
+async fn the_time_of_an_idle_connection_does_not_run_while_an_answer_is_written() {
+    let idle = Duration::from_millis(200);
+    let config = Config { keep_alive_timeout: idle, ..one_shard() };
+    let server = TestServer::start(config, |server| server.fallback(Large));
+    for ends in [false, true] {
+        let mut stream = TcpStream::connect(server.addr).await.expect("the server listens");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("an open connection");
+        if ends {
+            stream.shutdown().await.expect("an open connection");
+        }
+        let mut start = [0; 12];
+        within("an answer", stream.read_exact(&mut start)).await.expect("no reset");
+        assert_eq!(&start, b"HTTP/1.1 200");
+        tokio::time::sleep(3 * idle).await;
+        let mut rest = Vec::new();
+        within("the rest", stream.read_to_end(&mut rest)).await.expect("no reset");
+        assert!(rest.len() > LARGE, "{} bytes have come, {ends}", rest.len());
+    }
+    eventually("they are closed", || server.metrics().streams == 0).await;
+}
+
+#[tokio::test]
+async fn no_connection_that_is_closed_is_said_to_be_kept() {
+    let server = TestServer::echo(one_shard());
+    for (headers, kept) in [(&[][..], true), (&[("Connection", "close")], false)] {
+        let mut http = Http::connect(server.addr).await;
+        let answer = http.request("GET", "/nowhere", headers, b"").await;
+        assert_eq!(answer.header("keep-alive").is_some(), kept);
+    }
+}
