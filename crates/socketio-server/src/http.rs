@@ -369,7 +369,9 @@ async fn answer(
     base_path::take_off(&shard.config.base_path, request.uri_mut());
     let Some(protocol) = protocol_of(shard, request.uri().path()) else {
         let Some(fallback) = &shard.application.fallback else {
-            return Some(text(StatusCode::NOT_FOUND, "not found"));
+            let mut response = text(StatusCode::NOT_FOUND, "not found");
+            say_close(place, &mut response);
+            return Some(response);
         };
         let client = SocketAddr::new(client, peer.port());
         if reread::wants_upgrade(&request) {
@@ -412,10 +414,18 @@ async fn answer(
         }
         response
     });
+    say_close(place, &mut response);
     if allowed && let Some(origin) = origin {
         allow_origin(&shard.config.origins, origin, response.headers_mut());
     }
     Some(response)
+}
+
+/// A body that is not read ends the connection behind the answer. A client that used it again would lose its next request.
+fn say_close(place: &HttpPlace, response: &mut Response<ResponseBody>) {
+    if place.lacks_body() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -595,7 +605,7 @@ async fn polling_request(
                 }
                 body => body,
             }?;
-            drop(waiting);
+            waiting.came();
             abandoned.came.set(true);
             shard.route(EngineRequest::Post { sid, body, reply });
             answer.await.unwrap_or(Err(EngineError::UnknownSession)).map(packets)

@@ -56,14 +56,17 @@ impl Bodies {
             return Err(Problem::unsupported_encoding());
         }
         let limit = self.limits.bytes;
-        let _awaited = self.awaited(parts.extensions.get())?;
+        let awaited = self.awaited(parts.extensions.get())?;
         let declared = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|declared| declared > limit as u64) {
             return Err(Problem::too_large(limit));
         }
-        tokio::time::timeout(self.limits.time, self.collect(body))
-            .await
-            .unwrap_or_else(|_elapsed| Err(Problem::timeout()))
+        let read = tokio::time::timeout(self.limits.time, self.collect(body)).await;
+        let bytes = read.unwrap_or_else(|_elapsed| Err(Problem::timeout()))?;
+        if let Some(awaited) = awaited {
+            awaited.came();
+        }
+        Ok(bytes)
     }
 
     /// The place of a body that is on its way; none if it comes on no connection, as in a test.

@@ -11,10 +11,10 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::header::{ALLOW, CONTENT_TYPE, LOCATION};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use prometheus_client::registry::Registry;
-use socketio_server::Handle;
+use socketio_server::{Handle, HttpConnection};
 use tower_service::Service;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -165,9 +165,17 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let shared = Arc::clone(&self.shared);
         let exchange = Exchange::begin(&mut request, shared.access_log);
+        let connection = request.extensions().get::<HttpConnection>().cloned();
         let answer = self.router.call(request);
         // If the client is gone before, the exchange is dropped with the future, and logged so.
-        Box::pin(answer.map(move |answer| Ok(shared.finish(exchange, answer?))))
+        Box::pin(answer.map(move |answer| {
+            let mut answer = shared.finish(exchange, answer?);
+            // What is refused before its body was read ends the connection: the client's next request would be lost.
+            if connection.is_some_and(|connection| connection.lacks_body()) {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(answer)
+        }))
     }
 }
 

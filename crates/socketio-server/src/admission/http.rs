@@ -286,7 +286,7 @@ impl HttpPlace {
 
     /// Whether the end of what the client sends means nothing: its request has come, and it waits for the answer.
     pub(crate) fn ignores_end(&self) -> bool {
-        self.owes_answer() && !self.occupant.lacks_body.load(Relaxed)
+        self.owes_answer() && !self.lacks_body()
     }
 
     /// A request has come that is answered as soon as the server can.
@@ -297,6 +297,11 @@ impl HttpPlace {
     /// A request is under way.
     pub(crate) fn is_busy(&self) -> bool {
         self.occupant.is_busy.load(Relaxed)
+    }
+
+    /// It has a body that is not known to have come.
+    pub(crate) fn lacks_body(&self) -> bool {
+        self.occupant.lacks_body.load(Relaxed)
     }
 
     /// Its body is on its way.
@@ -412,7 +417,14 @@ impl HttpConnection {
         }
     }
 
-    /// To be called before the request's body is read, and dropped when it is there.
+    /// Whether the request that is answered has a body of which nobody has said that it [came](BodyPermit::came). The connection is
+    /// closed behind the answer, which should say so (`Connection: close`).
+    #[must_use]
+    pub fn lacks_body(&self) -> bool {
+        self.occupant.lacks_body.load(Relaxed)
+    }
+
+    /// To be called before the request's body is read, and dropped when it is there, or not awaited any longer.
     ///
     /// # Errors
     /// If too many are on their way, of this address or in all. Those of the engine's clients are not among them.
@@ -434,11 +446,17 @@ pub struct BodyPermit {
     awaited: Awaited,
 }
 
+impl BodyPermit {
+    /// The body has come to its end. To be said, or the connection is taken for one on which more may follow.
+    pub fn came(self) {
+        self.connection.occupant.lacks_body.store(false, Relaxed);
+    }
+}
+
 impl Drop for BodyPermit {
     fn drop(&mut self) {
         let HttpConnection { admission, occupant } = &self.connection;
         occupant.reads_body.store(false, Relaxed);
-        occupant.lacks_body.store(false, Relaxed);
         admission.end_handshake(self.awaited, occupant.limited());
     }
 }

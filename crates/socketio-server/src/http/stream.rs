@@ -25,6 +25,9 @@ use crate::{
     transport::{Stream, read_at_most, take_scratch},
 };
 
+/// A handler has a body that has come when it is polled again, or after a few turns of others.
+const END_PATIENCE: u8 = 16;
+
 /// What has come of a request's headers, and until when they have to. hyper, which has them, does not tell.
 pub(super) struct Headers {
     shard: Rc<Shard>,
@@ -42,6 +45,8 @@ pub(super) struct Headers {
     is_answering: Cell<bool>,
     /// Its last byte is on its way to the stream.
     answer_ends: Cell<bool>,
+    /// How often its handler may yet be polled before the end of what the client sends is taken for a body that was cut off.
+    patience: Cell<u8>,
     /// The last answer is written with what comes after HTTP.
     is_held_back: Cell<bool>,
 }
@@ -61,6 +66,7 @@ impl Headers {
             deadline: Cell::new(deadline),
             is_answering: Cell::new(false),
             answer_ends: Cell::new(false),
+            patience: Cell::new(0),
             is_held_back: Cell::new(false),
         })
     }
@@ -71,6 +77,7 @@ impl Headers {
         self.are_awaited.set(false);
         self.is_answering.set(false);
         self.answer_ends.set(false);
+        self.patience.set(END_PATIENCE);
         self.release();
     }
 
@@ -252,27 +259,34 @@ impl AsyncRead for HttpStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let place = &this.headers.place;
-        if place.reads_body() {
-            return Pin::new(&mut this.stream).poll_read(cx, buffer);
-        }
         let is_header = !place.is_busy();
         if is_header && let Err(limit) = this.headers.go_on() {
             return Poll::Ready(Err(this.refuse(limit)));
         }
-        if this.has_ended && place.ignores_end() {
+        if !this.has_ended {
+            let read = if place.reads_body() {
+                let before = buffer.filled().len();
+                ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+                buffer.filled().len() - before
+            } else {
+                ready!(read_at_most(Pin::new(&mut this.stream), SMALL_READ, cx, buffer))?
+            };
+            if read > 0 {
+                let counted = if is_header { this.headers.add(read) } else { Ok(()) };
+                return Poll::Ready(counted.map_err(|limit| this.refuse(limit)));
+            }
+            this.has_ended = true;
+        }
+        if place.ignores_end() {
             place.hide_end_from(cx.waker());
             return Poll::Pending;
         }
-        let read = ready!(read_at_most(Pin::new(&mut this.stream), SMALL_READ, cx, buffer))?;
-        if read == 0 {
-            this.has_ended = true;
-            if place.ignores_end() {
-                place.hide_end_from(cx.waker());
-                return Poll::Pending;
-            }
-        }
-        if is_header && let Err(limit) = this.headers.add(read) {
-            return Poll::Ready(Err(this.refuse(limit)));
+        // hyper may have the whole body by now, and the handler not yet.
+        let patience = this.headers.patience.get();
+        if place.owes_answer() && patience > 0 {
+            this.headers.patience.set(patience - 1);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         Poll::Ready(Ok(()))
     }

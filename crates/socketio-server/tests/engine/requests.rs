@@ -133,14 +133,41 @@ async fn a_request_whose_client_sends_no_more_is_answered() {
         session.target(),
         body.len()
     );
-    for (request, expected) in [(post.as_str(), "200"), ("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n", "404")] {
-        let mut stream = TcpStream::connect(server.addr).await.expect("the server listens");
-        stream.write_all(request.as_bytes()).await.expect("an open connection");
-        stream.shutdown().await.expect("an open connection");
-        let mut answer = String::new();
-        within("an answer", stream.read_to_string(&mut answer)).await.expect("no reset");
-        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{answer}");
+    let session = &session;
+    for round in 0..40 {
+        for (request, expected) in [(post.as_str(), "200"), ("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n", "404")] {
+            let mut stream = TcpStream::connect(server.addr).await.expect("the server listens");
+            // In one piece, or the end together with the body.
+            let (head, rest) =
+                request.split_at(if round % 2 == 0 { 0 } else { request.find("\r\n\r\n").unwrap_or(0) + 4 });
+            stream.write_all(head.as_bytes()).await.expect("an open connection");
+            if !head.is_empty() {
+                server.settle().await;
+            }
+            stream.write_all(rest.as_bytes()).await.expect("an open connection");
+            stream.shutdown().await.expect("an open connection");
+            let mut answer = String::new();
+            within("an answer", stream.read_to_string(&mut answer)).await.expect("no reset");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{round}: {answer}");
+        }
+        // Its answers are taken, so that they are never too many.
+        assert_eq!(session.get().await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn a_connection_whose_request_is_refused_before_its_body_came_is_said_to_close() {
+    let server = TestServer::echo(one_shard());
+    let unknown = "/socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAAAAAA";
+    for (target, body, closes) in [(unknown, "40", true), ("/nowhere", "x", true), ("/nowhere", "", false)] {
+        let mut http = Http::connect(server.addr).await;
+        let answer = http.request("POST", target, &[], body.as_bytes()).await;
+        assert_eq!(answer.header("connection") == Some("close"), closes, "{target} {body}");
+    }
+    let session = Polling::connected(server.addr).await.0;
+    let mut http = Http::connect(server.addr).await;
+    let answer = http.request("POST", &session.target(), &[], b"42[\"message\",1]").await;
+    assert_eq!((answer.status, answer.header("connection")), (200, None));
 }
 
 /// A poll whose client has hung up is not one that waits.
