@@ -14,7 +14,7 @@ use super::dev_files::DevFile;
 use super::terminal::printable;
 use crate::cli::Failure;
 use crate::config::{Effective, Profile, SettingFlags, Settings};
-use crate::identity::{AuthError, Identity, TokenVerifier};
+use crate::identity::{AuthError, Flaw, Identity, TokenVerifier};
 use crate::namespaces::{DEFAULT, MEDIA, NOTIFICATIONS};
 use crate::policy::{Decision, Policy};
 use crate::rooms::{self, Target, check_name, check_room};
@@ -96,7 +96,7 @@ fn answer(args: &ExplainArgs, settings: &Settings) -> Result<Answer, Failure> {
     let verified = args.token.as_ref().map(|token| verify(settings, &policy, token.expose_secret())).transpose()?;
     let (identity, token_error) = match verified.transpose() {
         Ok(identity) => (identity, None),
-        Err(error) => (None, Some(error.to_string())),
+        Err(flaw) => (None, Some(format!("{}: {flaw}", flaw.error()))),
     };
     let (action, name, namespace, checked) = match (&args.question.join, &args.question.subscribe) {
         (Some(room), _) => ("join", room, args.namespace.as_str(), check_room(room)),
@@ -121,18 +121,18 @@ fn answer(args: &ExplainArgs, settings: &Settings) -> Result<Answer, Failure> {
     })
 }
 
-/// Who has the token, as the server that was just started would say. What was revoked is known to the running one alone.
-fn verify(settings: &Settings, policy: &Policy, token: &str) -> anyhow::Result<Result<Identity, AuthError>> {
+/// Who has the token, as the server that was just started would say, or what is wrong with it. What was revoked is known to the running one alone.
+fn verify(settings: &Settings, policy: &Policy, token: &str) -> anyhow::Result<Result<Identity, Flaw>> {
     let mut verifier = TokenVerifier::new(settings.token_keys()?, settings.claim_rules());
-    let mut verified = verifier.verify(token);
+    let mut verified = verifier.examine(token);
     // The issuer is asked only if it has to be.
-    if verified == Err(AuthError::Invalid)
+    if verified.as_ref().is_err_and(|flaw| flaw.error() == AuthError::Invalid)
         && let Some(jwks) = settings.jwks(&Arc::default())?
     {
         let runtime = Builder::new_current_thread().enable_all().build().context("start the runtime")?;
         runtime.block_on(jwks.fetch()).context("fetch the keys of JWKS_URL")?;
         verifier = verifier.with_jwks(jwks);
-        verified = verifier.verify(token);
+        verified = verifier.examine(token);
     }
     Ok(verified.map(|identity| Identity { claims: policy.claims().of_verified_token(token), ..identity }))
 }

@@ -98,7 +98,7 @@ impl ServerUrl {
             .await
             .map_err(anyhow::Error::from)
             .and_then(|outcome| outcome.map_err(anyhow::Error::from))
-            .with_context(|| format!("can't connect to {self}"))?;
+            .with_context(|| format!("can't connect to {self} (--url names another server)"))?;
         stream.set_nodelay(true).context("set TCP_NODELAY")?;
         Ok(stream)
     }

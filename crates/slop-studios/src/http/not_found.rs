@@ -34,7 +34,10 @@ fn nearest<'p>(path: &str, patterns: &'p [String]) -> Option<&'p str> {
     }
     let written = [path.to_owned(), format!("/v1{path}")];
     let likeness = |pattern: &str| {
-        written.iter().map(|path| strsim::jaro_winkler(path, &filled(pattern, path))).fold(0.0, f64::max)
+        // With a parameter nearly everything is similar, if it may be anywhere.
+        let fits = |path: &&String| !pattern.contains('{') || path.split('/').count() == pattern.split('/').count();
+        let written = written.iter().filter(fits);
+        written.map(|path| strsim::jaro_winkler(path, &filled(pattern, path))).fold(0.0, f64::max)
     };
     patterns
         .iter()
@@ -69,6 +72,7 @@ mod tests {
             ("/health", Some("/health/live")),
             ("/metric", Some("/metrics")),
             (&format!("/v1/media/{}/progres", "x".repeat(30_000)), None),
+            ("/realtime/health/ready", None),
             ("/favicon.png", None),
             ("/wp-login.php", None),
         ] {

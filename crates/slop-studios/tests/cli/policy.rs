@@ -87,7 +87,7 @@ fn explain_names_the_rule_and_says_why() {
         (
             &["--token", "a.b.c", "--subscribe", "m", "--owner", "bob"],
             "denied: subscribe m of bob on /media without an identity\n\
-             token: Token is invalid\n\
+             token: Token is invalid: it is no JSON Web Token in compact form, or of an algorithm that is not known here\n\
              rule: no rule\nwhy: no rule fits the name, and the item has another owner\n",
         ),
     ];
@@ -117,11 +117,15 @@ fn explain_answers_programs_in_json() {
             "why": [r#"{id} is "1""#, r#"the claim projects contains "1""#],
         })
     );
+    let mut expired =
+        answer(&["--token", &token(&place, &["--expires-in", "-1s"]), "--subscribe", "m", "--owner", "alice"]);
+    let error = expired["tokenError"].take();
+    assert!(error.as_str().is_some_and(|error| error.starts_with("Token has expired: its `exp` was ")), "{error}");
     assert_eq!(
-        answer(&["--token", &token(&place, &["--expires-in", "-1s"]), "--subscribe", "m", "--owner", "alice"]),
+        expired,
         json!({
             "allowed": false, "action": "subscribe", "name": "m", "namespace": "/media", "owner": "alice",
-            "tokenError": "Token has expired", "rule": "no rule",
+            "tokenError": null, "rule": "no rule",
             "why": ["no rule fits the name, and the item has another owner"],
         })
     );

@@ -168,6 +168,28 @@ fn a_line_that_is_too_large_takes_no_other_with_it() {
     dev.stop();
 }
 
+#[test]
+fn a_line_that_no_event_can_be_is_refused_and_the_others_go_on() {
+    let place = Place::new();
+    let dev = Dev::start(&place);
+    let mut command = place.command(&["publish", "--url", &dev.url, "ndjson"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary starts");
+    let mut input = child.stdin.take().expect("piped");
+    let writer = std::thread::spawn(move || {
+        for line in [room_event(0, 100), format!("{}\n", "x".repeat(16_000_001)), room_event(0, 100)] {
+            input.write_all(line.as_bytes()).expect("it reads");
+        }
+    });
+    let output = BufReader::new(child.stdout.take().expect("piped"));
+    let outcomes: Vec<Value> =
+        output.lines().map(|line| serde_json::from_str(&line.expect("UTF-8")).expect("JSON")).collect();
+    writer.join().expect("no panic");
+    let ok: Vec<_> = outcomes.iter().map(|outcome| (&outcome["line"], outcome["ok"] == true)).collect();
+    assert_eq!(ok, [(&json!(1), true), (&json!(2), false), (&json!(3), true)], "{outcomes:?}");
+    assert_eq!(child.wait().expect("it ends").code(), Some(1));
+    dev.stop();
+}
+
 /// Ten seconds' worth may come at once, which is 400, and no batch may when something is owed.
 #[test]
 fn a_publisher_that_is_too_fast_waits() {

@@ -126,9 +126,10 @@ fn read(mut input: impl BufRead, lines: &mpsc::Sender<io::Result<Line>>) {
         let mut bytes = Vec::new();
         let line = match input.by_ref().take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut bytes) {
             Ok(0) => return,
-            Ok(MAX_LINE_BYTES) if !bytes.ends_with(b"\n") => {
-                Err(io::Error::other(format!("line {number} has more than {MAX_LINE_BYTES} bytes")))
-            }
+            Ok(MAX_LINE_BYTES) if !bytes.ends_with(b"\n") => match input.skip_until(b'\n') {
+                Ok(_) => Ok(Line { number, event: Err(format!("it has more than {MAX_LINE_BYTES} bytes")) }),
+                Err(error) => Err(error),
+            },
             Ok(_) if bytes.trim_ascii().is_empty() => continue,
             Ok(_) => Ok(Line { number, event: serde_json::from_slice(&bytes).map_err(|error| error.to_string()) }),
             Err(error) => Err(error),
