@@ -4,8 +4,8 @@ use http::Uri;
 
 use super::problem::Problem;
 
-/// Below this likeness the nearest path is a coincidence: `/v1/media/a/progres` has 0.99 with the right one, `/health` 0.92 with
-/// `/health/live`, `/favicon.png` 0.6 with `/metrics`.
+/// Below this likeness the nearest path is a coincidence: `progres` has 0.98 with `progress`, `/health` 0.92 with `/health/live`,
+/// `user` 0.96 with `users`.
 const LIKENESS: f64 = 0.85;
 
 /// Longer paths are not compared: that takes time by the square of their length.
@@ -33,28 +33,24 @@ fn nearest<'p>(path: &str, patterns: &'p [String]) -> Option<&'p str> {
         return None;
     }
     let written = [path.to_owned(), format!("/v1{path}")];
-    let likeness = |pattern: &str| {
-        // With a parameter nearly everything is similar, if it may be anywhere.
-        let fits = |path: &&String| !pattern.contains('{') || path.split('/').count() == pattern.split('/').count();
-        let written = written.iter().filter(fits);
-        written.map(|path| strsim::jaro_winkler(path, &filled(pattern, path))).fold(0.0, f64::max)
-    };
     patterns
         .iter()
-        .map(|pattern| (likeness(pattern), pattern.as_str()))
+        .map(|pattern| (written.iter().map(|path| likeness(path, pattern)).fold(0.0, f64::max), pattern.as_str()))
         .filter(|(likeness, _)| *likeness >= LIKENESS)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, pattern)| pattern)
 }
 
-/// The pattern with what the path has in the places of its parameters.
-fn filled(pattern: &str, path: &str) -> String {
-    let mut written = path.split('/');
-    let segments = pattern.split('/').map(|segment| {
-        let written = written.next();
-        if segment.starts_with('{') { written.unwrap_or(segment) } else { segment }
-    });
-    segments.collect::<Vec<_>>().join("/")
+/// That of the whole path; with parameters, which may be anything, that of the least similar of the other segments.
+fn likeness(path: &str, pattern: &str) -> f64 {
+    if !pattern.contains('{') {
+        return strsim::jaro_winkler(path, pattern);
+    }
+    if path.split('/').count() != pattern.split('/').count() {
+        return 0.0;
+    }
+    let segments = path.split('/').zip(pattern.split('/')).filter(|(_, segment)| !segment.starts_with('{'));
+    segments.map(|(written, segment)| strsim::jaro_winkler(written, segment)).fold(1.0, f64::min)
 }
 
 #[cfg(test)]
