@@ -125,6 +125,11 @@ describe('behind', { concurrency: 2 }, () => {
           assert.equal(JSON.parse(state.text).mediaId, `${name}/${place}`);
         });
 
+        test("a client's own X-Forwarded-Host is not believed", async () => {
+          const headers = { origin: 'https://evil.example', 'x-forwarded-host': 'evil.example' };
+          assert.equal((await front.request('GET', HANDSHAKE, { headers })).status, 403);
+        });
+
         test('links, redirects and /docs', async () => {
           // Paths of the server's links are those that a browser asks the proxy for.
           const visit = async (path) => {
@@ -163,7 +168,7 @@ describe('behind', { concurrency: 2 }, () => {
   }
 
   describe("nginx's own Host", { skip: missing('nginx'), concurrency: 1 }, () => {
-    const host = /^ *proxy_set_header Host .*\n/m;
+    const host = /^ *proxy_set_header Host .*\n.*\n *proxy_set_header X-Forwarded-Host .*\n/m;
     const start = (instead) => Front.start('nginx', server, { edit: (text) => changed(text, host, instead) });
 
     test("the site's own page is refused, and told why", async () => {
