@@ -328,8 +328,8 @@ async fn linger(shard: &Shard, mut stream: HttpStream, place: &HttpPlace, is_par
                 Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count),
                 _ => return,
             }
-            // Others send on, too, as fast as it is read.
-            shard.turn().await;
+            // Others send on, too, as fast as it is read. It is no work that waits for a turn: a crowd would never be done.
+            yield_now().await;
         }
     };
     tokio::select! {

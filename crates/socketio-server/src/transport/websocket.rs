@@ -20,6 +20,7 @@ use socketio_protocol::{
 use tokio::{
     io::{AsyncRead, Interest, ReadBuf},
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
+    task::yield_now,
     time::timeout,
 };
 
@@ -99,7 +100,7 @@ async fn linger(shard: &Shard, read: OwnedReadHalf) {
             Ok(count) => {
                 left = left.saturating_sub(count);
                 // Others send on, too, as fast as it is read.
-                shard.turn().await;
+                yield_now().await;
             }
             Err(error) if error.kind() != ErrorKind::WouldBlock => return,
             Err(_) => {}

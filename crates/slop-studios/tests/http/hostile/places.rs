@@ -18,6 +18,7 @@ const STAY_MS: &str = "3000";
 #[tokio::test]
 async fn refused_polling_clients() {
     let siege = Siege::of("1,100 polling clients where 10 may be, whose connections stay open")
+        .with("KEEP_ALIVE_TIMEOUT_MS", "5000")
         .with("MAX_CONNECTIONS", "10")
         .with("CONNECT_TIMEOUT_MS", "5000")
         .memory(32);
