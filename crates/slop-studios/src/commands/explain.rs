@@ -121,7 +121,8 @@ fn answer(args: &ExplainArgs, settings: &Settings) -> Result<Answer, Failure> {
     })
 }
 
-/// Who has the token, as the server that was just started would say, or what is wrong with it. What was revoked is known to the running one alone.
+/// Who has the token, or what is wrong with it, as a server that was just started would say. Revocations are known to the running
+/// server alone.
 fn verify(settings: &Settings, policy: &Policy, token: &str) -> anyhow::Result<Result<Identity, Flaw>> {
     let mut verifier = TokenVerifier::new(settings.token_keys()?, settings.claim_rules());
     let mut verified = verifier.examine(token);

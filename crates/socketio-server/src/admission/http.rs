@@ -231,7 +231,7 @@ pub(crate) struct HttpPlace {
     awaits_request: Cell<bool>,
     /// The request waits for something to tell its client, and is over when the client hangs up.
     watches_for_hang_up: Cell<bool>,
-    /// Who is not told yet that the client sends no more.
+    /// The task that reads, which is not told yet that the client sends no more.
     reader: RefCell<Option<Waker>>,
 }
 
@@ -273,7 +273,7 @@ impl HttpPlace {
         self.wake_reader();
     }
 
-    /// Who reads is told of the end when that means something.
+    /// Hides the end of what the client sends from the task that reads, until the request has its answer.
     pub(crate) fn hide_end_from(&self, reader: &Waker) {
         *self.reader.borrow_mut() = Some(reader.clone());
     }
@@ -447,7 +447,7 @@ pub struct BodyPermit {
 }
 
 impl BodyPermit {
-    /// The body has come to its end. To be said, or the connection is taken for one on which more may follow.
+    /// The body has been read to its end. Without this call the connection counts as one with an unread body.
     pub fn came(self) {
         self.connection.occupant.lacks_body.store(false, Relaxed);
     }

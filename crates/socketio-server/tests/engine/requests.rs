@@ -285,7 +285,7 @@ impl tower_service::Service<Request<Incoming>> for Waits {
     }
 }
 
-/// It was idle when it was chosen, or nobody else was.
+/// A busy connection is chosen if no other is idle, and an idle one may have become busy since.
 #[tokio::test]
 async fn a_connection_that_makes_room_has_its_answer_first() {
     let config = Config { shards: 1, max_handshakes: 1, ..Config::default() };
@@ -330,7 +330,7 @@ impl tower_service::Service<Request<Incoming>> for Large {
     }
 }
 
-/// Nor for one that the client has ended its side behind, as `nc -N` does.
+/// Also if the client ends its side of the connection behind its request, as `nc -N` does.
 #[tokio::test]
 async fn the_time_of_an_idle_connection_does_not_run_while_an_answer_is_written() {
     let idle = Duration::from_millis(200);
