@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
-use socketio_server::{Event, Namespace, OwnedEvent, Socket};
+use serde::{Deserialize, Serialize};
+use socketio_server::{Event, EventArgs, Namespace, OwnedEvent, Socket};
 
 use crate::clock::Moment;
 use crate::events::{
@@ -16,7 +16,7 @@ use crate::logging::excerpt;
 use crate::media;
 use crate::nearest::nearest;
 use crate::rooms::{self, Target};
-use crate::session::{Denied, NOT_ALLOWED, Sessions, identity, send};
+use crate::session::{Denied, NOT_ALLOWED, Sessions, identity, send, send_args};
 use crate::store::Store;
 
 /// The default namespace.
@@ -53,18 +53,14 @@ fn common(
             event.ack(&connection_info(socket));
         })
         .on(client::PING, |socket, event| {
-            let pong = Pong { timestamp: Moment::now().epoch_ms() };
-            send(socket, server::PONG, &pong);
-            event.ack(&pong);
+            answer(socket, event, server::PONG, &Pong { timestamp: Moment::now().epoch_ms() });
         })
         .on(client::HEARTBEAT, |socket, event| {
             // Only of an object: serde would fill a struct from an array too.
             let sent = event.arg(0).filter(|payload| payload.get().starts_with('{'));
             let sent = sent.and_then(|payload| serde_json::from_str::<Heartbeat>(payload.get()).ok());
             let sent = sent.and_then(|heartbeat| heartbeat.timestamp?.as_f64());
-            let answer = HeartbeatAck::new(Moment::now(), sent);
-            send(socket, server::HEARTBEAT_ACK, &answer);
-            event.ack(&answer);
+            answer(socket, event, server::HEARTBEAT_ACK, &HeartbeatAck::new(Moment::now(), sent));
         });
 
     let s = Arc::clone(sessions);
@@ -119,6 +115,17 @@ fn common(
             event.ack(&Failed::new(&error));
         }
     })
+}
+
+/// Answers an event with an event, and its callback with the same.
+fn answer(socket: &Socket, event: Event<'_>, name: &'static str, payload: &impl Serialize) {
+    match EventArgs::new(payload) {
+        Ok(args) => {
+            send_args(socket, name, &args);
+            event.ack_args(&args);
+        }
+        Err(error) => tracing::error!(event = name, %error, "encode an event"),
+    }
 }
 
 /// Tells who develops a page which event it likely meant: without a callback, the page is told nothing.
@@ -186,9 +193,7 @@ fn join_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
     };
     match joined {
         Ok(()) => {
-            let changed = RoomChanged { room: &room, success: true };
-            send(socket, server::ROOM_JOINED, &changed);
-            event.ack(&changed);
+            answer(socket, event, server::ROOM_JOINED, &RoomChanged { room: &room, success: true });
         }
         Err(denied) => {
             sessions.metrics.join_refused(socket.namespace());
@@ -208,9 +213,7 @@ fn leave_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
         Target::Own | Target::Another => return event.ack(&Failed::new(NOT_ALLOWED)),
         Target::Custom => sessions.leave_custom(socket, &room),
     }
-    let changed = RoomChanged { room: &room, success: true };
-    send(socket, server::ROOM_LEFT, &changed);
-    event.ack(&changed);
+    answer(socket, event, server::ROOM_LEFT, &RoomChanged { room: &room, success: true });
 }
 
 fn target(socket: &Socket, room: &str) -> Target {

@@ -106,6 +106,13 @@ pub(crate) fn send(socket: &Socket, event: &'static str, payload: &impl Serializ
     }
 }
 
+/// The same with arguments that are encoded already.
+pub(crate) fn send_args(socket: &Socket, event: &'static str, args: &EventArgs) {
+    if let Err(error) = socket.emit_args(event, args) {
+        tracing::error!(event, %error, "encode an event");
+    }
+}
+
 /// Sends one of the contract's events that is for a user and nobody else: a session that comes back as somebody else, or as
 /// nobody, does not get it again.
 pub(crate) fn send_to_user(socket: &Socket, user_id: &str, event: &'static str, payload: &impl Serialize) {

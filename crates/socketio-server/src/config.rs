@@ -258,6 +258,9 @@ pub(crate) const SMALL_UNFINISHED: usize = 4 * 1024;
 /// So much that waits for a client or may not have arrived is let be, however much others hold: forty answers.
 pub(crate) const SMALL_UNARRIVED: usize = 4 * 1024;
 
+/// What may not have arrived is counted in steps of so many bytes: a few answers each.
+pub(crate) const REMEMBERED_STEP: usize = 512;
+
 /// What a frame that waits for a client takes besides its text: itself, its counts, its place in the outbox.
 pub(crate) const FRAME_OVERHEAD: usize = 80;
 

@@ -179,6 +179,13 @@ impl<'a> Event<'a> {
         }
     }
 
+    /// Acknowledges the event with any arguments, if the client asked for it.
+    pub fn ack_args(mut self, args: &EventArgs) {
+        if let Some(ack) = self.take_ack() {
+            ack.send_args(args);
+        }
+    }
+
     /// Takes the acknowledgement, to send it later.
     pub fn take_ack(&mut self) -> Option<Ack> {
         self.ack.take()

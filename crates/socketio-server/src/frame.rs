@@ -78,7 +78,7 @@ impl Frame {
         let bytes = Bytes::copy_from_slice(&buffer[start..]);
         if buffer.capacity() <= KEPT_SCRATCH {
             buffer.clear();
-            SCRATCH.set(buffer);
+            SCRATCH.with(|scratch| scratch.replace(buffer));
         }
         // At most MAX_HEADER, which is 10.
         Self {

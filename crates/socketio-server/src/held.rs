@@ -87,15 +87,19 @@ impl Account {
             return Ok(Level::Fine);
         }
         let sum = |held: usize, before: usize| held.saturating_sub(before).saturating_add(after);
-        let all = sum(self.held.get(), before);
         let of_address = address.map_or(0, |address| {
             let held = self.addresses.borrow().get(&address).copied().unwrap_or_default();
             sum(held, self.counted(before))
         });
+        self.judge(after > before, sum(self.held.get(), before), of_address)
+    }
+
+    /// Whether so much may be held for all and for one address, if it is `more` than before.
+    fn judge(&self, more: bool, all: usize, of_address: usize) -> Result<Level, Limit> {
         let [limit_of_all, limit_of_address] = self.limits;
-        if after > before && all > self.most {
+        if more && all > self.most {
             Err(limit_of_all)
-        } else if after > before && of_address > self.share {
+        } else if more && of_address > self.share {
             Err(limit_of_address)
         } else if all > self.most / 2 || of_address > self.share / 2 {
             Ok(Level::High)
@@ -104,20 +108,28 @@ impl Account {
         }
     }
 
-    /// Takes note that `after` is held for one client where `before` was.
-    fn set(&self, address: Option<Address>, before: usize, after: usize) {
-        self.held.set(self.held.get().saturating_sub(before).saturating_add(after));
-        let (before, after) = (self.counted(before), self.counted(after));
-        let Some(address) = address.filter(|_| before != after) else { return };
+    /// Takes note that `after` is held for one client where `before` was. Returns what [`Account::check`] would have.
+    fn set(&self, address: Option<Address>, before: usize, after: usize) -> Result<Level, Limit> {
+        let all = self.held.get().saturating_sub(before).saturating_add(after);
+        self.held.set(all);
+        let of_address =
+            address.map_or(0, |address| self.set_of_address(address, self.counted(before), self.counted(after)));
+        if after <= self.small { Ok(Level::Fine) } else { self.judge(after > before, all, of_address) }
+    }
+
+    /// The same of an address alone. Returns what it holds now.
+    fn set_of_address(&self, address: Address, before: usize, after: usize) -> usize {
         let mut addresses = self.addresses.borrow_mut();
         let held = addresses.entry(address).or_default();
         *held = held.saturating_sub(before).saturating_add(after);
-        if *held == 0 {
+        let now = *held;
+        if now == 0 {
             addresses.remove(&address);
             if addresses.is_empty() {
                 addresses.shrink_to_fit();
             }
         }
+        now
     }
 
     /// The address, if the account needs it for so much.
@@ -148,8 +160,7 @@ impl Shard {
             return Some(Level::Fine);
         }
         let address = account.address(self, client, before, after);
-        let level = account.check(address, before, after);
-        account.set(address, before, after);
+        let level = account.set(address, before, after);
         level.inspect_err(|limit| self.metrics.limit_met(*limit)).ok()
     }
 
@@ -172,7 +183,8 @@ impl Shard {
     pub(crate) fn count_rooms(&self, socket: &Socket, before: usize, after: usize) {
         let account = &self.held.rooms;
         let address = account.address(self, socket.inner().connection.client, before, after);
-        account.set(address, before, after);
+        // Who asked whether it may has an answer already.
+        let _ = account.set(address, before, after);
         self.metrics.room_memberships.set(account.held.get() as u64);
     }
 }

@@ -32,6 +32,10 @@ impl Id {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     fn decode(&self) -> Option<[u8; BYTES]> {
         let mut bytes = [0; BYTES];
         let length = URL_SAFE_NO_PAD.decode_slice(self.0, &mut bytes).ok()?;

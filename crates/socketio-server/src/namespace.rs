@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fmt, future::Future, pin::Pin};
 
 use ::http::HeaderMap;
+use foldhash::fast::RandomState;
 use serde_json::value::RawValue;
 use socketio_protocol::packet;
 
@@ -61,7 +62,8 @@ fn owned<F: Future<Output = ()> + 'static>(
 /// included.
 pub struct Namespace {
     name: &'static str,
-    handlers: HashMap<&'static str, Handler>,
+    /// Clients choose what is looked up and not what is in it: a hash that is quick will do.
+    handlers: HashMap<&'static str, Handler, RandomState>,
     /// The event of which the last of two handlers would be called.
     handled_twice: Option<&'static str>,
     pub(crate) before_connect: Option<Box<BeforeConnect>>,
@@ -93,7 +95,7 @@ impl Namespace {
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
-            handlers: HashMap::new(),
+            handlers: HashMap::default(),
             handled_twice: None,
             before_connect: None,
             authorize: None,

@@ -71,6 +71,23 @@ impl Outbox {
         self.frames.is_empty()
     }
 
+    /// Copies all that waits, if it fits.
+    pub(crate) fn copy_to<'a>(&self, space: &'a mut [u8]) -> Option<&'a [u8]> {
+        let space = space.get_mut(..self.bytes)?;
+        let (mut from, mut to) = (self.written, 0);
+        for frame in &self.frames {
+            let piece = frame.as_websocket().get(std::mem::take(&mut from)..)?;
+            space.get_mut(to..to + piece.len())?.copy_from_slice(piece);
+            to += piece.len();
+        }
+        Some(space)
+    }
+
+    /// The only frame that waits, as far as it is not written.
+    pub(crate) fn only(&self) -> Option<&[u8]> {
+        if let [frame] = self.frames.as_slice() { frame.as_websocket().get(self.written..) } else { None }
+    }
+
     /// What is next to write, in as many pieces as one write takes.
     pub(crate) fn gather(&self) -> SmallVec<[IoSlice<'_>; FRAMES_PER_WRITE]> {
         let mut from = self.written;

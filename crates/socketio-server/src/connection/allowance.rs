@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{Connection, Held, Slice, Turn, Violation};
 use crate::{
     DisconnectReason, Event, Limit, Socket,
-    config::{HEAD_START, LONGEST_WORK_SHARE, SLICE, SMALL_UNARRIVED},
+    config::{HEAD_START, LONGEST_WORK_SHARE, REMEMBERED_STEP, SLICE, SMALL_UNARRIVED},
     held::Level,
     rate::Pace,
     transport::handle_post,
@@ -168,7 +168,9 @@ impl Connection {
 
     fn count_remembered(&self) -> bool {
         let of = |socket: &Socket| Some(socket.inner().recovery.as_ref()?.direct.borrow().bytes());
-        let remembered = self.sockets.borrow().iter().filter_map(of).sum();
+        let remembered: usize = self.sockets.borrow().iter().filter_map(of).sum();
+        // In steps: the accounts take longer than most events.
+        let remembered = remembered.next_multiple_of(REMEMBERED_STEP);
         self.set_unarrived(Held { remembered, ..self.held.get() })
     }
 

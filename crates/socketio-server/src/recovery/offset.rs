@@ -1,8 +1,6 @@
 //! How far a client has come.
 
-use std::fmt;
-
-use smallvec::SmallVec;
+use std::{fmt, ops::Deref};
 
 use crate::identifier::Id;
 
@@ -25,7 +23,7 @@ pub(crate) struct Tag([u8; 4]);
 impl Tag {
     pub(crate) fn of(socket: &Id) -> Self {
         let mut tag = [0; 4];
-        tag.iter_mut().zip(socket.as_str().bytes()).for_each(|(tag, byte)| *tag = byte);
+        tag.iter_mut().zip(socket.as_bytes()).for_each(|(tag, byte)| *tag = *byte);
         Self(tag)
     }
 }
@@ -41,7 +39,8 @@ impl Offset {
 
     /// As it stands behind an event's arguments. All its characters stand for themselves in JSON.
     pub(crate) fn argument(&self) -> Text {
-        let mut text = Text::from_slice(b",\"");
+        let mut text = Text::new();
+        text.push_all(b",\"");
         self.write(&mut text);
         text.push(b'"');
         text
@@ -49,12 +48,12 @@ impl Offset {
 
     /// By hand: each of a socket's own events has another one, and formatting takes ten times as long.
     fn write(&self, text: &mut Text) {
-        push_hex(text, self.broadcast);
+        text.push_hex(self.broadcast);
         if let Some((direct, Tag(tag))) = self.direct {
             text.push(b'.');
-            push_hex(text, direct.into());
+            text.push_hex(direct.into());
             text.push(b'.');
-            text.extend_from_slice(&tag);
+            text.push_all(&tag);
         }
     }
 
@@ -78,13 +77,44 @@ impl Offset {
 }
 
 /// An offset as text, with room for the longest and what stands around it.
-type Text = SmallVec<[u8; 40]>;
+pub(crate) struct Text {
+    bytes: [u8; LONGEST],
+    len: usize,
+}
 
-fn push_hex(text: &mut Text, number: u64) {
-    let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
-    for place in (0..digits).rev() {
-        let digit = (number >> (4 * place) & 0xf) as u8;
-        text.push(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 });
+/// Two numbers of 64 and 32 bits in hexadecimal, two dots, a tag, a comma and quotes.
+const LONGEST: usize = 16 + 8 + 2 + 4 + 3;
+
+impl Text {
+    fn new() -> Self {
+        Self { bytes: [0; LONGEST], len: 0 }
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.push_all(&[byte]);
+    }
+
+    fn push_all(&mut self, bytes: &[u8]) {
+        if let Some(place) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
+    }
+
+    fn push_hex(&mut self, number: u64) {
+        let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
+        for place in (0..digits).rev() {
+            let digit = (number >> (4 * place) & 0xf) as u8;
+            self.push(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 });
+        }
+    }
+}
+
+impl Deref for Text {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
     }
 }
 
@@ -106,9 +136,9 @@ mod tests {
         let direct = Offset::of_direct(0x1f, 3, &socket);
         assert_eq!((Offset::of_broadcast(0x1f).to_string(), direct.to_string()), ("1f".into(), "1f.3.k9Qx".into()));
         assert_eq!(Offset::of_broadcast(0x10_fedc_ba98_7654).to_string(), "10fedcba987654");
-        assert_eq!(direct.argument().as_slice(), b",\"1f.3.k9Qx\"");
+        assert_eq!(&*direct.argument(), b",\"1f.3.k9Qx\"");
         let longest = Offset::of_direct(u64::MAX, u32::MAX, &socket);
-        assert!(!longest.argument().spilled());
+        assert_eq!(longest.argument().len(), LONGEST);
         for offset in [Offset::of_broadcast(0), Offset::of_broadcast(u64::MAX), direct, longest] {
             assert_eq!(Offset::parse(&offset.to_string()), Some(offset));
         }

@@ -1,7 +1,7 @@
 //! WebSocket: a task that reads, and writes that go straight to the socket.
 
 use std::{
-    io::{ErrorKind, IoSlice},
+    io::ErrorKind,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -12,7 +12,6 @@ use rustix::{
     io::Errno,
     net::{RecvFlags, SendAncillaryBuffer, recv, send, sendmsg},
 };
-use smallvec::SmallVec;
 use socketio_protocol::{
     engine_io::TextPacket,
     websocket::{CloseCode, Decoder, Message, encode_close},
@@ -301,7 +300,7 @@ pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &Shar
     }
     let mut progress = false;
     while !outbox.is_empty() {
-        let result = send_all(stream, &outbox.gather(), metrics);
+        let result = send_next(stream, outbox, metrics);
         match result {
             Ok(0) => return Flushed::Broken,
             Ok(written) => {
@@ -326,17 +325,16 @@ pub(crate) fn send_one(stream: &OwnedWriteHalf, bytes: &[u8], metrics: &ShardMet
     count(send(stream.as_ref(), bytes, NO_SIGNAL), metrics)
 }
 
-/// The same for several pieces. Small ones are put together first: that takes less than telling the kernel where each is.
-fn send_all(stream: &OwnedWriteHalf, pieces: &[IoSlice<'_>], metrics: &ShardMetrics) -> Result<usize, Errno> {
-    if let [one] = pieces {
+/// The same for what waits. Small frames are put together first: that takes less than telling the kernel where each is.
+fn send_next(stream: &OwnedWriteHalf, outbox: &Outbox, metrics: &ShardMetrics) -> Result<usize, Errno> {
+    if let Some(one) = outbox.only() {
         return send_one(stream, one, metrics);
     }
-    let mut together = SmallVec::<[u8; SMALL_WRITE]>::new();
-    if pieces.iter().map(|piece| piece.len()).sum::<usize>() <= SMALL_WRITE {
-        pieces.iter().for_each(|piece| together.extend_from_slice(piece));
-        return send_one(stream, &together, metrics);
+    let mut together = [0; SMALL_WRITE];
+    if let Some(all) = outbox.copy_to(&mut together) {
+        return send_one(stream, all, metrics);
     }
-    count(sendmsg(stream.as_ref(), pieces, &mut SendAncillaryBuffer::default(), NO_SIGNAL), metrics)
+    count(sendmsg(stream.as_ref(), &outbox.gather(), &mut SendAncillaryBuffer::default(), NO_SIGNAL), metrics)
 }
 
 fn count(result: Result<usize, Errno>, metrics: &ShardMetrics) -> Result<usize, Errno> {
