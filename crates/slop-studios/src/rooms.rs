@@ -21,6 +21,9 @@ pub enum NameError {
     /// It is a number, an array or something else.
     #[error("must be a string")]
     NotAString,
+    /// It has half of a surrogate pair. Other texts may become U+FFFD there, but names that are two must not become one.
+    #[error("must not contain half of a surrogate pair")]
+    NotUnicode,
     /// It has no characters.
     #[error("must not be empty")]
     Empty,
@@ -80,7 +83,8 @@ fn parse(argument: Option<&RawValue>, check: fn(&str) -> Result<(), NameError>) 
     if json == "null" {
         return Err(NameError::Missing);
     }
-    let name: String = serde_json::from_str(json).map_err(|_not_a_string| NameError::NotAString)?;
+    let name: String = serde_json::from_str(json)
+        .map_err(|_error| if json.starts_with('"') { NameError::NotUnicode } else { NameError::NotAString })?;
     check(&name)?;
     Ok(name)
 }
@@ -164,9 +168,10 @@ mod tests {
         for control in [r#""a\nb""#, r#""\u0000media:m1""#, r#""\u0085""#] {
             assert_eq!(parse(control), Err(NameError::ControlCharacter), "{control}");
         }
-        for other in ["1", "true", r#"["a"]"#, r#"{"room":"a"}"#, r#""\ud800""#] {
+        for other in ["1", "true", r#"["a"]"#, r#"{"room":"a"}"#] {
             assert_eq!(parse(other), Err(NameError::NotAString), "{other}");
         }
+        assert_eq!(parse(r#""\ud800""#), Err(NameError::NotUnicode));
     }
 
     #[test]

@@ -342,6 +342,7 @@ fn say_started(settings: &Settings, address: SocketAddr) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         url = format!("{}://{address}", settings.scheme()),
+        base_path = Some(settings.base_path.as_str()).filter(|path| !path.is_empty()),
         data_dir = %folder.display(),
         store_sync = settings.store_sync.as_str(),
         shards = settings.shards,

@@ -2,6 +2,8 @@
 
 use serde_json::value::RawValue;
 
+use crate::surrogates::replace_lone;
+
 /// How many arrays and objects may stand within one another, the outermost included.
 ///
 /// It is what `serde_json` reads by default, so that whatever is let in can be deserialised further on.
@@ -90,11 +92,11 @@ fn depth_exceeds(text: &str, max_depth: usize) -> bool {
 
 /// Reads a string literal, borrowing it unless it has escapes.
 ///
-/// `None` when `literal` isn't a string, or one that isn't Unicode (JSON can spell lone surrogates).
+/// `None` when `literal` isn't a string. Lone surrogates, which JSON can spell, become U+FFFD.
 pub(crate) fn string(literal: &str) -> Option<std::borrow::Cow<'_, str>> {
     let inner = literal.strip_prefix('"')?.strip_suffix('"')?;
     if inner.as_bytes().contains(&b'\\') {
-        serde_json::from_str::<String>(literal).ok().map(Into::into)
+        serde_json::from_str::<String>(&replace_lone(literal)).ok().map(Into::into)
     } else {
         Some(inner.into())
     }

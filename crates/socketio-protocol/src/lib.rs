@@ -21,6 +21,7 @@
 //! | `packet` | Socket.IO packets: read, written, their arguments and attachments |
 //! | `websocket` | WebSocket frames: read, written, and the handshake's key |
 //! | `msgpack` | what tells a client with another parser that it is not understood |
+//! | `surrogates` | what in JSON's escapes is no Unicode |
 //! | `json` | the little of JSON that the codecs write and check themselves |
 //!
 //! The formats are those of the [Engine.IO protocol, revision 4], the [Socket.IO protocol, revision 5] and [RFC 6455].
@@ -36,4 +37,5 @@ pub mod engine_io;
 mod json;
 pub mod msgpack;
 pub mod packet;
+pub mod surrogates;
 pub mod websocket;

@@ -74,7 +74,7 @@ describe('rooms', () => {
     });
   }
 
-  for (const [what, name] of [
+  for (const [what, name, error = /^Room name /] of [
     ['empty', ''],
     ['129 bytes', 'a'.repeat(129)],
     ['65 two-byte letters', 'é'.repeat(65)],
@@ -83,8 +83,8 @@ describe('rooms', () => {
     ['with an escape', 'a\u001bb'],
     ['with a DEL', 'a\u007fb'],
     ['with a C1 control', 'a\u0085b'],
-    ['a lone surrogate', 'a\ud800b'],
-    ['a number', 5],
+    ['a lone surrogate', 'a\ud800b', /half of a surrogate pair/],
+    ['a number', 5, /must be a string/],
     ['an array', ['project-1', 'project-2']],
     ['an object', { room: 'project-1' }],
     ['true', true],
@@ -94,8 +94,8 @@ describe('rooms', () => {
     test(`a name that is ${what} is refused, in the ack only`, async () => {
       const client = await connect(server);
       const mark = client.mark();
-      acks.refused(await client.emit('joinRoom', name));
-      acks.refused(await client.emit('leaveRoom', name));
+      assert.match(acks.refused(await client.emit('joinRoom', name)).error, error);
+      assert.match(acks.refused(await client.emit('leaveRoom', name)).error, error);
       assert.deepEqual(client.names(mark), ['ack:joinRoom', 'ack:leaveRoom']);
       assert.deepEqual(await rooms(client), [client.id]);
     });

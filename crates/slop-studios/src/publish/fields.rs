@@ -7,9 +7,9 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use socketio_protocol::surrogates;
 use utoipa::ToSchema;
 
-use super::surrogates;
 use crate::limits::{MAX_BODY_MEMBERS, MAX_JSON_DEPTH};
 
 /// What is wrong with one field.

@@ -20,7 +20,6 @@ use crate::store::{
 pub mod body;
 pub mod fields;
 pub mod scope;
-mod surrogates;
 
 pub use body::{Kind, Publish};
 pub use fields::{FieldError, ReadError};

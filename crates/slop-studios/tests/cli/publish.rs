@@ -73,6 +73,8 @@ fn an_event_comes_from_standard_input() {
 
     // Where a value of JSON is wanted.
     on(&["room", "r", "e", "-"], r#"{"a": 1}"#).ok();
+    // A text that was cut within an emoji.
+    on(&["room", "r", "e", "-"], r#"{"a": "x \ud83d"}"#).ok();
     on(&["complete", "m", "https://example.com/m", "--metadata", "-"], r#"{"a": 1}"#).ok();
     on(&["notification", "u", "--title", "t", "--message", "m", "--data", "-"], r#"{"a": 1}"#).ok();
     let ran = on(&["room", "r", "e", "-"], "a").refused();
@@ -116,6 +118,7 @@ fn each_of_many_events_has_an_outcome() {
     ];
     assert_eq!(told, expected, "{ran:#?}");
     assert_eq!(outcomes[5].1.as_ref().map(|receipt| receipt["id"].clone()), Ok(json!("n")));
+    assert!(ran.stdout.contains("the line is not JSON: expected ident at column 2"), "{ran:#?}");
     assert!(ran.stderr.contains("warning: line 1: progress is above 100"), "{ran:#?}");
     assert!(ran.stderr.ends_with("error: 4 of 8 events were not accepted\n"), "{ran:#?}");
 

@@ -143,7 +143,6 @@ fn what_is_no_packet_is_refused() {
         ("2[[\"foo\"]]", EventName),
         ("2[null]", EventName),
         ("2[true]", EventName),
-        (r#"2["\ud800"]"#, EventName),
         // ACK takes an id and an array.
         ("3[]", MissingAckId),
         ("3/admin,[]", MissingAckId),
@@ -319,7 +318,7 @@ fn an_event_name_is_a_string_or_a_number() {
         ("[-1.5e3]", Some("-1.5e3")),
         ("[null]", None),
         ("[{}]", None),
-        (r#"["\udc00"]"#, None),
+        (r#"["\udc00"]"#, Some("\u{fffd}")),
     ] {
         let args = Args::parse(json).unwrap();
         assert_eq!(args.event_name().as_deref(), name, "{json}");

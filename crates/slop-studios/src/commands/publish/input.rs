@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use serde_json::Value;
+use socketio_protocol::surrogates;
 
 use crate::cli::Failure;
 use crate::nearest_path;
@@ -39,7 +40,7 @@ impl Json {
 }
 
 fn value(text: &str) -> Result<Value, String> {
-    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
+    serde_json::from_str(&surrogates::replace_lone(text)).map_err(|error| format!("not JSON: {error}"))
 }
 
 /// The file, or standard input for `-`.

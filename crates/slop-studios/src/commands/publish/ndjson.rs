@@ -131,7 +131,7 @@ fn read(mut input: impl BufRead, lines: &mpsc::Sender<io::Result<Line>>) {
                 Err(error) => Err(error),
             },
             Ok(_) if bytes.trim_ascii().is_empty() => continue,
-            Ok(_) => Ok(Line { number, event: serde_json::from_slice(&bytes).map_err(|error| error.to_string()) }),
+            Ok(_) => Ok(Line { number, event: serde_json::from_slice(&bytes).map_err(|error| place_of(&error)) }),
             Err(error) => Err(error),
         };
         let is_last = line.is_err();
@@ -139,6 +139,11 @@ fn read(mut input: impl BufRead, lines: &mpsc::Sender<io::Result<Line>>) {
             return;
         }
     }
+}
+
+/// What is wrong with a line, and where in it.
+fn place_of(error: &serde_json::Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at column ")
 }
 
 struct Publisher<'p, 'a> {

@@ -1,5 +1,5 @@
-//! Halves of surrogate pairs in JSON. A worker that cuts a text after so many UTF-16 units cuts some emoji in two, and what its
-//! JSON then has (`"\\ud83d"`) stands for no character.
+//! Halves of surrogate pairs in JSON. Whoever cuts a text after so many UTF-16 units cuts some emoji in two, and what its JSON then
+//! has (`"\\ud83d"`) stands for no character.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,8 @@ use std::borrow::Cow;
 const ESCAPE: usize = 6;
 
 /// Replaces each half without its other half by U+FFFD, as browsers and `TextDecoder` do. Anything else stays as it is, JSON or not.
-pub(super) fn replace_lone(json: &str) -> Cow<'_, str> {
+#[must_use]
+pub fn replace_lone(json: &str) -> Cow<'_, str> {
     let mut replaced: Option<String> = None;
     let mut copied = 0;
     let mut rest = json;
