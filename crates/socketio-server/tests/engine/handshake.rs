@@ -1,19 +1,16 @@
 //! The first request of a session, and those that get none.
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::net::SocketAddr;
 
-use http::HeaderName;
+use bytes::Bytes;
+use http::{HeaderName, Request, Response};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use socketio_server::{Config, Namespace, Origins, Server, TrustedProxies};
 
 use crate::{
     client::{Ask, Headers, Http, Polling, Ws, connect_from, get, request, socket_id, text_frames},
-    harness::{TestServer, echo},
+    harness::{TestServer, answering, echo},
 };
 
 on_one_and_three_shards!(
@@ -182,30 +179,16 @@ async fn the_engines_path_is_configured() {
     assert_eq!(get(server.addr, "/socket.io/?EIO=4&transport=polling").await.status, 404);
 }
 
-/// Answers with what it was asked, and by whom.
-#[derive(Clone)]
-struct Mirror;
-
-impl tower_service::Service<http::Request<hyper::body::Incoming>> for Mirror {
-    type Response = http::Response<Full<bytes::Bytes>>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>>>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<hyper::body::Incoming>) -> Self::Future {
-        let peer = request.extensions().get::<SocketAddr>().expect("the client's address");
-        let body = format!("{} {} from {}", request.method(), request.uri(), peer.ip());
-        Box::pin(async { Ok(http::Response::new(Full::from(body))) })
-    }
+/// Says what it was asked, and by whom.
+async fn mirror(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let peer = request.extensions().get::<SocketAddr>().expect("the client's address");
+    Response::new(Full::from(format!("{} {} from {}", request.method(), request.uri(), peer.ip())))
 }
 
 #[tokio::test]
 async fn what_is_not_the_engines_is_the_fallbacks() {
     let config = Config { shards: 1, ..Config::default() };
-    let server = TestServer::start(config, |server| server.namespace(echo("/")).fallback(Mirror));
+    let server = TestServer::start(config, |server| server.namespace(echo("/")).fallback(answering(mirror)));
     let mut http = Http::connect(server.addr).await;
     let response = http.request("PUT", "/v1/things?x=1", &[], b"").await;
     assert_eq!(response.parts(), (200, "PUT /v1/things?x=1 from 127.0.0.1"));
@@ -354,7 +337,7 @@ async fn the_own_origin_is_that_of_the_url() {
 #[tokio::test]
 async fn a_base_path_may_be_there_or_not() {
     let config = Config { shards: 1, base_path: "/realtime".to_owned(), ..Config::default() };
-    let server = TestServer::start(config, |server| server.namespace(echo("/")).fallback(Mirror));
+    let server = TestServer::start(config, |server| server.namespace(echo("/")).fallback(answering(mirror)));
     for (path, things) in [("/socket.io/", "/v1/things?x=1"), ("/realtime/socket.io/", "/realtime/v1/things?x=1")] {
         let target = format!("{path}?EIO=4&transport=websocket");
         assert!(Ws::ask(server.addr, &target, Ask::default()).await.is_ok(), "{path}");

@@ -2,18 +2,24 @@
 
 use std::{
     cell::Cell,
+    convert::Infallible,
     future::Future,
     net::{SocketAddr, TcpListener},
     panic::Location,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use serde_json::value::RawValue;
 use socketio_server::{
     Config, DisconnectReason, Drained, Event, EventArgs, Handle, MetricsSnapshot, Namespace, RawEndpoint, Server,
     ServerBuilder, Socket,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tower::{Service, service_fn};
 
 use crate::client::get;
 
@@ -59,6 +65,20 @@ pub(crate) fn within<F: Future>(what: &str, future: F) -> impl Future<Output = F
             Err(_) => panic!("{caller}: not in time: {what}"),
         }
     }
+}
+
+/// A fallback that answers a request with what `answer` makes of it.
+pub(crate) fn answering<A: Future<Output = Response<Full<Bytes>>> + 'static>(
+    answer: impl Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
+) -> impl Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future: 'static>
++ Clone
++ Send
++ Sync
++ 'static {
+    service_fn(move |request| {
+        let answer = answer(request);
+        async { Ok(answer.await) }
+    })
 }
 
 /// A server. When it is dropped, its clients being gone, nothing of them may be left.

@@ -1,14 +1,10 @@
 //! HTTP as clients, workers and proxies speak it, well and less well.
 
 use std::{
-    convert::Infallible,
-    future::{Future, Ready, ready},
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -26,7 +22,7 @@ use tokio::{
 
 use crate::{
     client::{Http, Polling, get},
-    harness::{TestServer, eventually, within},
+    harness::{DEADLINE, TestServer, answering, eventually, within},
 };
 
 fn one_shard() -> Config {
@@ -75,6 +71,18 @@ async fn who_sends_on_after_an_answer_is_read_for_so_much() {
         assert!(taken < 64, "64 MiB were read");
     }
     eventually("it is closed", || server.metrics().http_connections == 0).await;
+}
+
+/// A client that sends on does not hold up a stop.
+#[tokio::test]
+async fn reading_on_after_an_answer_ends_with_a_drain() {
+    let mut server = TestServer::echo(one_shard());
+    let mut http = Http::connect(server.addr).await;
+    http.send_raw(refused_post(1_000_000_000).as_bytes()).await;
+    assert_eq!(http.response().await.expect("an answer").status, 400);
+    let (drained, took) = server.shut_down(DEADLINE).await;
+    assert_eq!(drained.connections_left, 0);
+    assert!(took < DEADLINE / 2, "{took:?}");
 }
 
 #[tokio::test]
@@ -198,40 +206,27 @@ async fn parameters_are_read_as_the_reference_reads_them() {
 }
 
 /// Agrees to speak something else, and sends back what comes, with who it is from before it.
-#[derive(Clone)]
-struct Upgrades;
-
-impl tower_service::Service<Request<Incoming>> for Upgrades {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+async fn upgrade(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let client = *request.extensions().get::<std::net::SocketAddr>().expect("the client's address");
+    assert!(request.extensions().get::<HttpConnection>().is_some());
+    if request.uri().path() != "/echo" {
+        return Response::builder().status(418).body(Full::default()).expect("a response");
     }
-
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        let client = *request.extensions().get::<std::net::SocketAddr>().expect("the client's address");
-        assert!(request.extensions().get::<HttpConnection>().is_some());
-        if request.uri().path() != "/echo" {
-            return ready(Ok(Response::builder().status(418).body(Full::default()).expect("a response")));
-        }
-        let upgraded = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
-            let stream = TokioIo::new(upgraded.await.expect("an upgrade"));
-            let (mut read, mut write) = tokio::io::split(stream);
-            write.write_all(client.ip().to_string().as_bytes()).await.expect("an open connection");
-            let _ = tokio::io::copy(&mut read, &mut write).await;
-        });
-        let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
-        ready(Ok(response.body(Full::default()).expect("a response")))
-    }
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let stream = TokioIo::new(upgraded.await.expect("an upgrade"));
+        let (mut read, mut write) = tokio::io::split(stream);
+        write.write_all(client.ip().to_string().as_bytes()).await.expect("an open connection");
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    });
+    let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
+    response.body(Full::default()).expect("a response")
 }
 
 /// As a WebSocket of axum's does.
 #[tokio::test]
 async fn the_fallback_may_upgrade() {
-    let server = TestServer::start(one_shard(), |server| server.fallback(Upgrades));
+    let server = TestServer::start(one_shard(), |server| server.fallback(answering(upgrade)));
     let request =
         |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
     let mut http = Http::connect(server.addr).await;
@@ -259,39 +254,22 @@ async fn the_fallback_may_upgrade() {
     assert!(http.response().await.is_none());
 }
 
-/// Answers when it is told to.
-#[derive(Clone, Default)]
-struct Waits {
-    asked: Arc<AtomicUsize>,
-    told: Arc<Notify>,
-}
-
-impl tower_service::Service<Request<Incoming>> for Waits {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<Incoming>) -> Self::Future {
-        let told = Arc::clone(&self.told).notified_owned();
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async move {
-            told.await;
-            Ok(Response::default())
-        })
-    }
-}
-
 /// A busy connection is chosen if no other is idle, and an idle one may have become busy since.
 #[tokio::test]
 async fn a_connection_that_makes_room_has_its_answer_first() {
     let config = Config { shards: 1, max_handshakes: 1, ..Config::default() };
-    let waits = Waits::default();
-    let (asked, told) = (waits.asked.clone(), waits.told.clone());
-    let server = TestServer::start(config, |server| server.fallback(waits));
+    let (asked, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let (was_asked, is_told) = (asked.clone(), told.clone());
+    // Answers when it is told to.
+    let waits = move |_| {
+        let is_told = is_told.clone().notified_owned();
+        was_asked.fetch_add(1, Ordering::Relaxed);
+        async {
+            is_told.await;
+            Response::default()
+        }
+    };
+    let server = TestServer::start(config, |server| server.fallback(answering(waits)));
     let mut clients = Vec::new();
     for number in 1..=3 {
         let mut client = Http::connect(server.addr).await;
@@ -313,21 +291,8 @@ async fn a_connection_that_makes_room_has_its_answer_first() {
 /// More than the kernel takes at once.
 const LARGE: usize = 32 * 1024 * 1024;
 
-#[derive(Clone)]
-struct Large;
-
-impl tower_service::Service<Request<Incoming>> for Large {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<Incoming>) -> Self::Future {
-        ready(Ok(Response::new(Full::new(vec![b'x'; LARGE].into()))))
-    }
+async fn large(_: Request<Incoming>) -> Response<Full<Bytes>> {
+    Response::new(Full::new(vec![b'x'; LARGE].into()))
 }
 
 /// Also if the client ends its side of the connection behind its request, as `nc -N` does.
@@ -335,7 +300,7 @@ impl tower_service::Service<Request<Incoming>> for Large {
 async fn the_time_of_an_idle_connection_does_not_run_while_an_answer_is_written() {
     let idle = Duration::from_millis(200);
     let config = Config { keep_alive_timeout: idle, ..one_shard() };
-    let server = TestServer::start(config, |server| server.fallback(Large));
+    let server = TestServer::start(config, |server| server.fallback(answering(large)));
     for ends in [false, true] {
         let mut stream = TcpStream::connect(server.addr).await.expect("the server listens");
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("an open connection");

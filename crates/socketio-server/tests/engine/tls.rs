@@ -311,6 +311,43 @@ async fn the_end_is_said_in_both_languages() {
     }
 }
 
+/// Without TLS's own end a client that reads until it can't tell an answer that was cut off.
+#[tokio::test]
+async fn the_end_of_an_idle_connection_is_said_too() {
+    let idle = Duration::from_millis(100);
+    for (keep_alive_timeout, drains) in [(idle, false), (Duration::from_secs(60), true)] {
+        let config = Config { shards: 1, keep_alive_timeout, ..Config::default() };
+        let (mut server, identity, _) = start(config, echoing);
+        let config = Arc::new(trusting(&[&identity.certificate], &TLS13));
+        let mut stream = handshake(server.addr, &config).await.expect("a handshake");
+        stream.write_all(b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("the server reads");
+        let mut answer = vec![0; 12];
+        within("an answer", stream.read_exact(&mut answer)).await.expect("an open connection");
+        assert_eq!(answer, b"HTTP/1.1 404");
+        let end = tokio::spawn(async move { within("the end", stream.read_to_end(&mut Vec::new())).await });
+        if drains {
+            let (_, took) = server.shut_down(DEADLINE).await;
+            assert!(took < DEADLINE / 2, "{took:?}");
+        }
+        end.await.expect("no panic").expect("an end that is said");
+    }
+}
+
+/// As `openssl s_client` does at the end of its input.
+#[tokio::test]
+async fn a_request_whose_client_sends_no_more_is_answered() {
+    let (server, identity, _) = start(Config { shards: 1, ..Config::default() }, echoing);
+    let config = Arc::new(trusting(&[&identity.certificate], &TLS13));
+    for _ in 0..20 {
+        let mut stream = handshake(server.addr, &config).await.expect("a handshake");
+        stream.write_all(b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("the server reads");
+        stream.shutdown().await.expect("an open connection");
+        let mut answer = String::new();
+        within("an answer", stream.read_to_string(&mut answer)).await.expect("an end that is said");
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    }
+}
+
 fn met(server: &TestServer, limit: Limit) -> u64 {
     server.metrics().limits.iter().find(|(known, _)| *known == limit).map_or(0, |(_, count)| *count)
 }

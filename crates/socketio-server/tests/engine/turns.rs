@@ -1,27 +1,22 @@
 //! A client with much to do leaves others their turn.
 
 use std::{
-    convert::Infallible,
-    future::{Ready, ready},
+    future::ready,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::Response;
 use socketio_protocol::websocket::OpCode;
 use socketio_server::{Config, Namespace, Socket};
 use tokio::sync::Semaphore;
 
 use crate::{
     client::{Http, Polling, Ws, text_frames},
-    harness::{TestServer, eventually},
+    harness::{TestServer, answering, eventually},
     websocket::fragment,
 };
 
@@ -176,30 +171,16 @@ async fn every_socket_is_asked_in_turns() {
     bystander.is_heard_in_between().await;
 }
 
-/// Every answer of this service is work.
-#[derive(Clone)]
-struct Works(Arc<AtomicUsize>);
-
-impl tower_service::Service<Request<Incoming>> for Works {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<Incoming>) -> Self::Future {
-        work(&self.0);
-        ready(Ok(Response::default()))
-    }
-}
-
 #[tokio::test]
 async fn requests_behind_others_are_answered_in_turns() {
     let (done, gate) = begin();
+    let is_done = done.clone();
+    let works = move |_| {
+        work(&is_done);
+        ready(Response::default())
+    };
     let server =
-        TestServer::start(one_shard(), |server| server.namespace(busy(&done, &gate)).fallback(Works(done.clone())));
+        TestServer::start(one_shard(), |server| server.namespace(busy(&done, &gate)).fallback(answering(works)));
     let mut bystander = Bystander::connected(&server).await;
     let mut pipelined = Http::connect(server.addr).await;
     pipelined.send_raw("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(MANY).as_bytes()).await;
