@@ -80,9 +80,15 @@ async fn reading_on_after_an_answer_ends_with_a_drain() {
     let mut http = Http::connect(server.addr).await;
     http.send_raw(refused_post(1_000_000_000).as_bytes()).await;
     assert_eq!(http.response().await.expect("an answer").status, 400);
+    let sends_on = tokio::spawn(async move {
+        while http.try_send_raw(&[b'x'; 1000]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
     let (drained, took) = server.shut_down(DEADLINE).await;
     assert_eq!(drained.connections_left, 0);
-    assert!(took < DEADLINE / 2, "{took:?}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    within("it is closed", sends_on).await.expect("no panic");
 }
 
 #[tokio::test]
