@@ -172,8 +172,9 @@ async fn events_behind_a_login() {
 
 #[tokio::test]
 async fn joins_of_a_client_that_reads() {
+    // Those that have left are kept to come back, each with as much of its last events as is sent again: 64 MiB of all.
     let siege = Siege::of("a polling session that posts 5,000 joins of a room with a long name and reads all the time")
-        .memory(32);
+        .memory(64 + 16);
     siege
         .run(async |victim| {
             let mut session = Polling::client(victim).await;
