@@ -6,12 +6,15 @@ pub(crate) fn nearest<'n>(written: &str, names: impl IntoIterator<Item = &'n str
     // `joinRoom` 0.90, `redis_url` and `api_keys` 0.55.
     const LIKENESS: f64 = 0.75;
     let written = comparable(written);
-    names
-        .into_iter()
-        .map(|known| (strsim::jaro_winkler(&written, &comparable(known)), known))
-        .filter(|(likeness, _)| *likeness >= LIKENESS)
+    most_alike(LIKENESS, names.into_iter().map(|known| (strsim::jaro_winkler(&written, &comparable(known)), known)))
+}
+
+/// The one with the greatest likeness, if that is as much as the least.
+pub(crate) fn most_alike<T>(least: f64, candidates: impl Iterator<Item = (f64, T)>) -> Option<T> {
+    candidates
+        .filter(|(likeness, _)| *likeness >= least)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, known)| known)
+        .map(|(_, candidate)| candidate)
 }
 
 fn comparable(name: &str) -> String {

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use crate::nearest::most_alike;
+
 /// Below this likeness the nearest name is a coincidence: `slop.tml` and `slop.toml` have 0.98, `cert.pem` and `key.pem` 0.78.
 const LIKENESS: f64 = 0.85;
 
@@ -25,9 +27,7 @@ fn meant(path: &Path) -> Option<PathBuf> {
     let folder = missing.parent()?;
     let read = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let names = fs::read_dir(read).ok()?.take(MAX_NAMES).filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let likeness = |other: String| (strsim::jaro_winkler(name, &other), other);
-    let (_, nearest) =
-        names.map(likeness).filter(|(likeness, _)| *likeness >= LIKENESS).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    let nearest = most_alike(LIKENESS, names.map(|other| (strsim::jaro_winkler(name, &other), other)))?;
     // `join` of nothing would end in a slash.
     let rest = path.strip_prefix(missing).ok().filter(|rest| !rest.as_os_str().is_empty());
     let nearest = folder.join(nearest);

@@ -154,7 +154,7 @@ describe('readers that stop', () => {
 
   test('those that take nothing for too long are closed, and recover', { timeout: 120_000 }, async () => {
     const server = await Server.start({
-      env: { SEND_BUFFER_BYTES: String(SEND_BUFFER_BYTES), WRITE_STALL_MS: '1500' },
+      env: { SEND_BUFFER_BYTES: String(SEND_BUFFER_BYTES), WRITE_STALL_MS: '3000' },
     });
     const [going, stopped] = [await Readers.start(server, 200), await Readers.start(server, 200)];
     const jobs = new Jobs(server, 10_000);
@@ -164,11 +164,12 @@ describe('readers that stop', () => {
     await until(
       async () => {
         await jobs.progress();
-        return (await closed()) === 200;
+        return (await closed()) >= 200;
       },
       'closed connections of all that stopped',
       60_000,
     );
+    assert.equal(await closed(), 200, 'only those that stopped are closed');
     assert.equal(await server.metric('slop_outbox_bytes'), 0, 'nothing waits for those who are gone');
     await jobs.complete(ITEMS);
     await going.heardAll(({ connects }) => assert.equal(connects, 1));

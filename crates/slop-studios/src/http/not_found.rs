@@ -3,6 +3,7 @@
 use http::Uri;
 
 use super::problem::Problem;
+use crate::nearest::most_alike;
 
 /// Below this likeness the nearest path is a coincidence: `progres` has 0.98 with `progress`, `/health` 0.92 with `/health/live`,
 /// `user` 0.96 with `users`.
@@ -33,12 +34,8 @@ fn nearest<'p>(path: &str, patterns: &'p [String]) -> Option<&'p str> {
         return None;
     }
     let written = [path.to_owned(), format!("/v1{path}")];
-    patterns
-        .iter()
-        .map(|pattern| (written.iter().map(|path| likeness(path, pattern)).fold(0.0, f64::max), pattern.as_str()))
-        .filter(|(likeness, _)| *likeness >= LIKENESS)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, pattern)| pattern)
+    let likeness = |pattern: &str| written.iter().map(|path| likeness(path, pattern)).fold(0.0, f64::max);
+    most_alike(LIKENESS, patterns.iter().map(|pattern| (likeness(pattern), pattern.as_str())))
 }
 
 /// That of the whole path; with parameters, which may be anything, that of the least similar of the other segments.

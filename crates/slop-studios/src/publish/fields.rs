@@ -11,6 +11,7 @@ use socketio_protocol::surrogates;
 use utoipa::ToSchema;
 
 use crate::limits::{MAX_BODY_MEMBERS, MAX_JSON_DEPTH};
+use crate::nearest::nearest;
 
 /// What is wrong with one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -250,12 +251,8 @@ impl<'a> Fields<'a> {
             if self.errors.iter().any(|error| error.field == name) {
                 continue;
             }
-            let nearest = (self.known.iter())
-                .map(|known| (strsim::jaro_winkler(known, &name), known))
-                .max_by(|(a, _), (b, _)| a.total_cmp(b))
-                .filter(|(similarity, _)| *similarity > 0.8);
-            let message: Cow<'static, str> = match nearest {
-                Some((_, known)) => format!("is not a field here; did you mean {known}?").into(),
+            let message: Cow<'static, str> = match nearest(&name, self.known.iter().copied()) {
+                Some(known) => format!("is not a field here; did you mean {known}?").into(),
                 None => "is not a field here".into(),
             };
             self.errors.push(FieldError::new(shown(&name), message));
