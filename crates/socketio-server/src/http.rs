@@ -210,7 +210,11 @@ async fn serve_http(
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(HttpStream::new(stream, headers.clone())), service);
     let mut drained = pin!(shard.drain_began.notified());
-    let mut parting = pin!(place.parting());
+    // The runtime looks at the network once more: a request that has come by then is read.
+    let mut parting = pin!(async {
+        place.parting().await;
+        yield_now().await;
+    });
     let mut time_up = pin!(sleep_until(headers.deadline()));
     let (mut draining, mut is_parting) = (false, false);
     let ended = std::future::poll_fn(|cx| {

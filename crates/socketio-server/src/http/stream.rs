@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    io::{self, IoSlice},
+    io::{self, ErrorKind, IoSlice},
     net::IpAddr,
     pin::Pin,
     rc::Rc,
@@ -266,10 +266,11 @@ impl AsyncRead for HttpStream {
         if !this.has_ended {
             let read = if place.reads_body() {
                 let before = buffer.filled().len();
-                ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+                ready!(Pin::new(&mut this.stream).poll_read(cx, buffer)).or_else(without_notice)?;
                 buffer.filled().len() - before
             } else {
-                ready!(read_at_most(Pin::new(&mut this.stream), SMALL_READ, cx, buffer))?
+                ready!(read_at_most(Pin::new(&mut this.stream), SMALL_READ, cx, buffer))
+                    .or_else(|error| without_notice(error).map(|()| 0))?
             };
             if read > 0 {
                 let counted = if is_header { this.headers.add(read) } else { Ok(()) };
@@ -290,6 +291,11 @@ impl AsyncRead for HttpStream {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// An end without TLS's `close_notify` is one all the same: a request says how long it is, so nobody can cut a part off.
+fn without_notice(error: io::Error) -> io::Result<()> {
+    if error.kind() == ErrorKind::UnexpectedEof { Ok(()) } else { Err(error) }
 }
 
 impl AsyncWrite for HttpStream {

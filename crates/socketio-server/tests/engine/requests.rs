@@ -1,9 +1,11 @@
 //! HTTP as clients, workers and proxies speak it, well and less well.
 
 use std::{
+    future::ready,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -292,6 +294,51 @@ async fn a_connection_that_makes_room_has_its_answer_first() {
     }
     assert_eq!(kept, [false, false, true]);
     eventually("they have left", || server.metrics().streams == 1).await;
+}
+
+/// The kernel has the request, and the shard has not looked yet, when another shard lets a newcomer in.
+#[tokio::test]
+async fn a_request_that_has_come_is_answered_before_its_connection_makes_room() {
+    const IDLE: usize = 8;
+    let config = Config { shards: 2, max_handshakes: IDLE, ..Config::default() };
+    let is_blocked = Arc::new(AtomicBool::new(false));
+    let (blocked, (open, gate)) = (is_blocked.clone(), mpsc::channel::<()>());
+    let gate = Arc::new(Mutex::new(gate));
+    // Says on which shard it is. `/block` takes all of the shard's time until the gate is opened.
+    let works = move |request: Request<Incoming>| {
+        if request.uri().path() == "/block" {
+            blocked.store(true, Ordering::Relaxed);
+            let _ = gate.lock().expect("no panic").recv_timeout(DEADLINE / 4);
+        }
+        ready(Response::new(Full::from(std::thread::current().name().unwrap_or_default().to_owned())))
+    };
+    let server = TestServer::start(config, |server| server.fallback(answering(works)));
+    let mut idle = Vec::new();
+    for _ in 0..IDLE {
+        let mut client = Http::connect(server.addr).await;
+        let shard = client.request("GET", "/", &[], b"").await.body;
+        idle.push((shard, client));
+    }
+    // Connections are accepted on the other one.
+    let (of_shard, others): (Vec<_>, Vec<_>) = idle.into_iter().partition(|(shard, _)| shard == "shard-1");
+    let mut of_shard: Vec<Http> = of_shard.into_iter().map(|(_, client)| client).collect();
+    assert!(of_shard.len() > 1, "shards take turns");
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    of_shard[0].send_raw(ask("/block").as_bytes()).await;
+    eventually("the shard is busy", || is_blocked.load(Ordering::Relaxed)).await;
+    for client in &mut of_shard[1..] {
+        client.send_raw(ask("/").as_bytes()).await;
+    }
+    let mut newcomers = Vec::new();
+    for _ in 0..IDLE {
+        newcomers.push(Http::connect(server.addr).await);
+    }
+    eventually("newcomers are let in", || server.metrics().streams > IDLE as u64 + 1).await;
+    open.send(()).expect("the shard waits");
+    for mut client in of_shard {
+        assert_eq!(client.response().await.expect("an answer").status, 200);
+    }
+    drop(others);
 }
 
 /// More than the kernel takes at once.
