@@ -1,4 +1,4 @@
-//! Who a client is to the limits: its address, as its connection or a trusted proxy tells it.
+//! The identity of a client for the limits: its address, taken from its connection or from a trusted proxy.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -7,20 +7,21 @@ use std::{
 
 use ipnet::IpNet;
 
-/// Hops of `X-Forwarded-For`, `-Host` and `-Proto` that are looked at. A request passes two or three proxies; a longer header
-/// is a client's own invention.
+/// Hops of `X-Forwarded-For`, `-Host` and `-Proto` that are read. A request passes two or three proxies; a longer
+/// header is forged by the client.
 pub(crate) const MAX_HOPS: usize = 16;
 
 /// Longest hop that can be an address: `[` + 45 characters of IPv6 + `]:65535`.
 const MAX_HOP_BYTES: usize = 53;
 
-/// The proxies whose `X-Forwarded-For`, `X-Forwarded-Host` and `X-Forwarded-Proto` are believed. Nobody else's are looked at,
-/// and neither is `Forwarded`: whoever believes two headers for one thing believes the one that his proxy passes on unread.
+/// The proxies whose `X-Forwarded-For`, `X-Forwarded-Host` and `X-Forwarded-Proto` are trusted. These headers of other
+/// peers are ignored. `Forwarded` is always ignored: a server that trusts two headers for the same fact also trusts the
+/// one that its proxy passes on without reading it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// These networks' addresses.
+    /// Trusts the addresses of these networks.
     #[must_use]
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
         Self(networks.into_iter().collect())
@@ -38,9 +39,10 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address: the peer's, or if that is a proxy, the last one in the values of `X-Forwarded-For` that is not.
-    /// Each proxy adds at the right whom it heard, so that is the last address which somebody trusted has seen; what
-    /// stands further left may be made up. If all are proxies, or the next is not an address, it is the last proxy's.
+    /// The client's address: the peer's or, if the peer is a proxy, the last address in the values of `X-Forwarded-For`
+    /// that is not a proxy's. Each proxy adds the address of its peer at the right, so this is the last address that a
+    /// trusted proxy has seen. Addresses further left may be forged. If all addresses are proxies', or the next entry
+    /// is not an address, the result is the last proxy's address.
     #[must_use]
     pub fn client<'a>(&self, peer: IpAddr, values: impl DoubleEndedIterator<Item = &'a [u8]>) -> IpAddr {
         let mut nearest = peer.to_canonical();
@@ -62,19 +64,20 @@ fn hop(bytes: &[u8]) -> Option<IpAddr> {
     address.map(|address: IpAddr| address.to_canonical())
 }
 
-/// What counts as one client: an IPv4 address, or the /64 of IPv6 that a subscriber gets and may choose addresses from.
+/// The unit that counts as one client: an IPv4 address, or the /64 of IPv6 that one internet subscriber gets and may
+/// choose addresses from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Address(NonZeroU64);
 
 impl Address {
     pub(crate) fn of(address: IpAddr) -> Self {
         let bits = match address.to_canonical() {
-            // Among the /64s of ::/8, which are reserved, so no IPv6 client's.
+            // These values are among the /64s of ::/8. They are reserved, so no IPv6 client has one.
             IpAddr::V4(address) => (1 << 32) | u64::from(address.to_bits()),
             // The upper half of 128 bits fits.
             IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
         };
-        // The first /64, which has nothing but ::1, goes with the second, which has nothing.
+        // The first /64 contains only ::1. It shares the value of the second /64, which is empty.
         Self(NonZeroU64::new(bits).unwrap_or(NonZeroU64::MIN))
     }
 }

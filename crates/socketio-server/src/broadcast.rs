@@ -1,4 +1,4 @@
-//! The server's handle for any thread, and events to many sockets at once.
+//! The server's handle for any thread, and broadcasts.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,6 @@ use std::{
     hash::{BuildHasher, RandomState},
     num::NonZeroU64,
     pin::Pin,
-    rc::Rc,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -23,33 +22,33 @@ use crate::{
     EncodeError, EventArgs, MetricsSnapshot, Socket, SocketRef,
     admission::Admission,
     event::check_name,
-    frame::{Frame, Frames},
+    frame::{Encoding, Frame, Frames},
     identifier::{Id, SocketIds},
     metrics::ShardMetrics,
     recovery::{Audience, Memory, Offset},
-    shard::{Command, Shard},
+    shard::Command,
 };
 
-/// What every thread may know of the server.
+/// The state of the server that all threads share.
 pub(crate) struct Node {
     pub(crate) mailboxes: Vec<UnboundedSender<Command>>,
     pub(crate) metrics: Vec<Arc<ShardMetrics>>,
     pub(crate) namespaces: OnceLock<HashMap<&'static str, u16>>,
     pub(crate) socket_ids: OnceLock<SocketIds>,
     pub(crate) accepting: AtomicBool,
-    /// Numbers the keys of [`Broadcast::latest`].
+    /// Hashes the keys of [`Broadcast::latest`] to numbers.
     pub(crate) latest_keys: RandomState,
     pub(crate) recovery: OnceLock<Memory>,
     pub(crate) admission: Arc<Admission>,
-    /// Somebody who is not a trusted proxy has sent the header of one.
+    /// Whether a peer that is no trusted proxy has sent a proxy's header.
     pub(crate) untrusted_proxy: AtomicBool,
     /// Broadcasts encoded outside of the shards.
     pub(crate) packets_encoded: AtomicU64,
 }
 
-/// The server, for any thread: broadcasts, and work on sockets wherever they live.
+/// A handle to the server for any thread: for broadcasts, and for work on sockets of any shard.
 ///
-/// What one thread asks for is carried out by each shard in the order that it was asked for.
+/// Each shard carries out the requests of one thread in the order in which the thread made them.
 #[derive(Clone)]
 pub struct Handle(pub(crate) Arc<Node>);
 
@@ -60,7 +59,7 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
-    /// A broadcast to the sockets in a room of a namespace; a socket's id is a room too.
+    /// A broadcast to the sockets in a room of a namespace. A socket's id is a room too.
     pub fn to(&self, namespace: &str, room: &str) -> Broadcast {
         Broadcast::new(self, namespace).room(room)
     }
@@ -70,8 +69,8 @@ impl Handle {
         Broadcast::new(self, namespace)
     }
 
-    /// Runs `f` on the socket's shard, in order with the broadcasts; with `None` if the socket is gone. If the server
-    /// has stopped, `f` is dropped.
+    /// Runs `f` on the socket's shard, in order with the broadcasts. `f` gets `None` if the socket is gone. If the
+    /// server has stopped, `f` is dropped.
     pub fn with_socket(&self, socket: SocketRef, f: impl FnOnce(Option<&Socket>) + Send + 'static) {
         if let Some(mailbox) = self.0.mailboxes.get(usize::from(socket.shard)) {
             let _ = mailbox.send(Command::WithSocket(socket, Box::new(f)));
@@ -89,7 +88,8 @@ impl Handle {
         }
     }
 
-    /// Runs `f` once for each socket in a room that `rooms` names, on the sockets' shards and in order with the broadcasts.
+    /// Runs `f` once for each socket that is in a room selected by `rooms`, on the sockets' shards and in order with
+    /// the broadcasts.
     pub fn for_each_in_rooms(
         &self,
         namespace: &str,
@@ -115,26 +115,27 @@ impl Handle {
         }
     }
 
-    /// Whether a name is the id of a socket that this server has, or had.
+    /// Whether a name is the id of a present or past socket of this server.
     #[must_use]
     pub fn is_socket_id(&self, name: &str) -> bool {
         self.0.socket_ids.get().is_some_and(|ids| ids.is_socket_id(name))
     }
 
-    /// Whether new connections are taken; no longer so once a shutdown began.
+    /// Whether the server accepts new connections. It stops when a shutdown begins.
     #[must_use]
     pub fn is_accepting(&self) -> bool {
         self.0.accepting.load(Ordering::Acquire)
     }
 
-    /// What the engine has counted.
+    /// A snapshot of the engine's metrics.
     #[must_use]
     pub fn metrics(&self) -> MetricsSnapshot {
         let mut snapshot = MetricsSnapshot::sum(self.0.metrics.iter().map(AsRef::as_ref));
         snapshot.packets_encoded += self.0.packets_encoded.load(Ordering::Relaxed);
-        let crowd = self.0.admission.crowd();
-        (snapshot.streams, snapshot.handshakes) = (crowd.streams as u64, crowd.handshakes as u64);
-        (snapshot.http_connections, snapshot.addresses) = (crowd.http_connections as u64, crowd.addresses as u64);
+        let occupancy = self.0.admission.occupancy();
+        (snapshot.streams, snapshot.handshakes) = (occupancy.streams as u64, occupancy.handshakes as u64);
+        (snapshot.http_connections, snapshot.addresses) =
+            (occupancy.http_connections as u64, occupancy.addresses as u64);
         if let Some(recovery) = self.recovery() {
             let (entries, bytes) = recovery.history().size();
             (snapshot.history_entries, snapshot.history_bytes) = (entries as u64, bytes as u64);
@@ -143,7 +144,7 @@ impl Handle {
         snapshot
     }
 
-    /// Whether this is the first time that somebody who is not a trusted proxy sends the header of one.
+    /// Whether this is the first time that a peer which is no trusted proxy sends a proxy's header.
     pub(crate) fn is_first_untrusted_proxy(&self) -> bool {
         !self.0.untrusted_proxy.swap(true, Ordering::Relaxed)
     }
@@ -159,8 +160,8 @@ impl Handle {
 
 type Names = SmallVec<[Box<str>; 2]>;
 
-/// An event on its way to many sockets: choose whom, then [`Broadcast::emit`]. Each socket gets it once, in however
-/// many of the rooms it is.
+/// An event for many sockets: choose the receivers, then call [`Broadcast::emit`]. Each socket gets the event once,
+/// however many of the rooms it is in.
 #[must_use = "a broadcast is sent by `emit`"]
 pub struct Broadcast {
     handle: Handle,
@@ -171,11 +172,9 @@ pub struct Broadcast {
     volatile: bool,
     offset: Option<u64>,
     latest: Option<Box<str>>,
-    /// The shard of the handler that broadcasts: its own sockets get the event before what the handler emits next.
-    local: Option<Rc<Shard>>,
 }
 
-/// The socket that a broadcast leaves out, by both its names.
+/// The socket that a broadcast leaves out, by reference and by id.
 #[derive(Clone, Copy)]
 struct Excepted {
     reference: SocketRef,
@@ -202,15 +201,12 @@ impl Broadcast {
             volatile: false,
             offset: None,
             latest: None,
-            local: None,
         }
     }
 
     pub(crate) fn from_socket(socket: &Socket) -> Self {
         let mut broadcast = Self::new(socket.handle(), socket.namespace());
         broadcast.except_socket = Some(Excepted { reference: socket.reference(), id: socket.inner().id });
-        // What is numbered comes to every shard in one order.
-        broadcast.local = socket.handle().recovery().is_none().then(|| socket.inner().connection.shard.clone());
         broadcast
     }
 
@@ -226,20 +222,20 @@ impl Broadcast {
         self
     }
 
-    /// Leaves out the sockets that are not ready to take it at once.
+    /// Leaves out the sockets that are not ready to take the event at once.
     pub fn volatile(mut self) -> Self {
         self.volatile = true;
         self
     }
 
-    /// Gives the event a number of the caller's choice for [recovery](crate::Config::recovery), instead of the next one. It must
-    /// be higher than those of all earlier broadcasts; if it is not, the next one is taken.
+    /// Sets the event's offset for [recovery](crate::Config::recovery), instead of the next one. It must be higher than
+    /// the offsets of all earlier broadcasts.
     pub fn offset(mut self, offset: u64) -> Self {
         self.offset = Some(offset);
         self
     }
 
-    /// Says that of the events with this key, the newest is enough for a client that is slow or was away.
+    /// Marks the event as replaceable: a client that is slow or was away needs only the newest event with this key.
     pub fn latest(mut self, key: &str) -> Self {
         self.latest = Some(key.into());
         self
@@ -248,7 +244,8 @@ impl Broadcast {
     /// Sends an event with one argument. It is encoded once, here.
     ///
     /// # Errors
-    /// If the payload has no JSON form, the name is one of Socket.IO's own, or the namespace is not known.
+    /// If the payload has no JSON form, the name is reserved by Socket.IO, the namespace is not known, or the offset is not
+    /// above the last one.
     pub fn emit(self, event: &str, payload: &impl Serialize) -> Result<Delivery, EncodeError> {
         self.emit_args(event, &EventArgs::new(payload)?)
     }
@@ -256,7 +253,7 @@ impl Broadcast {
     /// Sends an event with any arguments.
     ///
     /// # Errors
-    /// If the name is one of Socket.IO's own, or the namespace is not known.
+    /// If the name is reserved by Socket.IO, the namespace is not known, or the offset is not above the last one.
     pub fn emit_args(self, event: &str, args: &EventArgs) -> Result<Delivery, EncodeError> {
         check_name(event)?;
         let (done, receiver) = oneshot::channel();
@@ -265,14 +262,18 @@ impl Broadcast {
             return Err(EncodeError::UnknownNamespace(self.namespace.into()));
         };
         let node = &self.handle.0;
-        // Held until every mailbox has it: the numbers are in order there.
+        // The lock is held until every mailbox has the broadcast, so that the offsets are in order there.
         let recovery = node.recovery.get();
         let mut history = recovery.map(Memory::history);
-        let offset = history.as_mut().map(|history| match self.volatile {
-            // It is not sent again, and who gets it has all that came before.
-            true => history.last(),
-            false => history.next(self.offset),
-        });
+        let offset = match (history.as_mut(), self.volatile) {
+            (None, _) => None,
+            // It is not sent again, and its receivers have everything that came before.
+            (Some(history), true) => Some(history.last()),
+            (Some(history), false) => {
+                let past = |last| EncodeError::PastOffset { offset: self.offset.unwrap_or_default(), last };
+                Some(history.next(self.offset).map_err(past)?)
+            }
+        };
         let told = offset.filter(|_| recovery.is_some_and(Memory::is_on)).map(Offset::of_broadcast);
         let mut frames = args.event_frames(&self.namespace, None, event, told)?;
         frames.iter_mut().for_each(Frame::share);
@@ -298,18 +299,9 @@ impl Broadcast {
             shards_left: AtomicUsize::new(mailboxes.len()),
             done: Mutex::new(Some(done)),
         });
-        let local = self.local.as_ref().map(|shard| usize::from(shard.id));
-        match &self.local {
-            Some(shard) => {
-                shard.metrics.packets_encoded.increment();
-                shard.broadcast_now(job.clone());
-            }
-            None => {
-                self.handle.0.packets_encoded.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        for (index, mailbox) in mailboxes.iter().enumerate() {
-            if Some(index) != local && mailbox.send(Command::Broadcast(job.clone())).is_err() {
+        node.packets_encoded.fetch_add(1, Ordering::Relaxed);
+        for mailbox in mailboxes {
+            if mailbox.send(Command::Broadcast(job.clone())).is_err() {
                 job.finish(0);
             }
         }
@@ -317,7 +309,7 @@ impl Broadcast {
     }
 }
 
-/// Stands for a key of one namespace. Two keys share a number in 2^64 cases once.
+/// The number of a key in one namespace. Two keys share a number once in 2^64 cases.
 fn latest_number(node: &Node, namespace: u16, key: &str) -> NonZeroU64 {
     NonZeroU64::new(node.latest_keys.hash_one((namespace, key))).unwrap_or(NonZeroU64::MIN)
 }
@@ -325,14 +317,14 @@ fn latest_number(node: &Node, namespace: u16, key: &str) -> NonZeroU64 {
 /// A broadcast on its way to the shards.
 pub(crate) struct Job {
     pub(crate) namespace: u16,
-    /// Everyone in the namespace, if empty.
+    /// Empty for all sockets of the namespace.
     pub(crate) rooms: Names,
     pub(crate) except: Names,
     pub(crate) except_socket: Option<SocketRef>,
     pub(crate) volatile: bool,
-    /// Its number, or that of the one before if it is volatile; 0 without recovery.
+    /// The broadcast's offset, or the offset of the one before if it is volatile; 0 without recovery.
     pub(crate) offset: u64,
-    /// The number is in the frames, as the last argument.
+    /// Whether the frames carry the offset as the last argument.
     told: bool,
     /// More than one if there are binary attachments.
     pub(crate) frames: Frames,
@@ -342,7 +334,7 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Whether it is for the members of one room, each of whom gets it once.
+    /// Whether the receivers are the members of one room, and each of them gets it exactly once.
     pub(crate) fn is_for_one_room(&self, handle: &Handle) -> bool {
         self.rooms.len() == 1
             && self.except.is_empty()
@@ -351,27 +343,27 @@ impl Job {
             && !handle.is_socket_id(self.room())
     }
 
-    /// The first room, or none's name.
+    /// The name of the first room; empty if there is none.
     pub(crate) fn room(&self) -> &str {
         self.rooms.first().map_or("", |room| room)
     }
 
-    /// Whether the other goes to the same sockets.
+    /// Whether the other broadcast has the same receivers.
     pub(crate) fn has_receivers_of(&self, other: &Self) -> bool {
         (self.namespace, &self.rooms, &self.except, self.except_socket, self.volatile)
             == (other.namespace, &other.rooms, &other.except, other.except_socket, other.volatile)
     }
 
-    /// The frames for a client that does not take part in recovery.
-    pub(crate) fn plain_frames(&self) -> Frames {
+    /// The frames in an encoding.
+    pub(crate) fn frames_in(&self, encoding: Encoding) -> Frames {
         let mut frames = self.frames.clone();
-        if let (true, Some(text)) = (self.told, frames.first_mut()) {
+        if let (Encoding::Plain, true, Some(text)) = (encoding, self.told, frames.first_mut()) {
             *text = text.without_tail(Offset::of_broadcast(self.offset).argument().len());
         }
         frames
     }
 
-    /// A shard has queued it for `sockets` of its own.
+    /// Records that a shard has queued it for `sockets` of its sockets.
     pub(crate) fn finish(&self, sockets: u64) {
         self.sockets.fetch_add(sockets, Ordering::Relaxed);
         if self.shards_left.fetch_sub(1, Ordering::AcqRel) == 1
@@ -382,8 +374,8 @@ impl Job {
     }
 }
 
-/// Resolves to the number of sockets of this node that a broadcast was queued for, once it is queued for all of them.
-/// It may be dropped.
+/// A future of the number of this node's sockets that a broadcast was queued for. It resolves once the broadcast is
+/// queued for all of them. It may be dropped.
 #[derive(Debug)]
 pub struct Delivery(oneshot::Receiver<u64>);
 
@@ -391,7 +383,7 @@ impl Future for Delivery {
     type Output = u64;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<u64> {
-        // No answer: the server has stopped, or knows no such namespace.
+        // There is no answer if the server has stopped, or knows no such namespace.
         Pin::new(&mut self.0).poll(cx).map(Result::unwrap_or_default)
     }
 }

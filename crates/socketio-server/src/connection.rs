@@ -1,11 +1,13 @@
-//! An Engine.IO connection: what it has, and when it is read. How its packets come in and go out, its heartbeat, and how it
-//! ends are its modules'; how bytes travel is the [`transport`](crate::transport)'s.
+//! An Engine.IO connection: its state, and the conditions under which it is read. The submodules handle incoming and
+//! outgoing packets, the heartbeat, and the end of the connection. The [`transport`](crate::transport) module carries
+//! the bytes.
 
 mod allowance;
 mod closing;
 mod connecting;
 mod heartbeat;
 mod receiving;
+mod resuming;
 mod sending;
 
 use std::{
@@ -22,7 +24,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     DisconnectReason, Socket,
     address::Address,
-    admission::ConnectionPlace,
+    admission::ConnectionPermit,
     config::{MANY_ROOMS, SMALL_UNARRIVED},
     handshake::{Abilities, Handshake},
     identifier::Id,
@@ -31,14 +33,14 @@ use crate::{
     transport::Transport,
 };
 
-/// Names a connection of a shard. The generation tells it from others that had the same index.
+/// Identifies a connection of a shard. The generation distinguishes it from other connections that had the same index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ConnectionKey {
     pub(crate) index: u32,
     generation: u32,
 }
 
-/// What speaks over a connection.
+/// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     SocketIo,
@@ -46,87 +48,88 @@ pub(crate) enum Protocol {
     Raw(usize),
 }
 
-/// What is kept of the handshake request.
+/// The kept parts of the handshake request.
 pub(crate) struct Origin {
     pub(crate) client: IpAddr,
-    pub(crate) place: ConnectionPlace,
+    pub(crate) place: ConnectionPermit,
     pub(crate) handshake: Option<Box<Handshake>>,
     pub(crate) abilities: Abilities,
     pub(crate) protocol: Protocol,
 }
 
-// What a broadcast needs comes first and in one cache line, and then what a flush pass needs: it is fetched from memory for
-// each connection.
+// The fields for a broadcast come first, in one cache line. The fields for a flush pass follow. The order matters
+// because these cache lines are fetched from memory for each connection.
 #[repr(C)]
 pub(crate) struct Connection {
     closed: Cell<bool>,
-    /// Waits in the shard's flush queue, or will be flushed when the running turn ends.
+    /// The connection is in the shard's flush queue, or is flushed when the running turn ends.
     flush_pending: Cell<bool>,
-    /// Its own packets are being handled: what they cause is flushed when they are done.
+    /// The connection's own packets are being handled. Frames that they cause are flushed afterwards.
     in_turn: Cell<bool>,
     paused: Cell<bool>,
     /// Events wait until the outbox is within its soft limit.
     awaits_drain: Cell<bool>,
-    /// The last flush left something in the outbox.
+    /// The last flush left frames in the outbox.
     is_behind: Cell<bool>,
-    /// Binary data goes out as base64.
+    /// Binary data is sent as base64.
     takes_base64: bool,
-    /// More came than is allowed each second: events are refused.
+    /// The client exceeds its message rate per second. Its events are refused.
     is_over_rate: Cell<bool>,
-    /// The end that is due when no handler runs.
+    /// The reason of a pending close, which takes place when no handler runs.
     close_due: Cell<Option<DisconnectReason>>,
     pub(crate) shard: Rc<Shard>,
     pub(crate) transport: RefCell<Transport>,
     outbox: RefCell<Outbox>,
-    /// Bytes that the last flush left, as the metrics know.
+    /// Bytes that the last flush left in the outbox, as recorded in the metrics.
     waiting: Cell<usize>,
-    /// Since when the client takes nothing.
+    /// The start of the period in which the client takes no bytes.
     blocked_since: Cell<Option<Instant>>,
     pub(crate) key: ConnectionKey,
-    /// The id that requests name it by; a connection that began as a WebSocket needs none.
+    /// The session id in requests. A connection that began as a WebSocket needs none.
     sid: Option<Id>,
     pub(crate) client: IpAddr,
-    /// Given back when it is closed, however long its memory lives.
-    place: Cell<Option<ConnectionPlace>>,
+    /// The connection's place under the limits. It is released at the close, even if the memory lives longer.
+    place: Cell<Option<ConnectionPermit>>,
     pub(crate) handshake: Option<Box<Handshake>>,
     is_python: bool,
     protocol: Protocol,
     sockets: RefCell<SmallVec<[Socket; 1]>>,
     assembling: RefCell<Option<Box<Assembling>>>,
-    /// When what came is paid for, in the shard's time.
-    paid_at: Cell<u64>,
-    /// The time that its messages are handled in.
+    /// The theoretical arrival time of the message rate: when all received messages are paid for, in the shard's time.
+    tat: Cell<u64>,
+    /// The slice of time in which the connection's messages are handled.
     slice: Cell<Slice>,
     turn: Cell<Turn>,
-    /// So much waits for the shard's clients, or for those of this address, that those for which some does are not read.
+    /// Many bytes wait for the shard's clients, or for the clients of this address. A client with waiting bytes of its
+    /// own is then not read.
     is_crowded: Cell<bool>,
     held: Cell<Held>,
     heartbeat: Cell<Heartbeat>,
     extra_pings: Cell<ExtraPings>,
-    /// When a first namespace must be connected to; none once one is.
+    /// The deadline for the client's first namespace; `None` once a namespace is connected.
     connect_by: Cell<Option<Instant>>,
     /// The connection's earliest entry among the shard's timers.
     timer_at: Cell<Option<Instant>>,
     /// The task that reads the WebSocket.
     reader: RefCell<Option<Waker>>,
-    /// Namespaces that the client is about to be connected to: a session, or what its admission needs, is on its way.
+    /// Namespaces with a pending CONNECT: a session, or the data that its admission needs, is on its way.
     connecting: RefCell<SmallVec<[u16; 4]>>,
-    /// What waits for the client or the connection's end. Hardly any connection has something.
+    /// The actions that wait for the client or for the connection's end. Hardly any connection has one.
     arrivals: RefCell<Option<Box<Arrivals>>>,
-    /// Bytes of a replay, which may wait besides what else may, until the outbox is within its limit again.
+    /// Bytes of a replay that may wait in addition to the outbox limit, until the outbox is within its limit again.
     beyond_limit: Cell<usize>,
-    /// What the application counts on it; see [`Socket::strikes`].
+    /// The application's count of strikes; see [`Socket::strikes`].
     pub(crate) strikes: Cell<u32>,
 }
 
-/// What is to be done when something has come about.
+/// The actions that wait for a change of the connection.
 #[derive(Default)]
 struct Arrivals {
-    /// When a heartbeat is answered: the one under way, or the next.
+    /// Callbacks for the answer to a heartbeat: `asked` for the heartbeat under way, `waiting` for the next one.
     asked: Vec<Box<dyn FnOnce()>>,
     waiting: Vec<Box<dyn FnOnce()>>,
-    /// Dropped when the connection has ended, which it does as soon as all is read that has come. One for each session that
-    /// its client has come back for.
+    /// Dropped at the connection's end, which comes as soon as all received bytes are read. There is one sender for
+    /// each session that the client resumes on another connection.
     handed_over: SmallVec<[oneshot::Sender<()>; 3]>,
     /// Dropped when the connection ends.
     ended: SmallVec<[oneshot::Sender<()>; 3]>,
@@ -147,20 +150,20 @@ enum Heartbeat {
     PongBy(Instant),
 }
 
-/// Bytes that the server holds for the client, as the shard's accounts have them.
+/// Bytes that the server holds for the client, as recorded in the shard's accounts.
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
-    /// Of a message that is not whole.
+    /// Bytes of an incomplete message.
     unfinished: usize,
-    /// Of events that wait for handlers or are with one.
+    /// Bytes of events that wait for a handler or are being handled.
     waiting: usize,
-    /// Of what waits to be written to this client alone.
+    /// Bytes of the frames that wait for this client alone.
     outbox: usize,
-    /// Of what may not have arrived.
+    /// Bytes of sent events that may not have arrived.
     remembered: usize,
 }
 
-/// A slice of the shard's time, in nanoseconds as the shard counts them.
+/// A slice of the shard's time, in nanoseconds of the shard's clock.
 #[derive(Debug, Clone, Copy, Default)]
 struct Slice {
     began: u64,
@@ -168,28 +171,28 @@ struct Slice {
     at: u64,
 }
 
-/// Whether the connection handles what its client sends.
+/// When the connection handles its client's messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Turn {
-    /// As it comes.
+    /// As they arrive.
     #[default]
     Free,
-    /// It waits for its turn.
+    /// Later: the connection waits for its turn.
     Waiting,
-    /// For one slice.
+    /// Now, for one slice.
     Given,
 }
 
-/// Heartbeats besides the one that asks what has arrived.
+/// Additional heartbeats, besides the one whose answer confirms arrival.
 #[derive(Debug, Clone, Copy, Default)]
 struct ExtraPings {
-    /// Behind the one that is under way.
+    /// Sent after the heartbeat that is under way.
     sent: u16,
-    /// Behind earlier ones, whose answers are yet to come.
+    /// Sent after earlier heartbeats, and not answered yet.
     unanswered: u16,
 }
 
-/// A packet whose attachments have not all come.
+/// A packet that still lacks attachments.
 struct Assembling {
     text: String,
     expected: usize,
@@ -206,7 +209,7 @@ impl Connection {
         let now = Instant::now();
         let mut connections = shard.connections.borrow_mut();
         let entry = connections.vacant_entry();
-        // A shard's connections do not reach 2^32: each takes a file descriptor.
+        // A shard has fewer than 2^32 connections, since each takes a file descriptor.
         let key = ConnectionKey { index: entry.key() as u32, generation: shard.next_serial() };
         let connect_by = matches!(origin.protocol, Protocol::SocketIo).then(|| now + shard.config.connect_timeout);
         let connection = Rc::new(Self {
@@ -235,7 +238,7 @@ impl Connection {
             awaits_drain: Cell::new(false),
             is_behind: Cell::new(false),
             is_over_rate: Cell::new(false),
-            paid_at: Cell::new(0),
+            tat: Cell::new(0),
             slice: Cell::default(),
             turn: Cell::default(),
             is_crowded: Cell::new(false),
@@ -259,7 +262,7 @@ impl Connection {
         connection
     }
 
-    /// What the limits know its client by, unless that is a proxy.
+    /// The client's address as the limits count it; `None` for a proxy.
     pub(crate) fn address(&self) -> Option<Address> {
         self.shard.handle.0.admission.address(self.client)
     }
@@ -277,12 +280,12 @@ impl Connection {
         self.sockets.borrow().iter().find(|socket| socket.reference().namespace == namespace).cloned()
     }
 
-    /// Whether it takes long to close it.
+    /// Whether closing the connection takes long.
     pub(crate) fn is_in_many_rooms(&self) -> bool {
         self.sockets.borrow().iter().any(|socket| socket.inner().memberships.borrow().len() > MANY_ROOMS)
     }
 
-    /// Handles packets of the client; what they cause leaves together when `f` is done.
+    /// Runs `f`, which handles packets of the client. The frames that they cause are written together when `f` is done.
     pub(crate) fn turn<T>(self: &Rc<Self>, f: impl FnOnce() -> T) -> T {
         self.in_turn.set(true);
         let result = f();
@@ -293,7 +296,7 @@ impl Connection {
         result
     }
 
-    // --- reading, and when not to ---
+    // --- reading and pausing ---
 
     pub(crate) fn set_reader(&self, waker: &Waker) {
         let mut reader = self.reader.borrow_mut();
@@ -308,7 +311,7 @@ impl Connection {
         }
     }
 
-    /// Whether nothing more is read from the client for now.
+    /// Whether reading from the client is paused.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused.get()
     }

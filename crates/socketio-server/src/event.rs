@@ -1,4 +1,4 @@
-//! Events as handlers see them, their acknowledgement, and the arguments of outgoing ones.
+//! Events from clients, their acknowledgements, and the arguments of outgoing events.
 
 use std::borrow::Cow;
 
@@ -21,12 +21,20 @@ pub enum EncodeError {
     /// The payload has no JSON form.
     #[error("encode the payload: {0}")]
     Payload(#[from] serde_json::Error),
-    /// The name is one of Socket.IO's own, such as `connect`.
+    /// The name is reserved by Socket.IO, such as `connect`.
     #[error("event name {0:?} is reserved")]
     ReservedName(String),
     /// The server has no such namespace, or has not started.
     #[error("namespace {0:?} is not known")]
     UnknownNamespace(String),
+    /// The broadcast's offset is not above that of an earlier one.
+    #[error("offset {offset} is not above {last}, that of the last broadcast")]
+    PastOffset {
+        /// The broadcast's.
+        offset: u64,
+        /// That of the last broadcast.
+        last: u64,
+    },
 }
 
 /// Arguments of an outgoing event or ack: JSON, and the binary attachments that its placeholders name.
@@ -45,7 +53,7 @@ impl EventArgs {
         Ok(Self { json: serde_json::to_string(payload)?, attachments: Vec::new() })
     }
 
-    /// Arguments as JSON, separated by commas; the caller vouches that it is JSON.
+    /// Arguments as JSON, separated by commas. The caller guarantees that the text is JSON.
     #[must_use]
     pub fn from_raw(json: impl Into<String>) -> Self {
         Self { json: json.into(), attachments: Vec::new() }
@@ -58,7 +66,7 @@ impl EventArgs {
         self
     }
 
-    /// The frames of an event with these arguments, and its offset as one more.
+    /// The frames of an event with these arguments. The offset, if there is one, is an additional argument.
     pub(crate) fn event_frames(
         &self,
         namespace: &str,
@@ -70,7 +78,7 @@ impl EventArgs {
         Ok(self.frames(|out, attachments| {
             packet::encode_event(out, namespace, ack, attachments, event, &self.json);
             if let Some(offset) = offset {
-                // Instead of the bracket at the end.
+                // The offset takes the place of the closing bracket.
                 out.pop();
                 out.extend_from_slice(&offset.argument());
                 out.push(b']');
@@ -104,7 +112,7 @@ pub struct Event<'a> {
     ack: Option<Ack>,
 }
 
-/// The arguments of an event: as they stand in the packet, or kept.
+/// The arguments of an event: in the packet, or in an owned event.
 #[derive(Debug)]
 enum EventArguments<'a> {
     Packet(Args<'a>),
@@ -153,7 +161,7 @@ impl<'a> Event<'a> {
         (0..self.len()).filter_map(|index| self.arg(index))
     }
 
-    /// The argument at `index`, if there is one and it has the shape of `T`.
+    /// The argument at `index`, if there is one and it deserializes to `T`.
     #[must_use]
     pub fn parse<T: DeserializeOwned>(&self, index: usize) -> Option<T> {
         serde_json::from_str(self.arg(index)?.get()).ok()
@@ -191,7 +199,7 @@ impl<'a> Event<'a> {
         self.ack.take()
     }
 
-    /// Copies the event, to keep it.
+    /// Copies the event, so that it can be kept.
     #[must_use]
     pub fn into_owned(self) -> OwnedEvent {
         OwnedEvent {
@@ -203,7 +211,7 @@ impl<'a> Event<'a> {
     }
 }
 
-/// An event from a client that asynchronous handlers keep.
+/// An owned event from a client, for asynchronous handlers.
 #[derive(Debug)]
 pub struct OwnedEvent {
     name: String,
@@ -231,7 +239,7 @@ impl OwnedEvent {
         self.args.get(index).map(AsRef::as_ref)
     }
 
-    /// The argument at `index`, if there is one and it has the shape of `T`.
+    /// The argument at `index`, if there is one and it deserializes to `T`.
     #[must_use]
     pub fn parse<T: DeserializeOwned>(&self, index: usize) -> Option<T> {
         serde_json::from_str(self.arg(index)?.get()).ok()
@@ -249,7 +257,7 @@ impl OwnedEvent {
         self.ack.is_some()
     }
 
-    /// Calls a handler of borrowed events.
+    /// Calls a handler that takes borrowed events.
     pub(crate) fn with_borrowed<T>(&self, ack: Option<Ack>, f: impl FnOnce(Event<'_>) -> T) -> T {
         f(Event {
             name: Cow::Borrowed(&self.name),
@@ -259,7 +267,7 @@ impl OwnedEvent {
         })
     }
 
-    /// As [`Event::ack`].
+    /// Like [`Event::ack`].
     pub fn ack(mut self, payload: &impl Serialize) {
         if let Some(ack) = self.take_ack() {
             ack.send(payload);
@@ -294,13 +302,13 @@ impl Ack {
         // A small event may have a large answer.
         let bytes: usize = frames.iter().map(Frame::len).sum();
         if bytes >= ANSWER_PER_MESSAGE {
-            self.socket.inner().connection.charge(u32::try_from(bytes / ANSWER_PER_MESSAGE).unwrap_or(u32::MAX));
+            self.socket.inner().connection.count_extra(u32::try_from(bytes / ANSWER_PER_MESSAGE).unwrap_or(u32::MAX));
         }
         self.socket.queue(frames);
     }
 }
 
-/// What a client acknowledged an event of the server with.
+/// A client's acknowledgement of an event from the server.
 #[derive(Debug, Default)]
 pub struct AckReply {
     pub(crate) args: Vec<Box<RawValue>>,
@@ -314,7 +322,7 @@ impl AckReply {
         &self.args
     }
 
-    /// The argument at `index`, if there is one and it has the shape of `T`.
+    /// The argument at `index`, if there is one and it deserializes to `T`.
     #[must_use]
     pub fn parse<T: DeserializeOwned>(&self, index: usize) -> Option<T> {
         serde_json::from_str(self.args.get(index)?.get()).ok()
@@ -327,7 +335,7 @@ impl AckReply {
     }
 }
 
-/// Why there is no acknowledgement.
+/// The reason why there is no acknowledgement.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AckError {
@@ -337,7 +345,7 @@ pub enum AckError {
     /// The socket was disconnected first.
     #[error("socket is disconnected")]
     Disconnected,
-    /// The client owes as many acknowledgements as allowed.
+    /// The client has reached the limit of pending acknowledgements.
     #[error("too many pending acknowledgements")]
     TooMany,
     /// The event could not be encoded.

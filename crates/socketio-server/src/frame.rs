@@ -12,25 +12,34 @@ use socketio_protocol::{
 use crate::config::FRAME_OVERHEAD;
 
 thread_local! {
-    /// Where frames are written before their length is known.
+    /// The buffer for frames whose length is not known yet.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The largest scratch buffer that a thread keeps: what nearly every event fits into.
+/// The largest scratch buffer that a thread keeps. Nearly every event fits into it.
 const KEPT_SCRATCH: usize = 64 * 1024;
 
-/// Whose memory a frame is.
+/// How a broadcast is encoded for a receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// With the offset as the last argument, for a socket that takes part in recovery.
+    WithOffset,
+    /// Without the offset.
+    Plain,
+}
+
+/// The owner of a frame's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FrameMemory {
-    /// The client's alone for which it waits.
+    /// One client alone, for which the frame waits.
     Own,
-    /// A broadcast's, and the same frame waits for all.
+    /// A broadcast: the same frame waits for all receivers.
     Broadcast,
-    /// A broadcast's, but for the frame itself: it is sent again to this client.
+    /// A broadcast, except for the frame itself, which is sent again to this client.
     Again,
 }
 
-/// The frames of one packet: nearly every one has no attachments.
+/// The frames of one packet. Nearly every packet has no attachments.
 pub(crate) type Frames = SmallVec<[Frame; 1]>;
 
 /// A packet as a WebSocket frame; its payload is also the text of a polling packet.
@@ -55,7 +64,7 @@ impl Frame {
         Self::encode(OpCode::Binary, |buffer| buffer.extend_from_slice(data))
     }
 
-    /// What goes out as it is, ahead of a WebSocket's frames.
+    /// Bytes that are sent unchanged, ahead of a WebSocket's frames.
     pub(crate) fn ahead(bytes: Vec<u8>) -> Self {
         Self { bytes: bytes.into(), payload_at: 0, binary: false, memory: FrameMemory::Own, latest: None }
     }
@@ -66,21 +75,21 @@ impl Frame {
     }
 
     fn encode(opcode: OpCode, write: impl FnOnce(&mut Vec<u8>)) -> Self {
-        // Taken, not borrowed: `write` calls into the application's serialisers, which may encode something themselves.
+        // Taken, not borrowed: `write` calls the application's serialisers, which may encode frames themselves.
         let mut buffer = SCRATCH.take();
         buffer.resize(MAX_HEADER, 0);
         write(&mut buffer);
-        // Right before the payload, which starts at `MAX_HEADER`.
+        // The header is right before the payload, which starts at `MAX_HEADER`.
         let (header, length) = websocket::encode_header(opcode, buffer.len() - MAX_HEADER);
         let start = MAX_HEADER - length;
         buffer[start..MAX_HEADER].copy_from_slice(&header[..length]);
-        // An exact copy: a frame may wait for long, and there are many.
+        // An exact copy, since a frame may wait for long and there are many frames.
         let bytes = Bytes::copy_from_slice(&buffer[start..]);
         if buffer.capacity() <= KEPT_SCRATCH {
             buffer.clear();
             SCRATCH.with(|scratch| scratch.replace(buffer));
         }
-        // At most MAX_HEADER, which is 10.
+        // `length` is at most MAX_HEADER, which is 10.
         Self {
             bytes,
             payload_at: length as u8,
@@ -90,7 +99,7 @@ impl Frame {
         }
     }
 
-    /// The same text packet without the last bytes of its arguments, closed again.
+    /// The same text packet without the last `bytes` bytes of its arguments, and with a closing bracket again.
     pub(crate) fn without_tail(&self, bytes: usize) -> Self {
         let payload = self.payload();
         let kept = payload.get(..payload.len().saturating_sub(bytes + 1)).unwrap_or_default();
@@ -102,27 +111,27 @@ impl Frame {
         shorter
     }
 
-    /// A binary message as text, for a client that takes nothing else.
+    /// A binary message as text, for a client that accepts only text.
     pub(crate) fn in_base64(&self) -> Self {
         Self::text(|out| encode_binary(self.payload(), out))
     }
 
-    /// It is a broadcast's.
+    /// Marks the frame as a broadcast's.
     pub(crate) fn share(&mut self) {
         self.memory = FrameMemory::Broadcast;
     }
 
-    /// A broadcast's frame for a client that is sent it again.
+    /// A copy of a broadcast's frame, to be sent again to one client.
     pub(crate) fn again(&self) -> Self {
         Self { memory: FrameMemory::Again, ..self.clone() }
     }
 
-    /// Whether all for whom it waits share its memory.
+    /// Whether all receivers share the frame's memory.
     pub(crate) fn is_shared(&self) -> bool {
         self.memory == FrameMemory::Broadcast
     }
 
-    /// What it takes that is the client's alone for which it waits.
+    /// Bytes of the frame's memory that belong to one client alone.
     pub(crate) fn own_bytes(&self) -> usize {
         match self.memory {
             FrameMemory::Own => self.len() + FRAME_OVERHEAD,
@@ -164,7 +173,7 @@ mod tests {
 
     use super::*;
 
-    /// What is sent again to many clients at once is in memory once, but for this (docs/operations.md).
+    /// A replay to many clients at once is in memory once, except for this overhead (docs/operations.md).
     #[test]
     fn a_frame_that_waits_takes_little_besides_its_bytes() {
         let (counts, place_in_the_outbox) = (2 * size_of::<usize>(), size_of::<Rc<Frame>>());

@@ -1,4 +1,4 @@
-//! The request that opens a connection: what its query asks for, and what is kept of it for handlers.
+//! The request that opens a connection: its query parameters, and the data kept of it for handlers.
 
 use std::{borrow::Cow, net::SocketAddr};
 
@@ -15,7 +15,7 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// What is to be kept of a request, if anything is.
+    /// The parts of a request to keep, if any.
     pub(crate) fn of<B>(
         request: &Request<B>,
         peer: SocketAddr,
@@ -23,7 +23,7 @@ impl Handshake {
     ) -> Result<Option<Box<Self>>, EngineError> {
         let mut headers = HeaderMap::new();
         if config.keep_handshake {
-            // Copies with memory of their own: clones hold all that was read together with them.
+            // Copies with memory of their own: a clone would hold all bytes that were read together with it.
             headers.extend(request.headers().iter().filter_map(|(name, value)| Some((name.clone(), detached(value)?))));
         } else {
             for name in &config.kept_headers {
@@ -41,8 +41,8 @@ impl Handshake {
         Ok(Some(Box::new(Self { uri, headers, peer })))
     }
 
-    /// The headers: all of them with [`Config::keep_handshake`](crate::Config::keep_handshake), else those that
-    /// [`Config::kept_headers`](crate::Config::kept_headers) names.
+    /// The headers: all of them with [`Config::keep_handshake`](crate::Config::keep_handshake), otherwise those listed
+    /// in [`Config::kept_headers`](crate::Config::kept_headers).
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
@@ -54,7 +54,7 @@ impl Handshake {
         self.uri.as_ref().map_or("", Uri::path)
     }
 
-    /// The parameters of the query, decoded; those of the protocol (`EIO`, `transport`, `sid`, `t`) are among them. None
+    /// The parameters of the query, decoded, including those of the protocol (`EIO`, `transport`, `sid`, `t`). None
     /// without [`Config::keep_handshake`](crate::Config::keep_handshake).
     pub fn query(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
         let query = self.uri.as_ref().and_then(Uri::query).unwrap_or_default();
@@ -68,21 +68,22 @@ impl Handshake {
     }
 }
 
-/// A copy with memory of its own. A clone holds all that was read together with it.
+/// A copy with memory of its own. A clone would hold all bytes that were read together with it.
 pub(crate) fn detached(value: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_bytes(value.as_bytes()).ok()
 }
 
-/// What the library of a client can't take, as far as its first request tells.
+/// The restrictions of a client's library, as far as its first request shows them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Abilities {
-    /// It takes binary data as base64 only.
+    /// The client accepts binary data as base64 only.
     pub(crate) takes_base64: bool,
-    /// python-engineio: its handlers take no argument more than was emitted, and it does not come back after a close packet.
+    /// The client is python-engineio: its handlers accept no additional argument, and it does not reconnect after a
+    /// close packet.
     pub(crate) is_python: bool,
 }
 
-/// The parameters that the engine reads.
+/// The query parameters that the engine reads.
 #[derive(Debug, Default)]
 pub(crate) struct Query<'a> {
     pub(crate) version: Option<Cow<'a, str>>,
@@ -92,7 +93,8 @@ pub(crate) struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Of parameters that are given twice the first counts, and an empty `sid` is none, as in the reference.
+    /// Parses a query, as the reference does. If a parameter occurs twice, the first one counts. An empty `sid` counts
+    /// as missing.
     pub(crate) fn parse(query: &'a str) -> Self {
         let mut parsed = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -117,8 +119,8 @@ impl<'a> Query<'a> {
     }
 }
 
-/// Whether this is `str(time.time())`, by which python-engineio makes its requests' addresses unique. What JavaScript's clients
-/// take has letters, and at most nine characters before a dot.
+/// Whether this is `str(time.time())`, which python-engineio adds to make its requests' URLs unique. The values of
+/// JavaScript's clients have letters, and at most nine characters before a dot.
 fn is_time_in_seconds(value: &str) -> bool {
     let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     value.split_once('.').is_some_and(|(whole, part)| whole.len() >= 10 && is_number(whole) && is_number(part))
@@ -144,7 +146,7 @@ mod tests {
         for time in ["1764528000.1234567", "1764528000.0"] {
             assert!(is_time_in_seconds(time), "{time}");
         }
-        // Of JavaScript's clients since 4.7, of those before, and of rust_engineio.
+        // The values of JavaScript's clients since 4.7, of earlier ones, and of rust_engineio.
         for other in
             ["3xk2p9a1", "PxYz12a", "PxYz12a.1", "1234567.1", "17645280001", "1764528000.", ".5", "1764528000.1e5"]
         {

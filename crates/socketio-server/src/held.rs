@@ -1,6 +1,7 @@
-//! What peers make a shard hold. Each kind has an account for all, in which each address has a share: bytes of messages that are
-//! not whole yet or wait to be handled, bytes that wait for one client alone or may not have arrived, and rooms. A little of each
-//! client is not counted for its address, so that everybody is served whatever others hold.
+//! The resources that a shard holds for its peers. There is an account for each kind: bytes of messages that are
+//! incomplete or wait for handling, bytes that wait for one client alone or may not have arrived, and rooms. An account
+//! covers all clients, and each address has a share of it. A small amount of each client is not counted for its
+//! address, so that every client is served, regardless of the amounts of others.
 
 use std::{
     cell::{Cell, RefCell},
@@ -24,31 +25,31 @@ pub(crate) struct Accounts {
     rooms: Account,
 }
 
-/// See the module.
+/// One account; see the module.
 struct Account {
-    /// What all may hold, and one address.
+    /// The most that all clients may hold together, and the most for one address.
     most: usize,
     share: usize,
-    /// What is not counted for the address: hardly any client holds more.
+    /// The largest amount of a client that is not counted for its address. Hardly any client holds more.
     small: usize,
-    /// What is met when all hold too much, and when one address does.
+    /// The limit that is met when all clients hold too much, and the limit that is met when one address does.
     limits: [Limit; 2],
     held: Cell<usize>,
     addresses: RefCell<HashMap<Address, usize>>,
 }
 
-/// How much is held, for who wants more.
+/// How much is held, for a caller that asks for more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     Fine,
-    /// More than half of what may be.
+    /// More than half of the limit.
     High,
 }
 
 impl Accounts {
     pub(crate) fn new(config: &Config) -> Self {
-        // What one client may have fits into an address's share: a message of the largest size with the memory that it grows into,
-        // what may wait for it, and its rooms.
+        // An address's share has room for the most that one client may hold: a message of the largest size with the
+        // memory that it grows into, the bytes that wait for the client, and its rooms.
         let unfinished = (config.max_unfinished_bytes, config.max_payload.saturating_mul(2));
         let unarrived = (config.max_unarrived_bytes, config.outbox_hard_limit);
         let rooms = (config.max_rooms, config.max_rooms_per_socket);
@@ -73,12 +74,12 @@ impl Accounts {
 }
 
 impl Account {
-    /// As far as it is counted for an address.
+    /// The part of `amount` that is counted for an address.
     fn counted(&self, amount: usize) -> usize {
         if amount > self.small { amount } else { 0 }
     }
 
-    /// Whether `after` may be held for one client where `before` is. A trusted proxy's address has no share.
+    /// Checks whether one client may hold `after` instead of `before`. A trusted proxy's address has no share.
     ///
     /// # Errors
     /// The limit that is met.
@@ -94,7 +95,8 @@ impl Account {
         self.judge(after > before, sum(self.held.get(), before), of_address)
     }
 
-    /// Whether so much may be held for all and for one address, if it is `more` than before.
+    /// Checks the amounts of all clients and of one address. An exceeded limit is an error only if the client holds
+    /// `more` than before.
     fn judge(&self, more: bool, all: usize, of_address: usize) -> Result<Level, Limit> {
         let [limit_of_all, limit_of_address] = self.limits;
         if more && all > self.most {
@@ -108,7 +110,8 @@ impl Account {
         }
     }
 
-    /// Takes note that `after` is held for one client where `before` was. Returns what [`Account::check`] would have.
+    /// Records a change of one client's amount from `before` to `after`. Returns the result that [`Account::check`]
+    /// would return.
     fn set(&self, address: Option<Address>, before: usize, after: usize) -> Result<Level, Limit> {
         let all = self.held.get().saturating_sub(before).saturating_add(after);
         self.held.set(all);
@@ -117,7 +120,7 @@ impl Account {
         if after <= self.small { Ok(Level::Fine) } else { self.judge(after > before, all, of_address) }
     }
 
-    /// The same of an address alone. Returns what it holds now.
+    /// Records such a change for an address alone. Returns the address's new amount.
     fn set_of_address(&self, address: Address, before: usize, after: usize) -> usize {
         let mut addresses = self.addresses.borrow_mut();
         let held = addresses.entry(address).or_default();
@@ -132,14 +135,15 @@ impl Account {
         now
     }
 
-    /// The address, if the account needs it for so much.
+    /// The client's address, if the account needs it for these amounts.
     fn address(&self, shard: &Shard, client: IpAddr, before: usize, after: usize) -> Option<Address> {
         if before.max(after) > self.small { shard.handle.0.admission.address(client) } else { None }
     }
 }
 
 impl Shard {
-    /// Takes note that the server, which held `before` bytes of what a client sends, now holds `after`. False if it is too many.
+    /// Records a change in the held bytes of a client's messages from `before` to `after`. Returns `false` if they are
+    /// too many.
     pub(crate) fn hold(&self, client: IpAddr, before: usize, after: usize) -> bool {
         let account = &self.held.unfinished;
         let level = self.change(account, client, before, after);
@@ -147,7 +151,8 @@ impl Shard {
         level.is_some()
     }
 
-    /// The same of what waits for a client alone, or may not have arrived. None if it is too much.
+    /// Records such a change for the bytes that wait for a client alone or may not have arrived. Returns `None` if they
+    /// are too many.
     pub(crate) fn hold_unarrived(&self, client: IpAddr, before: usize, after: usize) -> Option<Level> {
         let account = &self.held.unarrived;
         let level = self.change(account, client, before, after);
@@ -164,14 +169,15 @@ impl Shard {
         level.inspect_err(|limit| self.metrics.limit_met(*limit)).ok()
     }
 
-    /// Whether much waits for the clients of this address, or for all, so that more is to wait for less.
+    /// Whether many bytes wait for the clients of this address, or for all clients. Further output is then delayed
+    /// until fewer bytes wait.
     pub(crate) fn is_crowded(&self, client: IpAddr) -> bool {
         let more = SMALL_UNARRIVED + 1;
         let address = self.handle.0.admission.address(client);
         self.held.unarrived.check(address, 0, more) != Ok(Level::Fine)
     }
 
-    /// Whether a socket may be in so many rooms more.
+    /// Whether a socket may be in `after` rooms instead of `before`.
     pub(crate) fn may_join(&self, socket: &Socket, before: usize, after: usize) -> bool {
         let account = &self.held.rooms;
         let address = account.address(self, socket.inner().connection.client, before, after);
@@ -179,24 +185,24 @@ impl Shard {
         level.inspect_err(|limit| self.metrics.limit_met(*limit)).is_ok()
     }
 
-    /// Takes note that a socket, which was in `before` rooms, now is in `after`.
+    /// Records a change of a socket's number of rooms from `before` to `after`.
     pub(crate) fn count_rooms(&self, socket: &Socket, before: usize, after: usize) {
         let account = &self.held.rooms;
         let address = account.address(self, socket.inner().connection.client, before, after);
-        // Who asked whether it may has an answer already.
+        // A caller that needs permission has already asked for it with `may_join`.
         let _ = account.set(address, before, after);
         self.metrics.room_memberships.set(account.held.get() as u64);
     }
 }
 
-/// Bytes of a client's message that is being handled, or waits for that; given back when dropped.
+/// Bytes of a client's message that is being handled or waits for its handler. They are released on drop.
 pub(crate) struct HeldMessage {
     connection: Rc<Connection>,
     bytes: usize,
 }
 
 impl HeldMessage {
-    /// Nothing if the server holds too much.
+    /// Returns `None` if the server holds too much.
     pub(crate) fn new(connection: &Rc<Connection>, bytes: usize) -> Option<Self> {
         let held = Self { connection: connection.clone(), bytes };
         connection.hold_waiting(0, bytes).then_some(held)
@@ -209,7 +215,7 @@ impl HeldMessage {
     }
 }
 
-/// What an argument takes besides its text.
+/// Bytes of an argument in addition to its text.
 const ARGUMENT_OVERHEAD: usize = 32;
 
 impl Drop for HeldMessage {

@@ -1,4 +1,5 @@
-//! Requests: the engine's path is the engine's, all else the fallback's. After an upgrade only the TCP stream is kept.
+//! HTTP requests. The engine answers the requests to its own paths, and the fallback answers all others. After an
+//! upgrade only the TCP stream is kept.
 
 mod base_path;
 mod reread;
@@ -44,7 +45,7 @@ use tokio::{
 
 use crate::{
     Config, Limit, Origins, Refusal,
-    admission::{BodyPermit, HttpPlace},
+    admission::{BodyPermit, HttpPermit},
     config::{CLOSE_LINGER, CLOSE_LINGER_BYTES, HTTP_LINGER, HTTP_LINGER_SILENCE, MIN_HEADER_BYTES, SHORT_HEADER},
     connection::{Origin, Protocol},
     handshake::{Handshake, Query, detached},
@@ -63,10 +64,10 @@ type BoxError = Box<dyn Error + Send + Sync>;
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 type ResponseFuture = Pin<Box<dyn Future<Output = Response<ResponseBody>>>>;
 
-/// Whether a connection may be opened.
+/// The check that decides whether a connection may be opened.
 pub(crate) type AllowRequest = dyn Fn(&Request<Incoming>) -> Pin<Box<dyn Future<Output = bool>>> + Send + Sync;
 
-/// What answers requests that are not the engine's.
+/// The service for all requests that are not for the engine.
 pub(crate) trait Fallback: Send + Sync {
     fn call(&self, request: Request<Incoming>) -> ResponseFuture;
 }
@@ -89,13 +90,13 @@ where
     }
 }
 
-/// What a connection goes over to.
+/// The target of a connection's upgrade.
 enum Upgrade {
-    /// A WebSocket of a new session.
+    /// The WebSocket of a new session.
     Open(Origin),
-    /// One of a session that is polling.
+    /// The WebSocket of a session that is polling.
     Session(Id),
-    /// Something of the fallback's. With the request's head, and who it is from.
+    /// An upgrade that the fallback handles, with the request's head and the client's address.
     Fallback(BytesMut, SocketAddr),
 }
 
@@ -105,14 +106,14 @@ pub(crate) async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
     served: StreamGuard,
-    place: HttpPlace,
+    place: HttpPermit,
 ) {
     let (stream, deadline) = match &shard.application.tls {
         None => (Stream::Plain(stream), None),
         Some(tls) => {
-            // The first request shares it, so that who is slow at both has the time once.
+            // The first request shares this deadline, so a client that is slow at both does not get the time twice.
             let deadline = Instant::now() + shard.config.header_timeout;
-            // Boxed, so that nothing of it is left in the connection's task.
+            // Boxed, so that the handshake's state takes no memory in the connection's task afterwards.
             match Box::pin(tls::handshake(&shard, tls, stream, &place, deadline)).await {
                 Some(stream) => (stream, Some(deadline)),
                 None => return,
@@ -121,11 +122,11 @@ pub(crate) async fn serve_connection(
     };
     let place = Rc::new(place);
     let upgrade: Rc<Cell<Option<Upgrade>>> = Rc::default();
-    // Boxed, so that the memory of the HTTP connection is gone when it is.
+    // Boxed, so that the memory of the HTTP connection is freed when HTTP ends.
     let served_http = serve_http(shard.clone(), stream, peer, place.clone(), upgrade.clone(), deadline);
     let Some(Served { mut stream, leftover, may_send_on, is_parting }) = Box::pin(served_http).await else { return };
     let Some(upgrade) = upgrade.take() else {
-        // What was read of a request that is refused has its memory, which need not wait.
+        // The bytes already read of a refused request are freed now, not after the linger.
         drop(leftover);
         if may_send_on {
             Box::pin(linger(&shard, stream, &place, is_parting)).await;
@@ -138,7 +139,7 @@ pub(crate) async fn serve_connection(
     let mut stream = stream.into_stream();
     if let Upgrade::Fallback(mut head, client) = upgrade {
         head.extend_from_slice(&leftover);
-        // It is one that nobody is to cut off, like a client's.
+        // This connection must not be closed to make room, like one with a client's request.
         let Ok(_held) = place.hold() else {
             shard.metrics.limit_met(Limit::HttpConnections);
             let _ = timeout(CLOSE_LINGER, stream.write_all(turned_away(Limit::HttpConnections))).await;
@@ -162,17 +163,17 @@ async fn serve_http(
     shard: Rc<Shard>,
     stream: Stream,
     peer: SocketAddr,
-    place: Rc<HttpPlace>,
+    place: Rc<HttpPermit>,
     upgrade: Rc<Cell<Option<Upgrade>>>,
     deadline: Option<Instant>,
 ) -> Option<Served> {
     let config = &shard.config;
     let headers = Headers::new(&shard, peer.ip(), &place, deadline);
-    // Whether a request has been answered since others had their turn.
+    // Whether a request has been answered since other tasks last had their turn.
     let has_answered = Rc::new(Cell::new(false));
     // Whether the last request is answered elsewhere.
     let is_handed_over = Rc::new(Cell::new(false));
-    // Whether the last request had a body, of which some may be unread.
+    // Whether the last request had a body. A part of it may be unread.
     let had_body = Rc::new(Cell::new(false));
     let service = {
         let (shard, place, upgrade) = (shard.clone(), place.clone(), upgrade.clone());
@@ -210,7 +211,7 @@ async fn serve_http(
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(HttpStream::new(stream, headers.clone())), service);
     let mut drained = pin!(shard.drain_began.notified());
-    // The runtime looks at the network once more: a request that has come by then is read.
+    // The runtime polls the network once more, so a request that has arrived by then is read.
     let mut parting = pin!(async {
         place.parting().await;
         yield_now().await;
@@ -230,15 +231,15 @@ async fn serve_http(
             return Poll::Ready(Ended::Itself(Ok(())));
         }
         if !is_parting && parting.as_mut().poll(cx).is_ready() {
-            // A request may have come since it was chosen as idle. It is answered, which takes as long as the server does: who does
-            // not read the answer is not waited for.
+            // A request may have arrived since this connection was chosen as idle. The request is answered, which takes
+            // only as long as the server needs: the server does not wait for a client that does not read its answer.
             if !headers.lack_answer() {
                 return Poll::Ready(Ended::MakesRoom);
             }
             is_parting = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        // It is set anew only when it has come up too early, or would come up too late: with most requests nothing is to be done.
+        // The timer is reset only when it has fired too early or would fire too late. Most requests need no reset.
         while headers.are_awaited() {
             let deadline = headers.deadline();
             if time_up.is_elapsed() || deadline < time_up.deadline() {
@@ -261,7 +262,7 @@ async fn serve_http(
             return None;
         }
         Ended::TooLate => {
-            // One that had its answers and is idle ends in the same way.
+            // An idle connection whose requests are all answered also ends by this deadline.
             if headers.have_begun() {
                 shard.metrics.limit_met(Limit::HeaderTime);
                 tracing::debug!(%peer, "no request in time");
@@ -285,7 +286,7 @@ async fn serve_http(
     Some(Served { stream: parts.io.into_inner(), leftover: parts.read_buf, may_send_on, is_parting })
 }
 
-/// Whether the connection may be used again, as far as the client is concerned.
+/// Whether the client's request allows another request on the connection.
 fn may_stay(request: &Request<Incoming>) -> bool {
     request.version() == Version::HTTP_11 && !has_token(request.headers(), &CONNECTION, "close")
 }
@@ -305,7 +306,7 @@ fn max_headers(config: &Config) -> usize {
     max_header_bytes(config) / SHORT_HEADER
 }
 
-/// Tells a client for how long it may keep the connection idle.
+/// Tells the client how long it may keep the connection idle.
 fn announce_keep_alive(shard: &Shard, response: &mut Response<ResponseBody>) {
     let headers = response.headers_mut();
     if !headers.contains_key(CONNECTION) {
@@ -313,9 +314,10 @@ fn announce_keep_alive(shard: &Shard, response: &mut Response<ResponseBody>) {
     }
 }
 
-/// Reads what still comes of a request that is answered, so that the kernel does not answer it with a reset that overtakes our
-/// answer: a client that first sends all of its body, and then reads, would never know why it was refused.
-async fn linger(shard: &Shard, mut stream: HttpStream, place: &HttpPlace, is_parting: bool) {
+/// Reads the remaining bytes of a request that is already answered. Otherwise the kernel would answer them with a reset
+/// that overtakes our answer. A client that sends its whole body before it reads would then never learn why it was
+/// refused.
+async fn linger(shard: &Shard, mut stream: HttpStream, place: &HttpPermit, is_parting: bool) {
     stream.forget_headers();
     place.is_done();
     let mut drained = pin!(shard.drain_began.notified());
@@ -332,7 +334,8 @@ async fn linger(shard: &Shard, mut stream: HttpStream, place: &HttpPlace, is_par
                 Ok(Ok(count)) if count > 0 => left = left.saturating_sub(count),
                 _ => return,
             }
-            // Others send on, too, as fast as it is read. It is no work that waits for a turn: a crowd would never be done.
+            // Other clients also send as fast as the server reads. Lingering does not queue for a turn: with a crowd of
+            // such clients it would never end.
             yield_now().await;
         }
     };
@@ -344,13 +347,13 @@ async fn linger(shard: &Shard, mut stream: HttpStream, place: &HttpPlace, is_par
     }
 }
 
-/// A connection that HTTP is done with.
+/// A connection after the end of HTTP on it.
 struct Served {
     stream: HttpStream,
     leftover: Bytes,
-    /// The last request was answered, and not all of it may have come.
+    /// The last request was answered, but a part of it may not have arrived yet.
     may_send_on: bool,
-    /// It is to make room for another.
+    /// The connection is being closed to make room for another.
     is_parting: bool,
 }
 
@@ -361,12 +364,12 @@ enum Ended {
     TooLate,
 }
 
-/// None if the request is answered elsewhere.
+/// Answers a request. `None` if the request is answered elsewhere.
 async fn answer(
     shard: &Rc<Shard>,
     mut request: Request<Incoming>,
     peer: SocketAddr,
-    place: &HttpPlace,
+    place: &HttpPermit,
     upgrade: &Cell<Option<Upgrade>>,
 ) -> Option<Response<ResponseBody>> {
     let client = client_of(shard, peer.ip(), request.headers());
@@ -404,7 +407,7 @@ async fn answer(
             tracing::debug!(%client, limit = limit.as_str(), "refuse a request");
         }
         let (status, code, message) = error.describe();
-        // What else is forbidden has nothing to do with the page's origin.
+        // Other refusals have nothing to do with the page's origin.
         let message = if allowed { Cow::Borrowed(message) } else { Cow::Owned(origin::refusal(&shard.config)) };
         let message = serde_json::to_string(&message).unwrap_or_default();
         let body = format!("{{\"code\":{code},\"message\":{message}}}");
@@ -425,8 +428,9 @@ async fn answer(
     Some(response)
 }
 
-/// A body that is not read ends the connection behind the answer. A client that used it again would lose its next request.
-fn say_close(place: &HttpPlace, response: &mut Response<ResponseBody>) {
+/// Announces the end of the connection after this answer if the request's body is unread. A client that used the
+/// connection again would lose its next request.
+fn say_close(place: &HttpPermit, response: &mut Response<ResponseBody>) {
     if place.lacks_body() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -435,7 +439,7 @@ fn say_close(place: &HttpPlace, response: &mut Response<ResponseBody>) {
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The client's address, by what a trusted proxy says.
+/// The client's address, as reported by a trusted proxy.
 fn client_of(shard: &Shard, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let trusted = &shard.config.trusted_proxies;
     if !headers.contains_key(X_FORWARDED_FOR) {
@@ -448,7 +452,7 @@ fn client_of(shard: &Shard, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     trusted.client(peer, headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes))
 }
 
-/// What is spoken at a path, if it is the engine's; a trailing slash makes no difference.
+/// The protocol of a path, if the path is the engine's. A trailing slash makes no difference.
 fn protocol_of(shard: &Shard, path: &str) -> Option<Protocol> {
     let path = path.strip_suffix('/').unwrap_or(path);
     if path == shard.config.path {
@@ -487,7 +491,7 @@ async fn engine(
     peer: SocketAddr,
     client: IpAddr,
     protocol: Protocol,
-    place: &HttpPlace,
+    place: &HttpPermit,
     upgrade: &Cell<Option<Upgrade>>,
 ) -> Result<Response<ResponseBody>, EngineError> {
     let query = Query::parse(request.uri().query().unwrap_or_default());
@@ -519,14 +523,15 @@ async fn engine(
         },
         Some("websocket") => {
             let response = accept_websocket(&request)?;
-            // It is a client's from now on, and for a moment after its session has ended.
+            // From now on the stream counts as a client's, also for a moment after its session has ended.
             drop(place.hold().map_err(EngineError::Limit)?);
             match sid {
                 Some(sid) => {
                     let (reply, found) = oneshot::channel();
                     shard.route(EngineRequest::Find { sid, reply });
                     found.await.map_err(|_| EngineError::UnknownSession)?;
-                    // Whether it can be upgraded is seen when the stream has come to its shard; if not, it is closed.
+                    // The session's shard checks whether the session can be upgraded when it receives the stream. If it
+                    // can't, the stream is closed.
                     upgrade.set(Some(Upgrade::Session(sid)));
                 }
                 None if shard.is_draining() => return Err(EngineError::Unavailable),
@@ -553,8 +558,8 @@ fn accept_websocket(request: &Request<Incoming>) -> Result<Response<ResponseBody
         return Err(EngineError::BadRequest);
     };
     let accept = HeaderValue::try_from(websocket::accept_key(key)).map_err(|_| EngineError::BadRequest)?;
-    // A browser that asks for subprotocols takes no answer without one of them. They mean nothing here, so it is the first, as in
-    // the reference.
+    // A browser that asks for subprotocols rejects an answer without one of them. They have no meaning here, so the
+    // answer names the first one, as in the reference.
     let subprotocol = headers.get(SEC_WEBSOCKET_PROTOCOL).and_then(|list| list.to_str().ok()?.split(',').next());
     let subprotocol =
         subprotocol.and_then(|name| HeaderValue::from_str(name.trim()).ok()).filter(|name| !name.is_empty());
@@ -572,14 +577,14 @@ async fn polling_request(
     shard: &Rc<Shard>,
     request: Request<Incoming>,
     client: IpAddr,
-    place: &HttpPlace,
+    place: &HttpPermit,
     sid: Id,
 ) -> Result<Response<ResponseBody>, EngineError> {
     let (reply, answer) = oneshot::channel();
     let _held = place.hold().map_err(EngineError::Limit)?;
     match *request.method() {
         Method::GET => {
-            // A poll waits for long, and what was read with it need not.
+            // A poll may wait for a long time. The memory of its request is freed first.
             drop(request);
             place.watch_for_hang_up();
             shard.route(EngineRequest::Poll { sid, reply });
@@ -589,7 +594,7 @@ async fn polling_request(
             answer.unwrap_or(Err(EngineError::UnknownSession)).map(packets)
         }
         Method::POST => {
-            // Nobody's body is taken in who has no session, and of a session one at a time.
+            // A body is read only for an existing session, and only one per session at a time.
             let abandoned = PostGuard { shard, sid, came: Cell::new(false) };
             let (begin, begun) = oneshot::channel();
             shard.route(EngineRequest::BeginPost { sid, reply: begin });
@@ -603,7 +608,8 @@ async fn polling_request(
                 Err(EngineError::TooLarge) => {
                     let (done, closed) = oneshot::channel();
                     shard.route(EngineRequest::Oversized { sid, done });
-                    // Told only then, so that the client does not find its session open after that.
+                    // The client gets its answer only after the session is closed, so it can't find the session open
+                    // afterwards.
                     let _ = closed.await;
                     Err(EngineError::TooLarge)
                 }
@@ -638,12 +644,12 @@ async fn collect(shard: &Shard, client: IpAddr, body: Incoming) -> Result<Bytes,
     Ok(std::mem::take(&mut held.bytes).into())
 }
 
-/// What has come of a body.
+/// The received part of a body.
 struct HeldBody<'a> {
     shard: &'a Shard,
     client: IpAddr,
     bytes: Vec<u8>,
-    /// As the shard knows it.
+    /// The bytes counted in the shard's account.
     count: usize,
 }
 
@@ -661,8 +667,8 @@ impl Drop for HeldBody<'_> {
     }
 }
 
-/// Tells the session if a POST does not come that has begun. One that may not begin ends its session, if it has one, so that
-/// this is never said of another.
+/// Tells the session if a POST that has begun does not arrive completely. A POST that may not begin ends its session,
+/// if it has one, so this is never reported for another POST.
 struct PostGuard<'a> {
     shard: &'a Rc<Shard>,
     sid: Id,
@@ -702,7 +708,7 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // What other clients wrote must not be taken for a page.
+    // A browser must not interpret other clients' content as a page.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -1,8 +1,8 @@
-//! Identifiers that nobody can guess: session ids (Engine.IO's `sid`) and socket ids (Socket.IO's).
+//! Unguessable identifiers: session ids (Engine.IO's `sid`) and socket ids (Socket.IO's).
 //!
-//! Both are 20 characters of URL-safe base64. A session id ends with its shard, so that any shard can find it. A
-//! socket id ends with a keyed checksum, so that any shard can tell that a room name is a socket's id (and refuse to
-//! let another join it) without asking the others.
+//! Both are 20 characters of URL-safe base64. A session id ends with its shard, so that any shard can find it. A socket
+//! id ends with a keyed checksum. With it, any shard can recognize a room name as a socket's id (and refuse that room
+//! to other sockets) without asking the other shards.
 
 use std::hash::{DefaultHasher, Hasher};
 
@@ -42,18 +42,18 @@ impl Id {
         (length == BYTES).then_some(bytes)
     }
 
-    /// The shard that a session id names.
+    /// The shard in a session id.
     pub(crate) fn shard(&self) -> Option<usize> {
         self.decode().map(|bytes| usize::from(bytes[BYTES - 1]))
     }
 }
 
-/// Tells socket ids of this server from other names.
+/// Distinguishes socket ids of this server from other names.
 #[derive(Clone)]
 pub(crate) struct SocketIds([u8; 16]);
 
 impl SocketIds {
-    /// With a key of an earlier life of the server, so that the ids which that made are known; or with a new one.
+    /// Uses the key of an earlier run of the server, so that the ids of that run are recognized, or a new key.
     pub(crate) fn new(key: Option<[u8; 16]>) -> Self {
         Self(key.unwrap_or_else(|| Entropy::new().take()))
     }
@@ -66,7 +66,7 @@ impl SocketIds {
         [a, b, c]
     }
 
-    /// Whether this server made `name` as a socket's id. One name in 16 million that it did not make passes too.
+    /// Whether this server made `name` as a socket's id. One in 16 million other names passes too.
     pub(crate) fn is_socket_id(&self, name: &str) -> bool {
         let Some(bytes) = Id::parse(name).and_then(|id| id.decode()) else { return false };
         let (random, checksum) = bytes.split_at(RANDOM_BYTES_OF_SOCKET_ID);
@@ -87,7 +87,7 @@ impl Entropy {
 
     fn take<const N: usize>(&mut self) -> [u8; N] {
         if self.used + N > self.pool.len() {
-            // Without randomness no identifier is a secret: there is nothing safe left to do.
+            // Without randomness no identifier is secret: the server can't go on safely.
             getrandom::fill(self.pool.as_mut_slice()).expect("the system gives random bytes");
             self.used = 0;
         }
@@ -99,7 +99,7 @@ impl Entropy {
         bytes
     }
 
-    /// A session's secret.
+    /// The secret of a session.
     pub(crate) fn secret(&mut self) -> Id {
         Id::encode(self.take())
     }

@@ -1,25 +1,25 @@
 //! A Socket.IO 5 / Engine.IO 4 server engine.
 //!
-//! It knows nothing of users or products: an application describes its [`Namespace`]s as static tables of
-//! handlers and gives them to a [`Server`].
+//! It has no concept of users or products: an application describes its [`Namespace`]s as static tables of handlers and
+//! gives them to a [`Server`].
 //!
 //! # How data flows
 //!
-//! **In:** the acceptor hands each TCP connection to a *shard*, a thread with a single-threaded runtime of its own.
-//! There [`http`](self) reads the request: the engine's path is the engine's, all else is the fallback service's.
-//! Long-polling requests find their session by its id, wherever it lives; a WebSocket upgrade leaves HTTP behind and
-//! keeps only the socket. Engine.IO packets become Socket.IO packets, and those reach the namespace's handler table,
-//! in order for each socket. A client that sends faster than its handlers run, or that does not read what it is sent,
-//! is simply not read from.
+//! **In:** the acceptor hands each TCP connection to a *shard*, a thread with its own single-threaded runtime. There
+//! [`http`](self) reads each request. Requests for the engine's path go to the engine, all others to the fallback
+//! service. A long-polling request finds its session by the session id, on any shard. A WebSocket upgrade leaves HTTP
+//! behind and keeps only the TCP socket. Engine.IO packets become Socket.IO packets. These reach the namespace's
+//! handler table, in order for each socket. The server does not read from a client that sends faster than its handlers
+//! run, or that does not read its frames.
 //!
 //! **Out:** an event is encoded once into a *frame*, whatever the number of its receivers. A broadcast is one message
-//! to each shard; there it is written straight to the members of its room, together with those that came meanwhile.
-//! Where something waits already, the connection's outbox takes a reference, and a flush pass turns everything that
-//! came together for a connection into one vectored write.
+//! to each shard. The shard writes it straight to the members of its room, together with the broadcasts that arrived
+//! meanwhile. If a connection already has pending frames, its outbox takes a reference to the frame. A flush pass then
+//! turns all pending frames of a connection into one vectored write.
 //!
-//! **Back:** with [recovery](Config::recovery), broadcasts are numbered and remembered, and so is what was emitted to one
-//! socket until it is known to have arrived. A client that lost its connection comes back with the number of its last
-//! event, gets its session, and what it missed.
+//! **Back:** with [recovery](Config::recovery), broadcasts are numbered and remembered. Events emitted to one socket
+//! are remembered too, until their arrival is confirmed. A client that lost its connection comes back with the offset
+//! of its last event. It gets its session back, and the missed events.
 //!
 //! # Example
 //!
@@ -45,29 +45,29 @@
 //!
 //! # The modules
 //!
-//! | file | what it is |
+//! | file | content |
 //! |---|---|
 //! | `config` | settings and limits, with the reason for each default |
-//! | `admission`, `address`, `rate` | who is let in, how much of each client, and who makes room for others |
-//! | `turns` | whose turn it is at a shard's time |
-//! | `held` | the account of what peers make a shard hold |
-//! | `limit`, `refusal` | the limits that a peer may meet, and why else it is turned away, for answers, logs and metrics |
+//! | `admission`, `address`, `rate` | admission, rates and quotas of clients, and evictions to make room for others |
+//! | `turns` | the order of work on a shard |
+//! | `held` | the accounts of the resources that peers hold on a shard |
+//! | `limit`, `refusal` | the limits for peers, and the other reasons for refusals, for answers, logs and metrics |
 //! | `server` | builder, acceptor, drain |
-//! | `shard`, `timers` | one thread's state: connections, mailbox, flush pass; its deadlines in one heap |
+//! | `shard`, `timers` | one thread's state, its mailbox and its loops; its deadlines in one heap |
 //! | `http` | routes requests to the transports or the fallback; CORS |
-//! | `origin` | which pages may use the server |
+//! | `origin` | the web origins that may use the server |
 //! | `handshake` | the request that opens a connection |
-//! | `system` | what only Linux has |
+//! | `system` | functions that only Linux has |
 //! | `tls` | the certificate, which can be replaced, and the handshake |
-//! | `transport` | long-polling, WebSocket, and the change from one to the other, on plain TCP or TLS |
-//! | `connection` | an Engine.IO connection: packets in and out, heartbeat, connecting, closing; what it may take |
-//! | `identifier` | ids of sessions and sockets, which nobody can guess |
-//! | `reason`, `metrics` | why a socket was disconnected, and what each shard counts |
-//! | `outbox`, `frame` | what waits to be written, and how it is encoded once |
-//! | `namespace`, `socket`, `event` | what an application sees |
-//! | `raw` | Engine.IO alone, on a path of its own |
-//! | `rooms`, `broadcast`, `fanout` | who gets what |
-//! | `recovery` | what a client that was away gets when it comes back |
+//! | `transport` | long-polling, WebSocket, and the upgrade from one to the other, on plain TCP or TLS |
+//! | `connection` | an Engine.IO connection: packets in and out, heartbeat, connecting, closing; its limits |
+//! | `identifier` | unguessable ids of sessions and sockets |
+//! | `reason`, `metrics` | the reasons for disconnections, and the counters of each shard |
+//! | `outbox`, `frame` | the frames that wait to be written, and how a frame is encoded once |
+//! | `namespace`, `socket`, `event` | the interface for applications |
+//! | `raw` | Engine.IO without Socket.IO, on a separate path |
+//! | `rooms`, `broadcast`, `fanout` | rooms, and the delivery of broadcasts to their receivers |
+//! | `recovery` | the sessions and the missed events of returning clients |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -121,6 +121,6 @@ pub use rooms::JoinError;
 pub use server::{Drained, Server, ServerBuilder};
 pub use socket::{Socket, SocketRef};
 pub use tls::Tls;
-/// The crates whose types are in this one's API: attachments, requests (`hyper::http`) and their bodies, JSON, services, and what
-/// [`Tls`] takes.
+/// The crates whose types are in this crate's API: attachments, requests (`hyper::http`) and their bodies, JSON,
+/// services, and the arguments of [`Tls`].
 pub use {bytes, hyper, serde_json, tokio_rustls::rustls, tower_service};

@@ -25,8 +25,8 @@ limits! {
     Connections => "connections",
     /// [`Config::max_connections_per_address`](crate::Config::max_connections_per_address).
     ConnectionsPerAddress => "connections per address",
-    /// [`Config::max_http_connections`](crate::Config::max_http_connections), or [`Config::max_handshakes`] of them that are
-    /// silent or idle: one was closed to make room, or a client's request was refused.
+    /// [`Config::max_http_connections`](crate::Config::max_http_connections), or [`Config::max_handshakes`] for silent
+    /// and idle connections: a connection was closed to make room, or a client's request was refused.
     ///
     /// [`Config::max_handshakes`]: crate::Config::max_handshakes
     HttpConnections => "http connections",
@@ -38,8 +38,8 @@ limits! {
     HandshakesPerAddress => "handshakes per address",
     /// [`Config::header_timeout`](crate::Config::header_timeout).
     HeaderTime => "header time",
-    /// [`Config::max_header_bytes`](crate::Config::max_header_bytes), or 17 KiB of one that is
-    /// [kept](crate::Config::kept_headers).
+    /// [`Config::max_header_bytes`](crate::Config::max_header_bytes), or 17 KiB for a
+    /// [kept](crate::Config::kept_headers) header.
     HeaderSize => "header size",
     /// [`Config::body_timeout`](crate::Config::body_timeout).
     BodyTime => "body time",
@@ -51,15 +51,15 @@ limits! {
     EventRate => "event rate per socket",
     /// [`Config::max_unfinished_bytes`](crate::Config::max_unfinished_bytes).
     UnfinishedBytes => "unfinished bytes",
-    /// The share of it that one address has.
+    /// The share of one address in the limit above.
     UnfinishedBytesPerAddress => "unfinished bytes per address",
     /// [`Config::max_unarrived_bytes`](crate::Config::max_unarrived_bytes).
     UnarrivedBytes => "unarrived bytes",
-    /// The share of it that one address has.
+    /// The share of one address in the limit above.
     UnarrivedBytesPerAddress => "unarrived bytes per address",
     /// [`Config::max_rooms`](crate::Config::max_rooms).
     Rooms => "rooms",
-    /// The share of it that one address has.
+    /// The share of one address in the limit above.
     RoomsPerAddress => "rooms per address",
     /// [`Config::max_attachments`](crate::Config::max_attachments).
     Attachments => "attachments",
@@ -70,13 +70,13 @@ limits! {
 }
 
 impl Limit {
-    /// Whether it is one that all clients share, so that it is not this client's fault.
+    /// Whether all clients share the limit. Then it is not this client's fault that the limit is met.
     pub(crate) const fn is_shared(self) -> bool {
         matches!(self, Self::Connections | Self::HttpConnections | Self::Handshakes | Self::UnfinishedBytes)
     }
 
-    /// Seconds after which a client that was turned away may try again. What is held is held for minutes; a rate has
-    /// room again in less than a second.
+    /// Seconds after which a refused client may retry. Places and bytes are held for minutes; a rate has room again in
+    /// less than a second.
     pub(crate) const fn retry_after(self) -> u32 {
         match self {
             Self::ConnectionRate => 1,

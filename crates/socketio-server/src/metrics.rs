@@ -1,4 +1,4 @@
-//! What the engine counts. Each shard counts for itself, so that no two threads write the same cache line.
+//! The engine's metrics. Each shard has its own counters, so that no two threads write the same cache line.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,7 +14,8 @@ macro_rules! metrics {
         #[repr(align(128))]
         pub(crate) struct ShardMetrics {
             $(pub(crate) $name: Metric,)*
-            /// Nanoseconds of the longest turn since the last tick of the clock that clears it, and of the time before.
+            /// Nanoseconds of the longest turn since the last tick of the clock that clears it, and in the interval
+            /// before that tick.
             pub(crate) longest_turn: Metric,
             pub(crate) longest_turn_before: Metric,
             disconnects: [AtomicU64; DisconnectReason::ALL.len()],
@@ -47,27 +48,42 @@ macro_rules! metrics {
             pub recovery_failures: Vec<(RecoveryFailure, u64)>,
             /// How often each limit was met.
             pub limits: Vec<(Limit, u64)>,
-            /// Clients turned away, by reason.
+            /// Refused clients, by reason.
             pub refusals: Vec<(Refusal, u64)>,
-            /// Gauge: the longest time of late that a shard did one thing and nothing else.
+            /// Gauge: the longest recent time that a shard spent on one task without interruption.
             pub longest_turn: Duration,
-            /// Gauge: TCP connections, whatever they speak.
+            /// Gauge: TCP connections, of any protocol.
             pub streams: u64,
             /// Gauge: TCP connections that speak HTTP.
             pub http_connections: u64,
-            /// Gauge: what the server waits for of [`Config::max_handshakes`](crate::Config::max_handshakes).
+            /// Gauge: handshakes in progress, as counted for [`Config::max_handshakes`](crate::Config::max_handshakes).
             pub handshakes: u64,
-            /// Gauge: client addresses that something is here of.
+            /// Gauge: known client addresses.
             pub addresses: u64,
             /// Gauge: broadcasts remembered for recovery.
             pub history_entries: u64,
-            /// Gauge: their bytes.
+            /// Gauge: bytes of the broadcasts remembered for recovery.
             pub history_bytes: u64,
             /// Gauge: sessions whose clients are away.
             pub sessions_away: u64,
         }
 
         impl MetricsSnapshot {
+            /// All metrics except those by reason or limit and the longest turn, each with the name of its field.
+            pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                let of_shards = [$((stringify!($name), self.$name)),*];
+                let of_all = [
+                    ("streams", self.streams),
+                    ("http_connections", self.http_connections),
+                    ("handshakes", self.handshakes),
+                    ("addresses", self.addresses),
+                    ("history_entries", self.history_entries),
+                    ("history_bytes", self.history_bytes),
+                    ("sessions_away", self.sessions_away),
+                ];
+                of_shards.into_iter().chain(of_all)
+            }
+
             pub(crate) fn sum<'a>(shards: impl Iterator<Item = &'a ShardMetrics> + Clone) -> Self {
                 let disconnects = DisconnectReason::ALL
                     .iter()
@@ -120,7 +136,7 @@ macro_rules! metrics {
 metrics! {
     /// Gauge: Engine.IO connections that are open.
     connections,
-    /// Gauge: of those, the ones on WebSocket.
+    /// Gauge: Engine.IO connections over WebSocket that are open.
     websockets,
     /// Gauge: namespace sockets that are connected.
     sockets,
@@ -136,17 +152,17 @@ metrics! {
     bad_requests,
     /// Events received so far.
     events_received,
-    /// Events refused because too many came.
+    /// Events refused because there were too many.
     events_refused,
     /// Gauge: bytes of unfinished messages and headers.
     unfinished_bytes,
-    /// Gauge: bytes that wait for one client alone, or may not have arrived.
+    /// Gauge: bytes that are queued for one client alone, or may not have arrived.
     unarrived_bytes,
-    /// Gauge: rooms that sockets are in, each counted for each socket.
+    /// Gauge: room memberships of the sockets.
     room_memberships,
-    /// Gauge: deadlines that are remembered.
+    /// Gauge: pending deadlines.
     timers,
-    /// Events received that no handler knows.
+    /// Events received without a handler for them.
     events_unknown,
     /// Events received for a namespace that the connection had left.
     events_stray,
@@ -156,17 +172,18 @@ metrics! {
     broadcasts,
     /// Packets put into outboxes so far, heartbeats not counted.
     packets_queued,
-    /// Gauge: bytes that wait for clients which don't take them at once.
+    /// Gauge: bytes queued for clients that do not take them at once.
     outbox_bytes,
     /// Volatile packets dropped because their client was not ready.
     volatile_dropped,
     /// Writes to WebSocket connections so far.
     writes,
-    /// Bytes written to WebSocket connections so far, with the answers to the requests that opened them.
+    /// Bytes written to WebSocket connections so far, including the answers to the requests that opened them.
     bytes_written,
     /// Bytes read from WebSocket connections so far.
     bytes_read,
-    /// Times that a connection was no longer read because too much waited for its client or its handlers.
+    /// Times that reading from a connection was paused because too many bytes were queued for its client or its
+    /// handlers.
     reads_paused,
     /// Handlers that panicked.
     handler_panics,
@@ -174,7 +191,7 @@ metrics! {
     recovered,
     /// Events replaced by newer ones while they waited for a slow client.
     latest_replaced,
-    /// Times that no connection could be accepted, mostly for want of a file descriptor.
+    /// Failed accepts of connections, mostly for lack of a file descriptor.
     accept_failures,
     /// TLS handshakes made so far.
     tls_handshakes,
@@ -182,7 +199,7 @@ metrics! {
     tls_handshakes_failed,
 }
 
-/// One number that a shard counts.
+/// One counter or gauge of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct Metric(AtomicU64);
 

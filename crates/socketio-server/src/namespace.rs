@@ -9,7 +9,7 @@ use socketio_protocol::packet;
 
 use crate::{DisconnectReason, Event, OwnedEvent, Socket};
 
-/// Why a client was refused a namespace; it becomes the `connect_error` of the client.
+/// The reason why a client was refused a namespace. The client gets it as a `connect_error`.
 #[derive(Debug, Clone)]
 pub struct ConnectError {
     pub(crate) message: String,
@@ -22,7 +22,7 @@ impl ConnectError {
         Self { message: message.into(), data: None }
     }
 
-    /// Adds what the client sees as `error.data`. Data that is not JSON is left out.
+    /// Adds the data that the client sees as `error.data`. Data without a JSON form is left out.
     #[must_use]
     pub fn with_data(mut self, data: &impl serde::Serialize) -> Self {
         self.data = serde_json::value::to_raw_value(data).ok();
@@ -44,7 +44,7 @@ pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = ()>>>;
 pub(crate) enum Handler {
     Sync(Box<OnEvent>),
     Async(Box<OnOwnedEvent>),
-    /// Side by side with others of the kind.
+    /// Runs side by side with other overlapping handlers.
     Overlapping(Box<OnOwnedEvent>),
 }
 
@@ -56,15 +56,15 @@ fn owned<F: Future<Output = ()> + 'static>(
 
 /// A namespace's name and handlers.
 ///
-/// The events of one socket are handled in the order they came; an asynchronous handler makes the next event of its
-/// socket wait, and no other socket's, unless the two [overlap](Namespace::on_overlapping). While more of a connection's events wait
-/// than [`Config::handler_backlog`](crate::Config::handler_backlog) allows, nothing of it is read, the acks of its client
-/// included.
+/// The events of one socket are handled in the order of arrival. An asynchronous handler delays the next event of its
+/// socket, unless the two [overlap](Namespace::on_overlapping). It does not delay other sockets. While more events of a
+/// connection wait than [`Config::handler_backlog`](crate::Config::handler_backlog) allows, the server reads nothing
+/// from the connection, the client's acks included.
 pub struct Namespace {
     name: &'static str,
-    /// Clients choose what is looked up and not what is in it: a hash that is quick will do.
+    /// Clients choose the names that are looked up, not the keys of the table: a fast hash is enough.
     handlers: HashMap<&'static str, Handler, RandomState>,
-    /// The event of which the last of two handlers would be called.
+    /// An event with two handlers, of which only the last would be called.
     handled_twice: Option<&'static str>,
     pub(crate) before_connect: Option<Box<BeforeConnect>>,
     pub(crate) authorize: Option<Box<Authorize>>,
@@ -112,9 +112,10 @@ impl Namespace {
         }
     }
 
-    /// Called first when a client wants to connect, with its `auth` object and the headers that
-    /// [`Config::kept_headers`](crate::Config::kept_headers) names. If it returns something, the client waits for that before
-    /// anything else is called: for what [`Namespace::authorize`] or [`Namespace::restore`] needs. It has to end by itself.
+    /// Called first when a client asks to connect, with its `auth` object and the headers that
+    /// [`Config::kept_headers`](crate::Config::kept_headers) names. If it returns a future, the client waits for that
+    /// future before anything else is called: it can prepare the data that [`Namespace::authorize`] or
+    /// [`Namespace::restore`] needs. The future must end by itself.
     #[must_use]
     pub fn before_connect<F>(
         mut self,
@@ -130,7 +131,7 @@ impl Namespace {
         self
     }
 
-    /// Called before the connection is accepted, with the client's `auth` object: may refuse it.
+    /// Called before the connection is accepted, with the client's `auth` object. It may refuse the connection.
     #[must_use]
     pub fn authorize(
         mut self,
@@ -140,7 +141,7 @@ impl Namespace {
         self
     }
 
-    /// Called when the acceptance is on its way to the client; what is emitted here arrives right after it.
+    /// Called when the acceptance is on its way to the client. Events emitted here arrive right after it.
     #[must_use]
     pub fn on_connect(mut self, f: impl Fn(&Socket) + Send + Sync + 'static) -> Self {
         self.on_connect = Some(Box::new(f));
@@ -160,7 +161,7 @@ impl Namespace {
         self
     }
 
-    /// Handles an event with a future, on the socket's shard. The socket's next event waits until it is done.
+    /// Handles an event with a future, on the socket's shard. The socket's next event waits until the future is done.
     #[must_use]
     pub fn on_async<F>(self, event: &'static str, f: impl Fn(Socket, OwnedEvent) -> F + Send + Sync + 'static) -> Self
     where
@@ -169,10 +170,10 @@ impl Namespace {
         self.handled_by(event, Handler::Async(owned(f)))
     }
 
-    /// As [`Namespace::on_async`], for a future that asks something which answers in the order in which it was asked, at its
-    /// first poll. The socket's next event need not wait if it is handled in the same way: the futures run side by side, some
-    /// tens at a time, and are polled for the first time in the order of their events. All other events of the socket wait until
-    /// those before them are done.
+    /// Like [`Namespace::on_async`], for a future that sends a request at its first poll, to a service that answers in
+    /// the order of the requests. The socket's next event need not wait if it is handled in the same way: the futures
+    /// run side by side, some tens at a time, and are polled for the first time in the order of their events. All other
+    /// events of the socket wait until the events before them are done.
     #[must_use]
     pub fn on_overlapping<F>(
         self,
@@ -192,65 +193,65 @@ impl Namespace {
         self
     }
 
-    /// Asked right before each event is handled; if it returns false, [`Namespace::on_refused`] gets the event.
+    /// Called right before each event is handled. If it returns false, [`Namespace::on_refused`] gets the event.
     #[must_use]
     pub fn admit(mut self, f: impl Fn(&Socket) -> bool + Send + Sync + 'static) -> Self {
         self.admit = Some(Box::new(f));
         self
     }
 
-    /// Gets the events that are not handled, because [`Namespace::admit`] or
-    /// [`Config::event_rate_per_socket`](crate::Config::event_rate_per_socket) is against it, to tell the client. It may get
-    /// one while the future of an event before is still running.
+    /// Called with each event that [`Namespace::admit`] or
+    /// [`Config::event_rate_per_socket`](crate::Config::event_rate_per_socket) refuses, so that it can tell the client.
+    /// It may be called while the future of an earlier event is still running.
     #[must_use]
     pub fn on_refused(mut self, f: impl Fn(&Socket, Event<'_>) + Send + Sync + 'static) -> Self {
         self.on_refused = Some(Box::new(f));
         self
     }
 
-    /// Called when a deadline set with [`Socket::set_timer`] has come.
+    /// Called at the deadline set with [`Socket::set_timer`].
     #[must_use]
     pub fn on_timer(mut self, f: impl Fn(&Socket) + Send + Sync + 'static) -> Self {
         self.on_timer = Some(Box::new(f));
         self
     }
 
-    /// Called once for each socket that was connected, when it no longer is; its rooms can still be read.
+    /// Called once for each socket that was connected, when it is disconnected. Its rooms can still be read.
     #[must_use]
     pub fn on_disconnect(mut self, f: impl Fn(&Socket, DisconnectReason) + Send + Sync + 'static) -> Self {
         self.on_disconnect = Some(Box::new(f));
         self
     }
 
-    /// With [recovery](crate::Config::recovery): what is to be kept of a socket's data with its session, as text. Tell by
-    /// [`Socket::session_changed`] when it changes.
+    /// With [recovery](crate::Config::recovery), returns the socket's data to be kept with its session, as text. Call
+    /// [`Socket::session_changed`] when the data changes.
     #[must_use]
     pub fn save(mut self, f: impl Fn(&Socket) -> String + Send + Sync + 'static) -> Self {
         self.save = Some(Box::new(f));
         self
     }
 
-    /// With recovery, called instead of [`Namespace::authorize`] when a client comes back for its session: with what
-    /// [`Namespace::save`] returned, and the client's `auth` object. The socket is in its rooms again; those that it may no
-    /// longer be in, it leaves here, and what was missed of them is not sent. Nothing may be emitted yet. If it returns
-    /// false, the client is connected anew.
+    /// With recovery, called instead of [`Namespace::authorize`] when a client comes back for its session. It gets the
+    /// text that [`Namespace::save`] returned, and the client's `auth` object. The socket is in its rooms again. Here,
+    /// make it leave the rooms that it may no longer be in: the missed events of those rooms are not sent. Nothing may
+    /// be emitted yet. If the function returns false, the client gets a new session.
     #[must_use]
     pub fn restore(mut self, f: impl Fn(&Socket, &str, Option<&RawValue>) -> bool + Send + Sync + 'static) -> Self {
         self.restore = Some(Box::new(f));
         self
     }
 
-    /// With recovery, called when a client has its session back, before anything that it missed is sent. What is emitted here
-    /// to the socket comes first. It is not remembered for a client that comes back without it once more: use
-    /// [`Socket::when_arrived`] to know.
+    /// With recovery, called when a client has its session back, before the missed events are sent. Events emitted to
+    /// the socket here come first. They are not remembered for a client that loses its connection again before they
+    /// arrive: use [`Socket::when_arrived`] to learn of their arrival.
     #[must_use]
     pub fn before_replay(mut self, f: impl Fn(&Socket) + Send + Sync + 'static) -> Self {
         self.before_replay = Some(Box::new(f));
         self
     }
 
-    /// With recovery, called instead of [`Namespace::on_connect`] when a client has its session back, and what it missed
-    /// is on its way.
+    /// With recovery, called instead of [`Namespace::on_connect`] when a client has its session back and the missed
+    /// events are on their way.
     #[must_use]
     pub fn on_recovered(mut self, f: impl Fn(&Socket) + Send + Sync + 'static) -> Self {
         self.on_recovered = Some(Box::new(f));
@@ -263,10 +264,10 @@ impl Namespace {
         self.name
     }
 
-    /// Says what is wrong with it, for who wrote it.
+    /// Checks the namespace. The error text is for its author.
     pub(crate) fn check(&self) -> Result<(), String> {
         let name = self.name;
-        // A comma ends the name in a packet, and a client takes what follows a question mark for parameters.
+        // A comma ends the name in a packet, and a client takes the text after a question mark as parameters.
         if !name.starts_with('/') || name.contains([',', '?']) {
             return Err(format!("namespace {name:?} must begin with a slash and have no comma or question mark"));
         }

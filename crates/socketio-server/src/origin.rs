@@ -1,7 +1,7 @@
-//! Which web origins may use the server from a browser: scheme, host and port, compared as URLs are.
+//! The web origins that may use the server from a browser. Scheme, host and port are compared as in URLs.
 //!
-//! The parser is our own: the names in a browser's headers are ASCII already, and a library for URLs would add the tables
-//! of Unicode to the engine for the rest.
+//! The parser is our own. The names in a browser's headers are ASCII already. A library for URLs would add the tables
+//! of Unicode to the engine for the other names.
 
 use std::{
     fmt,
@@ -19,29 +19,30 @@ use crate::{Config, address::MAX_HOPS};
 /// Longest scheme that is read. `capacitor-electron` has 18 letters.
 const MAX_SCHEME_BYTES: usize = 40;
 
-/// Longest origin that is read: the scheme, `://`, a name of 253 bytes (RFC 1035) and a port. Whatever is longer is nobody's.
+/// Longest origin that is read: the scheme, `://`, a name of 253 bytes (RFC 1035) and a port. No valid origin is
+/// longer.
 const MAX_ORIGIN_BYTES: usize = MAX_SCHEME_BYTES + 3 + 253 + 6;
 
-/// The host in the request of a proxy's client. `Forwarded` (RFC 7239) is not read: the proxies in use set these two headers,
-/// and pass a client's own `Forwarded` on unread.
+/// The host in the request of a proxy's client. `Forwarded` (RFC 7239) is not read: the proxies in use set these two
+/// headers, and pass a client's own `Forwarded` on without reading it.
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// The scheme in the request of a proxy's client.
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Which web origins may use the server from a browser.
+/// The web origins that may use the server from a browser.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
     /// Every origin, `null` included (`Access-Control-Allow-Origin: *`).
     Any,
-    /// The server's own origin, and these. Requests without an `Origin` header, which browsers always send across origins,
-    /// pass.
+    /// The server's own origin, and the listed ones. Requests without an `Origin` header are allowed: browsers always
+    /// send the header across origins.
     List(Vec<WebOrigin>),
 }
 
-/// A web origin, such as `https://studio.example`: scheme, host and port. Two are equal if they are the same to URLs:
-/// letters may have either case, a default port may be left out, an IPv6 address may have any of its forms, and `ws` and
-/// `wss` stand for `http` and `https`.
+/// A web origin, such as `https://studio.example`: scheme, host and port. Two origins are equal if they are equal in
+/// URLs: letters may have either case, a default port may be left out, an IPv6 address may have any of its forms, and
+/// `ws` and `wss` stand for `http` and `https`.
 ///
 /// ```
 /// use socketio_server::WebOrigin;
@@ -58,7 +59,7 @@ pub struct WebOrigin {
     at: HostPort,
 }
 
-/// Why a text is not an origin.
+/// The reason why a text is not an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WrongOrigin {
     /// It does not begin with a scheme and `://`.
@@ -76,7 +77,7 @@ pub enum WrongOrigin {
     /// The host is not in ASCII.
     #[error("the host is not in the form that browsers send, which has ASCII letters only (xn--…)")]
     NotAscii,
-    /// The host is missing, or is not the name or address of one.
+    /// The host is missing, or is not a valid name or address.
     #[error("there is no valid host")]
     Host,
     /// The port is not a number up to 65535.
@@ -134,8 +135,8 @@ impl WebOrigin {
         &*self.scheme == "https"
     }
 
-    /// Whether a request for this host, as in a `Host` header, may be one for a URL of this origin. The scheme of an app
-    /// (`capacitor://localhost`) is no server's.
+    /// Whether a request for this host, in the form of a `Host` header, may be for a URL of this origin. False for the
+    /// scheme of an app (`capacitor://localhost`), which no server has.
     #[must_use]
     pub fn is_of(&self, host: &[u8]) -> bool {
         let default = default_port(&self.scheme);
@@ -153,7 +154,7 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-/// `host[:port]`, the host in its one form.
+/// `host[:port]`, with the host in its canonical form.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct HostPort {
     host: Box<str>,
@@ -177,7 +178,7 @@ impl FromStr for HostPort {
             }
         };
         let port = match port.strip_prefix(':') {
-            // As in URLs, where the number may be left out.
+            // As in URLs, the number may be left out.
             Some("") => None,
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Some(digits.parse().map_err(|_| WrongOrigin::Port)?)
@@ -205,8 +206,8 @@ fn check_name(name: &str) -> Result<(), WrongOrigin> {
     }
 }
 
-/// Whether a request from this address, with these headers, is of a page that may use the server, or of no page.
-/// `over_tls` is about the connection to this server.
+/// Whether a request from this address, with these headers, comes from an allowed page, or from no page. `over_tls`
+/// refers to the connection to this server.
 pub(crate) fn is_allowed(config: &Config, peer: IpAddr, over_tls: bool, headers: &HeaderMap) -> bool {
     let (Origins::List(list), Some(value)) = (&config.origins, headers.get(ORIGIN)) else { return true };
     let origin = WebOrigin::from_header(value);
@@ -229,10 +230,10 @@ pub(crate) fn is_allowed(config: &Config, peer: IpAddr, over_tls: bool, headers:
     allowed
 }
 
-/// Whether the origin is that of the URL that the client asked for, as far as is known.
+/// Whether the origin is the origin of the requested URL, as far as this is known.
 fn is_own(origin: &WebOrigin, is_from_proxy: bool, over_tls: bool, headers: &HeaderMap) -> bool {
-    // Hops add at the right. A page can't make up what stands further left: it may send such a header only if a preflight
-    // allows that, which is refused for its origin.
+    // Each hop adds its entry at the right. A page can't forge the entries further left: it may send such a header only
+    // if a preflight allows the header, and the preflight is refused for the page's origin.
     let forwarded = move |name| {
         let values = headers.get_all(name).iter().filter(move |_| is_from_proxy);
         values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).take(MAX_HOPS)
@@ -244,7 +245,7 @@ fn is_own(origin: &WebOrigin, is_from_proxy: bool, over_tls: bool, headers: &Hea
         }),
         false => over_tls,
     };
-    // The other way round it may well be: a proxy further out has taken TLS off.
+    // The reverse is possible: a proxy further out may have removed TLS.
     if is_secure && !origin.is_https() {
         return false;
     }
@@ -255,7 +256,7 @@ fn is_own(origin: &WebOrigin, is_from_proxy: bool, over_tls: bool, headers: &Hea
     }
 }
 
-/// What a page is told that may not use the server.
+/// The error message for a page that may not use the server.
 pub(crate) fn refusal(config: &Config) -> String {
     format!("Forbidden: the page's origin is not this server's own, and {} does not have it", config.origins_setting)
 }
@@ -348,7 +349,7 @@ mod tests {
         }
     }
 
-    /// A request of this page, by a trusted proxy or directly, over TLS or not.
+    /// Whether a request of this page is allowed, from a trusted proxy or directly, over TLS or not.
     fn passes(page: &str, from_proxy: bool, over_tls: bool, given: &[(&str, &str)]) -> bool {
         let trusted_proxies = TrustedProxies::new(TrustedProxies::network("10.0.0.0/8"));
         let origins = Origins::List(vec![origin("https://listed.example")]);
@@ -391,7 +392,7 @@ mod tests {
             assert!(!asked(page, host), "{page} at {host}");
         }
         assert!(!passes("https://studio.example", false, false, &[]));
-        // Where TLS is spoken, a page that came without it is another's.
+        // On a server with TLS, a page loaded without TLS has another origin.
         assert!(!passes("http://studio.example:3000", false, true, &[("host", "studio.example:3000")]));
         assert!(passes("https://studio.example:3000", false, true, &[("host", "studio.example:3000")]));
     }

@@ -1,4 +1,4 @@
-//! What waits to be written to one client, counted in bytes.
+//! The frames that wait for one client, counted in bytes.
 
 use std::{io::IoSlice, rc::Rc};
 
@@ -7,20 +7,20 @@ use socketio_protocol::engine_io::PayloadWriter;
 
 use crate::{config::FRAMES_PER_WRITE, frame::Frame};
 
-/// The frames that wait for a connection, first in, first out. As many as usually come in one flush pass wait without
-/// memory of their own, which the pass would have to fetch.
+/// The waiting frames of a connection, first in, first out. The usual number of frames for one flush pass is stored
+/// inline, so that the pass need not fetch separate memory.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     frames: SmallVec<[Rc<Frame>; 4]>,
-    /// Bytes of the first frame that are written already.
+    /// Bytes of the first frame that are already written.
     written: usize,
     /// Bytes that still wait.
     bytes: usize,
-    /// What the frames take that are this client's alone, those that are partly written in whole.
+    /// Bytes of memory that the frames take for this client alone. A partly written frame counts in full.
     own: usize,
-    /// Of the bytes that wait, the ones in the TLS record that is being written; at most a record's.
+    /// The part of the waiting bytes in the TLS record that is being written: at most one record's bytes.
     sealed: u32,
-    /// Frames were dropped. Half of one may be out, and none may follow it.
+    /// Frames were dropped. A part of a frame may be written already, so no other frame may follow.
     abandoned: bool,
 }
 
@@ -36,8 +36,8 @@ impl Outbox {
         self.frames.push(frame);
     }
 
-    /// Takes out the frame that one with the same number replaces, unless it is under way already. The newer one goes to
-    /// the end: its offset must not overtake what waits. True if there was one.
+    /// Removes the waiting frame with the same number as `newer`, unless its write has begun. The newer frame goes to
+    /// the end, since its offset must not overtake waiting frames. Returns `true` if there was such a frame.
     pub(crate) fn replace(&mut self, newer: &Frame) -> bool {
         let under_way = usize::from(self.written > 0);
         let older = (newer.latest().is_some())
@@ -56,12 +56,12 @@ impl Outbox {
         self.bytes
     }
 
-    /// What those take that wait for this client alone.
+    /// Bytes of memory that the waiting frames take for this client alone.
     pub(crate) fn own_bytes(&self) -> usize {
         self.own
     }
 
-    /// Bytes of the frames that are larger than so many by themselves, and how many these are.
+    /// The total size and the number of the frames that are each larger than `bytes`.
     pub(crate) fn larger_than(&self, bytes: usize) -> (usize, usize) {
         let large = self.frames.iter().map(|frame| frame.len()).filter(|length| *length > bytes);
         large.fold((0, 0), |(sum, count), length| (sum + length, count + 1))
@@ -71,7 +71,7 @@ impl Outbox {
         self.frames.is_empty()
     }
 
-    /// Copies all that waits, if it fits.
+    /// Copies all waiting bytes, if they fit.
     pub(crate) fn copy_to<'a>(&self, space: &'a mut [u8]) -> Option<&'a [u8]> {
         let space = space.get_mut(..self.bytes)?;
         let (mut from, mut to) = (self.written, 0);
@@ -83,12 +83,12 @@ impl Outbox {
         Some(space)
     }
 
-    /// The only frame that waits, as far as it is not written.
+    /// The unwritten part of the only waiting frame.
     pub(crate) fn only(&self) -> Option<&[u8]> {
         if let [frame] = self.frames.as_slice() { frame.as_websocket().get(self.written..) } else { None }
     }
 
-    /// What is next to write, in as many pieces as one write takes.
+    /// The next bytes to write, in as many pieces as one write takes.
     pub(crate) fn gather(&self) -> SmallVec<[IoSlice<'_>; FRAMES_PER_WRITE]> {
         let mut from = self.written;
         let frames = self.frames.iter().take(FRAMES_PER_WRITE);
@@ -97,19 +97,19 @@ impl Outbox {
             .collect()
     }
 
-    /// Takes note that the first `count` bytes were written.
+    /// Records that the first `count` bytes are written.
     pub(crate) fn advance(&mut self, count: usize) {
         self.bytes = self.bytes.saturating_sub(count);
         self.pass(count);
     }
 
-    /// Takes note that the first `count` bytes are in a TLS record. They still wait.
+    /// Records that the first `count` bytes are in a TLS record. They still wait.
     pub(crate) fn seal(&mut self, count: usize) {
         self.sealed = self.sealed.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
         self.pass(count);
     }
 
-    /// Takes note that all records were written.
+    /// Records that all TLS records are written.
     pub(crate) fn sealed_are_written(&mut self) {
         self.bytes = self.bytes.saturating_sub(std::mem::take(&mut self.sealed) as usize);
     }
@@ -127,7 +127,7 @@ impl Outbox {
         self.frames.drain(..done);
     }
 
-    /// Moves packets into a polling payload: as many as allowed and as fit into `bytes`, but at least one.
+    /// Moves packets into a polling payload: at most `packets`, and as many as fit into `bytes`, but at least one.
     pub(crate) fn drain_into(&mut self, payload: &mut PayloadWriter, packets: usize, bytes: usize) {
         let mut taken = 0;
         while let Some(frame) = self.frames.get(taken) {
@@ -150,7 +150,7 @@ impl Outbox {
         *self = Self::default();
     }
 
-    /// Drops what waits and what is still to come.
+    /// Drops the waiting frames and all later ones.
     pub(crate) fn abandon(&mut self) {
         *self = Self { abandoned: true, ..Self::default() };
     }
@@ -159,7 +159,7 @@ impl Outbox {
         self.abandoned
     }
 
-    /// Gives the queue's memory back if nothing waits.
+    /// Releases the queue's memory if no frame waits.
     pub(crate) fn release(&mut self) {
         if self.frames.is_empty() {
             self.frames = SmallVec::new();

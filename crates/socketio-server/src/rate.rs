@@ -1,23 +1,24 @@
-//! Rates whose whole state is one number (the generic cell rate algorithm of ITU-T I.371), since every connection has one.
+//! Rate limits whose whole state is one number, since every connection has one. The algorithm is the generic cell rate
+//! algorithm of ITU-T I.371.
 
 use std::time::Duration;
 
-/// So many a second, and after a pause so many at once.
+/// A number of items per second, and a number of items at once after a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate {
-    /// Nanoseconds that one costs; 0 if there is no limit.
+    /// The cost of one item in nanoseconds; 0 if there is no limit.
     cost: u64,
-    /// Nanoseconds that may be owed.
+    /// The largest allowed debt in nanoseconds.
     credit: u64,
 }
 
-/// What one more is to a rate.
+/// How one more item compares with a rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
     Within,
-    /// Too many. What is refused counts too, so that whoever does not slow down gets further off.
+    /// Too many items. Refused items count too, so a client that does not slow down exceeds the rate further.
     Over,
-    /// Twice as many as are allowed at once: the client does not mean to slow down.
+    /// More than twice the number that is allowed at once. The client does not intend to slow down.
     FarOver,
 }
 
@@ -34,30 +35,31 @@ impl Rate {
         Self { cost, credit: cost.saturating_mul(at_once as u64) }
     }
 
-    /// Takes one. `paid_at` is when all that was taken is paid for, `now` the time, both in nanoseconds since the same moment.
-    pub(crate) fn take(self, paid_at: u64, now: u64) -> (u64, Pace) {
-        self.take_many(1, paid_at, now)
+    /// Takes one item. `tat` is the theoretical arrival time of the generic cell rate algorithm, and `now` is the
+    /// current time. Both are in nanoseconds since the same moment.
+    pub(crate) fn take(self, tat: u64, now: u64) -> (u64, Pace) {
+        self.take_many(1, tat, now)
     }
 
-    /// How long it takes until what was taken is within the rate.
-    pub(crate) fn wait(self, paid_at: u64, now: u64) -> Duration {
-        Duration::from_nanos(paid_at.saturating_sub(now).saturating_sub(self.credit))
+    /// The time until the taken items are within the rate.
+    pub(crate) fn wait(self, tat: u64, now: u64) -> Duration {
+        Duration::from_nanos(tat.saturating_sub(now).saturating_sub(self.credit))
     }
 
-    /// Takes so many.
-    pub(crate) fn take_many(self, count: u32, paid_at: u64, now: u64) -> (u64, Pace) {
+    /// Takes `count` items.
+    pub(crate) fn take_many(self, count: u32, tat: u64, now: u64) -> (u64, Pace) {
         if self.cost == 0 {
             return (0, Pace::Within);
         }
-        let paid_at = paid_at.max(now).saturating_add(self.cost.saturating_mul(u64::from(count)));
-        let owed = paid_at - now;
+        let tat = tat.max(now).saturating_add(self.cost.saturating_mul(u64::from(count)));
+        let owed = tat - now;
         let pace = match owed {
             owed if owed <= self.credit => Pace::Within,
             owed if owed <= self.credit.saturating_mul(2) => Pace::Over,
-            // Not further, so that the time to wait is bounded.
+            // The debt grows no further, so that the waiting time is bounded.
             _ => return (now.saturating_add(self.credit.saturating_mul(2)), Pace::FarOver),
         };
-        (paid_at, pace)
+        (tat, pace)
     }
 }
 
@@ -65,9 +67,9 @@ impl Rate {
 mod tests {
     use super::*;
 
-    fn take(rate: Rate, paid_at: &mut u64, now: u64) -> Pace {
-        let (next, pace) = rate.take(*paid_at, now);
-        *paid_at = next;
+    fn take(rate: Rate, tat: &mut u64, now: u64) -> Pace {
+        let (next, pace) = rate.take(*tat, now);
+        *tat = next;
         pace
     }
 
@@ -78,7 +80,7 @@ mod tests {
             assert_eq!(take(rate, &mut state, now), Pace::Within);
         }
         assert_eq!(take(rate, &mut state, now), Pace::Over);
-        // The refused one is paid for too.
+        // The refused item is paid for too.
         now += 2 * SECOND / 10;
         assert_eq!(take(rate, &mut state, now), Pace::Within);
         assert_eq!(take(rate, &mut state, now), Pace::Over);

@@ -1,4 +1,4 @@
-//! Engine.IO alone: messages without namespaces and events, on a path of their own.
+//! Engine.IO without Socket.IO: messages without namespaces and events, on a separate path.
 
 use std::{fmt, rc::Rc};
 
@@ -6,8 +6,7 @@ use crate::{DisconnectReason, connection::Connection, frame::Frame};
 
 type OnMessage = dyn Fn(&RawSocket, RawMessage<'_>) + Send + Sync;
 
-/// A path that speaks Engine.IO without Socket.IO on top, as plain Engine.IO clients and the official protocol suite
-/// expect.
+/// A path that speaks Engine.IO without Socket.IO on top, for plain Engine.IO clients and the official protocol suite.
 pub struct RawEndpoint {
     pub(crate) path: String,
     pub(crate) on_message: Box<OnMessage>,
@@ -20,7 +19,7 @@ impl fmt::Debug for RawEndpoint {
 }
 
 impl RawEndpoint {
-    /// An endpoint at a path, such as `/engine.io`, and what handles its messages.
+    /// An endpoint at a path, such as `/engine.io`, and the handler of its messages.
     pub fn new(
         path: impl Into<String>,
         on_message: impl Fn(&RawSocket, RawMessage<'_>) + Send + Sync + 'static,
@@ -38,7 +37,7 @@ pub enum RawMessage<'a> {
     Binary(&'a [u8]),
 }
 
-/// An Engine.IO connection, as a [`RawEndpoint`]'s handler gets it.
+/// An Engine.IO connection, as passed to a [`RawEndpoint`]'s handler.
 #[derive(Clone)]
 pub struct RawSocket(pub(crate) Rc<Connection>);
 

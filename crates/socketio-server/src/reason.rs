@@ -1,8 +1,8 @@
-//! Why a socket was disconnected: one table for handlers, logs and metrics.
+//! The reasons for a socket's disconnect: one table for handlers, logs and metrics.
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
-        /// Why a socket was disconnected. Where Node's server has a word for it, it is the same.
+        /// The reason for a socket's disconnect. Where Node's server has a name for the reason, the name is the same.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum DisconnectReason { $($(#[$doc])* $name,)* }
@@ -31,23 +31,23 @@ reasons! {
     TransportError => "transport error",
     /// A heartbeat was not answered in time.
     PingTimeout => "ping timeout",
-    /// No namespace was connected to in time.
+    /// The client did not connect to a namespace in time.
     ConnectTimeout => "connect timeout",
-    /// What the client sent is not the protocol.
+    /// The client sent data that does not follow the protocol.
     ParseError => "parse error",
     /// A polling client made a request before its last one was answered.
     OverlappingRequests => "overlapping requests",
     /// A message was larger than allowed.
     PayloadTooLarge => "payload too large",
-    /// More was waiting for the client than allowed.
+    /// More bytes were queued for the client than allowed.
     OutboxFull => "outbox full",
-    /// The client sent more than allowed each second.
+    /// The client sent more messages per second than allowed.
     TooManyEvents => "too many events",
     /// The server held too many bytes of unfinished messages, and this client's was large.
     UnfinishedBytes => "too many unfinished bytes",
-    /// The client took nothing for too long.
+    /// The client took no data for too long.
     WriteStalled => "write stalled",
-    /// The client has come back on another connection before the loss of this one was noticed.
+    /// The client reconnected before the loss of this connection was noticed.
     SessionResumed => "session resumed elsewhere",
     /// The server shuts down.
     ServerShutdown => "server shutting down",
@@ -56,14 +56,14 @@ reasons! {
 }
 
 impl DisconnectReason {
-    /// Whether the client may come back for its session: the connection was lost, and neither side wanted to leave.
+    /// Whether the client may resume its session: the connection was lost, and neither side meant to end it.
     #[must_use]
     pub const fn is_recoverable(self) -> bool {
         match self {
             Self::TransportClose
             | Self::TransportError
             | Self::PingTimeout
-            // What the stock client does whose request was lost: it says that it closes, and comes back.
+            // A stock client does this after the loss of a request: it sends a close packet, and reconnects.
             | Self::OverlappingRequests
             | Self::OutboxFull
             | Self::WriteStalled

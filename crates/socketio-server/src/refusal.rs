@@ -1,5 +1,5 @@
-//! Clients that are turned away because of how they, or this server, are set up: one table for logs and metrics. Those that meet a
-//! limit are the [`Limit`](crate::Limit)s'.
+//! Clients refused because of their configuration, or this server's: one table for logs and metrics. For clients that
+//! meet a limit, see [`Limit`](crate::Limit).
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::shard::Shard;
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
-        /// Why a client is turned away.
+        /// The reason for a client's refusal.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Refusal { $($(#[$doc])* $name,)* }
@@ -39,25 +39,25 @@ refusals! {
     Parser => "parser",
 }
 
-/// A client that is turned away.
+/// A refused client.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct RefusedClient<'a> {
-    /// Why.
+    /// The reason.
     pub refusal: Refusal,
-    /// Its address, as [`Socket::remote_addr`](crate::Socket::remote_addr) has it.
+    /// The client's address, as in [`Socket::remote_addr`](crate::Socket::remote_addr).
     pub address: IpAddr,
-    /// The page's origin, if it is a page.
+    /// The page's origin, if the client is a page.
     pub origin: Option<&'a str>,
-    /// The program, as it calls itself.
+    /// The client's program, as named by its `User-Agent` header.
     pub user_agent: Option<&'a str>,
 }
 
-/// What is to be done when a client is turned away.
+/// The callback for a refused client.
 pub(crate) type OnRefusal = dyn Fn(&RefusedClient<'_>) + Send + Sync;
 
 impl Shard {
-    /// Counts and tells that a client is turned away. Its request's headers, if there are any, tell who it is.
+    /// Counts and reports a refused client. Its request's headers, if there are any, identify it.
     pub(crate) fn refuse(&self, refusal: Refusal, address: IpAddr, headers: Option<&HeaderMap>) {
         let text = |name: HeaderName| headers?.get(name)?.to_str().ok();
         let refused = RefusedClient { refusal, address, origin: text(ORIGIN), user_agent: text(USER_AGENT) };

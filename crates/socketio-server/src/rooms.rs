@@ -1,16 +1,16 @@
-//! Which sockets of a shard are in which rooms of a namespace.
+//! The room memberships of a shard's sockets in one namespace.
 
 use std::{cell::Cell, collections::HashMap, rc::Rc, sync::Arc};
 
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::{connection::Connection, socket::Socket};
+use crate::{connection::Connection, frame::Encoding, socket::Socket};
 
 /// Why a socket could not join a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
-    /// The name is a socket's id: its room is that socket's own.
+    /// The name is a socket's id: that room belongs to that socket alone.
     #[error("name is reserved")]
     Reserved,
     /// The socket is in as many rooms as allowed.
@@ -21,59 +21,59 @@ pub enum JoinError {
     Disconnected,
 }
 
-/// The rooms of one namespace on one shard. Joining and leaving take the same time however large the room is: a
-/// member knows its place in its socket's list, and the socket knows its place among the members.
+/// The rooms of one namespace on one shard. A join or a leave takes constant time, however large the room: a member
+/// holds its index in its socket's list, and the socket holds its index among the members.
 #[derive(Default)]
 pub(crate) struct Rooms {
     by_name: HashMap<Arc<str>, usize>,
     rooms: Slab<Room>,
-    /// Number of the last walk through members.
+    /// The number of the last fan-out pass.
     turn: u64,
 }
 
 struct Room {
-    /// Sessions that are saved have it too.
+    /// Shared with saved sessions.
     name: Arc<str>,
     members: Vec<Member>,
 }
 
 pub(crate) struct Member {
     pub(crate) socket: Socket,
-    /// The socket's, here as well so that a broadcast need not touch the socket's memory.
+    /// The socket's connection. It is kept here too, so that a broadcast need not touch the socket's memory.
     pub(crate) connection: Rc<Connection>,
-    /// The last walk that met it, or that was under way when it joined.
-    pub(crate) met: Cell<u64>,
+    /// The last fan-out pass that delivered to it, or that was under way when it joined.
+    pub(crate) delivered_through: Cell<u64>,
     /// Index in the socket's memberships.
     slot: u32,
-    /// The socket takes no part in recovery. Here as well for the same reason as the connection.
-    pub(crate) is_plain: bool,
+    /// The encoding of broadcasts for the socket. It is kept here too, for the same reason as the connection.
+    pub(crate) encoding: Encoding,
 }
 
-/// One room that a socket is in.
+/// The membership of a socket in one room.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Membership {
     room: u32,
     /// Index among the room's members.
     position: u32,
-    /// The broadcast after which it joined.
+    /// The offset of the last broadcast before it joined.
     joined: u64,
 }
 
 pub(crate) type Memberships = SmallVec<[Membership; 2]>;
 
 impl Rooms {
-    /// Begins a walk.
-    pub(crate) fn next_turn(&mut self) -> u64 {
+    /// The number of a new fan-out pass.
+    pub(crate) fn next_pass(&mut self) -> u64 {
         self.turn += 1;
         self.turn
     }
 
-    /// Rooms have places below this number. One that is made meanwhile may have a higher one.
+    /// The upper bound of the rooms' places. A room that is created meanwhile may have a higher place.
     pub(crate) fn places(&self) -> usize {
         self.rooms.capacity()
     }
 
-    /// The room in a place, if there is one, and its members.
+    /// The room at a place, if there is one, and its members.
     pub(crate) fn at(&self, place: usize) -> Option<(&str, &[Member])> {
         self.rooms.get(place).map(|room| (&*room.name, &*room.members))
     }
@@ -100,7 +100,7 @@ impl Rooms {
             .collect()
     }
 
-    /// The same, each with the broadcast after which the socket joined.
+    /// The rooms of the socket, each with the offset of the last broadcast before the socket joined.
     pub(crate) fn memberships_of(&self, socket: &Socket) -> Vec<(Arc<str>, u64)> {
         let memberships = socket.inner().memberships.borrow();
         memberships
@@ -110,25 +110,32 @@ impl Rooms {
             .collect()
     }
 
-    /// The broadcast after which the socket joined the room, if it is there.
+    /// The offset of the last broadcast before the socket joined the room; `None` if it is not a member.
     pub(crate) fn joined(&self, socket: &Socket, name: &str) -> Option<u64> {
         let slot = self.slot(socket, name)?;
         socket.inner().memberships.borrow().get(slot).map(|membership| membership.joined)
     }
 
-    /// The last walk that met the socket in a room, if it is there.
-    pub(crate) fn met(&self, socket: &Socket, name: &str) -> Option<u64> {
+    /// The last fan-out pass that delivered to the socket as a member of the room; `None` if it is not a member.
+    pub(crate) fn delivered_through(&self, socket: &Socket, name: &str) -> Option<u64> {
         let membership = *socket.inner().memberships.borrow().get(self.slot(socket, name)?)?;
-        Some(self.rooms.get(membership.room as usize)?.members.get(membership.position as usize)?.met.get())
+        Some(
+            self.rooms
+                .get(membership.room as usize)?
+                .members
+                .get(membership.position as usize)?
+                .delivered_through
+                .get(),
+        )
     }
 
-    /// Whether the walk of this number, through these rooms, has met the socket wherever it may meet it.
-    pub(crate) fn is_met(&self, socket: &Socket, names: &[Box<str>], turn: u64) -> bool {
-        let mut met = names.iter().filter_map(|name| self.met(socket, name)).peekable();
-        met.peek().is_some() && met.all(|last| last == turn)
+    /// Whether the fan-out pass of this number, through these rooms, has delivered to the socket in each of them.
+    pub(crate) fn has_delivered(&self, socket: &Socket, names: &[Box<str>], turn: u64) -> bool {
+        let mut passes = names.iter().filter_map(|name| self.delivered_through(socket, name)).peekable();
+        passes.peek().is_some() && passes.all(|last| last == turn)
     }
 
-    /// Adds the socket, after a broadcast, to a room that it is not in.
+    /// Adds the socket to a room that it is not in, after the broadcast `after`.
     pub(crate) fn add(&mut self, socket: &Socket, name: &str, after: u64) {
         let room = match self.by_name.get(name) {
             Some(&room) => room,
@@ -141,18 +148,18 @@ impl Rooms {
         };
         let mut memberships = socket.inner().memberships.borrow_mut();
         let members = &mut self.rooms[room].members;
-        // Neither a shard's rooms nor a room's members reach 2^32: each takes more than a byte of memory.
+        // Both indexes stay below 2^32: each room and each member takes more than a byte of memory.
         memberships.push(Membership { room: room as u32, position: members.len() as u32, joined: after });
         members.push(Member {
             socket: socket.clone(),
             connection: socket.inner().connection.clone(),
-            met: Cell::new(self.turn),
+            delivered_through: Cell::new(self.turn),
             slot: (memberships.len() - 1) as u32,
-            is_plain: socket.inner().recovery.is_none(),
+            encoding: socket.encoding(),
         });
     }
 
-    /// Removes the socket; false if it was not in the room.
+    /// Removes the socket. Returns false if it was not in the room.
     pub(crate) fn leave(&mut self, socket: &Socket, name: &str) -> bool {
         let Some(slot) = self.slot(socket, name) else { return false };
         self.remove(&mut socket.inner().memberships.borrow_mut(), slot);
@@ -169,7 +176,7 @@ impl Rooms {
 
     fn remove(&mut self, memberships: &mut Memberships, slot: usize) {
         let gone = memberships.swap_remove(slot);
-        // The membership that took the slot tells its member.
+        // Updates the member of the membership that moved into the slot.
         if let Some(moved) = memberships.get(slot)
             && let Some(member) =
                 self.rooms.get_mut(moved.room as usize).and_then(|room| room.members.get_mut(moved.position as usize))
@@ -179,7 +186,8 @@ impl Rooms {
         let (index, position) = (gone.room as usize, gone.position as usize);
         let Some(room) = self.rooms.get_mut(index) else { return };
         room.members.swap_remove(position);
-        // The member that took the position tells its socket. It is not the one that left, whose list is borrowed.
+        // Updates the socket of the member that moved into the position. It is not the socket that left, whose list is
+        // borrowed.
         if let Some(moved) = room.members.get(position)
             && let Some(membership) = moved.socket.inner().memberships.borrow_mut().get_mut(moved.slot as usize)
         {

@@ -1,4 +1,4 @@
-//! Starting and ending: the shards' threads, the acceptor, the drain.
+//! Start and shutdown of a server: the shards' threads, the acceptor, the drain.
 
 use std::{
     collections::HashSet,
@@ -35,7 +35,7 @@ use crate::{
     system,
 };
 
-/// A server that runs. Dropped, it closes its connections and ends its threads; nobody waits for that.
+/// A running server. Dropping it closes its connections and ends its threads, without waiting for that.
 #[derive(Debug)]
 pub struct Server {
     handle: Handle,
@@ -43,14 +43,14 @@ pub struct Server {
     shards: Vec<JoinHandle<usize>>,
 }
 
-/// How a shutdown went.
+/// The result of a shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
     /// TCP connections that were still open when the time was up.
     pub connections_left: usize,
 }
 
-/// What a server is made of.
+/// The description of a server to start.
 pub struct ServerBuilder {
     config: Arc<Config>,
     handle: Handle,
@@ -65,7 +65,7 @@ impl std::fmt::Debug for ServerBuilder {
 }
 
 impl Server {
-    /// Begins to describe a server.
+    /// Creates a builder for a server.
     #[must_use]
     pub fn builder(mut config: Config) -> ServerBuilder {
         config.shards = config.shards.clamp(1, MAX_SHARDS);
@@ -97,26 +97,27 @@ impl Server {
         }
     }
 
-    /// The address that it listens on.
+    /// The address that the server listens on.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Its handle.
+    /// The server's handle.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Says by [`Handle::is_accepting`] that a shutdown is near, and serves on: whoever sends clients here may look
-    /// elsewhere before they are refused.
+    /// Announces a shutdown through [`Handle::is_accepting`], and continues to serve. A load balancer can then send
+    /// clients elsewhere before they are refused.
     pub fn announce_shutdown(&self) {
         self.handle.0.accepting.store(false, Ordering::Release);
     }
 
-    /// Takes no more connections, closes the open ones paced over `grace`, in a way that makes stock clients connect
-    /// again by themselves, and stops. Blocks until that is done, which is at the end of `grace` at the latest.
+    /// Accepts no more connections, closes the open ones spread over `grace`, and stops. The connections are closed in
+    /// a way that makes stock clients reconnect by themselves. Blocks until the server has stopped, which is at the end
+    /// of `grace` at the latest.
     pub fn shutdown(self, grace: Duration) -> Drained {
         self.announce_shutdown();
         for mailbox in &self.handle.0.mailboxes {
@@ -170,11 +171,11 @@ impl ServerBuilder {
         self
     }
 
-    /// What answers all requests that are not the engine's, such as an axum `Router`, WebSockets of its own among them. It runs
-    /// on the shard that the request came to, and finds the client's `SocketAddr` among the request's extensions. Without one
-    /// they get 404.
+    /// Sets the service for all requests that are not for the engine, such as an axum `Router`. It may also serve
+    /// WebSockets of its own. It runs on the shard that received the request, and finds the client's `SocketAddr` in
+    /// the request's extensions. Without a fallback these requests get 404.
     ///
-    /// axum's `ConnectInfo` wants a type of axum's. A layer makes it:
+    /// axum's `ConnectInfo` needs a type of axum's. A layer creates it:
     ///
     /// ```ignore
     /// let app = router.layer(axum::middleware::map_request(|mut request: axum::extract::Request| async {
@@ -204,8 +205,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Asked before a connection is opened, with the request that wants one; if the answer is false it gets 403. As the
-    /// reference's `allowRequest`.
+    /// Sets a check of each request that opens a connection. It is called before the connection is opened. If it
+    /// returns false, the request gets 403. It is like the reference's `allowRequest`.
     #[must_use]
     pub fn allow_request<F>(
         mut self,
@@ -218,22 +219,22 @@ impl ServerBuilder {
         self
     }
 
-    /// Called for each client that is turned away because of how it is set up, such as a page of another origin. On the shard's
-    /// thread, and as often as somebody likes to try.
+    /// Sets a callback for each client that is refused because of its configuration, such as a page of another origin.
+    /// It runs on the shard's thread, once for every attempt of a client.
     #[must_use]
     pub fn on_refusal(mut self, f: impl Fn(&RefusedClient<'_>) + Send + Sync + 'static) -> Self {
         self.application.on_refusal = Some(Box::new(f));
         self
     }
 
-    /// Serves over TLS, and over nothing else.
+    /// Serves over TLS only.
     #[must_use]
     pub fn tls(mut self, tls: Arc<Tls>) -> Self {
         self.application.tls = Some(tls);
         self
     }
 
-    /// Sets [`Config::recovery`], where it takes the server's handle to find out with what.
+    /// Sets [`Config::recovery`], for settings that need the server's handle.
     #[must_use]
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         Arc::make_mut(&mut self.config).recovery = Some(recovery);
@@ -262,8 +263,8 @@ impl ServerBuilder {
     /// Starts the shards' threads and serves the listener's connections.
     ///
     /// # Errors
-    /// If the listener or a thread can't be set up; [`io::ErrorKind::InvalidInput`], if the description has a mistake: a path or a
-    /// name that can't be one, two namespaces, endpoints or handlers of one name, a limit of 0 that lets nothing in.
+    /// If the listener or a thread can't be set up. [`io::ErrorKind::InvalidInput`], if the description has a mistake:
+    /// an invalid path or name, two namespaces, endpoints or handlers of one name, or a limit of 0 that admits nothing.
     pub fn start(self, listener: TcpListener) -> io::Result<Server> {
         self.check().map_err(|mistake| io::Error::new(io::ErrorKind::InvalidInput, mistake))?;
         let local_addr = listener.local_addr()?;
@@ -283,7 +284,7 @@ impl ServerBuilder {
         let mut shards = Vec::with_capacity(self.mailboxes.len());
         for (id, mailbox) in self.mailboxes.into_iter().enumerate() {
             let (config, application, handle) = (self.config.clone(), application.clone(), self.handle.clone());
-            // The first shard accepts for all.
+            // The first shard accepts connections for all shards.
             let listener = listener.take();
             let (ready, is_ready) = std::sync::mpsc::channel();
             let thread = std::thread::Builder::new().name(format!("shard-{id}")).spawn(move || {
@@ -314,7 +315,7 @@ impl ServerBuilder {
                     }
                     left
                 });
-                // Tasks that are left are dropped with the runtime.
+                // Remaining tasks are dropped with the runtime.
                 drop(runtime);
                 left
             })?;
@@ -325,19 +326,20 @@ impl ServerBuilder {
     }
 }
 
-/// How long the acceptor waits when the system has no file descriptors left: until connections that were to make room have
-/// ended, or others.
+/// The acceptor's pause when the system has no file descriptors left. Meanwhile connections end: those told to make
+/// room, or others.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 
-/// How often the acceptor looks whether those have left that were to make room, and for how long it waits for them: a shard
-/// that is busy for longer has no time for newcomers either.
+/// The interval at which the acceptor checks whether the connections told to make room have closed, and its longest
+/// wait for them. A shard that is busy for longer has no time for new connections either.
 const ROOM_CHECK: Duration = Duration::from_millis(1);
 const LONGEST_WAIT_FOR_ROOM: Duration = Duration::from_millis(500);
 
-/// How often the log says that connections can't be accepted.
+/// The shortest interval between log messages about failed accepts.
 const ACCEPT_COMPLAINTS: Duration = Duration::from_secs(10);
 
-/// A file descriptor to do without when there is no other, so that who connects then is told to come again.
+/// A spare file descriptor. It is given up when there is no other, so that a client that connects then is told to
+/// retry.
 struct SpareFile(Option<File>);
 
 impl SpareFile {
@@ -345,7 +347,7 @@ impl SpareFile {
         Self(File::open("/dev/null").ok())
     }
 
-    /// Turns away one who waits to be accepted, if there is one.
+    /// Refuses one connection from the accept queue, if there is one.
     fn turn_away_one(&mut self, listener: &tokio::net::TcpListener, speaks_tls: bool) {
         self.0 = None;
         if let Ok(stream) = rustix::net::accept(listener)
@@ -357,7 +359,7 @@ impl SpareFile {
     }
 }
 
-/// Whether one more connection is more than the system has file descriptors or memory for.
+/// Whether the system lacks the file descriptors or the memory for one more connection.
 fn is_for_want_of_files(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error().map(Errno::from_raw_os_error),
@@ -365,7 +367,7 @@ fn is_for_want_of_files(error: &io::Error) -> bool {
     )
 }
 
-/// Hands connections out to the shards in turn.
+/// Distributes connections to the shards in turn.
 async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
     let mailboxes = &shard.handle.0.mailboxes;
     let admission = &shard.handle.0.admission;
@@ -374,13 +376,14 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
     let mut complained: Option<Instant> = None;
     let mut turn = 0;
     while !shard.is_draining() {
-        // Those that leave do so when their shards come to them: newcomers wait for that, rather than to be turned away.
+        // A connection told to close does so when its shard runs its task. New connections wait for that instead of
+        // being refused.
         let mut waited = Duration::ZERO;
         while admission.is_making_room() && waited < LONGEST_WAIT_FOR_ROOM {
             tokio::time::sleep(ROOM_CHECK).await;
             waited += ROOM_CHECK;
         }
-        // A drain that began meanwhile is not told again.
+        // The notification of a drain that began meanwhile is not repeated.
         if shard.is_draining() {
             return;
         }
@@ -401,7 +404,8 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
                     complained = Some(Instant::now());
                     tracing::warn!(%error, "failed to accept a connection");
                 }
-                // Who waits comes in when an idle one has left, or is told that there is no place.
+                // A waiting connection is accepted when an idle one has closed. If none can close, the waiting one is
+                // refused.
                 if is_for_want_of_files(&error) && !admission.make_room() {
                     spare.turn_away_one(&listener, shard.application.tls.is_some());
                 }
@@ -414,9 +418,9 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
             Err(limit) => {
                 shard.metrics.limit_met(limit);
                 tracing::debug!(%peer, limit = limit.as_str(), "turn a connection away");
-                // In the clear, which a client that has begun a handshake could not read.
+                // The refusal is plain text, which a client in a TLS handshake could not read.
                 if shard.application.tls.is_none() {
-                    // The runtime does not know yet that there is room.
+                    // Written directly, because the runtime does not know yet that the socket has room.
                     let _ = rustix::io::write(&stream, turned_away(limit));
                 }
                 continue;
@@ -432,8 +436,8 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
     }
 }
 
-/// What a client is told for which there is no place, before it said what it wants. It may not see it: what it has sent
-/// meanwhile, and nobody reads, has the kernel reset the connection.
+/// The answer to a client without a place, sent before its request is read. The client may not see it: if the client
+/// has sent data meanwhile, that data stays unread, and the kernel resets the connection.
 pub(crate) fn turned_away(limit: Limit) -> &'static [u8] {
     if limit.is_shared() {
         b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

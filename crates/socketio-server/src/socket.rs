@@ -21,7 +21,7 @@ use crate::{
     config::MAX_OVERLAPPING,
     connection::{Connection, ConnectionKey},
     event::check_name,
-    frame::Frame,
+    frame::{Encoding, Frame},
     held::HeldMessage,
     identifier::Id,
     recovery::{ASK_AT_BYTES, Before, Offset, SavedSession, SocketRecovery},
@@ -30,8 +30,8 @@ use crate::{
     timers::Timer,
 };
 
-/// A client's connection to one namespace, as handlers get it. It lives on its connection's shard; for other threads
-/// there is [`Socket::reference`]. Keeping a clone keeps the connection's memory, not the connection.
+/// A client's connection to one namespace, as passed to handlers. It lives on its connection's shard; other threads use
+/// [`Socket::reference`]. A clone keeps the connection's memory, but does not keep the connection open.
 #[derive(Clone)]
 pub struct Socket(Rc<SocketInner>);
 
@@ -44,37 +44,37 @@ pub(crate) struct SocketInner {
     pub(crate) memberships: RefCell<Memberships>,
     data: RefCell<Option<Box<dyn Any>>>,
     acks: RefCell<Option<Box<PendingAcks>>>,
-    /// None if no handler's future runs.
+    /// `None` while no handler's future runs.
     pub(crate) backlog: RefCell<Option<Box<Backlog>>>,
     timer: Cell<Option<Instant>>,
     /// The socket's earliest entry among the shard's timers.
     timer_at: Cell<Option<Instant>>,
-    /// The last walk that marked this socket, so that each gets a broadcast once.
+    /// The last fan-out pass that marked this socket, so that the socket gets each broadcast once.
     pub(crate) considered: Cell<u64>,
     pub(crate) recovery: Option<Box<SocketRecovery>>,
 }
 
-/// Whether an event is sent again to a client that comes back without it.
+/// Whether an event is sent again to a returning client that lacks it.
 #[derive(Clone, Copy)]
 enum Memorable<'a> {
     No,
     Yes,
-    /// If it is still in this room.
+    /// If the client is still in this room.
     In(&'a str),
 }
 
-/// The futures of a socket's handlers that run, and the events that wait for them. Boxed, since hardly any socket has one at a
-/// time.
+/// The running futures of a socket's handlers, and the events that wait for them. It is boxed, because hardly any
+/// socket has one at a time.
 #[derive(Default)]
 pub(crate) struct Backlog {
     pub(crate) waiting: VecDeque<(OwnedEvent, HeldMessage)>,
     pub(crate) running: usize,
-    /// Others may run beside those that do.
+    /// Whether other futures may run beside the running ones.
     pub(crate) overlaps: bool,
 }
 
 impl Backlog {
-    /// Whether one more may run, which `overlaps` or not.
+    /// Whether one more future may run. `overlaps` says whether that future may run beside others.
     pub(crate) fn takes(&self, overlaps: bool) -> bool {
         self.running == 0 || (self.overlaps && overlaps && self.running < MAX_OVERLAPPING)
     }
@@ -86,7 +86,7 @@ struct PendingAcks {
     waiting: HashMap<u64, oneshot::Sender<AckReply>>,
 }
 
-/// Names a socket, on any thread, for as long as the process runs; see [`Handle::with_socket`].
+/// A name of a socket, valid on any thread for as long as the process runs; see [`Handle::with_socket`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketRef {
     pub(crate) connection: ConnectionKey,
@@ -96,7 +96,7 @@ pub struct SocketRef {
 }
 
 impl SocketRef {
-    /// Whether the socket is one of this connection.
+    /// Whether the socket belongs to this connection.
     pub(crate) fn is_of(&self, connection: &Connection) -> bool {
         self.connection == connection.key && self.shard == u16::from(connection.shard.id)
     }
@@ -184,16 +184,16 @@ impl Socket {
         self.0.connected.set(connected);
     }
 
-    /// The client's address: the one that the connection came from, or what a [trusted
-    /// proxy](crate::Config::trusted_proxies) said.
+    /// The client's address: the peer address of the connection, or the address that a [trusted
+    /// proxy](crate::Config::trusted_proxies) reports.
     #[must_use]
     pub fn remote_addr(&self) -> IpAddr {
         self.0.connection.client
     }
 
-    /// A number that the application keeps with the connection, such as how often its client has done wrong; 0 at first. All
-    /// sockets of the connection share it, those that were and those that are not admitted among them, so it can't be shed by
-    /// leaving a namespace and coming again.
+    /// A number that the application keeps with the connection, such as the count of its client's violations; 0 at
+    /// first. All sockets of the connection share it, whether they were admitted or not. So a client can't reset it by
+    /// leaving a namespace and connecting again.
     #[must_use]
     pub fn strikes(&self) -> u32 {
         self.0.connection.strikes.get()
@@ -204,18 +204,22 @@ impl Socket {
         self.0.connection.strikes.set(strikes);
     }
 
+    /// How broadcasts are encoded for it.
+    pub(crate) fn encoding(&self) -> Encoding {
+        if self.0.recovery.is_some() { Encoding::WithOffset } else { Encoding::Plain }
+    }
+
     pub(crate) fn has_overlapping_handlers(&self) -> bool {
         self.0.backlog.borrow().as_ref().is_some_and(|backlog| backlog.overlaps)
     }
 
-    /// Waits until the socket may do something that takes long, such as to verify a signature: so many at once, others of the shard's
-    /// clients would have to wait. What is then done, up to the next `await`, is to be done in [`Socket::work`].
+    /// Waits for a turn to do long work, such as to verify a signature. Without turns, many such tasks at once would
+    /// delay the shard's other clients. The work after this call, up to the next `await`, must run in [`Socket::work`].
     pub async fn turn(&self) {
         self.shard().turn().await;
     }
 
-    /// Does something that takes long. Its time is the client's, who may take so much and no more: see
-    /// [`Config::event_rate_per_socket`].
+    /// Runs a long piece of work. Its time counts towards the client's limit: see [`Config::event_rate_per_socket`].
     ///
     /// [`Config::event_rate_per_socket`]: crate::Config::event_rate_per_socket
     pub fn work<T>(&self, f: impl FnOnce() -> T) -> T {
@@ -228,23 +232,24 @@ impl Socket {
         self.handshake()?.headers().get(name)
     }
 
-    /// The request that opened the connection: all of it with [`Config::keep_handshake`](crate::Config::keep_handshake), or
-    /// those of its headers that [`Config::kept_headers`](crate::Config::kept_headers) names. None if nothing of it was kept.
+    /// The request that opened the connection: the whole request with
+    /// [`Config::keep_handshake`](crate::Config::keep_handshake), or the headers that
+    /// [`Config::kept_headers`](crate::Config::kept_headers) names. `None` if nothing of it was kept.
     #[must_use]
     pub fn handshake(&self) -> Option<&Handshake> {
         self.0.connection.handshake.as_deref()
     }
 
-    /// How the client is connected at the moment, in Engine.IO's words: `polling` or `websocket`.
+    /// The client's current transport, in Engine.IO's words: `polling` or `websocket`.
     #[must_use]
     pub fn transport(&self) -> &'static str {
         if self.0.connection.transport.borrow().is_polling() { "polling" } else { "websocket" }
     }
 
-    /// Sends an event with one argument. Once the socket is disconnected this does nothing.
+    /// Sends an event with one argument. Does nothing once the socket is disconnected.
     ///
     /// # Errors
-    /// If the payload has no JSON form or the name is one of Socket.IO's own.
+    /// If the payload has no JSON form or the name is reserved by Socket.IO.
     pub fn emit(&self, event: &str, payload: &impl Serialize) -> Result<(), EncodeError> {
         self.emit_args(event, &EventArgs::new(payload)?)
     }
@@ -252,13 +257,14 @@ impl Socket {
     /// Sends an event with any arguments.
     ///
     /// # Errors
-    /// If the name is one of Socket.IO's own.
+    /// If the name is reserved by Socket.IO.
     pub fn emit_args(&self, event: &str, args: &EventArgs) -> Result<(), EncodeError> {
         self.emit_frames(event, args, Memorable::Yes)
     }
 
-    /// As [`Socket::emit_args`], for what the socket gets because it is in a room: with
-    /// [recovery](crate::Config::recovery), a client that comes back is sent it again only if it is still in that room.
+    /// Like [`Socket::emit_args`], for an event that the socket gets as a member of a room. With
+    /// [recovery](crate::Config::recovery), the event is sent again to a returning client only if the client is still
+    /// in that room.
     ///
     /// # Errors
     /// As [`Socket::emit_args`].
@@ -313,7 +319,8 @@ impl Socket {
     /// Sends an event with one argument and waits for the client's acknowledgement.
     ///
     /// # Errors
-    /// If the client does not acknowledge in time, is disconnected or owes too many, or the event can't be encoded.
+    /// If the client does not acknowledge in time, is disconnected or has too many pending acknowledgements, or if the
+    /// event can't be encoded.
     pub async fn emit_with_ack(
         &self,
         event: &str,
@@ -323,7 +330,7 @@ impl Socket {
         self.emit_args_with_ack(event, &EventArgs::new(payload)?, timeout).await
     }
 
-    /// As [`Socket::emit_with_ack`], with any arguments.
+    /// Like [`Socket::emit_with_ack`], with any arguments.
     ///
     /// # Errors
     /// As [`Socket::emit_with_ack`].
@@ -365,7 +372,7 @@ impl Socket {
         }
     }
 
-    /// Drops what waits for this socket: the futures of its acks end.
+    /// Drops the pending acks and events of this socket: the futures of its acks end.
     pub(crate) fn release(&self) {
         self.0.connected.set(false);
         self.0.timer.set(None);
@@ -386,17 +393,18 @@ impl Socket {
         }
     }
 
-    /// Joins a room; false if the socket was in it already. Its own id is a room that it is always in.
+    /// Joins a room. Returns false if the socket was in it already. The socket's own id is a room that it is always in.
     ///
     /// # Errors
-    /// If the name is another socket's id, the socket is in too many rooms, or all are together, or it is disconnected.
+    /// If the name is another socket's id, this socket or all sockets together are in too many rooms, or the socket is
+    /// disconnected.
     pub fn join(&self, room: &str) -> Result<bool, JoinError> {
         self.join_if(room, |count| {
             count < self.shard().config.max_rooms_per_socket && self.shard().may_join(self, count, count + 1)
         })
     }
 
-    /// As [`Socket::join`], for a room that the application has the socket join, and not its client: no limit is in the way.
+    /// Like [`Socket::join`], for a join that the application decides on, not the client: no limit applies.
     ///
     /// # Errors
     /// If the name is another socket's id, or the socket is disconnected.
@@ -404,7 +412,7 @@ impl Socket {
         self.join_if(room, |_| true)
     }
 
-    /// `may` says whether a socket that is in so many rooms may join one more.
+    /// `may` says whether a socket in the given number of rooms may join one more.
     fn join_if(&self, room: &str, may: impl FnOnce(usize) -> bool) -> Result<bool, JoinError> {
         if !self.is_connected() {
             return Err(JoinError::Disconnected);
@@ -430,7 +438,7 @@ impl Socket {
         Ok(true)
     }
 
-    /// Joins rooms, each after a broadcast. False if there are too many for that; then it joins none.
+    /// Joins rooms, each after a given broadcast. Returns false and joins no room if they are too many.
     pub(crate) fn join_again(&self, rooms: &[(Arc<str>, u64)]) -> bool {
         if !self.shard().may_join(self, 0, rooms.len()) {
             return false;
@@ -446,7 +454,7 @@ impl Socket {
         true
     }
 
-    /// Leaves a room; false if the socket was not in it.
+    /// Leaves a room. Returns false if the socket was not in it.
     pub fn leave(&self, room: &str) -> bool {
         let left = self.space().rooms.borrow_mut().leave(self, room);
         if left {
@@ -470,15 +478,15 @@ impl Socket {
         self.space().rooms.borrow().contains(self, room)
     }
 
-    /// The number of the last broadcast before the socket joined a room; `None` if it is not there. Broadcasts have numbers
-    /// with [`Config::recovery`](crate::Config::recovery).
+    /// The offset of the last broadcast before the socket joined a room; `None` if it is not a member. Broadcasts have
+    /// offsets with [`Config::recovery`](crate::Config::recovery).
     #[must_use]
     pub fn joined_at(&self, room: &str) -> Option<u64> {
         self.space().rooms.borrow().joined(self, room)
     }
 
-    /// The number of the last broadcast that the socket has been given, or would have been if it were for it. As
-    /// [`Socket::joined_at`].
+    /// The offset of the last broadcast that the socket has been given, or would have been given as a receiver. See
+    /// [`Socket::joined_at`] for offsets.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.shard().position_of(self)
@@ -490,23 +498,23 @@ impl Socket {
         self.space().rooms.borrow().names_of(self)
     }
 
-    /// Whether this is a session that its client came back for; see [`Config::recovery`](crate::Config::recovery).
+    /// Whether this is a recovered session; see [`Config::recovery`](crate::Config::recovery).
     #[must_use]
     pub fn recovered(&self) -> bool {
         self.0.recovery.as_ref().is_some_and(|recovery| recovery.recovered)
     }
 
-    /// Says that what [`Namespace::save`](crate::Namespace::save) returns has changed. Joining and leaving rooms says so
-    /// by itself.
+    /// Reports that the result of [`Namespace::save`](crate::Namespace::save) has changed. Joins and leaves are
+    /// reported automatically.
     pub fn session_changed(&self) {
-        // First: only a queued session can be a changed one.
+        // This comes first: only a queued session can be a changed one.
         self.save_soon();
         if let Some(recovery) = &self.0.recovery {
             recovery.change();
         }
     }
 
-    /// Has the keeper given the session.
+    /// Queues the session to be saved to the keeper.
     pub(crate) fn save_soon(&self) {
         if let Some(recovery) = &self.0.recovery
             && self.is_connected()
@@ -516,7 +524,7 @@ impl Socket {
         }
     }
 
-    /// The session as it is now.
+    /// The current session.
     pub(crate) fn session(&self, recovery: &SocketRecovery) -> SavedSession {
         let space = self.space();
         SavedSession {
@@ -533,12 +541,12 @@ impl Socket {
         }
     }
 
-    /// Whether the keeper was not told yet how the session has changed.
+    /// Whether the latest change of the session is not yet saved to the keeper.
     pub(crate) fn is_unsaved(&self) -> bool {
         self.is_connected() && self.0.recovery.as_ref().is_some_and(|recovery| recovery.is_queued())
     }
 
-    /// Tells the keeper how the session is now, unless it was told.
+    /// Saves the current session to the keeper, unless it is saved already.
     pub(crate) fn save(&self) {
         let Some(recovery) = self.0.recovery.as_ref().filter(|_| self.is_unsaved()) else { return };
         if let Some(keeper) = self.handle().recovery().and_then(|memory| memory.settings.keeper.as_ref()) {
@@ -546,12 +554,13 @@ impl Socket {
         }
     }
 
-    /// Runs `f` when the client has got what it was sent so far; never, if the connection is lost or the client leaves the
-    /// namespace before. It is asked by a heartbeat ahead of time.
+    /// Runs `f` when the client has received everything sent to it so far. `f` never runs if the connection is lost, or
+    /// the client leaves the namespace, before that. The server asks the client by a heartbeat ahead of time.
     pub fn when_arrived(&self, f: impl FnOnce() + 'static) {
         let socket = self.clone();
         self.0.connection.when_arrived(Box::new(move || {
-            // The heartbeat is the connection's. A client that has left takes nothing that was on its way.
+            // The heartbeat belongs to the connection. A client that has left the namespace discards the events in
+            // flight.
             if socket.is_connected() {
                 f();
             }
@@ -568,42 +577,42 @@ impl Socket {
         Broadcast::from_socket(self)
     }
 
-    /// Disconnects the socket from its namespace. The client sees "io server disconnect" and stays away until told
-    /// otherwise. Takes effect when the running handler has returned.
+    /// Disconnects the socket from its namespace. The client reports "io server disconnect" and does not reconnect by
+    /// itself. Takes effect when the running handler has returned.
     pub fn disconnect(&self) {
         self.0.connection.disconnect_later(Some(self.0.reference.namespace));
     }
 
-    /// As [`Socket::disconnect`], for all namespaces of the connection, and closes it.
+    /// Like [`Socket::disconnect`], for all namespaces of the connection. It also closes the connection.
     pub fn close_connection(&self) {
         self.0.connection.disconnect_later(None);
     }
 
-    /// Keeps a value with the socket, in place of the one kept before.
+    /// Stores a value with the socket, in place of the previous one.
     pub fn set_data<T: 'static>(&self, data: T) {
         let before = self.0.data.borrow_mut().replace(Box::new(data));
-        // Dropped only now, since its destructor may look at the socket.
+        // The value is dropped only now, because its destructor may use the socket.
         drop(before);
     }
 
-    /// Calls `f` with the value kept with the socket; `None` if there is none of this type, or if `f` of an outer call
-    /// has it.
+    /// Calls `f` with the value stored with the socket. Returns `None` if there is no value of this type, or if `f` of
+    /// an outer call is using it.
     pub fn with_data<T: 'static, R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
         let mut data = self.0.data.try_borrow_mut().ok()?;
         Some(f(data.as_mut()?.downcast_mut()?))
     }
 
-    /// Sets the moment at which [`Namespace::on_timer`](crate::Namespace::on_timer) is called, in place of the one set
-    /// before.
+    /// Sets the deadline at which [`Namespace::on_timer`](crate::Namespace::on_timer) is called, in place of the
+    /// previous one.
     pub fn set_timer(&self, at: Option<Instant>) {
         self.0.timer.set(at);
-        // Before, the shard does not know the socket.
+        // The shard does not know the socket before it is connected.
         if self.is_connected() {
             self.queue_timer();
         }
     }
 
-    /// Puts the deadline among the shard's timers, unless an entry comes up before it.
+    /// Adds the deadline to the shard's timers, unless an entry of the socket is due before it.
     pub(crate) fn queue_timer(&self) {
         let Some(at) = self.0.timer.get() else { return };
         if self.0.timer_at.get().is_none_or(|queued| at < queued) {
@@ -612,12 +621,12 @@ impl Socket {
         }
     }
 
-    /// The entry among the shard's timers that counts.
+    /// The socket's valid entry among the shard's timers.
     pub(crate) fn timer_at(&self) -> Option<Instant> {
         self.0.timer_at.get()
     }
 
-    /// An entry has come up: whether it is time.
+    /// Handles a due entry. Returns whether the socket's deadline has passed.
     pub(crate) fn take_due(&self, now: Instant) -> bool {
         if self.0.timer_at.get().is_some_and(|at| at <= now) {
             self.0.timer_at.set(None);
@@ -636,7 +645,7 @@ impl Socket {
     }
 }
 
-/// Forgets an ack that nobody waits for any more.
+/// Removes an ack when its caller no longer waits for it.
 struct ForgetAck<'a> {
     socket: &'a Socket,
     id: u64,

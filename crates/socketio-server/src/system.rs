@@ -1,18 +1,20 @@
-//! What only Linux has, and what other systems do instead.
+//! Features that only Linux has, and their replacements on other systems.
 
 use std::{net::TcpListener, time::Duration};
 
 use rustix::net::SendFlags;
 use tokio::net::TcpStream;
 
-/// A peer that is gone is an error, and no signal. Elsewhere the signal is ignored, as Rust's runtime has it from the start.
+/// With this flag, a write to a closed peer returns an error and raises no signal. On other systems the signal is
+/// ignored, which Rust's runtime sets at the start.
 #[cfg(target_os = "linux")]
 pub(crate) const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(not(target_os = "linux"))]
 pub(crate) const NO_SIGNAL: SendFlags = SendFlags::empty();
 
-/// How connections treat what was sent: small packets do not wait for the acknowledgement of the one before, and a peer that
-/// acknowledges nothing for `timeout` is gone. On Linux they inherit it, which costs no call for each.
+/// Sets the TCP options of the listener's connections. Small packets do not wait for the acknowledgement of the packet
+/// before, and a peer that acknowledges nothing for `timeout` counts as gone. On Linux, connections inherit the
+/// options, which costs no call for each.
 #[cfg(target_os = "linux")]
 pub(crate) fn prepare_listener(listener: &TcpListener, timeout: Duration) {
     use rustix::net::sockopt::{set_tcp_nodelay, set_tcp_user_timeout};
@@ -22,7 +24,7 @@ pub(crate) fn prepare_listener(listener: &TcpListener, timeout: Duration) {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn prepare_listener(_listener: &TcpListener, _timeout: Duration) {}
 
-/// The same for a connection that was accepted. Elsewhere the system's own patience decides when the peer is gone.
+/// Does the same for an accepted connection. On other systems, the system's own timeout decides when the peer is gone.
 #[cfg(target_os = "linux")]
 pub(crate) fn prepare_stream(_stream: &TcpStream) {}
 #[cfg(not(target_os = "linux"))]

@@ -1,4 +1,5 @@
-//! Deadlines of a shard's connections and sockets in one heap, so that an idle connection costs one entry and no task.
+//! The deadlines of a shard's connections and sockets in one heap, so that an idle connection costs one entry and no
+//! task.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -6,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{connection::ConnectionKey, socket::SocketRef};
 
-/// What a deadline belongs to. The owner decides what is due; an entry may outlive its owner.
+/// The owner of a deadline. The owner decides what is due. An entry may outlive its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
     Connection(ConnectionKey),
@@ -16,17 +17,17 @@ pub(crate) enum Timer {
 #[derive(Debug)]
 pub(crate) struct Timers<T = Timer>(BinaryHeap<Reverse<(Instant, T)>>);
 
-/// So many entries are let be, whoever they are of.
+/// This number of entries is tolerated, even if all are obsolete.
 const FEW: usize = 64;
 
 impl<T: Ord> Timers<T> {
-    /// The deadlines of all that there is.
+    /// Creates the timers from all current deadlines.
     pub(crate) fn of(deadlines: Vec<(Instant, T)>) -> Self {
         Self(deadlines.into_iter().map(Reverse).collect::<Vec<_>>().into())
     }
 
-    /// Whether most entries are of no use: what has deadlines has one entry each that counts. If they are then made
-    /// anew, as many must be added or lose their use before that is so again.
+    /// Whether most entries are obsolete: each owner has one valid entry. After a rebuild, as many entries must be
+    /// added or become obsolete before this is true again.
     pub(crate) fn are_mostly_old(&self, owners: usize) -> bool {
         self.0.len() > 2 * owners + FEW
     }
@@ -35,7 +36,7 @@ impl<T: Ord> Timers<T> {
         self.0.len()
     }
 
-    /// Adds a deadline; true if it is now the first.
+    /// Adds a deadline. Returns `true` if it is now the first.
     pub(crate) fn push(&mut self, at: Instant, timer: T) -> bool {
         let first = self.next().is_none_or(|next| at < next);
         self.0.push(Reverse((at, timer)));

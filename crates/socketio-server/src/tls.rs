@@ -1,4 +1,4 @@
-//! TLS: with which certificate, and the handshake.
+//! TLS: the certificate and the handshake.
 
 use std::{
     fmt,
@@ -18,31 +18,32 @@ use tokio_rustls::{Accept, TlsAcceptor, rustls::ServerConfig, server::TlsStream}
 
 use crate::{
     Limit,
-    admission::HttpPlace,
+    admission::HttpPermit,
     config::{CLOSE_LINGER, MAX_TLS_HANDSHAKE_BYTES, TLS_BUFFER, TLS_PROTOCOL},
     shard::Shard,
     transport::{Measured, Stream},
 };
 
-/// What TLS connections are made with. It can be replaced while the server runs: connections that are open keep what they
-/// began with, and new ones get the new.
+/// The settings of TLS connections. They can be replaced while the server runs: open connections keep the old settings,
+/// and new connections get the new ones.
 pub struct Tls(RwLock<Arc<ServerConfig>>);
 
 impl fmt::Debug for Tls {
-    // Of a private key not even its type is shown.
+    // Nothing of a private key is shown, not even its type.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").finish_non_exhaustive()
     }
 }
 
 impl Tls {
-    /// TLS with this certificate and these versions. Which protocols it offers (ALPN) is the server's: HTTP/1.1.
+    /// TLS with this certificate and these versions. The server sets the offered protocols (ALPN): HTTP/1.1.
     #[must_use]
     pub fn new(config: ServerConfig) -> Self {
         Self(RwLock::new(prepared(config)))
     }
 
-    /// From now on new connections get this. Sessions of before are not resumed, so that everyone sees a new certificate.
+    /// Replaces the settings for new connections. Earlier TLS sessions are not resumed, so that every client sees a new
+    /// certificate.
     pub fn replace(&self, config: ServerConfig) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = prepared(config);
     }
@@ -58,12 +59,13 @@ fn prepared(mut config: ServerConfig) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-/// Makes the handshake; none if it fails, takes too long or too much, or has to make room, or if the server shuts down.
+/// Performs the handshake. `None` if it fails, takes too long or too many bytes, has to make room, or if the server
+/// shuts down.
 pub(crate) async fn handshake(
     shard: &Shard,
     tls: &Tls,
     stream: TcpStream,
-    place: &HttpPlace,
+    place: &HttpPermit,
     deadline: Instant,
 ) -> Option<Stream> {
     if shard.is_draining() {
@@ -73,7 +75,7 @@ pub(crate) async fn handshake(
     let mut accepting = tls.acceptor().accept_with(stream, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
     let accepted = tokio::select! {
         biased;
-        // A drain does not wait for who is not in yet.
+        // A drain does not wait for unfinished handshakes.
         () = shard.drain_began.notified() => return None,
         () = place.parting() => {
             shard.metrics.limit_met(Limit::HttpConnections);
@@ -101,7 +103,7 @@ pub(crate) async fn handshake(
     None
 }
 
-/// Waits for a handshake; no error if it wants more than it may take in.
+/// Waits for a handshake. The error is `None` if the handshake needs more bytes than it may read.
 async fn within_measure(accepting: &mut Accept<Measured>) -> Result<TlsStream<Measured>, Option<io::Error>> {
     std::future::poll_fn(|cx| match Pin::new(&mut *accepting).poll(cx) {
         Poll::Ready(accepted) => Poll::Ready(accepted.map_err(Some)),
@@ -111,8 +113,8 @@ async fn within_measure(accepting: &mut Accept<Measured>) -> Result<TlsStream<Me
     .await
 }
 
-/// Ends a stream that HTTP is done with, so that its client can tell the end from a cut.
-pub(crate) async fn shut_down(mut stream: Box<TlsStream<Measured>>, place: &HttpPlace) {
+/// Ends a stream after HTTP, so that its client can tell a regular end from a cut.
+pub(crate) async fn shut_down(mut stream: Box<TlsStream<Measured>>, place: &HttpPermit) {
     tokio::select! {
         biased;
         () = place.parting() => {}

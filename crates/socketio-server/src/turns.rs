@@ -1,9 +1,10 @@
-//! Turns at a shard's time. What takes long is done in slices, and whoever wants another slice waits for all who wanted one
-//! before.
+//! Turns on a shard's time. Long work is done in slices. A connection or task that needs another slice waits for all
+//! earlier requests.
 //!
-//! A connection handles what its client sends at once, unless the client is far ahead of its rate. What a slice has no time for
-//! waits for a turn, and so does a task before work that may take long, such as a signature. Turns are given in order, for so
-//! long at a time that a client with little to say is heard in between.
+//! A connection handles its client's messages at once, unless the client is far ahead of its rate. Messages that do not
+//! fit into a slice wait for a turn. A task also waits for a turn before work that may take long, such as the check of
+//! a signature. Turns are given in order, in periods short enough that clients with few messages are handled in
+//! between.
 
 use std::{cell::Cell, cell::RefCell, collections::VecDeque, future::poll_fn, rc::Rc, task::Poll};
 
@@ -14,12 +15,12 @@ use tokio::{
 
 use crate::{config::TURN, connection::Connection, shard::Shard};
 
-/// Who waits for a turn.
+/// The connections and tasks that wait for a turn.
 #[derive(Default)]
 pub(crate) struct Turns {
     waiting: RefCell<VecDeque<Waiting>>,
     due: Notify,
-    /// Somebody has had a turn since the runtime looked at the network.
+    /// A turn was taken since the runtime last polled the network.
     taken: Cell<bool>,
 }
 
@@ -29,7 +30,7 @@ enum Waiting {
 }
 
 impl Turns {
-    /// A turn at once, if nobody else wants one.
+    /// Takes a turn at once, if no other connection or task wants one.
     fn take(&self) -> bool {
         let is_free = self.waiting.borrow().is_empty() && !self.taken.replace(true);
         if is_free {
@@ -49,33 +50,33 @@ impl Turns {
 }
 
 impl Shard {
-    /// Has [`Connection::take_turn`] called when it is the connection's turn.
+    /// Queues the connection for a turn. [`Connection::take_turn`] is called when the turn comes.
     pub(crate) fn queue_for_turn(&self, connection: &Rc<Connection>) {
         self.turns.push(Waiting::Connection(connection.clone()));
     }
 
-    /// Waits for a turn. The caller does no more than one piece of work before it waits for another.
+    /// Waits for a turn. The caller does at most one piece of work before it waits for another turn.
     pub(crate) async fn turn(&self) {
         if self.turns.take() {
             return;
         }
         let (turn, given) = oneshot::channel();
         self.turns.push(Waiting::Task(turn));
-        // It is not dropped before it is given, unless the shard ends.
+        // The turn is dropped before it is given only if the shard ends.
         let _ = given.await;
     }
 
-    /// Takes a turn without waiting; false if somebody else wants one.
+    /// Takes a turn without waiting. Returns `false` if another connection or task wants one.
     pub(crate) fn try_turn(&self) -> bool {
         self.turns.take()
     }
 
-    /// Gives the turns.
+    /// Gives turns to the waiting connections and tasks.
     pub(crate) async fn give_turns(self: Rc<Self>) {
         loop {
             self.turns.due.notified().await;
             loop {
-                // The runtime looks at the network, and whoever has something light to do does it.
+                // The runtime polls the network, and tasks with light work run.
                 yield_now().await;
                 let began = self.now();
                 while let Some(next) = self.turns.pop() {
@@ -100,7 +101,7 @@ impl Shard {
         }
     }
 
-    /// Takes note of work that nothing else of the shard's could interrupt.
+    /// Records the duration of work that no other task of the shard could interrupt.
     pub(crate) fn note_turn(&self, nanoseconds: u64) {
         if nanoseconds > self.metrics.longest_turn.get() {
             self.metrics.longest_turn.set(nanoseconds);
@@ -108,7 +109,7 @@ impl Shard {
     }
 }
 
-/// Lets the tasks run that are ready now, without a look at the network.
+/// Lets the tasks that are ready now run, without polling the network.
 async fn behind_what_is_ready() {
     let mut is_behind = false;
     poll_fn(|cx| {

@@ -1,13 +1,14 @@
-//! TCP connections that speak HTTP: how many, and which of them leaves when another comes.
+//! TCP connections that speak HTTP: their limits, and the choice of the connection to close for a new one.
 //!
-//! Until its first request nobody knows who a connection is. So none is turned away because others are silent or idle: the
-//! one that has been so for longest leaves, of the address that has most of them. An address with few keeps them whatever
-//! others do, and a flood has its own connections closed. Three kinds are not closed:
+//! The client of a connection is unknown until its first request. So a new connection is not refused because others are
+//! silent or idle. Instead the server closes the connection that has been silent or idle longest, of the address with
+//! the most connections. An address with few connections keeps them whatever others do, and a flood closes its own
+//! connections. Three kinds of connections are not closed:
 //!
-//! - WebSockets, which are no longer here;
-//! - those with a request of a client's session under way, of which there are [never so many](Admission::most_held) that
-//!   nobody else comes in;
-//! - those that the application [keeps](HttpConnection::keep), because it knows who they are: up to a quarter of
+//! - WebSockets, which are no longer in the pool;
+//! - connections with a request of a client's session in progress; a [limit](Admission::most_held) on them leaves
+//!   places for other connections;
+//! - connections that the application [keeps](HttpConnection::keep), because it knows the peer: up to a quarter of
 //!   [`Config::max_http_connections`](crate::Config::max_http_connections).
 
 use std::{
@@ -24,7 +25,7 @@ use std::{
 
 use tokio::sync::{Notify, futures::Notified};
 
-use super::{Admission, Awaited, StreamPlace, is_full};
+use super::{Admission, Awaited, StreamPermit, is_full};
 use crate::{
     Limit,
     address::Address,
@@ -35,8 +36,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct HttpPool {
     groups: HashMap<Address, Group>,
-    /// The last is to lose a connection: of the address with most, or of several, the one whose number has changed for
-    /// the longest time no more.
+    /// The last address is the next to lose a connection. It is the one with the most connections. Among equals, it is
+    /// the one whose number has been unchanged longest.
     ranking: BTreeSet<Rank>,
     movable: usize,
     kept: usize,
@@ -52,36 +53,36 @@ struct Group {
     changed_at: u64,
 }
 
-/// What the pool knows of one connection.
+/// The pool's state of one connection.
 #[derive(Debug)]
 struct Occupant {
     address: Address,
-    /// Its address has limits: it is no trusted proxy's.
+    /// The limits apply to its address: the address is not a trusted proxy's.
     is_limited: bool,
-    /// Its position in its group, or one of the numbers below. Changed behind the lock only.
+    /// Its position in its group, or one of the constants below. Changed only behind the lock.
     slot: AtomicUsize,
-    /// When it was accepted, or its last request came or was answered.
+    /// The time when it was accepted, or when its last request arrived or was answered.
     active_at: AtomicU64,
     /// A request is under way.
     is_busy: AtomicBool,
-    /// A body is on its way.
+    /// A body is being received.
     reads_body: AtomicBool,
-    /// The request has a body that is not known to have come.
+    /// The request has a body that is not confirmed as read.
     lacks_body: AtomicBool,
     parting: Notify,
 }
 
 /// A request of a client's session is under way.
 const HELD: usize = usize::MAX;
-/// The application keeps it.
+/// The application keeps the connection.
 const KEPT: usize = usize::MAX - 1;
-/// It is to leave, and its task has not seen that yet.
+/// The connection is told to close, and its task has not seen that yet.
 const LEAVING: usize = usize::MAX - 2;
-/// It does not speak HTTP any longer.
+/// The connection no longer speaks HTTP.
 const GONE: usize = usize::MAX - 3;
 
 impl HttpPool {
-    /// Those that are here.
+    /// The number of connections in the pool.
     pub(super) fn len(&self) -> usize {
         self.movable + self.kept + self.held + self.leaving
     }
@@ -108,7 +109,7 @@ impl HttpPool {
         });
     }
 
-    /// Takes it off the list, if it is there, and says why.
+    /// Removes a connection from its list, if it is listed, and records the reason. Returns whether it was listed.
     fn unlist(&mut self, occupant: &Arc<Occupant>, why: usize, now: u64) -> bool {
         let slot = occupant.slot.load(Relaxed);
         let is_listed = !matches!(slot, HELD | KEPT | LEAVING | GONE);
@@ -124,13 +125,13 @@ impl HttpPool {
         is_listed
     }
 
-    /// Has connections leave, as many as an address that has very many may lose at once, so that the search for them is
-    /// shared by those who come next. False if none can.
+    /// Tells connections of one address to close. An address with very many connections loses several at once, so that
+    /// one search serves several new connections. False if no connection can close.
     fn make_room(&mut self, now: u64) -> bool {
         let Some((count, _, address)) = self.ranking.last().copied() else { return false };
         let most = MAX_LEAVING.saturating_sub(self.leaving).min((count / LEAVING_PER_ADDRESS).max(1));
         let Some(group) = self.groups.get(&address).filter(|_| most > 0) else { return false };
-        // Idle ones before those with a request under way.
+        // Idle connections come before those with a request in progress.
         let mut oldest: Vec<(bool, u64, usize)> = (0..)
             .zip(&group.members)
             .map(|(slot, member)| (member.is_busy.load(Relaxed), member.active_at.load(Relaxed), slot))
@@ -150,8 +151,8 @@ impl HttpPool {
 }
 
 impl Admission {
-    /// Lets a TCP connection in.
-    pub(crate) fn stream(self: &Arc<Self>, peer: IpAddr) -> Result<(StreamPlace, HttpPlace), Limit> {
+    /// Admits a TCP connection.
+    pub(crate) fn stream(self: &Arc<Self>, peer: IpAddr) -> Result<(StreamPermit, HttpPermit), Limit> {
         let limited = self.address(peer);
         let now = self.now();
         let occupant = Arc::new(Occupant {
@@ -172,8 +173,8 @@ impl Admission {
             counts.streams += 1;
             Ok(())
         })?;
-        // From here on its drop takes back what was counted.
-        let place = HttpPlace {
+        // From here on, the drop of the permit undoes the counts.
+        let place = HttpPermit {
             admission: self.clone(),
             occupant,
             awaits_request: Cell::new(true),
@@ -190,25 +191,26 @@ impl Admission {
             return Err(Limit::HttpConnections);
         }
         self.streams.fetch_add(1, Relaxed);
-        let stream = StreamPlace(self.clone());
+        let stream = StreamPermit(self.clone());
         pool.list(&place.occupant, now);
         drop(addresses);
         Ok((stream, place))
     }
 
-    /// Has connections leave, because the system has no file descriptor for another. False if none can.
+    /// Tells connections to close, because the system has no file descriptor for another. False if no connection can
+    /// close.
     pub(crate) fn make_room(&self) -> bool {
         let now = self.now();
         self.addresses().http.make_room(now)
     }
 
-    /// Whether so many are on their way out that nobody else can be told to leave.
+    /// Whether so many connections are closing that no other can be told to close.
     pub(crate) fn is_making_room(&self) -> bool {
         self.addresses().http.leaving >= MAX_LEAVING
     }
 
-    /// HTTP connections of one address: as many as it may have Engine.IO connections, since each may poll, and a quarter of
-    /// the places that are for others than clients.
+    /// Most HTTP connections of one address: one for each allowed Engine.IO connection, since each may poll, plus a
+    /// quarter of the places for peers other than clients.
     fn max_http_per_address(&self) -> usize {
         match self.max_per_address {
             0 => 0,
@@ -216,7 +218,8 @@ impl Admission {
         }
     }
 
-    /// TCP connections that may be clients', WebSockets among them: half of the places for others is not for them.
+    /// Most TCP connections of clients, including WebSockets. Half of the places for other peers is not available to
+    /// them.
     fn most_held(&self) -> usize {
         self.max_connections.saturating_add(self.max_http_connections / 2)
     }
@@ -224,19 +227,19 @@ impl Admission {
 
 /// The place of a TCP connection while it speaks HTTP.
 #[derive(Debug)]
-pub(crate) struct HttpPlace {
+pub(crate) struct HttpPermit {
     admission: Arc<Admission>,
     occupant: Arc<Occupant>,
-    /// A request's headers are awaited, the first ones or the rest of others.
+    /// A request's headers are awaited: the first headers, or the remaining part of later ones.
     awaits_request: Cell<bool>,
-    /// The request waits for something to tell its client, and is over when the client hangs up.
+    /// The request waits for data for its client, and ends when the client hangs up.
     watches_for_hang_up: Cell<bool>,
-    /// The task that reads, which is not told yet that the client sends no more.
+    /// The reading task. It is not notified yet of the end of the client's data.
     reader: RefCell<Option<Waker>>,
 }
 
-impl HttpPlace {
-    /// A part of a request's headers has come.
+impl HttpPermit {
+    /// Records that a request's headers have begun to arrive.
     pub(crate) fn request_began(&self) -> Result<(), Limit> {
         if !self.awaits_request.get() {
             self.admission.begin_handshake(Awaited::Request, self.limited(), |_| Ok(()))?;
@@ -245,7 +248,7 @@ impl HttpPlace {
         Ok(())
     }
 
-    /// A request's headers have come.
+    /// Records that a request's headers have arrived.
     pub(crate) fn request_came(&self, has_body: bool) {
         self.occupant.lacks_body.store(has_body, Relaxed);
         self.watches_for_hang_up.set(false);
@@ -254,26 +257,26 @@ impl HttpPlace {
         self.end_wait();
     }
 
-    /// The answer to the request is there.
+    /// Records that the request is answered.
     pub(crate) fn answered(&self) {
         self.occupant.is_busy.store(false, Relaxed);
         self.occupant.active_at.store(self.admission.now(), Relaxed);
         self.wake_reader();
     }
 
-    /// Nothing is awaited of the connection any more: what comes is thrown away.
+    /// Records that nothing more is awaited from the connection: further bytes are discarded.
     pub(crate) fn is_done(&self) {
         self.end_wait();
         self.occupant.is_busy.store(false, Relaxed);
     }
 
-    /// The request is answered when there is something to tell its client, if that is still there.
+    /// Records that the request is answered only when there is data for its client, if the client is still connected.
     pub(crate) fn watch_for_hang_up(&self) {
         self.watches_for_hang_up.set(true);
         self.wake_reader();
     }
 
-    /// Hides the end of what the client sends from the task that reads, until the request has its answer.
+    /// Hides the end of the client's data from the reading task, until the request is answered.
     pub(crate) fn hide_end_from(&self, reader: &Waker) {
         *self.reader.borrow_mut() = Some(reader.clone());
     }
@@ -284,12 +287,13 @@ impl HttpPlace {
         }
     }
 
-    /// Whether the end of what the client sends means nothing: its request has come, and it waits for the answer.
+    /// Whether the end of the client's data has no meaning: its request has arrived, and the client waits for the
+    /// answer.
     pub(crate) fn ignores_end(&self) -> bool {
         self.owes_answer() && !self.lacks_body()
     }
 
-    /// A request has come that is answered as soon as the server can.
+    /// Whether a request is in progress that the server answers as soon as it can.
     pub(crate) fn owes_answer(&self) -> bool {
         self.is_busy() && !self.watches_for_hang_up.get()
     }
@@ -299,12 +303,12 @@ impl HttpPlace {
         self.occupant.is_busy.load(Relaxed)
     }
 
-    /// It has a body that is not known to have come.
+    /// Whether the request has a body that is not confirmed as read.
     pub(crate) fn lacks_body(&self) -> bool {
         self.occupant.lacks_body.load(Relaxed)
     }
 
-    /// Its body is on its way.
+    /// Whether the request's body is being received.
     pub(crate) fn reads_body(&self) -> bool {
         self.occupant.reads_body.load(Relaxed)
     }
@@ -319,40 +323,40 @@ impl HttpPlace {
         self.occupant.limited()
     }
 
-    /// Ends when the connection is to make room for another.
+    /// Completes when the connection must make room for another.
     pub(crate) fn parting(&self) -> Notified<'_> {
         self.occupant.parting.notified()
     }
 
-    /// A request of a client's session is under way, which nobody is to cut off.
+    /// Protects the connection from being closed while a request of a client's session is in progress.
     pub(crate) fn hold(&self) -> Result<HeldPlace<'_>, Limit> {
         let now = self.admission.now();
         let mut addresses = self.admission.addresses();
         let pool = &mut addresses.http;
-        // WebSockets, and the requests of sessions.
+        // The number of WebSockets and of requests of sessions.
         let clients = self.admission.streams.load(Relaxed).saturating_sub(pool.movable + pool.kept + pool.leaving);
         if clients >= self.admission.most_held() {
             return Err(Limit::HttpConnections);
         }
-        // One that the application keeps stays where it is, and one that is to leave is about to.
+        // A connection that the application keeps stays as it is. A connection that is told to close is about to close.
         if pool.unlist(&self.occupant, HELD, now) {
             pool.held += 1;
         }
         Ok(HeldPlace(self))
     }
 
-    /// What the application is told of it.
+    /// The application's handle to this connection.
     pub(crate) fn connection(&self) -> HttpConnection {
         HttpConnection { admission: self.admission.clone(), occupant: self.occupant.clone() }
     }
 
-    /// The server waits for the body of a client's request.
+    /// Records that the server waits for the body of a client's request.
     pub(crate) fn await_body(&self) -> Result<BodyPermit, Limit> {
         self.connection().await_body_as(Awaited::Body)
     }
 }
 
-impl Drop for HttpPlace {
+impl Drop for HttpPermit {
     fn drop(&mut self) {
         self.end_wait();
         let now = self.admission.now();
@@ -371,9 +375,9 @@ impl Drop for HttpPlace {
     }
 }
 
-/// Keeps a connection where a request of a client's session is under way.
+/// Protects a connection while a request of a client's session is in progress.
 #[derive(Debug)]
-pub(crate) struct HeldPlace<'a>(&'a HttpPlace);
+pub(crate) struct HeldPlace<'a>(&'a HttpPermit);
 
 impl Drop for HeldPlace<'_> {
     fn drop(&mut self) {
@@ -393,8 +397,7 @@ impl Occupant {
     }
 }
 
-/// The connection that a request came on, as the [fallback](crate::ServerBuilder::fallback) finds it among the request's
-/// extensions.
+/// The connection of a request. The [fallback](crate::ServerBuilder::fallback) finds it in the request's extensions.
 #[derive(Debug, Clone)]
 pub struct HttpConnection {
     admission: Arc<Admission>,
@@ -402,9 +405,9 @@ pub struct HttpConnection {
 }
 
 impl HttpConnection {
-    /// Says that whoever is at the other end is known and trusted, so that the connection is not closed to make room for
-    /// others. A quarter of [`Config::max_http_connections`](crate::Config::max_http_connections) are kept at most; what is
-    /// more is closed if nobody has been idle for longer.
+    /// Marks the peer as known and trusted, so that the connection is not closed to make room for others. At most a
+    /// quarter of [`Config::max_http_connections`](crate::Config::max_http_connections) are kept. A connection beyond
+    /// that is closed if no other has been idle longer.
     pub fn keep(&self) {
         if self.occupant.slot.load(Relaxed) == KEPT {
             return;
@@ -417,17 +420,19 @@ impl HttpConnection {
         }
     }
 
-    /// Whether the request that is answered has a body of which nobody has said that it [came](BodyPermit::came). The connection is
-    /// closed behind the answer, which should say so (`Connection: close`).
+    /// Whether the current request has a body that is not confirmed as [read](BodyPermit::came). The connection then
+    /// closes after the answer, and the answer should say so (`Connection: close`).
     #[must_use]
     pub fn lacks_body(&self) -> bool {
         self.occupant.lacks_body.load(Relaxed)
     }
 
-    /// To be called before the request's body is read, and dropped when it is there, or not awaited any longer.
+    /// Returns the permit to receive the request's body. Call this before reading the body. Drop the permit when the
+    /// body has arrived, or is no longer awaited.
     ///
     /// # Errors
-    /// If too many are on their way, of this address or in all. Those of the engine's clients are not among them.
+    /// If too many bodies are being received, from this address or in total. Bodies of the engine's clients do not
+    /// count.
     pub fn await_body(&self) -> Result<BodyPermit, Limit> {
         self.await_body_as(Awaited::PublishersBody)
     }
@@ -439,7 +444,7 @@ impl HttpConnection {
     }
 }
 
-/// The place of a request whose body is on its way.
+/// The permit of a request whose body is being received.
 #[derive(Debug)]
 pub struct BodyPermit {
     connection: HttpConnection,
@@ -447,7 +452,8 @@ pub struct BodyPermit {
 }
 
 impl BodyPermit {
-    /// The body has been read to its end. Without this call the connection counts as one with an unread body.
+    /// Confirms that the body has been read to its end. Without this call the connection counts as one with an unread
+    /// body.
     pub fn came(self) {
         self.connection.occupant.lacks_body.store(false, Relaxed);
     }

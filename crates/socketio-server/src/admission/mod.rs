@@ -1,7 +1,7 @@
-//! Who is let in: counts connections, in all and for each address, and refuses what is too many.
+//! Admission of connections: counts them, in total and for each address, and refuses those over a limit.
 //!
-//! An address is known for as long as something of it is here, and then until its rate is paid off; so the table is
-//! bounded by what the limits let in, and empty when all are gone.
+//! The table keeps an address while it has connections or handshakes, and then until its rate is paid off. So the
+//! limits also bound the size of the table, and the table is empty when all clients are gone.
 
 mod http;
 
@@ -22,14 +22,14 @@ use crate::{
     config::CONNECTION_BURST_SECONDS,
     rate::{Pace, Rate},
 };
-pub(crate) use http::HttpPlace;
+pub(crate) use http::HttpPermit;
 use http::HttpPool;
 pub use http::{BodyPermit, HttpConnection};
 
-/// How often addresses that nothing is here of are forgotten, if no newcomer has them forgotten before.
+/// Eviction interval for idle addresses. Newcomers may evict them earlier.
 pub(crate) const TIDY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Addresses below which a newcomer does not have the others looked through.
+/// Number of addresses below which a new address does not start an eviction of idle addresses.
 const FEW_ADDRESSES: usize = 1024;
 
 #[derive(Debug)]
@@ -51,15 +51,15 @@ pub(crate) struct Admission {
 #[derive(Debug, Default)]
 struct Addresses {
     known: HashMap<Address, Counts>,
-    /// How many there were when they were last looked through.
+    /// Number of addresses after the last eviction.
     tidied: usize,
-    /// Behind the same lock, because a connection that is let in may have another one leave.
+    /// Behind the same lock, because the admission of one connection may close another.
     http: HttpPool,
 }
 
-/// What the server waits for: see [`Config::max_handshakes`]. Each kind is counted apart, so that the clients who keep it
-/// waiting for one thing stand in nobody's way who is about to send another. A client that has a connection must be able to
-/// go on with it, which with long-polling takes another request; and a publisher's body is not refused for clients' bodies.
+/// The handshakes in progress: see [`Config::max_handshakes`]. Each kind is counted separately, so that slow clients of
+/// one kind do not block clients of another kind. A client with a connection must be able to continue, and long-polling
+/// needs another request for that. A publisher's body must not be refused because of clients' bodies.
 #[derive(Debug, Default)]
 struct Handshakes<T> {
     requests: T,
@@ -68,7 +68,7 @@ struct Handshakes<T> {
     namespaces: T,
 }
 
-/// Which of them.
+/// A kind of handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaited {
     /// A request's headers, or the rest of them.
@@ -77,7 +77,7 @@ enum Awaited {
     Body,
     /// The body of a request that is not the engine's.
     PublishersBody,
-    /// That an Engine.IO connection is connected to a namespace.
+    /// The first namespace of an Engine.IO connection.
     Namespace,
 }
 
@@ -101,7 +101,7 @@ impl<T> Handshakes<T> {
     }
 }
 
-/// What is here of an address.
+/// The counts of one address.
 #[derive(Debug, Default)]
 struct Counts {
     /// TCP connections that speak HTTP.
@@ -109,15 +109,14 @@ struct Counts {
     /// Engine.IO connections.
     connections: u32,
     handshakes: Handshakes<u32>,
-    /// When its new connections are paid for.
-    paid_at: u64,
+    /// The time at which the rate of its new connections is paid off.
+    tat: u64,
 }
 
 impl Counts {
     fn is_gone(&self, now: u64) -> bool {
         let Handshakes { requests, bodies, publishers_bodies, namespaces } = self.handshakes;
-        [self.streams, self.connections, requests, bodies, publishers_bodies, namespaces] == [0; 6]
-            && self.paid_at <= now
+        [self.streams, self.connections, requests, bodies, publishers_bodies, namespaces] == [0; 6] && self.tat <= now
     }
 }
 
@@ -136,9 +135,9 @@ impl Addresses {
     }
 }
 
-/// What there is, for the metrics.
+/// The current totals, for the metrics.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Crowd {
+pub(crate) struct Occupancy {
     pub(crate) streams: usize,
     pub(crate) http_connections: usize,
     pub(crate) handshakes: usize,
@@ -168,10 +167,10 @@ impl Admission {
         }
     }
 
-    /// Lets an Engine.IO connection in.
-    pub(crate) fn connection(self: &Arc<Self>, client: IpAddr) -> Result<ConnectionPlace, Limit> {
+    /// Admits an Engine.IO connection.
+    pub(crate) fn connection(self: &Arc<Self>, client: IpAddr) -> Result<ConnectionPermit, Limit> {
         let address = self.address(client);
-        // Counted before it is compared, so that two at once are not both let in as the last.
+        // Counted before the comparison, so that two concurrent connections can't both take the last place.
         let place = self.connections.fetch_add(1, Relaxed);
         let admitted = if place >= self.max_connections {
             Err(Limit::Connections)
@@ -181,17 +180,17 @@ impl Admission {
                 if is_full(counts.connections, self.max_per_address) {
                     return Err(Limit::ConnectionsPerAddress);
                 }
-                let (paid_at, pace) = self.rate.take(counts.paid_at, now);
+                let (tat, pace) = self.rate.take(counts.tat, now);
                 if pace != Pace::Within {
                     return Err(Limit::ConnectionRate);
                 }
-                counts.paid_at = paid_at;
+                counts.tat = tat;
                 counts.connections += 1;
                 Ok(())
             })
         };
         match admitted {
-            Ok(()) => Ok(ConnectionPlace { admission: self.clone(), address, handshaking: Cell::new(true) }),
+            Ok(()) => Ok(ConnectionPermit { admission: self.clone(), address, handshaking: Cell::new(true) }),
             Err(limit) => {
                 self.connections.fetch_sub(1, Relaxed);
                 Err(limit)
@@ -199,7 +198,7 @@ impl Admission {
         }
     }
 
-    /// Counts a handshake, if `also` has nothing against it.
+    /// Counts a handshake, if the limits and `also` allow it.
     fn begin_handshake(
         &self,
         awaited: Awaited,
@@ -207,7 +206,7 @@ impl Admission {
         also: impl FnOnce(&mut Counts) -> Result<(), Limit>,
     ) -> Result<(), Limit> {
         let handshakes = self.handshakes.of(awaited);
-        // Of those who have sent no whole request the oldest leaves, by what the pool knows of them.
+        // Awaited requests have no total limit here: the pool closes the oldest connection without a complete request.
         if awaited != Awaited::Request && handshakes.load(Relaxed) >= self.max_handshakes {
             return Err(Limit::Handshakes);
         }
@@ -233,7 +232,7 @@ impl Admission {
         });
     }
 
-    /// Changes what is here of an address, and forgets it if that is nothing.
+    /// Changes the counts of an address, and removes the address if nothing is left of it.
     fn change(&self, address: Option<Address>, change: impl FnOnce(&mut Counts)) {
         let Some(address) = address else { return };
         let now = self.now();
@@ -245,7 +244,7 @@ impl Admission {
         }
     }
 
-    /// What the limits know the address by; a proxy is many clients, and has none.
+    /// The address as the limits identify it. `None` for a trusted proxy, which stands for many clients.
     pub(crate) fn address(&self, address: IpAddr) -> Option<Address> {
         (!self.trusted_proxies.contains(address.to_canonical())).then(|| Address::of(address))
     }
@@ -255,10 +254,10 @@ impl Admission {
         self.addresses().tidy(now);
     }
 
-    pub(crate) fn crowd(&self) -> Crowd {
+    pub(crate) fn occupancy(&self) -> Occupancy {
         let awaited = [Awaited::Request, Awaited::Body, Awaited::PublishersBody, Awaited::Namespace];
         let addresses = self.addresses();
-        Crowd {
+        Occupancy {
             streams: self.streams.load(Relaxed),
             http_connections: addresses.http.len(),
             handshakes: awaited.map(|awaited| self.handshakes.of(awaited).load(Relaxed)).iter().sum(),
@@ -276,19 +275,19 @@ impl Admission {
     }
 }
 
-/// The place of a TCP connection, whatever it speaks.
+/// The place of a TCP connection, for any protocol.
 #[derive(Debug)]
-pub(crate) struct StreamPlace(Arc<Admission>);
+pub(crate) struct StreamPermit(Arc<Admission>);
 
-impl StreamPlace {
-    /// Another for the same TCP connection, which changes to another shard.
+impl StreamPermit {
+    /// Creates a second permit for the same TCP connection, which moves to another shard.
     pub(crate) fn again(admission: &Arc<Admission>) -> Self {
         admission.streams.fetch_add(1, Relaxed);
         Self(admission.clone())
     }
 }
 
-impl Drop for StreamPlace {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Relaxed);
     }
@@ -296,15 +295,15 @@ impl Drop for StreamPlace {
 
 /// The place of an Engine.IO connection.
 #[derive(Debug)]
-pub(crate) struct ConnectionPlace {
+pub(crate) struct ConnectionPermit {
     admission: Arc<Admission>,
     address: Option<Address>,
-    /// It has no namespace yet.
+    /// The connection has no namespace yet.
     handshaking: Cell<bool>,
 }
 
-impl ConnectionPlace {
-    /// It is connected to a namespace, or needs none.
+impl ConnectionPermit {
+    /// Records that the connection is connected to a namespace, or needs none.
     pub(crate) fn settle(&self) {
         if self.handshaking.replace(false) {
             self.admission.end_handshake(Awaited::Namespace, self.address);
@@ -312,7 +311,7 @@ impl ConnectionPlace {
     }
 }
 
-impl Drop for ConnectionPlace {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.settle();
         self.admission.connections.fetch_sub(1, Relaxed);

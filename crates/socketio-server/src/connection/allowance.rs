@@ -1,4 +1,4 @@
-//! What a connection may take and send, and what becomes of what is too much.
+//! The limits on a connection's messages, time and bytes, and the consequences of exceeding them.
 
 use std::rc::Rc;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Connection {
-    /// It has what it came for, so that the limits no longer count its handshake.
+    /// Marks the connection as established, so that the limits no longer count its handshake.
     pub(super) fn settle(&self) {
         let place = self.place.take();
         if let Some(place) = &place {
@@ -21,14 +21,14 @@ impl Connection {
         self.place.set(place);
     }
 
-    /// Counts what the client sends, whatever it is.
-    pub(crate) fn pay(&self) -> Result<(), Violation> {
-        self.pay_for(1, self.slice.get().at)
+    /// Counts one message of the client, of any kind.
+    pub(crate) fn count_message(&self) -> Result<(), Violation> {
+        self.count_messages(1, self.slice.get().at)
     }
 
-    fn pay_for(&self, messages: u32, now: u64) -> Result<(), Violation> {
-        let (paid_at, pace) = self.shard.event_rate.take_many(messages, self.paid_at.get(), now);
-        self.paid_at.set(paid_at);
+    fn count_messages(&self, messages: u32, now: u64) -> Result<(), Violation> {
+        let (tat, pace) = self.shard.event_rate.take_many(messages, self.tat.get(), now);
+        self.tat.set(tat);
         self.is_over_rate.set(pace != Pace::Within);
         if pace == Pace::FarOver {
             self.shard.metrics.limit_met(Limit::EventRate);
@@ -37,31 +37,31 @@ impl Connection {
         Ok(())
     }
 
-    /// Counts the time that a message took as so many messages more.
-    fn pay_for_work(&self, nanoseconds: u64, now: u64) -> Result<(), Violation> {
+    /// Counts the time that a message took as additional messages.
+    fn count_work(&self, nanoseconds: u64, now: u64) -> Result<(), Violation> {
         if nanoseconds < self.shard.event_work {
             return Ok(());
         }
         let messages = u32::try_from(nanoseconds / self.shard.event_work.max(1)).unwrap_or(u32::MAX);
-        // A handler may take long for reasons that are not the client's.
+        // A handler may take long for reasons that the client does not cause.
         let most = (self.shard.config.event_rate_per_socket / LONGEST_WORK_SHARE).max(1);
-        self.pay_for(messages.min(most), now)
+        self.count_messages(messages.min(most), now)
     }
 
-    /// Counts what the client has sent as so many messages more.
-    pub(crate) fn charge(self: &Rc<Self>, messages: u32) {
-        if let Err(reason) = self.pay_for(messages, self.shard.now()) {
+    /// Counts this number of additional messages for the client.
+    pub(crate) fn count_extra(self: &Rc<Self>, messages: u32) {
+        if let Err(reason) = self.count_messages(messages, self.shard.now()) {
             self.close_later(reason);
         }
     }
 
     // --- time ---
 
-    /// Begins to handle what the client sends. False if the client is so far ahead of its rate that the connection waits for its
-    /// turn.
+    /// Begins a slice for the client's messages. Returns `false` if the client is so far ahead of its rate that the
+    /// connection waits for its turn.
     pub(crate) fn begin_slice(self: &Rc<Self>) -> bool {
         let now = self.shard.now();
-        let is_ahead = self.paid_at.get().saturating_sub(now) > HEAD_START.as_nanos() as u64;
+        let is_ahead = self.tat.get().saturating_sub(now) > HEAD_START.as_nanos() as u64;
         match self.turn.get() {
             Turn::Waiting => return false,
             Turn::Free if is_ahead => {
@@ -75,12 +75,12 @@ impl Connection {
         true
     }
 
-    /// A message has been handled: counts the time that it took. False if the slice is over; then the connection waits for its
-    /// turn.
+    /// Counts the time of the message that was just handled. Returns `false` if the slice is over; the connection then
+    /// waits for its turn.
     pub(crate) fn goes_on(self: &Rc<Self>) -> Result<bool, Violation> {
         let now = self.shard.now();
         let Slice { began, at } = self.slice.replace(Slice { at: now, ..self.slice.get() });
-        self.pay_for_work(now - at, now)?;
+        self.count_work(now - at, now)?;
         let goes_on = now - began < SLICE.as_nanos() as u64;
         if !goes_on {
             self.shard.note_turn(now - began);
@@ -89,7 +89,7 @@ impl Connection {
         Ok(goes_on)
     }
 
-    /// Has the rest handled when it is the connection's turn.
+    /// Queues the connection for a turn, which handles the remaining messages.
     pub(crate) fn wait_for_turn(self: &Rc<Self>) {
         if self.turn.replace(Turn::Waiting) != Turn::Waiting {
             self.shard.queue_for_turn(self);
@@ -100,7 +100,7 @@ impl Connection {
         self.turn.get() == Turn::Waiting
     }
 
-    /// It is the connection's turn.
+    /// Starts the connection's turn.
     pub(crate) fn take_turn(self: &Rc<Self>) {
         self.turn.set(Turn::Given);
         if self.transport.borrow().is_polling() {
@@ -110,21 +110,22 @@ impl Connection {
         }
     }
 
-    /// Does a piece of work that may take long, as [`Shard::turn`] allows, and counts its time as the client's.
+    /// Runs work that may take long, under the rules of [`Shard::turn`], and counts its time as the client's.
     pub(crate) fn work<T>(self: &Rc<Self>, f: impl FnOnce() -> T) -> T {
         let began = self.shard.now();
         let result = f();
         let now = self.shard.now();
-        // What it is a part of is not charged with it again.
+        // The enclosing message is not charged for this time again.
         self.slice.set(Slice { at: now, ..self.slice.get() });
         self.shard.note_turn(now - began);
-        if let Err(reason) = self.pay_for_work(now - began, now) {
+        if let Err(reason) = self.count_work(now - began, now) {
             self.close_later(reason);
         }
         result
     }
 
-    /// Counts the bytes of the client's unfinished message: those of the transport, and of a packet that lacks attachments.
+    /// Counts the bytes of the client's unfinished message: those in the transport, and those of a packet that lacks
+    /// attachments.
     pub(crate) fn hold(&self, in_transport: usize) -> Result<(), Violation> {
         let unfinished = in_transport + self.assembling.borrow().as_ref().map_or(0, |assembling| assembling.bytes);
         let held = self.held.get();
@@ -135,7 +136,8 @@ impl Connection {
         }
     }
 
-    /// Takes note that events which wait take so many bytes more, or fewer. False if the server holds too much.
+    /// Records a change in the bytes of waiting events from `before` to `after`. Returns `false` if the server holds
+    /// too much.
     pub(crate) fn hold_waiting(self: &Rc<Self>, before: usize, after: usize) -> bool {
         let held = self.held.get();
         let fits = self.set_held(Held { waiting: held.waiting - before + after, ..held });
@@ -150,13 +152,14 @@ impl Connection {
         self.shard.hold(self.client, before.unfinished + before.waiting, held.unfinished + held.waiting)
     }
 
-    /// Counts what waits to be written to the client alone. False if it is too much.
+    /// Counts the bytes that wait for this client alone. Returns `false` if there are too many.
     pub(super) fn hold_outbox(&self) -> bool {
         let outbox = self.outbox.borrow().own_bytes();
         self.set_unarrived(Held { outbox, ..self.held.get() })
     }
 
-    /// Counts what was sent to the client's sockets alone and may not have arrived. If it is too much, most is forgotten.
+    /// Counts the events that were sent to the client's sockets alone and may not have arrived. If their bytes are too
+    /// many, most of the events are forgotten.
     pub(crate) fn hold_remembered(&self) {
         if !self.count_remembered() {
             for recovery in self.sockets.borrow().iter().filter_map(|socket| socket.inner().recovery.as_ref()) {
@@ -169,7 +172,7 @@ impl Connection {
     fn count_remembered(&self) -> bool {
         let of = |socket: &Socket| Some(socket.inner().recovery.as_ref()?.direct.borrow().bytes());
         let remembered: usize = self.sockets.borrow().iter().filter_map(of).sum();
-        // In steps: the accounts take longer than most events.
+        // Rounded up to steps, because an update of the accounts takes longer than most events.
         let remembered = remembered.next_multiple_of(REMEMBERED_STEP);
         self.set_unarrived(Held { remembered, ..self.held.get() })
     }
@@ -185,12 +188,12 @@ impl Connection {
         level.is_some()
     }
 
-    /// Nothing of what has come is held any more but what handlers have.
+    /// Releases the bytes of unfinished messages. Only the bytes of the handlers' events stay counted.
     pub(super) fn release_unfinished(&self) {
         self.set_held(Held { unfinished: 0, ..self.held.get() });
     }
 
-    /// Whether the connection's messages are too many to be handled.
+    /// Whether the connection exceeds its message rate, so that its events are not handled.
     pub(super) fn is_over_rate(&self) -> bool {
         let is_over = self.is_over_rate.get();
         if is_over {
@@ -199,13 +202,14 @@ impl Connection {
         is_over
     }
 
-    /// Whether the application lets the socket's next event be handled.
+    /// Whether the application admits the socket's next event.
     pub(super) fn admits(&self, socket: &Socket) -> bool {
         let handlers = self.shard.space(socket.reference().namespace).handlers();
         handlers.admit.as_ref().is_none_or(|admit| self.shard.guarded(|| admit(socket)) != Some(false))
     }
 
-    /// Has the client told, at once, even if others wait for a handler: waiting is what there is too much of.
+    /// Refuses the event at once, even if earlier events wait for a handler: queueing the refusal would add to the
+    /// overload.
     pub(super) fn refuse_event(self: &Rc<Self>, socket: &Socket, event: Event<'_>) {
         self.shard.metrics.events_refused.increment();
         let handlers = self.shard.space(socket.reference().namespace).handlers();

@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Connection {
-    /// Disconnects one namespace, or all and the connection, when no handler runs.
+    /// Disconnects one namespace, or all namespaces and the connection, when no handler runs.
     pub(crate) fn disconnect_later(self: &Rc<Self>, namespace: Option<u16>) {
         let sockets: SmallVec<[Socket; 1]> = match namespace {
             Some(namespace) => self.socket(namespace).into_iter().collect(),
@@ -32,7 +32,7 @@ impl Connection {
         }
         for socket in sockets {
             let connection = self.clone();
-            // The handler that asked for it may hold the socket's data: it returns first.
+            // The handler that asked for the disconnect may hold the socket's data, so it returns first.
             tokio::task::spawn_local(async move {
                 connection.detach(&socket, DisconnectReason::ServerNamespace);
             });
@@ -46,7 +46,7 @@ impl Connection {
         self.want_flush();
     }
 
-    /// Ends one socket: its handlers are told, and it is in no room any more.
+    /// Ends one socket: informs its handlers, and removes it from all rooms.
     pub(super) fn detach(&self, socket: &Socket, reason: DisconnectReason) {
         let known = {
             let mut sockets = self.sockets.borrow_mut();
@@ -79,7 +79,7 @@ impl Connection {
         self.shard.metrics.disconnected(reason);
     }
 
-    /// Keeps the socket's session for its client, or ends it.
+    /// Keeps the socket's session for the client's return, or ends it.
     fn end_session(&self, socket: &Socket, reason: DisconnectReason) {
         let (Some(recovery), Some(memory)) = (&socket.inner().recovery, self.shard.handle.recovery()) else { return };
         recovery.end(&mut self.shard.confirmed.borrow_mut());
@@ -99,8 +99,8 @@ impl Connection {
         memory.keep(recovery.pid, Away::new(namespace, self.address(), id, session, direct));
     }
 
-    /// Ends the connection since its client has come back on another; `done` is dropped when it has ended. Bytes already
-    /// received are processed first: they may hold a DISCONNECT.
+    /// Ends the connection because its client has come back on another one. `done` is dropped when this connection has
+    /// ended. Bytes already received are processed first: they may hold a DISCONNECT.
     pub(crate) fn hand_over(self: &Rc<Self>, done: oneshot::Sender<()>) {
         let is_being_handled = !self.is_paused() && self.transport.borrow().has_unhandled();
         if self.reader.borrow().is_none() && !is_being_handled {
@@ -118,12 +118,13 @@ impl Connection {
         self.arrivals.borrow().as_ref().is_some_and(|arrivals| !arrivals.handed_over.is_empty())
     }
 
-    /// Ends the connection now. Not to be called while a handler of its own runs; that is `close_later`.
+    /// Ends the connection now. It must not be called while one of the connection's handlers runs; `close_later` is for
+    /// that case.
     pub(crate) fn close(self: &Rc<Self>, reason: DisconnectReason) {
         self.close_with(reason, None);
     }
 
-    /// As `close`, with the code that a WebSocket client sees.
+    /// As `close`, with a close code for a WebSocket client.
     pub(crate) fn close_with(self: &Rc<Self>, reason: DisconnectReason, code: Option<CloseCode>) {
         if self.closed.replace(true) {
             return;
@@ -161,7 +162,7 @@ impl Connection {
         self.shard.something_ended();
     }
 
-    /// What comes of `f`; None if the connection ends before.
+    /// The result of `f`, or `None` if the connection ends first.
     pub(crate) async fn unless_ended<T>(&self, f: impl Future<Output = T>) -> Option<T> {
         if self.is_closed() {
             return None;
@@ -188,7 +189,7 @@ impl Connection {
         result
     }
 
-    /// The entries among the shard's timers that count, while the connection is open.
+    /// Adds the valid timer entries of the connection and its sockets, while the connection is open.
     pub(crate) fn add_timers(&self, deadlines: &mut Vec<(Instant, Timer)>) {
         deadlines.extend(self.timer_at.get().map(|at| (at, Timer::Connection(self.key))));
         for socket in self.sockets.borrow().iter() {

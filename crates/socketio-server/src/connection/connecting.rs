@@ -1,11 +1,14 @@
-//! How the client comes into a namespace.
+//! How a client connects to a namespace.
 
 use std::rc::Rc;
 
 use serde_json::value::RawValue;
 use socketio_protocol::packet;
 
-use super::{Connection, Violation};
+use super::{
+    Connection, Violation,
+    resuming::{Wish, resume},
+};
 use crate::{
     ConnectError, DisconnectReason, Socket, SocketRef,
     config::EVENT_OVERHEAD,
@@ -13,12 +16,12 @@ use crate::{
     handshake::Handshake,
     held::HeldMessage,
     namespace::{HandlerFuture, OnSocket},
-    recovery::{SocketRecovery, Wish, resume},
+    recovery::SocketRecovery,
 };
 
 impl Connection {
     pub(super) fn connect(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) -> Result<(), Violation> {
-        // With a token there is a signature to verify, or a session to be found.
+        // A token requires work: a signature to verify, or a session to find.
         if auth.is_none() && self.handshake.is_none() {
             return self.connect_now(namespace, auth);
         }
@@ -55,14 +58,14 @@ impl Connection {
         }
     }
 
-    /// What has to be waited for before the client is connected, if the application says so.
+    /// The application's future that must end before the client is connected, if there is one.
     fn before_connect(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) -> Option<HandlerFuture> {
         let before = self.shard.space(namespace).handlers().before_connect.as_ref()?;
         let headers = self.handshake.as_deref().map(Handshake::headers);
         self.work(|| self.shard.guarded(|| before(auth, headers))).flatten()
     }
 
-    /// A copy of what a client says of itself, for as long as it waits.
+    /// A copy of the client's `auth` object, kept while the client waits.
     fn keep_auth(self: &Rc<Self>, auth: Option<&RawValue>) -> Option<(Option<Box<RawValue>>, HeldMessage)> {
         let bytes = auth.map_or(0, |auth| auth.get().len());
         let held = HeldMessage::new(self, EVENT_OVERHEAD + bytes)?;
@@ -71,7 +74,7 @@ impl Connection {
 
     fn connect_now(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>) -> Result<(), Violation> {
         let off = Wish::Session { recoverable: false };
-        // An argument more is one too many for handlers in Python, and its client never asks for a session.
+        // Handlers in Python do not accept an additional argument, and the Python client never asks for a session.
         let usual = !self.is_python();
         match self.shard.handle.recovery().filter(|recovery| recovery.is_on()).map_or(off, |_| Wish::of(auth, usual)) {
             Wish::Session { recoverable } => self.connect_anew(namespace, auth, recoverable),
@@ -97,7 +100,7 @@ impl Connection {
         SocketRef { connection: self.key, serial: shard.next_serial(), shard: u16::from(shard.id), namespace }
     }
 
-    /// Connects to a namespace with a new session.
+    /// Connects the client to a namespace with a new session.
     pub(crate) fn connect_anew(self: &Rc<Self>, namespace: u16, auth: Option<&RawValue>, recoverable: bool) {
         if self.closed.get() || self.close_due.get().is_some() {
             return;
@@ -124,7 +127,7 @@ impl Connection {
         self.call(&socket, handlers.on_connect.as_deref());
     }
 
-    /// Calls a handler, if there is one; a panic there ends the connection.
+    /// Calls a handler, if there is one. A panic in the handler ends the connection.
     pub(crate) fn call(self: &Rc<Self>, socket: &Socket, handler: Option<&OnSocket>) {
         if let Some(handler) = handler
             && self.shard.guarded(|| handler(socket)).is_none()
@@ -133,7 +136,7 @@ impl Connection {
         }
     }
 
-    /// The socket is one of the connection's from now on.
+    /// Adds the socket to the connection's sockets.
     pub(crate) fn welcome(self: &Rc<Self>, socket: &Socket) {
         if self.connect_by.take().is_some() {
             self.settle();

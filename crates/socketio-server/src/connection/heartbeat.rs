@@ -1,4 +1,4 @@
-//! The heartbeat, what its answer tells, and what else is due at a time.
+//! The heartbeat, the meaning of its answer, and the connection's other deadlines.
 
 use std::{rc::Rc, time::Duration};
 
@@ -8,13 +8,13 @@ use super::{Connection, ExtraPings, Heartbeat};
 use crate::{DisconnectReason, config::FIRST_HEARTBEAT, shard::Shard, timers::Timer};
 
 impl Connection {
-    /// Sometime in the last fifth of the interval.
+    /// The delay until the next heartbeat: a random time in the last fifth of the interval.
     pub(super) fn ping_delay(shard: &Shard) -> Duration {
         shard.config.ping_interval.mul_f64(1.0 - 0.2 * shard.entropy.borrow_mut().fraction())
     }
 
-    /// Has the next heartbeat sent soon. What a client was sent is remembered until a heartbeat behind it is answered, and
-    /// after a crowd has connected that is everybody's greeting.
+    /// Schedules the next heartbeat soon. The server remembers sent packets until a later heartbeat is answered. After
+    /// many clients have connected, these packets are the greetings of all of them.
     pub(super) fn ping_soon(&self) {
         let soon = FIRST_HEARTBEAT.mul_f64(1.0 + self.shard.entropy.borrow_mut().fraction());
         let soon = Instant::now() + soon;
@@ -57,8 +57,8 @@ impl Connection {
                 self.outbox.borrow_mut().release();
                 self.ping(now);
             }
-            // While its packets are not read, its answer may be among them. Either the write stall or the handlers bound
-            // that; a client that no longer polls is not waited for.
+            // The unread packets of the client may include the answer. The write stall timeout or the handlers bound
+            // this wait. There is no such wait for a client that no longer polls.
             Heartbeat::PongBy(by) if by <= now && self.is_unread() => {
                 self.heartbeat.set(Heartbeat::PongBy(now + self.shard.config.ping_timeout));
                 self.ping_again();
@@ -69,13 +69,13 @@ impl Connection {
         self.set_timer();
     }
 
-    /// Whether there may be packets of the client that are not read for reasons which end by themselves.
+    /// Whether the client may have unread packets, for a reason that ends by itself.
     fn is_unread(&self) -> bool {
         self.is_waiting_for_turn() || (self.paused.get() && (self.is_blocked() || self.has_full_backlog()))
     }
 
-    /// Shows a client that is not read that the server is there: it leaves if no heartbeat comes for a while. The answer tells
-    /// nothing.
+    /// Sends an additional heartbeat to a client whose packets are not read: a client leaves if no heartbeat comes for
+    /// a while. The answer confirms nothing.
     fn ping_again(self: &Rc<Self>) {
         if !self.is_blocked() {
             let extra = self.extra_pings.get();
@@ -84,7 +84,7 @@ impl Connection {
         }
     }
 
-    /// Sends a heartbeat. Its answer tells that all before it has arrived.
+    /// Sends a heartbeat. Its answer confirms the arrival of all earlier packets.
     fn ping(self: &Rc<Self>, now: Instant) {
         self.heartbeat.set(Heartbeat::PongBy(now + self.shard.config.ping_timeout));
         for recovery in self.sockets.borrow().iter().filter_map(|socket| socket.inner().recovery.as_ref()) {
@@ -96,8 +96,8 @@ impl Connection {
         self.queue_uncounted(self.shard.ping.clone());
     }
 
-    /// Sends the next heartbeat now, unless one is under way, or a replay is about to be queued: its answer would confirm that
-    /// too.
+    /// Sends the next heartbeat now, unless one is under way or a replay is about to be queued. In the second case, the
+    /// answer would confirm the replay too.
     pub(crate) fn ask_what_arrived(self: &Rc<Self>) {
         let is_before_replay = self.shard.before_replay.get().is_some_and(|(socket, _)| socket.is_of(self));
         if let Heartbeat::PingAt(_) = self.heartbeat.get()
@@ -108,7 +108,7 @@ impl Connection {
         }
     }
 
-    /// Sends the next heartbeat now, if something waits for its answer.
+    /// Sends the next heartbeat now, if a callback waits for its answer.
     pub(crate) fn ask_for_arrivals(self: &Rc<Self>) {
         if self.arrivals.borrow().as_ref().is_some_and(|arrivals| !arrivals.waiting.is_empty()) {
             self.ask_what_arrived();
@@ -130,7 +130,7 @@ impl Connection {
         } else if let Heartbeat::PongBy(_) = self.heartbeat.get() {
             self.extra_pings.set(ExtraPings { sent: 0, unanswered: sent });
             self.heartbeat.set(Heartbeat::PingAt(Instant::now() + Self::ping_delay(&self.shard)));
-            // The next heartbeat may be due before the answer to this one was.
+            // The next heartbeat may be due earlier than this answer was.
             self.set_timer();
             self.sent_has_arrived();
         }
@@ -145,7 +145,7 @@ impl Connection {
             let mut arrivals = self.arrivals.borrow_mut();
             let Some(known) = arrivals.as_mut() else { return };
             let both = (std::mem::take(&mut known.asked), std::mem::take(&mut known.waiting));
-            // Who waits for the connection's end waits on.
+            // Tasks that wait for the connection's end keep waiting.
             if known.is_empty() {
                 *arrivals = None;
             }

@@ -1,4 +1,4 @@
-//! What the client sends: its packets, and the handlers that they are for.
+//! Incoming packets, and the handlers for them.
 
 use std::rc::Rc;
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Connection {
-    /// An Engine.IO packet in text form.
+    /// Handles an Engine.IO packet in text form.
     pub(crate) fn on_text(self: &Rc<Self>, packet: engine_io::Packet<'_>) -> Result<(), Violation> {
         match packet {
             engine_io::Packet::Message(message) => match self.protocol {
@@ -35,12 +35,12 @@ impl Connection {
             }
             engine_io::Packet::Close => Err(DisconnectReason::TransportClose),
             engine_io::Packet::Upgrade | engine_io::Packet::Noop => Ok(()),
-            // In revision 4 the server opens and pings.
+            // In revision 4, only the server sends OPEN and PING.
             engine_io::Packet::Open(_) | engine_io::Packet::Ping(_) => Err(DisconnectReason::ParseError),
         }
     }
 
-    /// An Engine.IO binary message: an attachment.
+    /// Handles an Engine.IO binary message, which is an attachment.
     pub(crate) fn on_binary(self: &Rc<Self>, data: &[u8]) -> Result<(), Violation> {
         if let Protocol::Raw(endpoint) = self.protocol {
             self.on_raw(endpoint, RawMessage::Binary(data));
@@ -67,8 +67,8 @@ impl Connection {
         self.dispatch(packet, &complete.attachments)
     }
 
-    /// A binary message that is no attachment. A client with the parser that has nothing else is told so in its words: by a connection
-    /// that ends it would be made to try again for ever.
+    /// Handles a binary message that is not an attachment. A client with the MessagePack parser sends only binary
+    /// messages. It gets the refusal in MessagePack, because it would try again for ever if the connection just ended.
     #[cold]
     fn on_stray_binary(self: &Rc<Self>, data: &[u8]) -> Result<(), Violation> {
         let is_new = self.connect_by.get().is_some();
@@ -120,7 +120,7 @@ impl Connection {
         }
     }
 
-    /// Whether events of a socket are handled: no longer so once a handler has ended it, or panicked.
+    /// Whether the socket's events are handled. They are not after a handler has ended the socket or has panicked.
     pub(super) fn hears(&self, socket: &Socket) -> bool {
         socket.is_connected() && self.close_due.get().is_none()
     }
@@ -136,7 +136,7 @@ impl Connection {
                 self.refuse(packet.namespace, &ConnectError::new("Invalid namespace"));
                 return Ok(());
             };
-            // A second one for the same namespace would replace the first under the client's feet.
+            // A second CONNECT to the same namespace would replace the socket that the client uses.
             return match self.socket(namespace) {
                 Some(_) => Err(DisconnectReason::ParseError),
                 None if self.connecting.borrow().contains(&namespace) => Err(DisconnectReason::ParseError),
@@ -144,7 +144,8 @@ impl Connection {
             };
         }
         let Some(socket) = namespace.and_then(|namespace| self.socket(namespace)) else {
-            // On its way when the socket was disconnected; before any was connected it makes no sense.
+            // The packet was on its way when the socket was disconnected. Before any socket was connected, it is an
+            // error.
             self.shard.metrics.events_stray.increment();
             let too_early = self.connect_by.get().is_some() && self.connecting.borrow().is_empty();
             return if too_early { Err(DisconnectReason::ParseError) } else { Ok(()) };
@@ -157,7 +158,7 @@ impl Connection {
                 AckReply { args: args.iter().map(ToOwned::to_owned).collect(), attachments: attachments.to_vec() },
             ),
             Kind::Disconnect => self.detach(&socket, DisconnectReason::ClientNamespace),
-            // Only a server sends it.
+            // Only a server sends this packet.
             Kind::ConnectError { .. } => return Err(DisconnectReason::ParseError),
             Kind::Connect { .. } => {}
         }
@@ -178,7 +179,7 @@ impl Connection {
         let handler = known.or(namespace.fallback.as_ref());
         let overlaps = matches!(handler, Some(Handler::Overlapping(_)));
         let waits = socket.inner().backlog.borrow().as_ref().is_some_and(|backlog| {
-            // While none runs, those that wait are being handled.
+            // While no handler runs, the waiting events are being handled.
             backlog.running == 0 || !backlog.waiting.is_empty() || !backlog.takes(overlaps) || self.is_over_soft_limit()
         });
         if waits {
@@ -231,7 +232,7 @@ impl Connection {
         }
     }
 
-    /// Runs a handler's future beside those that run. Nothing if the handler panics.
+    /// Runs a handler's future beside the running futures. Returns `None` if the handler panics.
     fn start(
         self: &Rc<Self>,
         socket: &Socket,
@@ -248,7 +249,7 @@ impl Connection {
         Some(())
     }
 
-    /// Handles an event that has waited.
+    /// Handles an event from the backlog.
     fn handle_waiting(self: &Rc<Self>, socket: &Socket, mut event: OwnedEvent, held: HeldMessage) {
         if !self.hears(socket) {
             return self.shard.metrics.events_stray.increment();
@@ -273,7 +274,7 @@ impl Connection {
     }
 }
 
-/// Runs the future of a handler. If it is the last one that does, it goes on with the events that wait.
+/// Runs the future of a handler. The last running future then continues with the waiting events.
 async fn run_handler(running: Running, future: HandlerFuture, held: HeldMessage) {
     future.await;
     drop(held);
@@ -282,13 +283,13 @@ async fn run_handler(running: Running, future: HandlerFuture, held: HeldMessage)
     }
 }
 
-/// Handles the events that wait, until there are futures again that others have to wait for.
+/// Handles the waiting events, until the next event must wait for running futures again.
 async fn handle_backlog(socket: &Socket) {
     let connection = &socket.inner().connection;
     let shard = &connection.shard;
     let mut began = shard.now();
     loop {
-        // What waits may cause as much again as waits for the client already.
+        // The waiting events may cause as much output again as already waits for the client.
         connection.has_taken_enough().await;
         let next = {
             let mut slot = socket.inner().backlog.borrow_mut();
@@ -301,7 +302,7 @@ async fn handle_backlog(socket: &Socket) {
                 Some((event, _)) if backlog.takes(connection.overlaps(socket, event.name())) => {
                     backlog.waiting.pop_front()
                 }
-                // The last of those that run goes on.
+                // The last running future continues with the waiting events.
                 _ => return,
             }
         };
@@ -314,11 +315,12 @@ async fn handle_backlog(socket: &Socket) {
     }
 }
 
-/// A future of a socket's handler runs. If it panics, the connection is closed: its client can't know what was done.
+/// A running future of a socket's handler. If it panics, the connection is closed, since the client cannot know what
+/// was done.
 struct Running(Socket);
 
 impl Running {
-    /// It has run. True if no other one of the socket's does.
+    /// Records the end of the future. Returns `true` if no other future of the socket runs.
     fn end(&self) -> bool {
         let mut backlog = self.0.inner().backlog.borrow_mut();
         let Some(backlog) = backlog.as_mut() else { return false };
@@ -329,7 +331,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // A handler that is dropped as the server stops has not panicked.
+        // A future that is dropped because the server stops has not panicked.
         if std::thread::panicking() {
             self.0.inner().connection.shard.metrics.handler_panics.increment();
             self.0.inner().connection.close_later(DisconnectReason::HandlerPanic);

@@ -1,4 +1,4 @@
-//! What waits for the client, and how it is written.
+//! The outgoing frames of a connection, and how they are written.
 
 use std::{hint::black_box, rc::Rc};
 
@@ -14,13 +14,13 @@ use crate::{
 };
 
 impl Connection {
-    /// Puts a frame into the outbox and has it written soon.
+    /// Puts a frame into the outbox, to be written soon.
     pub(crate) fn queue(self: &Rc<Self>, frame: Rc<Frame>) {
         self.shard.metrics.packets_queued.increment();
         self.queue_uncounted(frame);
     }
 
-    /// As `queue`, for what the metrics leave out or the caller counts.
+    /// As `queue`, for frames that the metrics leave out or that the caller counts.
     pub(crate) fn queue_uncounted(self: &Rc<Self>, mut frame: Rc<Frame>) {
         if self.closed.get() {
             return;
@@ -39,14 +39,15 @@ impl Connection {
         self.queued(bytes);
     }
 
-    /// Fetches from memory what a write to the connection needs. For some connections one after the other that takes as long
-    /// as for one, since the processor waits for all of them together; between the writes it would wait for each.
+    /// Fetches from memory the data that a write to the connection needs. Fetches for several connections in a row take
+    /// as long as for one, since the processor waits for all of them together. Between the writes, it would wait for
+    /// each fetch.
     pub(crate) fn prefetch(&self) {
         black_box((self.closed.get(), self.transport.borrow().prefetch()));
     }
 
-    /// Writes frames at once, if nothing waits before them; what the client does not take at once waits. `bytes` are those of
-    /// the frames, one after the other.
+    /// Writes frames at once, if no earlier frames wait. Bytes that the client does not take at once are queued.
+    /// `bytes` are the bytes of the frames, one after the other.
     pub(crate) fn write_through(self: &Rc<Self>, frames: &[Rc<Frame>], bytes: &[u8]) {
         let nothing_waits = !self.closed.get() && !self.flush_pending.get() && !self.is_behind.get();
         let written = if nothing_waits && !self.takes_base64 {
@@ -69,10 +70,10 @@ impl Connection {
         self.queued(waiting);
     }
 
-    /// Something was put into the outbox, where so many bytes wait now.
+    /// Handles an addition to the outbox. `bytes` is the number of bytes that wait now.
     fn queued(self: &Rc<Self>, bytes: usize) {
         let limit = self.shard.config.outbox_hard_limit;
-        // A burst may be larger than the limit only if the client takes it as fast as it is made.
+        // A burst may exceed the limit only if the client takes it as fast as it is produced.
         if bytes > limit + self.beyond_limit.get() {
             self.write_now();
             if self.has_too_much_waiting() {
@@ -83,9 +84,9 @@ impl Connection {
         self.want_flush();
     }
 
-    /// Whether more waits than may. Events that are larger than the limit by themselves wait beside what else may, since their size
-    /// is not the client's fault: one at least, and several up to as much as is sent again to a client that comes back. So do answers that
-    /// are made side by side.
+    /// Whether more bytes wait than are allowed. Events that are each larger than the limit may wait in addition, since
+    /// their size is not the client's fault: always one, and several up to the limit of a replay. The answers of
+    /// overlapping handlers may also wait in addition.
     #[cold]
     fn has_too_much_waiting(&self) -> bool {
         let limit = self.shard.config.outbox_hard_limit;
@@ -105,12 +106,13 @@ impl Connection {
         outbox.bytes() > limit + self.beyond_limit.get()
     }
 
-    /// What comes next may be larger than what else may wait for the client, by so many bytes.
+    /// Lets the next frames exceed the client's outbox limit by this number of bytes.
     pub(crate) fn allow_beyond_limit(&self, bytes: usize) {
         self.beyond_limit.set(self.beyond_limit.get() + bytes);
     }
 
-    /// Whether what waits, waits for the client and not just for its turn. Between two polls something always does.
+    /// Whether the waiting bytes wait for the client, and not just for their turn. Between two polls, some bytes always
+    /// wait.
     fn is_slow(&self, waiting: usize) -> bool {
         self.blocked_since.get().is_some() || (waiting > SLOW_POLL_BYTES && !self.transport.borrow().is_ready())
     }
@@ -121,12 +123,12 @@ impl Connection {
         }
     }
 
-    /// Whether what is sent now would leave at once.
+    /// Whether a packet that is sent now would leave at once.
     pub(crate) fn is_ready(&self) -> bool {
         !self.closed.get() && self.blocked_since.get().is_none() && self.transport.borrow().is_ready()
     }
 
-    /// Writes what waits, and carries out what is due.
+    /// Writes the waiting frames. Then closes, pauses or resumes the connection, if that is due.
     pub(crate) fn flush(self: &Rc<Self>) {
         self.flush_pending.set(false);
         if self.closed.get() {
@@ -138,7 +140,8 @@ impl Connection {
         } else if !written {
             self.close(DisconnectReason::TransportError);
         } else {
-            // What a full backlog paused stays paused until it is not full; looking costs, so only then.
+            // A full backlog keeps a paused connection paused until it has room. The check of the backlog is costly, so
+            // it is made only for a paused connection.
             let paused = self.is_over_soft_limit() || (self.paused.get() && self.has_full_backlog());
             if paused != self.paused.get() {
                 self.set_paused(paused);
@@ -149,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// Waits until the client has taken what is too much for its next event, or has gone.
+    /// Waits until the outbox is small enough for the client's next event, or the client has gone.
     pub(super) async fn has_taken_enough(&self) {
         while self.is_over_soft_limit() && !self.closed.get() {
             let (drained, is_drained) = oneshot::channel();
@@ -159,7 +162,7 @@ impl Connection {
         }
     }
 
-    /// Who waits looks again.
+    /// Wakes the waiting tasks, which check the outbox again.
     #[cold]
     fn drained(&self) {
         self.awaits_drain.set(false);
@@ -172,7 +175,7 @@ impl Connection {
         }
     }
 
-    /// False if the connection is broken.
+    /// Writes the waiting frames now. Returns `false` if the connection is broken.
     fn write_now(self: &Rc<Self>) -> bool {
         if self.shard.has_unsaved() {
             self.save_sessions();
@@ -190,7 +193,7 @@ impl Connection {
         true
     }
 
-    /// Whatever a client is told has been saved.
+    /// Saves the changed sessions before a write, so that the client is told nothing unsaved.
     #[cold]
     fn save_sessions(self: &Rc<Self>) {
         let unsaved: SmallVec<[Socket; 3]> = {
@@ -202,7 +205,7 @@ impl Connection {
         }
     }
 
-    /// Counts what the last flush left.
+    /// Counts the bytes that the last flush left.
     pub(super) fn count_waiting(self: &Rc<Self>) {
         let waiting = self.outbox.borrow().bytes();
         if waiting != self.waiting.get() {

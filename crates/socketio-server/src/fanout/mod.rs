@@ -1,86 +1,89 @@
-//! Broadcasts on their way to the sockets of a shard, some at a time, so that a big room does not stall its shard.
+//! The fan-out of broadcasts to the sockets of a shard, some sockets at a time, so that a large room does not stall its
+//! shard.
 //!
-//! Nearly all are for one room: [`room`] writes them straight to its members. The others go into the receivers'
-//! outboxes: [`crowd`].
+//! Nearly all broadcasts are for one room: [`room`] writes them straight to its members. The others go into the
+//! receivers' outboxes: [`selection`].
 
 use std::sync::Arc;
 
 use crate::{Config, Socket, broadcast::Job, shard::Shard};
 
-mod crowd;
+mod encodings;
 mod room;
+mod selection;
 
-use crowd::Crowd;
-use room::RoomWalk;
+use room::RoomFanout;
+use selection::Selection;
 
-/// The broadcasts that are under way: those with the same receivers, in order.
+/// The broadcasts under way. They have the same receivers and are in order.
 pub(crate) enum Fanout {
-    Room(RoomWalk),
-    Crowd(Crowd),
+    Room(RoomFanout),
+    Selection(Selection),
 }
 
-/// How a fan-out goes on, and to how many sockets at most.
+/// How a fan-out continues, and the maximum number of sockets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Pace {
-    /// For a while, writing to those for whom nothing else waits.
+    /// For a limited time, with writes to members that have no other pending frames.
     Write(usize),
-    /// Without writing: other broadcasts wait, and may share the writes.
+    /// Without writes: other broadcasts wait, and may share the writes.
     Queue(usize),
 }
 
 impl Fanout {
     pub(crate) fn of(job: Arc<Job>, shard: &Shard) -> Self {
         match job.is_for_one_room(&shard.handle) {
-            true => Self::Room(RoomWalk::of(job, shard)),
-            false => Self::Crowd(Crowd::of(job)),
+            true => Self::Room(RoomFanout::of(job, shard)),
+            false => Self::Selection(Selection::of(job)),
         }
     }
 
-    /// Whether it is written straight to so many that a moment's wait for more broadcasts is nothing beside it.
+    /// Whether it writes straight to so many members that a short wait for more broadcasts is negligible.
     pub(crate) fn is_large(&self, config: &Config) -> bool {
         match self {
             Self::Room(walk) => walk.members_left() >= config.large_room,
-            Self::Crowd(_) => false,
+            Self::Selection(_) => false,
         }
     }
 
-    /// Takes the next broadcast along, if it has the same receivers.
+    /// Adds the next broadcast, if it has the same receivers.
     pub(crate) fn take(&mut self, next: &Arc<Job>, shard: &Shard) -> bool {
         match self {
             Self::Room(walk) => walk.take(next, shard),
-            Self::Crowd(crowd) => crowd.take(next),
+            Self::Selection(selection) => selection.take(next),
         }
     }
 
-    /// Goes on; true if everyone has everything.
+    /// Continues the fan-out. Returns true if every receiver has every broadcast.
     pub(crate) fn advance(&mut self, shard: &Shard, pace: Pace) -> bool {
         match (self, pace) {
             (Self::Room(walk), pace) => walk.advance(shard, pace),
-            (Self::Crowd(crowd), Pace::Write(limit) | Pace::Queue(limit)) => crowd.advance(shard, limit),
+            (Self::Selection(selection), Pace::Write(limit) | Pace::Queue(limit)) => selection.advance(shard, limit),
         }
     }
 
-    /// The number of the last of the broadcasts.
+    /// The offset of the last broadcast.
     pub(crate) fn last_offset(&self) -> u64 {
         match self {
             Self::Room(walk) => walk.last_offset(),
-            Self::Crowd(crowd) => crowd.last_offset(),
+            Self::Selection(selection) => selection.last_offset(),
         }
     }
 
-    /// The number of the last of the broadcasts that the socket was given, or is not to get; `None` if it was given none.
+    /// The offset of the last of these broadcasts that the socket was given, or that is not for it; `None` if there is
+    /// none.
     pub(crate) fn offset_of(&self, socket: &Socket) -> Option<u64> {
         match self {
             Self::Room(walk) => walk.offset_of(socket),
-            Self::Crowd(crowd) => crowd.has_met(socket).then(|| crowd.last_offset()),
+            Self::Selection(selection) => selection.has_met(socket).then(|| selection.last_offset()),
         }
     }
 
-    /// The number of the last of the broadcasts that everyone has been given, if that is none of those before them.
+    /// The offset of the last of these broadcasts that every receiver has been given; `None` if there is none.
     pub(crate) fn past_offset(&self) -> Option<u64> {
         match self {
             Self::Room(walk) => walk.past_offset(),
-            Self::Crowd(_) => None,
+            Self::Selection(_) => None,
         }
     }
 }

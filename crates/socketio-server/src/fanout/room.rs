@@ -1,47 +1,48 @@
 //! Broadcasts to one room, written straight to its members.
 //!
-//! A member costs one system call and hardly anything else: what is written is the same for all, and a member for whom
-//! nothing waits needs no outbox. A broadcast that comes while the walk is under way joins it where it is. Members that
-//! are still to be met get it with the same write as those before it, and for the others the walk goes round once more; so
-//! a busy room takes one write a member and round, however many broadcasts come meanwhile.
+//! A member costs one system call and hardly anything else: the bytes are the same for all members, and a member
+//! without pending frames needs no outbox. A broadcast that arrives during a walk joins the walk at its current place.
+//! The members not yet visited get it with the same write as the broadcasts before it. For the other members the walk
+//! goes round once more. So a busy room takes one write per member and round, however many broadcasts arrive meanwhile.
 
 use std::{rc::Rc, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::Pace;
+use super::{Pace, encodings::Encodings};
 use crate::{
     Socket,
     broadcast::Job,
     config::{FLUSH_TURN, FLUSHES_PER_LOOK, FRAMES_PER_WRITE},
-    frame::Frame,
+    frame::{Encoding, Frame},
     rooms::Member,
     shard::Shard,
 };
 
 /// Broadcasts to a room, in order.
 ///
-/// Each has a number, and a member carries that of the last one that it was given. Who joins carries the last one of all:
-/// a broadcast is for those who are there when it begins. When a member leaves, the last takes its place; so rounds go from
-/// the end to the beginning, where a member that moved is met at its new place if it was not at the old one.
-pub(crate) struct RoomWalk {
+/// Each broadcast has a number, and each member carries the number of the last broadcast that it was given. A new
+/// member carries the last number of all: a broadcast is for the members that are there when it begins. When a member
+/// leaves, the last member takes its place. So a round goes from the end to the beginning: a moved member that was not
+/// visited at its old place is visited at its new place.
+pub(crate) struct RoomFanout {
     jobs: Vec<Begun>,
-    /// Those of all jobs.
+    /// The frames of all jobs.
     frames: Vec<Rc<Frame>>,
-    /// Several of them in one piece, as the last member was written them: the next one gets the same, and one piece costs the
-    /// kernel less than several.
+    /// Several frames in one piece, as written to the last member. The next member gets the same bytes, and one piece
+    /// costs the kernel less than several.
     joined: Joined,
-    /// The same for those who don't take part in recovery; made for the first of them.
-    plain_frames: Option<Vec<Rc<Frame>>>,
-    /// Members that are not met in this round.
+    /// The same in other encodings than [`Encoding::WithOffset`].
+    others: Encodings,
+    /// The number of members not yet visited in this round.
     left: usize,
-    /// Jobs that had begun before this round did: everyone has them when it ends.
+    /// The number of jobs that had begun before this round: every member has them when the round ends.
     in_round: usize,
-    /// The number of the last broadcast that everyone has.
+    /// The offset of the last broadcast that every member has.
     past: Option<u64>,
 }
 
-/// The frames from one on, one after the other.
+/// The bytes of the frames from one index on, one frame after the other.
 #[derive(Default)]
 struct Joined {
     from: usize,
@@ -50,7 +51,7 @@ struct Joined {
 }
 
 impl Joined {
-    /// The bytes of all frames from this one on.
+    /// The bytes of all frames from this index on.
     fn bytes<'a>(&'a mut self, frames: &'a [Rc<Frame>], from: usize) -> &'a [u8] {
         if let [one] = frames.get(from..).unwrap_or_default() {
             return one.as_websocket();
@@ -68,17 +69,17 @@ impl Joined {
 struct Begun {
     job: Arc<Job>,
     number: u64,
-    /// Where its frames begin.
+    /// The index of its first frame.
     frames_at: usize,
 }
 
-impl RoomWalk {
+impl RoomFanout {
     pub(super) fn of(job: Arc<Job>, shard: &Shard) -> Self {
         let mut walk = Self {
             jobs: Vec::new(),
             frames: Vec::new(),
             joined: Joined::default(),
-            plain_frames: None,
+            others: Encodings::default(),
             left: 0,
             in_round: 1,
             past: None,
@@ -91,8 +92,8 @@ impl RoomWalk {
         self.left
     }
 
-    /// Lets a broadcast join, if it is for the same room and one write can still take all. Nobody has to be met before its
-    /// publisher is told how many get it.
+    /// Adds a broadcast, if it is for the same room and one write can still take all frames. Its publisher is told the
+    /// number of receivers before any member is visited.
     pub(super) fn take(&mut self, next: &Arc<Job>, shard: &Shard) -> bool {
         let fits = self.frames.len() + next.frames.len() <= FRAMES_PER_WRITE;
         let joins = fits && self.jobs.last().is_some_and(|last| last.job.has_receivers_of(next));
@@ -107,12 +108,10 @@ impl RoomWalk {
 
     /// Returns the number of members.
     fn begin(&mut self, job: Arc<Job>, shard: &Shard) -> usize {
-        let number = shard.space(job.namespace).rooms.borrow_mut().next_turn();
+        let number = shard.space(job.namespace).rooms.borrow_mut().next_pass();
         let frames_at = self.frames.len();
         self.frames.extend(job.frames.iter().cloned().map(Rc::new));
-        if let Some(plain) = &mut self.plain_frames {
-            plain.extend(job.plain_frames().into_iter().map(Rc::new));
-        }
+        self.others.add(&job);
         let members = shard.space(job.namespace).rooms.borrow().members(job.room()).len();
         shard.metrics.broadcasts.increment();
         shard.metrics.packets_queued.add((members * job.frames.len()) as u64);
@@ -144,7 +143,8 @@ impl RoomWalk {
                 let given = some.iter().rev().filter(|member| self.give(member, writes)).count();
                 (self.left, limit) = (next, limit - given);
             }
-            // Everyone has those of this round. If others came meanwhile, those who were met before they did don't have them.
+            // Every member has the broadcasts of this round. If other broadcasts joined meanwhile, the members
+            // visited before that lack them.
             self.past = self.jobs.get(self.in_round - 1).map(|last| last.job.offset).or(self.past);
             if self.in_round == self.jobs.len() {
                 return true;
@@ -154,21 +154,20 @@ impl RoomWalk {
         }
     }
 
-    /// Gives the member what it does not have. False if it has everything. Called for every member from one place.
+    /// Gives the member the broadcasts that it lacks. Returns false if it has all of them. Called for every member from
+    /// one place.
     #[inline]
     fn give(&mut self, member: &Member, writes: bool) -> bool {
-        let met = member.met.get();
+        let met = member.delivered_through.get();
         let first = self.jobs.iter().position(|begun| begun.number > met);
         let (Some(first), Some(last)) = (first.and_then(|first| self.jobs.get(first)), self.jobs.last()) else {
             return false;
         };
-        member.met.set(last.number);
+        member.delivered_through.set(last.number);
         let from = first.frames_at;
-        if member.is_plain {
-            let plain = self.plain_frames.get_or_insert_with(|| {
-                self.jobs.iter().flat_map(|begun| begun.job.plain_frames()).map(Rc::new).collect()
-            });
-            plain.iter().skip(from).for_each(|frame| member.connection.queue_uncounted(frame.clone()));
+        if member.encoding != Encoding::WithOffset {
+            let frames = self.others.frames(member.encoding, self.jobs.iter().map(|begun| &*begun.job));
+            frames.iter().skip(from).for_each(|frame| member.connection.queue_uncounted(frame.clone()));
             return true;
         }
         let frames = self.frames.get(from..).unwrap_or_default();
@@ -180,15 +179,13 @@ impl RoomWalk {
         true
     }
 
-    /// Forgets the broadcasts that everyone has.
+    /// Discards the broadcasts that every member has.
     fn forget_round(&mut self) {
         let frames = self.jobs.get(self.in_round).map_or(self.frames.len(), |next| next.frames_at);
         self.jobs.drain(..self.in_round);
         self.frames.drain(..frames);
         self.joined = Joined::default();
-        if let Some(plain) = &mut self.plain_frames {
-            plain.drain(..frames);
-        }
+        self.others.discard(frames);
         self.jobs.iter_mut().for_each(|begun| begun.frames_at -= frames);
         self.in_round = self.jobs.len();
     }
@@ -203,7 +200,7 @@ impl RoomWalk {
 
     pub(super) fn offset_of(&self, socket: &Socket) -> Option<u64> {
         let job = &self.jobs.first().filter(|first| first.job.namespace == socket.reference().namespace)?.job;
-        let met = socket.space().rooms.borrow().met(socket, job.room())?;
+        let met = socket.space().rooms.borrow().delivered_through(socket, job.room())?;
         let last = self.jobs.iter().rev().find(|begun| begun.number <= met);
         last.map(|begun| begun.job.offset).or(self.past)
     }

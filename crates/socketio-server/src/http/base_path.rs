@@ -1,8 +1,8 @@
-//! The prefix of a proxy that serves the server under a path of its own.
+//! The path prefix under which a proxy serves this server.
 
 use ::http::{Uri, uri::PathAndQuery};
 
-/// Takes the prefix off a request's path, if it has it.
+/// Removes the prefix from a request's path, if the path has it.
 pub(super) fn take_off(base: &str, uri: &mut Uri) {
     let Some(rest) = uri.path().strip_prefix(base).filter(|_| !base.is_empty()) else { return };
     let target = match (rest.is_empty(), rest.starts_with('/'), uri.query()) {
@@ -13,7 +13,7 @@ pub(super) fn take_off(base: &str, uri: &mut Uri) {
         // Another path that begins with the same letters.
         _ => return,
     };
-    // A part of a target is one, too.
+    // The remaining part of a valid target is also a valid target.
     let Ok(target) = PathAndQuery::try_from(target) else { return };
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(target);

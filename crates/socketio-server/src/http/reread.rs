@@ -1,7 +1,8 @@
-//! Upgrades that are the fallback's, such as a WebSocket of axum's.
+//! Upgrades that the fallback handles, such as axum's WebSockets.
 //!
-//! hyper gives a stream to a handler only if it may go to other threads. Those that HTTP reads here may not, since what comes of them
-//! is counted for their shard. So such a request is read once more, from a stream that may.
+//! hyper hands a stream to a handler only if other threads may use the stream. Other threads may not use the streams of
+//! the HTTP connections here, because their bytes are counted for their shard. So such a request is read a second time,
+//! from a stream that is allowed to move.
 
 use std::{
     io,
@@ -29,7 +30,7 @@ use tokio::{
 
 use crate::{HttpConnection, shard::Shard, transport::Stream};
 
-/// Whether a request wants to go over to another protocol.
+/// Whether a request asks for an upgrade to another protocol.
 pub(super) fn wants_upgrade(request: &Request<Incoming>) -> bool {
     request.version() == Version::HTTP_11
         && request.body().is_end_stream()
@@ -37,7 +38,7 @@ pub(super) fn wants_upgrade(request: &Request<Incoming>) -> bool {
         && has_token(request.headers(), &CONNECTION, "upgrade")
 }
 
-/// Whether a header that is a list has this word.
+/// Whether a list header contains this token.
 pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let lists = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     lists.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case(token))
@@ -60,7 +61,7 @@ pub(super) fn head_of(request: &Request<Incoming>) -> BytesMut {
     head
 }
 
-/// Has the fallback answer the request that begins with `read`, and waits until it is done with the stream.
+/// Lets the fallback answer the request that begins with `read`, and waits until the fallback is done with the stream.
 pub(super) async fn serve(
     shard: &Rc<Shard>,
     stream: Stream,
@@ -99,7 +100,7 @@ pub(super) async fn serve(
     }
 }
 
-/// What comes over a stream of which some was read before.
+/// The bytes of a stream, beginning with those already read.
 struct Reread {
     read: Bytes,
     rest: ReadHalf<Stream>,

@@ -1,4 +1,4 @@
-//! A connection as hyper reads it, and what it has of a request's headers.
+//! The connection that hyper reads, and the state of a request's headers.
 
 use std::{
     cell::Cell,
@@ -18,42 +18,44 @@ use tokio::{
 
 use crate::{
     Limit,
-    admission::HttpPlace,
+    admission::HttpPermit,
     config::SMALL_READ,
     http::{BoxError, ResponseBody},
     shard::Shard,
     transport::{Stream, read_at_most, take_scratch},
 };
 
-/// A handler has a body that has come when it is polled again, or after a few turns of others.
+/// Polls that a handler gets to take its body. A body that has arrived reaches the handler at its next poll, or after a
+/// few turns of other tasks.
 const END_PATIENCE: u8 = 16;
 
-/// What has come of a request's headers, and until when they have to. hyper, which has them, does not tell.
+/// The received part of a request's headers, and their deadline. hyper holds the headers, but does not report these.
 pub(super) struct Headers {
     shard: Rc<Shard>,
     peer: IpAddr,
-    place: Rc<HttpPlace>,
+    place: Rc<HttpPermit>,
     count: Cell<usize>,
-    /// As the shard knows it.
+    /// The bytes counted in the shard's account.
     held: Cell<usize>,
     /// No request is under way.
     are_awaited: Cell<bool>,
-    /// Some have come, or they are the first ones: the connection is not idle.
+    /// Some header bytes have arrived, or the headers are the connection's first: the connection is not idle.
     have_begun: Cell<bool>,
     deadline: Cell<Instant>,
-    /// The request has its answer, which is not written yet.
+    /// The request has its answer, but the answer is not written yet.
     is_answering: Cell<bool>,
-    /// Its last byte is on its way to the stream.
+    /// The answer's last byte is on its way to the stream.
     answer_ends: Cell<bool>,
-    /// How often its handler may yet be polled before the end of what the client sends is taken for a body that was cut off.
+    /// Remaining polls of the handler before the end of the client's data counts as a cut-off body.
     patience: Cell<u8>,
-    /// The last answer is written with what comes after HTTP.
+    /// The last answer is written together with the first data after HTTP.
     is_held_back: Cell<bool>,
 }
 
 impl Headers {
-    /// Of a connection whose other end has this address. The first ones have to come until `deadline`, if there is one.
-    pub(super) fn new(shard: &Rc<Shard>, peer: IpAddr, place: &Rc<HttpPlace>, deadline: Option<Instant>) -> Rc<Self> {
+    /// Creates the state for a connection with this peer address. The first headers must arrive by `deadline`, if there
+    /// is one.
+    pub(super) fn new(shard: &Rc<Shard>, peer: IpAddr, place: &Rc<HttpPermit>, deadline: Option<Instant>) -> Rc<Self> {
         let deadline = deadline.unwrap_or_else(|| Instant::now() + shard.config.header_timeout);
         Rc::new(Self {
             shard: shard.clone(),
@@ -71,7 +73,7 @@ impl Headers {
         })
     }
 
-    /// They are whole.
+    /// Records that the headers are complete.
     pub(super) fn came(&self, has_body: bool) {
         self.place.request_came(has_body);
         self.are_awaited.set(false);
@@ -81,25 +83,25 @@ impl Headers {
         self.release();
     }
 
-    /// The request has its answer, which is to be written.
+    /// Records that the request has its answer, and returns the body to write.
     pub(super) fn answer_with(self: &Rc<Self>, body: ResponseBody) -> AnswerBody {
         self.is_answering.set(true);
         AnswerBody { body, headers: self.clone() }
     }
 
-    /// Whether the server has yet to answer a request.
+    /// Whether the server still has to answer a request.
     pub(super) fn lack_answer(&self) -> bool {
         self.place.owes_answer() && !self.is_answering.get()
     }
 
-    /// All that there was is written.
+    /// Records that all pending output is written.
     fn flushed(&self) {
         if self.answer_ends.take() {
             self.answered();
         }
     }
 
-    /// The request has its answer: the next one's are awaited.
+    /// Records that the request is answered. The next request's headers are now awaited.
     fn answered(&self) {
         self.place.answered();
         self.are_awaited.set(true);
@@ -107,12 +109,13 @@ impl Headers {
         self.deadline.set(Instant::now() + self.shard.config.keep_alive_timeout);
     }
 
-    /// The answer that comes now goes out with what follows it: a write and a packet less for every WebSocket.
+    /// Holds the next answer back, to write it together with the data after it. This saves a write and a packet for
+    /// every WebSocket.
     pub(super) fn hold_answer_back(&self) {
         self.is_held_back.set(true);
     }
 
-    /// Nothing is held of them any more.
+    /// Releases the bytes counted for the headers.
     fn release(&self) {
         self.count.set(0);
         self.shard.hold(self.peer, self.held.take(), 0);
@@ -130,9 +133,9 @@ impl Headers {
         self.deadline.get()
     }
 
-    /// More is about to be read.
+    /// Prepares for the next read of headers.
     fn go_on(&self) -> Result<(), Limit> {
-        // Those that came in one piece are not counted: most do, and are not waited for.
+        // Headers that arrive in one piece are not counted. Most do, and the server does not wait for them.
         if self.count.get() > 0 { self.place.request_began() } else { Ok(()) }
     }
 
@@ -145,10 +148,10 @@ impl Headers {
         if count <= SMALL_READ {
             return Ok(());
         }
-        // As hyper's buffer grows.
+        // hyper's buffer grows in the same way.
         let held = count.next_power_of_two();
         let before = self.held.replace(held);
-        // The shard has counted that it was met.
+        // The shard has already counted that the limit was met.
         if self.shard.hold(self.peer, before, held) { Ok(()) } else { Err(Limit::UnfinishedBytes) }
     }
 }
@@ -159,7 +162,7 @@ impl Drop for Headers {
     }
 }
 
-/// An answer's body. hyper drops it when it has taken the last of it.
+/// An answer's body. hyper drops it after it has taken the last part.
 pub(super) struct AnswerBody {
     body: ResponseBody,
     headers: Rc<Headers>,
@@ -188,16 +191,18 @@ impl Drop for AnswerBody {
     }
 }
 
-/// A connection as hyper reads it. What is read of headers is counted, in small pieces: hyper does not read on while a request
-/// is under way and some of the next is there, so a piece is all that it holds of that.
+/// The connection that hyper reads. Header bytes are counted, and are read in small pieces. While a request is in
+/// progress and a part of the next request has arrived, hyper reads no further. So hyper holds at most one piece of the
+/// next request.
 ///
-/// hyper takes the end of what a client sends for the end of the client. So it is not told of it while it waits for an answer, unless
-/// the client waits for long and would come back: `printf … | nc` gets an answer too.
+/// hyper takes the end of a client's data for the end of the connection. So this end is hidden from hyper while the
+/// client waits for an answer: `printf … | nc` gets an answer, too. The exception is a client that waits for a long
+/// time and would come back.
 pub(super) struct HttpStream {
     stream: Stream,
     headers: Rc<Headers>,
     has_ended: bool,
-    /// What was held back.
+    /// The bytes held back.
     held_back: Vec<u8>,
 }
 
@@ -210,7 +215,7 @@ impl HttpStream {
         self.stream
     }
 
-    /// What is to go out before anything else is written.
+    /// Takes the bytes that must be written before anything else.
     pub(super) fn take_held_back(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held_back)
     }
@@ -219,22 +224,22 @@ impl HttpStream {
         self.headers.is_held_back.get()
     }
 
-    /// Whether the client has sent all that it will.
+    /// Whether the client has ended its side of the stream.
     pub(super) fn has_ended(&self) -> bool {
         self.has_ended
     }
 
-    /// Whether something has come that is not read.
+    /// Whether unread bytes have arrived.
     pub(super) fn has_more(&self) -> bool {
         self.stream.has_more()
     }
 
-    /// hyper, and what it has read, is gone.
+    /// Releases the bytes counted for the headers: hyper and its buffer are gone.
     pub(super) fn forget_headers(&self) {
         self.headers.release();
     }
 
-    /// Reads what nobody wants; 0 at the end.
+    /// Reads and discards bytes. Returns 0 at the end of the stream.
     pub(super) async fn read_and_forget(&mut self, shard: &Shard) -> io::Result<usize> {
         std::future::poll_fn(|cx| {
             let mut scratch = take_scratch(shard);
@@ -282,7 +287,7 @@ impl AsyncRead for HttpStream {
             place.hide_end_from(cx.waker());
             return Poll::Pending;
         }
-        // hyper may have the whole body by now, and the handler not yet.
+        // hyper may already have the whole body while the handler does not.
         let patience = this.headers.patience.get();
         if place.owes_answer() && patience > 0 {
             this.headers.patience.set(patience - 1);
@@ -293,7 +298,7 @@ impl AsyncRead for HttpStream {
     }
 }
 
-/// An end without TLS's `close_notify` is one all the same: a request says how long it is, so nobody can cut a part off.
+/// Accepts the end of a stream without TLS's `close_notify`. A request states its length, so a cut-off part is noticed.
 fn without_notice(error: io::Error) -> io::Result<()> {
     if error.kind() == ErrorKind::UnexpectedEof { Ok(()) } else { Err(error) }
 }
@@ -326,7 +331,7 @@ impl AsyncWrite for HttpStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper calls it when it has written all that it had.
+        // hyper calls this after it has written all its output.
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
         this.headers.flushed();

@@ -1,17 +1,17 @@
 //! The confirmed position of a shard: the last broadcast that all of its sessions are known to have received.
 //!
 //! Each session is counted at a watermark: its heartbeats have confirmed everything up to there. A heartbeat moves one
-//! session from an older watermark to a newer one, so that nothing is ever looked through.
+//! session from an older watermark to a newer one, so no operation iterates over the sessions.
 
 use std::collections::VecDeque;
 
-/// Watermarks that are told apart; 16 bytes each. A session that confirms nothing for longer holds back all others, as it
-/// must.
+/// The maximum number of separate watermarks; 16 bytes each. A session that confirms nothing for longer than they
+/// cover holds back all others, as it must.
 const MAX_WATERMARKS: usize = 64;
 
-/// The sessions of one shard.
+/// The confirmed positions of one shard's sessions.
 pub(crate) struct Confirmed {
-    /// Names the first watermark.
+    /// The id of the first watermark.
     first: u32,
     watermarks: VecDeque<Watermark>,
 }
@@ -22,12 +22,12 @@ struct Watermark {
     sessions: usize,
 }
 
-/// Names a watermark of a shard.
+/// The id of a watermark of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WatermarkId(u32);
 
 impl Confirmed {
-    /// An empty shard that has sent everything up to `position`.
+    /// A shard without sessions that has sent everything up to `position`.
     pub(crate) fn new(position: u64) -> Self {
         Self { first: 0, watermarks: VecDeque::from([Watermark { position, sessions: 0 }]) }
     }
@@ -37,7 +37,7 @@ impl Confirmed {
         self.watermarks.front().map_or(0, |first| first.position)
     }
 
-    /// Sets a watermark: everything up to `position` has been sent.
+    /// Adds a watermark: everything up to `position` has been sent.
     pub(crate) fn begin(&mut self, position: u64) {
         self.drop_passed();
         if self.watermarks.len() < MAX_WATERMARKS && self.watermarks.back().is_none_or(|last| last.position < position)
@@ -47,12 +47,12 @@ impl Confirmed {
         self.drop_passed();
     }
 
-    /// The last watermark. What a heartbeat confirms that is sent now.
+    /// The last watermark: the position that a heartbeat sent now confirms.
     pub(crate) fn now(&self) -> WatermarkId {
         WatermarkId(self.first.wrapping_add(self.watermarks.len() as u32).wrapping_sub(1))
     }
 
-    /// A session has come that has received everything up to `since`.
+    /// Adds a session that has received everything up to `since`.
     pub(crate) fn enter(&mut self, since: u64) -> WatermarkId {
         let after = self.watermarks.partition_point(|watermark| watermark.position <= since);
         let index = after.checked_sub(1).unwrap_or_else(|| {
@@ -60,7 +60,7 @@ impl Confirmed {
                 self.watermarks.push_front(Watermark { position: since, sessions: 0 });
                 self.first = self.first.wrapping_sub(1);
             } else if let Some(first) = self.watermarks.front_mut() {
-                // Its other sessions are said to have received less than they have.
+                // For the other sessions at this watermark, the position is now lower than what they have received.
                 first.position = since;
             }
             0
@@ -69,7 +69,7 @@ impl Confirmed {
         WatermarkId(self.first.wrapping_add(index as u32))
     }
 
-    /// A session has received more.
+    /// Moves a session that has received more.
     pub(crate) fn advance(&mut self, from: WatermarkId, to: WatermarkId) {
         if from != to {
             self.leave(from);
@@ -77,7 +77,7 @@ impl Confirmed {
         }
     }
 
-    /// A session has gone.
+    /// Removes a session.
     pub(crate) fn leave(&mut self, watermark: WatermarkId) {
         self.count(self.index(watermark), |sessions| sessions.saturating_sub(1));
     }
@@ -120,7 +120,7 @@ mod tests {
         confirmed.leave(other);
         confirmed.begin(40);
         assert_eq!(confirmed.position(), 20);
-        // One that comes back has received less than all others.
+        // A returning session has received less than all others.
         let back = confirmed.enter(5);
         assert_eq!(confirmed.position(), 5);
         confirmed.advance(back, confirmed.now());
@@ -151,14 +151,14 @@ mod tests {
         prop::collection::vec(step, 0..200)
     }
 
-    /// What a session has received, and its watermark; the same as of the heartbeat that is under way.
+    /// The position and the watermark of a session, now and once the heartbeat under way is answered.
     struct Session {
         since: (u64, WatermarkId),
         asked: (u64, WatermarkId),
     }
 
     proptest! {
-        /// No session has received less than is said of all.
+        /// The confirmed position is not above the position of any session.
         #[test]
         fn nothing_is_confirmed_that_a_session_lacks(steps in steps()) {
             let (mut confirmed, mut position) = (Confirmed::new(0), 0);
@@ -184,7 +184,7 @@ mod tests {
                 let least = sessions.iter().map(|session| session.since.0).min().unwrap_or(position);
                 prop_assert!(confirmed.position() <= least);
             }
-            // And it does not stay behind for good.
+            // The confirmed position does not stay behind for good.
             for session in sessions {
                 confirmed.leave(session.since.1);
             }

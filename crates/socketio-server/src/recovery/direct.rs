@@ -1,4 +1,4 @@
-//! What was emitted to one socket alone, for as long as it may not have arrived.
+//! The events emitted to one socket alone, for as long as they may not have arrived.
 
 use std::{collections::VecDeque, rc::Rc};
 
@@ -6,8 +6,8 @@ use smallvec::SmallVec;
 
 use crate::{config::FRAME_OVERHEAD, frame::Frame, identifier::Id, recovery::Offset};
 
-/// A socket's own events, or those of a session whose client is away (`F` is what other threads may have, then). Nothing
-/// is remembered when the last heartbeat was answered after the last event.
+/// A socket's own events, or those of a session whose client is away (then `F` is a type that other threads may have).
+/// No event is remembered once a heartbeat sent after the last event is answered.
 #[derive(Debug)]
 pub(crate) struct Direct<F = Rc<Frame>> {
     /// Number of the last event.
@@ -16,37 +16,37 @@ pub(crate) struct Direct<F = Rc<Frame>> {
     asked: u32,
     /// Number of the last event that is known to have arrived.
     arrived: u32,
-    /// Boxed, since most of the time there is none.
+    /// Boxed, because it is `None` most of the time.
     log: Option<Box<Log<F>>>,
 }
 
-/// What may not have arrived.
+/// The events that may not have arrived.
 #[derive(Debug)]
 struct Log<F> {
     events: VecDeque<Event<F>>,
     bytes: usize,
-    /// The last event that was forgotten because there were too many.
+    /// The last event that was evicted because there were too many.
     forgotten: Option<Emitted>,
 }
 
-/// When an event was emitted.
+/// The place of an event in the order of emission.
 #[derive(Debug, Clone, Copy)]
 struct Emitted {
     number: u32,
-    /// The last broadcast before it.
+    /// The offset of the last broadcast before it.
     after: u64,
 }
 
 #[derive(Debug)]
 struct Event<F> {
     emitted: Emitted,
-    /// The room without which the client may not have it.
+    /// The client gets the event only if it is in this room.
     room: Option<Box<str>>,
     frames: SmallVec<[F; 1]>,
 }
 
 impl Event<Rc<Frame>> {
-    /// Bytes that it takes.
+    /// The bytes that the event takes.
     fn bytes(&self) -> usize {
         let frames: usize = self.frames.iter().map(|frame| frame.len() + FRAME_OVERHEAD).sum();
         size_of::<Self>() + self.room.as_deref().map_or(0, str::len) + frames
@@ -61,7 +61,7 @@ impl<F> Default for Direct<F> {
 
 impl<F> Default for Log<F> {
     fn default() -> Self {
-        // Most sockets have been sent one thing alone: their greeting.
+        // Most sockets get only one event alone: their greeting.
         Self { events: VecDeque::with_capacity(1), bytes: 0, forgotten: None }
     }
 }
@@ -78,7 +78,7 @@ impl<F> Direct<F> {
         Direct { last, asked, arrived, log }
     }
 
-    /// Bytes that it takes besides itself.
+    /// The bytes of the remembered events.
     pub(crate) fn bytes(&self) -> usize {
         self.log.as_deref().map_or(0, |log| log.bytes)
     }
@@ -96,8 +96,8 @@ impl Direct {
         self.last
     }
 
-    /// Remembers the event that got the last number, for as long as the socket is in `room`. Returns the bytes that are
-    /// remembered.
+    /// Remembers the event that got the last number, for as long as the socket is in `room`. Returns the remembered
+    /// bytes.
     pub(crate) fn push(
         &mut self,
         after: u64,
@@ -114,7 +114,7 @@ impl Direct {
         self.bytes()
     }
 
-    /// Forgets the oldest events until no more than so many bytes are remembered.
+    /// Evicts the oldest events until no more than `max_bytes` are remembered.
     pub(crate) fn forget_beyond(&mut self, max_bytes: usize) {
         let Some(log) = &mut self.log else { return };
         while log.bytes > max_bytes
@@ -125,12 +125,12 @@ impl Direct {
         }
     }
 
-    /// A heartbeat goes out now.
+    /// Records that a heartbeat is sent now.
     pub(crate) fn ask(&mut self) {
         self.asked = self.last;
     }
 
-    /// The heartbeat was answered: what was sent before it has arrived.
+    /// Records that the heartbeat was answered: the events sent before it have arrived.
     pub(crate) fn answered(&mut self) {
         self.arrived = self.asked;
         let Some(log) = &mut self.log else { return };
@@ -147,14 +147,15 @@ impl Direct {
         }
     }
 
-    /// Forgets what a client that came back with this offset has. False if something that it has not is forgotten already.
+    /// Removes the events that a client returning with this offset has. Returns false if an event that it lacks is
+    /// already evicted.
     pub(crate) fn resume(&mut self, socket: &Id, offset: Option<&Offset>) -> bool {
         let number = offset.and_then(|offset| offset.direct_of(socket)).unwrap_or_default().max(self.arrived);
-        // A heartbeat that is under way on another connection says nothing of what is sent again on this one.
+        // A heartbeat under way on another connection does not confirm the events that are sent again on this one.
         (self.arrived, self.asked) = (number, number);
-        // An earlier life of the server may have come further: its numbers must not be given again.
+        // An earlier run of the server may have used higher numbers: these must not be used again.
         self.last = self.last.max(number);
-        // Without a number of its own, a broadcast tells that what was emitted before it has arrived.
+        // An offset also confirms the events emitted before its broadcast, even if it has no number of its own events.
         let has = |emitted: Emitted| {
             emitted.number <= number || offset.is_some_and(|offset| emitted.after < offset.broadcast)
         };
@@ -167,27 +168,27 @@ impl Direct {
         true
     }
 
-    /// Forgets what the socket was sent as a member of rooms that it is no longer in.
+    /// Removes the events that the socket was sent as a member of rooms that it is no longer in.
     pub(crate) fn retain_rooms(&mut self, is_in: impl Fn(&str) -> bool) {
         let Some(log) = &mut self.log else { return };
         log.events.retain(|event| event.room.as_deref().is_none_or(&is_in));
         log.bytes = log.events.iter().map(Event::bytes).sum();
     }
 
-    /// The events, each with the last broadcast before it.
+    /// The events, each with the offset of the last broadcast before it.
     pub(crate) fn events(&self) -> impl Iterator<Item = (u64, &[Rc<Frame>])> {
         let events = self.log.iter().flat_map(|log| &log.events);
         events.map(|event| (event.emitted.after, event.frames.as_slice()))
     }
 
-    /// For other threads.
+    /// Converts the events for other threads.
     pub(crate) fn pack(self) -> Direct<Frame> {
         self.map(Rc::unwrap_or_clone)
     }
 }
 
 impl Direct<Frame> {
-    /// Back on a shard.
+    /// Converts the events back for a shard.
     pub(crate) fn unpack(self) -> Direct {
         self.map(Rc::new)
     }
@@ -233,7 +234,7 @@ mod tests {
         assert_eq!(missed(Some(offsets[3])), [0; 0]);
         assert_eq!(missed(Some(Offset::of_broadcast(5))), [5, 5, 6, 8]);
         assert_eq!(missed(Some(Offset::of_broadcast(7))), [8]);
-        // The number is another session's.
+        // The number belongs to another session.
         let other = Offset::of_direct(5, 2, &Id::parse("otherAAAAAAAAAAAAAAA").expect("an id"));
         assert_eq!(missed(Some(other)), [5, 5, 6, 8]);
     }

@@ -1,4 +1,4 @@
-//! The broadcasts of this node that clients may still ask for, by room.
+//! The broadcasts of this node that returning clients may still ask for, by room.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -20,16 +20,16 @@ pub(crate) struct Entry {
     pub(crate) offset: u64,
     pub(crate) frames: Frames,
     namespace: u16,
-    /// Everyone in the namespace, if empty.
+    /// Empty for all sockets of the namespace.
     rooms: SmallVec<[Arc<str>; 1]>,
     except: Box<[Box<str>]>,
     except_socket: Option<Id>,
-    /// Of those with the same key only the newest is remembered.
+    /// Of the broadcasts with the same key, only the newest is remembered.
     latest: Option<Arc<str>>,
     at: Instant,
 }
 
-/// Whom a broadcast goes to, as far as recovery is concerned.
+/// The receivers of a broadcast, as far as recovery is concerned.
 pub(crate) struct Audience<'a> {
     pub(crate) namespace: u16,
     pub(crate) rooms: &'a [Box<str>],
@@ -37,13 +37,13 @@ pub(crate) struct Audience<'a> {
     pub(crate) except_socket: Option<Id>,
 }
 
-/// The broadcasts that are remembered, and the numbers of all.
+/// The remembered broadcasts, and the offsets of all broadcasts.
 pub(crate) struct History {
-    /// The number of the last broadcast.
+    /// The offset of the last broadcast.
     last: u64,
-    /// The last broadcast before this server's first.
+    /// The offset of the last broadcast before this server's first.
     start: u64,
-    /// The last broadcast that is forgotten and was not replaced by a newer one.
+    /// The offset of the last broadcast that was evicted and not replaced by a newer one.
     forgotten: u64,
     rooms: HashMap<RoomKey, Room>,
     all: Queue,
@@ -51,21 +51,21 @@ pub(crate) struct History {
     age: Duration,
 }
 
-/// A namespace and a room in it; everyone, if it names none.
+/// A namespace and a room in it; `None` for all sockets of the namespace.
 type RoomKey = (u16, Option<Arc<str>>);
 
-/// What is remembered of a room, in its order.
+/// The remembered broadcasts of a room, in order.
 #[derive(Default)]
 struct Room {
     entries: VecDeque<Arc<Entry>>,
-    /// The number of the newest for each key, where there are keys. Looking for it among all the others, one would be as
-    /// slow as there are keys in the room, while everybody waits for the history.
+    /// The offset of the newest broadcast for each key, if there are keys. Without this map, a search would take
+    /// time in proportion to the keys in the room, while all other threads wait for the history.
     #[expect(clippy::box_collection, reason = "most rooms have no keys, and a map is six words even when it is empty")]
     newest: Option<Box<HashMap<Arc<str>, u64>>>,
 }
 
 impl Room {
-    /// Adds the newest, which replaces the one with its key. Returns that one.
+    /// Adds the newest broadcast. Removes and returns the broadcast that had the same key.
     fn push(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
         let older = (entry.latest.as_ref())
             .and_then(|key| self.newest.get_or_insert_default().insert(key.clone(), entry.offset))
@@ -74,7 +74,7 @@ impl Room {
         older
     }
 
-    /// Forgets an entry; false if it was replaced before.
+    /// Removes an entry. Returns false if a newer one replaced it before.
     fn forget(&mut self, entry: &Entry) -> bool {
         let forgotten = self.take(entry.offset).is_some();
         if forgotten && let (Some(newest), Some(key)) = (&mut self.newest, &entry.latest) {
@@ -94,7 +94,7 @@ impl Room {
     }
 }
 
-/// Broadcasts in their order, bounded in bytes.
+/// Broadcasts in order, bounded in bytes.
 #[derive(Default)]
 struct Queue {
     entries: VecDeque<Arc<Entry>>,
@@ -108,7 +108,7 @@ impl Queue {
         self.entries.push_back(entry);
     }
 
-    /// Takes the oldest, if it has to be forgotten.
+    /// Takes the oldest entry, if it has to be evicted.
     fn pop(&mut self, now: Instant, age: Duration) -> Option<Arc<Entry>> {
         self.entries.front().filter(|first| self.bytes > self.max_bytes || now.duration_since(first.at) > age)?;
         let first = self.entries.pop_front()?;
@@ -120,10 +120,10 @@ impl Queue {
     }
 }
 
-/// The same of those with a key, which leave also from the middle: when every room has a newer one.
+/// The same for broadcasts with a key. These are also removed from the middle: when every room has a newer one.
 #[derive(Default)]
 struct Newest {
-    /// By their numbers, each with the rooms that have no newer one.
+    /// By offset, each with the number of rooms that have no newer one.
     entries: BTreeMap<u64, (Arc<Entry>, usize)>,
     bytes: usize,
     max_bytes: usize,
@@ -135,7 +135,7 @@ impl Newest {
         self.entries.insert(entry.offset, (entry, rooms));
     }
 
-    /// A room has a newer one.
+    /// Records that a room has a newer broadcast.
     fn replaced(&mut self, offset: u64) {
         let Some((entry, rooms)) = self.entries.get_mut(&offset) else { return };
         *rooms = rooms.saturating_sub(1);
@@ -145,7 +145,7 @@ impl Newest {
         }
     }
 
-    /// Takes the oldest, if it has to be forgotten.
+    /// Takes the oldest entry, if it has to be evicted.
     fn pop(&mut self, now: Instant, age: Duration) -> Option<Arc<Entry>> {
         let first = self.entries.first_entry()?;
         if self.bytes <= self.max_bytes && now.duration_since(first.get().0.at) <= age {
@@ -157,18 +157,18 @@ impl Newest {
     }
 }
 
-/// What an entry takes beside its frames, roughly.
+/// The approximate bytes of an entry besides its frames.
 const ENTRY_OVERHEAD: usize = 256;
 
-/// What it takes beside the name for each room that nothing else is remembered of: its place in the map, which may be half empty,
-/// and a list of one.
+/// The bytes, besides the name, of a room with no other entries: its place in the map, which may be half empty, and a
+/// list of one.
 const ROOM_OVERHEAD: usize = 192;
 
 impl Entry {
     fn bytes(&self) -> usize {
         let rooms: usize = self.rooms.iter().map(|room| ROOM_OVERHEAD + room.len()).sum();
         let except: usize = self.except.iter().map(|room| size_of::<Box<str>>() + room.len()).sum();
-        // In the entry, and in the room's map of the newest.
+        // The key is in the entry, and in the room's map of the newest.
         let key = self.latest.as_ref().map_or(0, |key| ROOM_OVERHEAD + key.len());
         ENTRY_OVERHEAD + self.frames.iter().map(Frame::len).sum::<usize>() + rooms + except + key
     }
@@ -178,7 +178,7 @@ impl History {
     /// Remembers broadcasts for `age`.
     pub(crate) fn new(settings: &Recovery, age: Duration) -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        // Half a million years fit.
+        // 64 bits are enough for half a million years.
         let start = settings.after.unwrap_or(now.as_micros() as u64);
         Self {
             last: start,
@@ -191,23 +191,30 @@ impl History {
         }
     }
 
-    /// The number of the last broadcast.
+    /// The offset of the last broadcast.
     pub(crate) fn last(&self) -> u64 {
         self.last
     }
 
-    /// The last broadcast before this server's first: it and those before it are of earlier lives.
+    /// The offset of the last broadcast before this server's first: this offset and lower ones belong to earlier runs.
     pub(crate) fn start(&self) -> u64 {
         self.start
     }
 
-    /// The next broadcast's number: the one that is asked for, unless that is no higher than the last.
-    pub(crate) fn next(&mut self, wanted: Option<u64>) -> u64 {
-        self.last = wanted.unwrap_or_default().max(self.last + 1);
-        self.last
+    /// The next broadcast's offset: the given one, or the next number.
+    ///
+    /// # Errors
+    /// If the given offset is not above the last one, which is returned.
+    pub(crate) fn next(&mut self, given: Option<u64>) -> Result<u64, u64> {
+        let next = given.unwrap_or(self.last + 1);
+        if next <= self.last {
+            return Err(self.last);
+        }
+        self.last = next;
+        Ok(next)
     }
 
-    /// Remembers the broadcast that got the last number.
+    /// Remembers the broadcast that got the last offset.
     pub(crate) fn push(&mut self, audience: &Audience<'_>, latest: Option<&str>, frames: Frames) {
         let now = Instant::now();
         let entry = Arc::new(Entry {
@@ -224,7 +231,7 @@ impl History {
         for key in entry.keys() {
             rooms += 1;
             if let Some(older) = self.rooms.entry(key).or_default().push(entry.clone()) {
-                // A room that is named twice has replaced the entry by itself.
+                // A room that is named twice has replaced the entry with itself.
                 if older.offset == entry.offset { rooms -= 1 } else { self.latest.replaced(older.offset) }
             }
         }
@@ -236,7 +243,7 @@ impl History {
         self.trim(now);
     }
 
-    /// Forgets what is too old or too much.
+    /// Evicts entries that are too old or exceed a limit.
     pub(crate) fn trim(&mut self, now: Instant) {
         while let Some(first) = self.all.pop(now, self.age).or_else(|| self.latest.pop(now, self.age)) {
             for key in first.keys() {
@@ -254,8 +261,8 @@ impl History {
         }
     }
 
-    /// The broadcasts after `offset` for a socket in these rooms, each of which it joined after the broadcast named with
-    /// it, in their order; `None` if some may be forgotten, or they are too many.
+    /// The broadcasts after `offset` for a socket in these rooms, in order. Each room comes with the last broadcast
+    /// before the socket joined it. `None` if some of them may have been evicted, or if there are too many.
     pub(crate) fn missed(
         &self,
         namespace: u16,
@@ -289,14 +296,14 @@ impl History {
         Some(missed)
     }
 
-    /// How many broadcasts are remembered, and their bytes.
+    /// The number of remembered broadcasts, and their bytes.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.all.entries.len() + self.latest.entries.len(), self.all.bytes + self.latest.bytes)
     }
 }
 
 impl Entry {
-    /// The rooms that it is remembered under.
+    /// The rooms under which the entry is remembered.
     fn keys(&self) -> impl Iterator<Item = RoomKey> {
         let everyone = self.rooms.is_empty().then_some((self.namespace, None));
         self.rooms.iter().map(|room| (self.namespace, Some(room.clone()))).chain(everyone)
@@ -315,10 +322,10 @@ mod tests {
         History::new(&Recovery { max_latest_bytes, after: Some(0), ..Recovery::default() }, AGE)
     }
 
-    /// Remembers a broadcast to these rooms; returns its number.
+    /// Remembers a broadcast to these rooms. Returns its offset.
     fn push(history: &mut History, rooms: &[&str], latest: Option<&str>) -> u64 {
         let rooms: Vec<Box<str>> = rooms.iter().map(|&room| room.into()).collect();
-        let number = history.next(None);
+        let number = history.next(None).expect("the next number");
         let audience = Audience { namespace: 0, rooms: &rooms, except: &[], except_socket: None };
         history.push(&audience, latest, smallvec![Frame::text(|out| out.extend_from_slice(b"42[]"))]);
         number
@@ -356,7 +363,7 @@ mod tests {
         push(&mut history, &["a"], None);
         push(&mut history, &["a"], Some("y"));
         push(&mut history, &["a"], Some("x"));
-        // The same room named twice has it once.
+        // A room that is named twice has the entry once.
         push(&mut history, &["b", "b"], Some("y"));
         assert_eq!(missed(&history, "a"), [2, 3, 4]);
         assert_eq!(missed(&history, "b"), [1, 5]);
@@ -403,7 +410,7 @@ mod tests {
         push(&mut history, &["a"], None);
         history.trim(Instant::now() + 2 * AGE);
         assert_eq!((keys(&history), history.rooms.len(), history.size()), (0, 0, (0, 0)));
-        // One that comes again is new.
+        // A key that is used again is new.
         push(&mut history, &["a"], Some("key 1"));
         assert_eq!(keys(&history), 1);
     }

@@ -1,8 +1,8 @@
-//! Sessions that outlive the process: what an application that can keep them is asked for.
+//! Sessions that outlive the process: the interface for an application that keeps them.
 
 use std::{fmt::Debug, future::Future, pin::Pin, sync::Arc};
 
-/// A session as it is kept.
+/// A saved session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SavedSession {
@@ -10,24 +10,24 @@ pub struct SavedSession {
     pub namespace: String,
     /// The socket's id.
     pub socket_id: String,
-    /// The rooms that it is in, each with the broadcast after which it joined.
+    /// The rooms that it is in, each with the offset of the last broadcast before it joined.
     pub rooms: Vec<(Arc<str>, u64)>,
-    /// What [`Namespace::save`](crate::Namespace::save) returned.
+    /// The text that [`Namespace::save`](crate::Namespace::save) returned.
     pub data: String,
-    /// The last broadcast that is known to have arrived, or that came before it connected.
+    /// The last broadcast that is known to have arrived, or that was sent before the client connected.
     pub since: u64,
-    /// What was saved of it before.
+    /// What the keeper has of the session before this save.
     pub before: Before,
 }
 
-/// What a keeper has of a session that it is given.
+/// What a keeper has of a session before it is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
-    /// It was given none of it yet.
+    /// Nothing: the session was not saved before.
     Nothing,
-    /// The session as it is.
+    /// The current session.
     Valid,
-    /// Something that must not be recalled any more: its rooms or its data have changed since.
+    /// An outdated session that must not be recalled any more: its rooms or its data have changed since.
     Outdated,
 }
 
@@ -41,13 +41,13 @@ impl SavedSession {
 }
 
 impl MissedEvent {
-    /// An event with its number, for everyone in its namespace.
+    /// An event with its offset, for all sockets of its namespace.
     #[must_use]
     pub fn new(offset: u64, event: impl Into<String>, args: impl Into<String>) -> Self {
         Self { offset, event: event.into(), args: args.into(), rooms: Vec::new() }
     }
 
-    /// The same for these rooms.
+    /// The same event for these rooms.
     #[must_use]
     pub fn to(mut self, rooms: Vec<String>) -> Self {
         self.rooms = rooms;
@@ -55,48 +55,52 @@ impl MissedEvent {
     }
 }
 
-/// A broadcast of an earlier life of the server.
+/// A broadcast of an earlier run of the server.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct MissedEvent {
-    /// Its number: that of [`Broadcast::offset`](crate::Broadcast::offset).
+    /// Its offset, as in [`Broadcast::offset`](crate::Broadcast::offset).
     pub offset: u64,
     /// The event's name.
     pub event: String,
     /// Its arguments as JSON, separated by commas.
     pub args: String,
-    /// Of the rooms that were asked for, those that it went to; none if it went to everyone. A client that is in none of
-    /// them any more does not get it.
+    /// The rooms that it was sent to, out of the requested rooms; empty if it was sent to everyone. A client that is in
+    /// none of them any more does not get it.
     pub rooms: Vec<String>,
 }
 
-/// Keeps sessions across the end of the process. The `pid` is the client's secret: who has it can take the session over.
+/// Keeps sessions across the end of the process. The `pid` is the client's secret: its holder can take the session
+/// over.
 pub trait SessionKeeper: Debug + Send + Sync {
-    /// Keeps a session in place of what was kept of it. Called on the sockets' threads, before the client is told of what has
-    /// changed: must not block.
+    /// Saves a session in place of its earlier copy. Called on the sockets' threads, before the client is told of the
+    /// change: must not block.
     fn save(&self, pid: &str, session: SavedSession);
 
-    /// The session's client has gone and may come back. It has received every broadcast up to `since`, or needs not. What was
-    /// saved of the session before is as good.
+    /// Records that the session's client has gone and may come back. The client has received every broadcast up to
+    /// `since`, or does not need it. The copy that was saved before is still valid.
     fn left(&self, pid: &str, since: u64);
 
-    /// Every session that is saved, not forgotten, and with a client (not [left](Self::left) since it was saved) has received
-    /// all broadcasts up to this one. Said again when it changes; it falls when a client comes back that has received less.
-    /// So the session of a client that stays and is sent nothing is as fresh as the others, and need not be saved again.
+    /// Records that sessions have received all broadcasts up to this one: every session that is saved, not forgotten,
+    /// and with a client (not [left](Self::left) since it was saved). Called again when the position changes. The
+    /// position falls when a client comes back that has received less. So the session of a client that stays and gets
+    /// no events is as fresh as the others, and need not be saved again.
     fn confirmed(&self, up_to: u64);
 
-    /// The session has ended for good.
+    /// Removes a session that has ended for good.
     fn forget(&self, pid: &str);
 
-    /// The session with this `pid` as an earlier life of the server kept it, with the last broadcast that its client is known
-    /// to have received. Nothing if there is none, or the client has been away for too long.
+    /// Returns the session with this `pid` as an earlier run of the server saved it, with the last broadcast that its
+    /// client is known to have received. `None` if there is no such session, or if the client has been away for too
+    /// long.
     fn recall(&self, pid: &str) -> Recalled<SavedSession>;
 
-    /// What earlier lives sent after `offset` to any of these rooms of a namespace, to each only what came after the number
-    /// beside it, in its order. Nothing if some of it is no longer known. Asked each time that a client comes back
-    /// which may not have it all yet, also for a session that came back before.
+    /// Returns the events that earlier runs sent after `offset` to any of these rooms of a namespace, in order. For
+    /// each room, only the events after the offset beside it count. `None` if some of the events are no longer known.
+    /// Called each time that a client comes back which may not have all of them yet, also for a session that was
+    /// recovered before.
     fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>>;
 }
 
-/// What a keeper answers.
+/// The answer of a keeper.
 pub type Recalled<T> = Pin<Box<dyn Future<Output = Option<T>> + Send>>;

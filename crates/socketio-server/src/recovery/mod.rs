@@ -1,14 +1,15 @@
-//! Connection state recovery: a client whose connection was lost gets its session back, and what it missed.
+//! Connection state recovery: a client that lost its connection gets its session back, and the missed events.
 //!
-//! It is Socket.IO's own protocol, so the stock client takes part without knowing. The reply to CONNECT carries a secret
-//! (`pid`); every event without an ack id carries an [`Offset`] as one more argument, a string at its end; and a client
-//! that comes back says both. What it may have missed is known from three places:
+//! It is Socket.IO's own protocol, so the standard client takes part without changes. The reply to CONNECT carries a
+//! secret (`pid`). Every event without an ack id carries an [`Offset`] as an additional argument, a string at its end.
+//! A returning client sends both. The events that it may have missed come from three places:
 //!
 //! - [`history`]: the broadcasts of this node, by room;
-//! - [`direct`]: what was emitted to one socket alone, until a heartbeat tells that it has arrived;
-//! - [`keeper`]: what outlives the process, if the application keeps sessions.
+//! - [`direct`]: the events emitted to one socket alone, until a heartbeat confirms their arrival;
+//! - [`keeper`]: the data that outlives the process, if the application keeps sessions.
 //!
-//! [`sessions`] knows where each session is: with a socket, or kept for a client that is away. [`resume`] brings it back.
+//! [`sessions`] records where each session is: with a socket, or kept for a client that is away. `connection::resuming` brings it
+//! back.
 
 mod confirmed;
 mod direct;
@@ -16,7 +17,6 @@ mod history;
 mod keeper;
 mod offset;
 mod readers;
-mod resume;
 mod sessions;
 
 use std::{
@@ -35,42 +35,43 @@ pub(crate) use history::{Audience, Entry, History};
 pub use keeper::{Before, MissedEvent, Recalled, SavedSession, SessionKeeper};
 pub(crate) use offset::Offset;
 pub(crate) use readers::Readers;
-pub(crate) use resume::{Wish, resume};
 pub(crate) use sessions::{Away, Sessions, TooLate, Whereabouts};
 
 use crate::{Config, SocketRef, identifier::Id};
 
 /// Settings and limits of connection state recovery; see [`Config::recovery`](crate::Config::recovery).
 ///
-/// A client whose handlers can't take the argument that is added to every event (python-socketio's have to be written for
-/// it) declines with `recovery: false` in its `auth` object.
+/// If a client's handlers can't take the additional argument of every event, the client declines with `recovery: false`
+/// in its `auth` object. (Handlers of python-socketio have to be written for that argument.)
 #[derive(Clone)]
 pub struct Recovery {
-    /// How long a client may be away. Default 2 minutes, as Node's server. With zero no session is recovered, and clients
-    /// notice nothing; broadcasts have their numbers still.
+    /// How long a client may be away. Default 2 minutes, as in Node's server. With zero, no session is recovered, and
+    /// clients notice nothing; broadcasts still have their offsets.
     pub window: Duration,
-    /// Bytes of broadcasts that are remembered. When there are more, the oldest are forgotten, and clients that missed
-    /// them are not recovered. Default 64 MiB.
+    /// The limit of remembered broadcasts, in bytes. Above it, the oldest are evicted, and clients that missed them are
+    /// not recovered. Default 64 MiB.
     pub max_bytes: usize,
-    /// The same for broadcasts of which the newest is enough ([`Broadcast::latest`](crate::Broadcast::latest)): apart,
-    /// so that they never push out others. Default 16 MiB.
+    /// The same limit for broadcasts of which only the newest is needed
+    /// ([`Broadcast::latest`](crate::Broadcast::latest)). It is separate, so that they never evict other broadcasts.
+    /// Default 16 MiB.
     pub max_latest_bytes: usize,
-    /// Bytes emitted to one socket alone that are remembered until it is known that they have arrived. Default 256 KiB,
-    /// as much as may wait for a client that is still read from.
+    /// The limit of remembered events emitted to one socket alone, in bytes. They are remembered until their arrival is
+    /// confirmed. Default 256 KiB, as many bytes as may wait for a client that is still read from.
     pub max_direct_bytes: usize,
-    /// Sessions that are kept for clients that are away. When there are more, those of the address that has most are forgotten, if it has a
-    /// sixteenth or more of what is kept, or else the oldest. Default 100,000.
+    /// The limit of sessions kept for clients that are away. Above it, sessions of the address with the most are
+    /// evicted, if it has a 256th of a limit or more; otherwise the oldest sessions are evicted. Default
+    /// 100,000.
     pub max_sessions: usize,
-    /// Bytes that those sessions take: their rooms, their data, and what was emitted to them alone. When it is more, the same are
-    /// forgotten. Default 64 MiB: 600 bytes each of as many as there may be.
+    /// The limit of the bytes of those sessions: their rooms, their data, and the events emitted to them alone. Above
+    /// it, the same sessions are evicted. Default 64 MiB: 600 bytes for each session of the maximum number.
     pub max_session_bytes: usize,
-    /// The first broadcast gets a higher offset than this. Offsets never go back: a server that takes over the sessions
-    /// of an earlier one continues after it. Default: the microseconds since 1970.
+    /// The first broadcast gets a higher offset than this. Offsets never decrease: a server that takes over the
+    /// sessions of an earlier one continues after its offsets. Default: the microseconds since 1970.
     pub after: Option<u64>,
-    /// The key that tells socket ids from other names. A server that takes over sessions must know their ids.
-    /// Default: random.
+    /// The key that distinguishes socket ids from other names. A server that takes over sessions must recognize their
+    /// ids. Default: random.
     pub id_key: Option<[u8; 16]>,
-    /// Keeps sessions across the end of the process. Default: none does.
+    /// The keeper of sessions across the end of the process. Default: none.
     pub keeper: Option<Arc<dyn SessionKeeper>>,
 }
 
@@ -98,7 +99,7 @@ impl fmt::Debug for Recovery {
 
 macro_rules! failures {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
-        /// Why a client that asked for its session got a new one.
+        /// The reason why a client that asked for its session got a new one.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum RecoveryFailure { $($(#[$doc])* $name,)* }
@@ -117,31 +118,31 @@ macro_rules! failures {
 }
 
 failures! {
-    /// Nobody knows the session: it ended, or the client was away for too long.
+    /// The session is not known: it ended, or the client was away for too long.
     UnknownSession => "unknown session",
-    /// The client's offset is none that it can have got.
+    /// The client can't have received the offset that it sent.
     BadOffset => "bad offset",
-    /// Something that the client missed is no longer remembered.
+    /// Some of the missed events are no longer remembered.
     Forgotten => "events forgotten",
-    /// The application refused it.
+    /// The application refused the session.
     Refused => "refused",
-    /// There are too many rooms for its client to be in all of its rooms again.
+    /// The limits do not allow the client to join all rooms of its session again.
     TooManyRooms => "too many rooms",
 }
 
-/// What a node remembers for recovery.
+/// The recovery data of a node.
 pub(crate) struct Memory {
     pub(crate) settings: Recovery,
     history: Mutex<History>,
     sessions: Mutex<Sessions>,
-    /// What the sessions of each shard have received; see [`Confirmed`]. Changed, and told to the keeper, under the lock of
-    /// the sessions: a session that has received less is taken into account before it is saved.
+    /// The confirmed position of each shard's sessions; see [`Confirmed`]. It is changed, and reported to the keeper,
+    /// under the lock of the sessions: a session that has received less is counted before it is saved.
     confirmed: Box<[AtomicU64]>,
 }
 
 impl Memory {
     pub(crate) fn new(settings: &Recovery, config: &Config) -> Self {
-        // A lost connection is noticed after a heartbeat at the latest, and from then on the client has its time.
+        // A lost connection is noticed after one heartbeat at the latest. The client's window begins then.
         let age = settings.window + config.ping_interval + config.ping_timeout;
         let history = History::new(settings, age);
         let confirmed = (0..config.shards.max(1)).map(|_| AtomicU64::new(history.start())).collect();
@@ -153,13 +154,13 @@ impl Memory {
         }
     }
 
-    /// Whether there is anything that clients may come back for.
+    /// Whether sessions can be recovered.
     pub(crate) fn is_on(&self) -> bool {
         !self.settings.window.is_zero()
     }
 
-    /// The broadcasts. Whoever takes a number, or has something done on every shard, posts to the shards before letting go,
-    /// so that all see one order.
+    /// Locks the broadcasts. A caller that takes an offset, or that sends a command to every shard, posts to the shards
+    /// before it releases the lock, so that all shards see one order.
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,21 +169,22 @@ impl Memory {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what is too old.
+    /// Discards expired data.
     pub(crate) fn tidy(&self) {
         let now = Instant::now();
         self.history().trim(now);
         self.forget(&self.sessions().trim(now));
     }
 
-    /// A session is with a socket from now on, of a shard whose sessions have all received what came up to `confirmed`.
+    /// Records that a session is now with a socket. All sessions of the socket's shard have received the broadcasts up
+    /// to `confirmed`.
     pub(crate) fn is_with(&self, pid: Id, socket: SocketRef, confirmed: u64) {
         let mut sessions = self.sessions();
         sessions.is_with(pid, socket);
         self.confirm(&sessions, socket.shard.into(), confirmed);
     }
 
-    /// All sessions of a shard have received what came up to `confirmed`.
+    /// Records that all sessions of a shard have received the broadcasts up to `confirmed`.
     pub(crate) fn confirmed(&self, shard: u8, confirmed: u64) {
         self.confirm(&self.sessions(), shard.into(), confirmed);
     }
@@ -199,21 +201,21 @@ impl Memory {
         }
     }
 
-    /// Keeps a session whose client may come back.
+    /// Keeps the session of a client that may come back.
     pub(crate) fn keep(&self, pid: Id, away: Away) {
         let mut sessions = self.sessions();
         let forgotten = sessions.keep(pid, away);
         self.forget(&forgotten);
     }
 
-    /// To be called before anybody else can ask for the sessions: nobody may have one recalled that has ended.
+    /// Must be called before another caller can lock the sessions: an ended session must not be recalled.
     fn forget(&self, ended: &[Id]) {
         if let Some(keeper) = &self.settings.keeper {
             ended.iter().for_each(|pid| keeper.forget(pid.as_str()));
         }
     }
 
-    /// A session has ended for good.
+    /// Ends a session for good.
     pub(crate) fn end(&self, pid: &Id) {
         let mut sessions = self.sessions();
         sessions.end(pid);
@@ -221,39 +223,40 @@ impl Memory {
     }
 }
 
-/// How often what is too old is forgotten.
+/// The interval at which expired data is discarded.
 pub(crate) const TIDY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Bytes that may not have arrived at which the client is asked, by a heartbeat ahead of time, whether they have.
+/// The number of unconfirmed bytes at which a heartbeat ahead of time asks the client whether they have arrived.
 pub(crate) const ASK_AT_BYTES: usize = 16 * 1024;
 
-/// What a socket remembers for recovery.
+/// The recovery state of a socket.
 pub(crate) struct SocketRecovery {
     pub(crate) pid: Id,
     pub(crate) recovered: bool,
-    /// The last broadcast that is known to have arrived, or to need not.
+    /// The last broadcast that is known to have arrived, or that need not arrive.
     pub(crate) since: Cell<u64>,
-    /// The same once the heartbeat under way is answered.
+    /// The value of `since` once the heartbeat under way is answered.
     pub(crate) asked: Cell<u64>,
-    /// Where it is counted, and where once the heartbeat under way is answered. None before it is with its socket.
+    /// The watermark of the session, and its watermark once the heartbeat under way is answered. `None` before the
+    /// session is with its socket.
     watermarks: Cell<Option<(WatermarkId, WatermarkId)>>,
     pub(crate) direct: RefCell<Direct>,
     save_state: Cell<SaveState>,
 }
 
-/// What the keeper has of a session, and whether the session is queued to be given to it. A session that changes is queued
-/// first, so there is no changed one that is not queued.
+/// The keeper's copy of a session, and whether the session is queued to be saved. A session is queued before it is
+/// marked as changed, so every changed session is queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SaveState {
     /// The keeper has nothing, and the socket is not connected yet.
     New,
-    /// The keeper has nothing, which no change makes wrong; the session is queued.
+    /// The keeper has nothing that a change could make outdated; the session is queued.
     NewQueued,
-    /// The keeper has the session as it is.
+    /// The keeper has the current session.
     Saved,
-    /// The keeper has the session as it is, and is told that its client is back: the session is queued.
+    /// The keeper has the current session; the session is queued, to report that its client is back.
     SavedQueued,
-    /// What the keeper has must not be recalled any more; the session is queued.
+    /// The keeper's copy must not be recalled any more; the session is queued.
     ChangedQueued,
 }
 
@@ -262,7 +265,7 @@ impl SocketRecovery {
         Self::new(pid, false, since, Direct::default())
     }
 
-    fn resumed(pid: Id, since: u64, direct: Direct) -> Box<Self> {
+    pub(crate) fn resumed(pid: Id, since: u64, direct: Direct) -> Box<Self> {
         Self::new(pid, true, since, direct)
     }
 
@@ -273,12 +276,12 @@ impl SocketRecovery {
         Box::new(Self { pid, recovered, since, asked, watermarks: Cell::default(), direct, save_state })
     }
 
-    /// Whether the session is queued to be given to the keeper.
+    /// Whether the session is queued to be saved to the keeper.
     pub(crate) fn is_queued(&self) -> bool {
         matches!(self.save_state.get(), SaveState::NewQueued | SaveState::SavedQueued | SaveState::ChangedQueued)
     }
 
-    /// The session is queued from now on. False if it was already.
+    /// Marks the session as queued. Returns false if it was queued already.
     pub(crate) fn queue(&self) -> bool {
         let queued = match self.save_state.get() {
             SaveState::New => SaveState::NewQueued,
@@ -289,14 +292,14 @@ impl SocketRecovery {
         true
     }
 
-    /// The session has changed. It is queued, unless its socket is not connected.
+    /// Records that the session has changed. It is queued, unless its socket is not connected.
     pub(crate) fn change(&self) {
         if self.save_state.get() == SaveState::SavedQueued {
             self.save_state.set(SaveState::ChangedQueued);
         }
     }
 
-    /// The keeper is given the session now. Says what it has of it.
+    /// Marks the session as saved. Returns what the keeper had of it before.
     pub(crate) fn save(&self) -> Before {
         match self.save_state.replace(SaveState::Saved) {
             SaveState::New | SaveState::NewQueued => Before::Nothing,
@@ -305,20 +308,20 @@ impl SocketRecovery {
         }
     }
 
-    /// The session is with its socket from now on.
+    /// Records that the session is now with its socket.
     pub(crate) fn begin(&self, confirmed: &mut Confirmed) {
         let watermark = confirmed.enter(self.since.get());
         self.watermarks.set(Some((watermark, watermark)));
     }
 
-    /// A heartbeat goes out after this broadcast.
+    /// Records that a heartbeat is sent after the broadcast `position`.
     pub(crate) fn ask(&self, position: u64, confirmed: &Confirmed) {
         self.asked.set(position);
         self.watermarks.set(self.watermarks.get().map(|(watermark, _)| (watermark, confirmed.now())));
         self.direct.borrow_mut().ask();
     }
 
-    /// The heartbeat was answered.
+    /// Records that the heartbeat was answered.
     pub(crate) fn answered(&self, confirmed: &mut Confirmed) {
         self.since.set(self.asked.get());
         if let Some((watermark, asked)) = self.watermarks.get() {
@@ -328,7 +331,7 @@ impl SocketRecovery {
         self.direct.borrow_mut().answered();
     }
 
-    /// The socket has gone.
+    /// Records that the socket is gone.
     pub(crate) fn end(&self, confirmed: &mut Confirmed) {
         if let Some((watermark, _)) = self.watermarks.take() {
             confirmed.leave(watermark);

@@ -1,22 +1,22 @@
-//! How far a client has come.
+//! The position of a client in its sequence of events.
 
 use std::{fmt, ops::Deref};
 
 use crate::identifier::Id;
 
-/// The place of an event in what a socket was sent: broadcasts by their number on this node, and between two of them
-/// the socket's own events by theirs.
+/// The place of an event in the sequence of a socket's events. A broadcast has a number on this node. The
+/// socket's own events between two broadcasts have numbers of their own.
 ///
-/// Clients hand it back unread. `1f` is that of the broadcast 0x1f; `1f.3.k9Qx` that of the socket's event 3, emitted
-/// when 0x1f was the last broadcast, and it ends with the beginning of the socket's id: a client sends its last offset
-/// even when that is from a session that it has lost.
+/// Clients send it back without reading it. `1f` is the offset of the broadcast 0x1f. `1f.3.k9Qx` is the offset of the
+/// socket's event 3, emitted when 0x1f was the last broadcast. It ends with the beginning of the socket's id, because a
+/// client sends its last offset even if that belongs to a session that it has lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Offset {
     pub(crate) broadcast: u64,
     pub(crate) direct: Option<(u32, Tag)>,
 }
 
-/// Whose own events are numbered.
+/// The socket whose own events are numbered: the beginning of its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tag([u8; 4]);
 
@@ -37,7 +37,7 @@ impl Offset {
         Self { broadcast, direct: Some((direct, Tag::of(socket))) }
     }
 
-    /// As it stands behind an event's arguments. All its characters stand for themselves in JSON.
+    /// The text behind an event's arguments. None of its characters need an escape in JSON.
     pub(crate) fn argument(&self) -> Text {
         let mut text = Text::new();
         text.push_all(b",\"");
@@ -46,7 +46,7 @@ impl Offset {
         text
     }
 
-    /// By hand: each of a socket's own events has another one, and formatting takes ten times as long.
+    /// Written by hand: each of a socket's own events has a different offset, and formatting takes ten times as long.
     fn write(&self, text: &mut Text) {
         text.push_hex(self.broadcast);
         if let Some((direct, Tag(tag))) = self.direct {
@@ -70,13 +70,13 @@ impl Offset {
         parts.next().is_none().then_some(Self { broadcast, direct })
     }
 
-    /// The number of the last of the socket's own events that the client has, if it has this offset from it.
+    /// The number of the last of the socket's own events that the client has, if the offset is from that socket.
     pub(crate) fn direct_of(&self, socket: &Id) -> Option<u32> {
         self.direct.filter(|(_, tag)| *tag == Tag::of(socket)).map(|(direct, _)| direct)
     }
 }
 
-/// An offset as text, with room for the longest and what stands around it.
+/// An offset as text, with space for the longest offset and the characters around it.
 pub(crate) struct Text {
     bytes: [u8; LONGEST],
     len: usize,

@@ -1,5 +1,6 @@
-//! Whose sessions are read back. The keeper reads for some at a time, in the order in which they came, and after a restart
-//! everybody comes: so the clients of one address ask for a few at a time, and others don't wait behind all of them.
+//! Limits the sessions that are read back at a time for each address. The keeper reads some sessions at a time, in the
+//! order of the requests, and after a restart all clients come back. So the clients of one address ask for a few
+//! sessions at a time, and other clients don't wait behind all of them.
 
 use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
@@ -7,11 +8,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{address::Address, config::READS_PER_ADDRESS};
 
-/// Those of a shard's clients.
+/// The readers of a shard.
 #[derive(Default)]
 pub(crate) struct Readers(RefCell<HashMap<Address, Arc<Semaphore>>>);
 
-/// A client for which the keeper may read, or that waits for that.
+/// A client for which the keeper may read, or that waits for its place.
 pub(crate) struct Reader<'a> {
     readers: &'a Readers,
     address: Address,
@@ -24,7 +25,7 @@ impl Readers {
         let places =
             self.0.borrow_mut().entry(address).or_insert_with(|| Arc::new(Semaphore::new(READS_PER_ADDRESS))).clone();
         let mut reader = Reader { readers: self, address, place: None };
-        // It is never closed.
+        // The semaphore is never closed.
         reader.place = places.acquire_owned().await.ok();
         reader
     }
@@ -34,7 +35,7 @@ impl Drop for Reader<'_> {
     fn drop(&mut self) {
         self.place = None;
         let mut addresses = self.readers.0.borrow_mut();
-        // Who waits or reads has a copy.
+        // A client that waits or reads has a copy.
         if addresses.get(&self.address).is_some_and(|places| Arc::strong_count(places) == 1) {
             addresses.remove(&self.address);
             if addresses.is_empty() {

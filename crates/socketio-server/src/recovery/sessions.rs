@@ -1,4 +1,4 @@
-//! Where each session is.
+//! The location of each session.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,42 +21,44 @@ use crate::{
 /// The sessions of a node, by their secret.
 pub(crate) struct Sessions {
     known: HashMap<Id, Whereabouts>,
-    /// Together, and not each for itself between what those who left give back: the system would get none of it.
+    /// Stored together, not in separate allocations. Separate allocations would lie between the memory that departed
+    /// clients free, and the system would get none of that memory back.
     kept: Slab<Away>,
-    /// Those whose clients are away, in the order in which they left. A session that came back since, or left again, has
-    /// an entry that counts no more.
+    /// The sessions whose clients are away, in the order in which the clients left. If a session came back since, or
+    /// left again, its old entry is stale.
     away: VecDeque<(Id, Instant)>,
-    /// What those who are away take, in all and of each address.
+    /// The usage of the sessions whose clients are away, in total and for each address.
     taken: Taken,
     by_address: HashMap<Address, Taken>,
-    /// The addresses that have [many](Taken::is_many_of), and some that had: no more than 512 do.
+    /// The addresses that have [many](Taken::is_many_of), and some that had many. No more than 512 addresses have many.
     many: Vec<Address>,
     window: Duration,
     max_sessions: usize,
     max_bytes: usize,
 }
 
-/// What sessions take.
+/// The usage of sessions.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Taken {
     sessions: usize,
     bytes: usize,
 }
 
-/// Where a session is.
+/// The location of a session.
 pub(crate) enum Whereabouts {
     /// With a socket.
     With(SocketRef),
-    /// Its client is away. Where it is kept.
+    /// Its client is away. The value is the key of the kept session.
     Away(u32),
-    /// A client has come back for it. The senders are dropped when it is with a socket, kept again or has ended.
+    /// A client has come back for it. The senders are dropped when the session is with a socket, is kept again or has
+    /// ended.
     Returning(Vec<oneshot::Sender<()>>),
 }
 
-/// A session whose client is away, as small as can be: after a crowd has left there are many.
+/// A session whose client is away. It is as small as possible: after a crowd has left, there are many.
 pub(crate) struct Away {
     namespace: u16,
-    /// Its client's, unless that is a proxy's.
+    /// The client's address, unless that is a proxy's.
     address: Option<Address>,
     socket_id: Id,
     rooms: Box<[(Arc<str>, u64)]>,
@@ -66,17 +68,18 @@ pub(crate) struct Away {
     since: Instant,
 }
 
-/// What a room takes besides its name, and a session besides its rooms and its place among those that are kept.
+/// The bytes of a room besides its name, and of a session besides its rooms and its place among the kept sessions.
 const OVERHEAD_BYTES: usize = 64;
 
-/// So many entries are let be, whether they count or not.
+/// The number of entries that are always tolerated, valid or stale.
 const FEW: usize = 64;
 
-/// An address has many sessions from this part of all on: so that those that do can be looked at one by one.
+/// The share of the limits from which an address has many sessions: so few addresses have that share that they can be
+/// checked one by one.
 const MANY: f64 = 1.0 / 256.0;
 
 impl Taken {
-    /// The part that it is of all that may be.
+    /// Its share of the limits `all`.
     fn part_of(&self, all: &Self) -> f64 {
         let part = |taken: usize, all: usize| taken as f64 / all.max(1) as f64;
         part(self.sessions, all.sessions).max(part(self.bytes, all.bytes))
@@ -121,13 +124,13 @@ impl Away {
         }
     }
 
-    /// Bytes that it takes. They don't change while it is kept.
+    /// The bytes that the session takes. They don't change while it is kept.
     fn bytes(&self) -> usize {
         let rooms: usize = self.rooms.iter().map(|(room, _)| room.len() + OVERHEAD_BYTES).sum();
         size_of::<Self>() + OVERHEAD_BYTES + rooms + self.data.len() + self.direct.bytes()
     }
 
-    /// The session and what was emitted to it alone. `name` tells the namespaces' names.
+    /// The session and the events emitted to it alone. `name` returns the name of a namespace.
     pub(crate) fn unpack(self, name: impl FnOnce(u16) -> &'static str) -> (SavedSession, Direct<Frame>) {
         let mut session = SavedSession::new(name(self.namespace), self.socket_id.as_str(), self.received);
         session.rooms = self.rooms.into();
@@ -151,17 +154,17 @@ impl Sessions {
         }
     }
 
-    /// The session is with this socket now.
+    /// Records that the session is now with this socket.
     pub(crate) fn is_with(&mut self, pid: Id, socket: SocketRef) {
         self.known.insert(pid, Whereabouts::With(socket));
     }
 
-    /// Where the session is.
+    /// The location of the session.
     pub(crate) fn find(&self, pid: &Id) -> Option<&Whereabouts> {
         self.known.get(pid)
     }
 
-    /// Resolves when the session is on its way back no longer; `None` if it is not.
+    /// A receiver that resolves when the session is no longer on its way back; `None` if it is not on its way back.
     pub(crate) fn returned(&mut self, pid: &Id) -> Option<oneshot::Receiver<()>> {
         let Some(Whereabouts::Returning(waiting)) = self.known.get_mut(pid) else { return None };
         let (done, is_done) = oneshot::channel();
@@ -170,8 +173,8 @@ impl Sessions {
         Some(is_done)
     }
 
-    /// A client has come back for a session: nobody else can until it is with a socket or has ended. Returns the session,
-    /// if it is kept here for its client.
+    /// Takes a session for a returning client. No other client can take it until it is with a socket or has ended.
+    /// Returns the session, if it is kept here for its client.
     pub(crate) fn take(&mut self, pid: Id) -> Result<Option<Away>, TooLate> {
         match self.known.insert(pid, Whereabouts::Returning(Vec::new())) {
             Some(Whereabouts::Away(key)) => {
@@ -182,7 +185,8 @@ impl Sessions {
         }
     }
 
-    /// The session's socket is gone, and its client may come back. Returns the secrets of the sessions that are forgotten for it.
+    /// Keeps a session whose socket is gone and whose client may come back. Returns the secrets of the sessions that
+    /// are evicted for it.
     pub(crate) fn keep(&mut self, pid: Id, away: Away) -> Vec<Id> {
         self.away.push_back((pid, away.since));
         self.taken.add(away.bytes());
@@ -194,13 +198,13 @@ impl Sessions {
                 self.many.push(address);
             }
         }
-        // They are bounded far below 2^32.
+        // The keys are bounded far below 2^32.
         let key = self.kept.insert(away) as u32;
         self.known.insert(pid, Whereabouts::Away(key));
         if self.are_too_many() { self.make_room() } else { Vec::new() }
     }
 
-    /// Forgets sessions of the address that has most, or the oldest if none has many.
+    /// Evicts sessions of the address that has most, or the oldest sessions if no address has many.
     fn make_room(&mut self) -> Vec<Id> {
         let all = Taken { sessions: self.max_sessions, bytes: self.max_bytes };
         self.many.retain(|address| self.by_address.get(address).is_some_and(|taken| taken.is_many_of(&all)));
@@ -208,7 +212,7 @@ impl Sessions {
         let most = self.many.iter().max_by(|a, b| taken(a).part_of(&all).total_cmp(&taken(b).part_of(&all))).copied();
         let mut ended = Vec::new();
         if let Some(address) = most {
-            // An eighth of them at a time, since all have to be looked at.
+            // An eighth of its sessions at a time, because the search has to check all entries.
             let mut left = taken(&address);
             let enough =
                 Taken { sessions: left.sessions - (left.sessions / 8).max(1), bytes: left.bytes - left.bytes / 8 };
@@ -227,7 +231,7 @@ impl Sessions {
         ended
     }
 
-    /// The session has ended.
+    /// Ends the session.
     pub(crate) fn end(&mut self, pid: &Id) {
         if let Some(Whereabouts::Away(key)) = self.known.remove(pid) {
             self.remove(key);
@@ -249,12 +253,13 @@ impl Sessions {
         Some(away)
     }
 
-    /// Whether some have to be forgotten before their time.
+    /// Whether sessions have to be evicted before they expire.
     fn are_too_many(&self) -> bool {
         self.taken.sessions > self.max_sessions || self.taken.bytes > self.max_bytes
     }
 
-    /// Forgets sessions whose clients were away for too long, and the oldest if there are too many still. Returns their secrets.
+    /// Ends the sessions of clients that were away for too long, and the oldest sessions if there are still too many.
+    /// Returns their secrets.
     pub(crate) fn trim(&mut self, now: Instant) -> Vec<Id> {
         let mut ended = Vec::new();
         while let Some(&(pid, since)) = self.away.front()
@@ -266,7 +271,7 @@ impl Sessions {
                 ended.push(pid);
             }
         }
-        // Those behind the first one that counts.
+        // The stale entries behind the first valid one.
         if self.away.len() > 2 * self.kept.len() + FEW {
             let mut away = mem::take(&mut self.away);
             away.retain(|(pid, since)| self.is_away(pid, *since));
@@ -291,13 +296,13 @@ impl Sessions {
         self.away_since(pid, since).is_some()
     }
 
-    /// The session, if its client has been away since then.
+    /// The session, if its client has been away since the given time.
     fn away_since(&self, pid: &Id, since: Instant) -> Option<&Away> {
         let Some(Whereabouts::Away(key)) = self.known.get(pid) else { return None };
         self.kept.get(*key as usize).filter(|away| away.since == since)
     }
 
-    /// How many clients are away.
+    /// The number of clients that are away.
     pub(crate) fn away(&self) -> usize {
         self.kept.len()
     }
@@ -352,7 +357,7 @@ mod tests {
         assert_eq!((sessions.away(), sessions.taken), (0, Taken::default()));
     }
 
-    /// An address that has many makes room for others with its own.
+    /// An address that has many sessions makes room for other addresses with its own sessions.
     #[test]
     fn no_address_pushes_out_the_sessions_of_others() {
         let mut entropy = Entropy::new();
@@ -371,11 +376,11 @@ mod tests {
         }
         assert!(others.iter().all(|pid| matches!(sessions.find(pid), Some(Whereabouts::Away(_)))));
         assert!(sessions.find(&greedy[59]).is_none());
-        // If none has many, the oldest go first.
+        // If no address has many sessions, the oldest sessions go first.
         let mut sessions = Sessions::new(&Recovery { max_sessions: 1_000, ..Recovery::default() });
         let all: Vec<Id> = (0..1_000).map(|number| keep(&mut sessions, number).0).collect();
         assert!(keep(&mut sessions, 1_000).1 == [all[0]]);
-        // Of two that have many, the one with more.
+        // Of two addresses that have many sessions, the one with more loses sessions.
         let mut sessions = Sessions::new(&Recovery { max_sessions: 64, ..Recovery::default() });
         let some: Vec<Id> = (0..25).map(|_| keep(&mut sessions, 8).0).collect();
         let more: Vec<Id> = (0..39).map(|_| keep(&mut sessions, 9).0).collect();
@@ -387,7 +392,7 @@ mod tests {
         assert_eq!((sessions.taken, sessions.by_address.len(), sessions.many.len()), (Taken::default(), 0, 0));
     }
 
-    /// Of those that left behind one that stays away.
+    /// The stale entries are behind the entry of a client that stays away.
     #[test]
     fn entries_that_do_not_count_are_few() {
         let mut entropy = Entropy::new();
@@ -408,7 +413,7 @@ mod tests {
         let mut sessions = Sessions::new(&Recovery { max_sessions: 2, ..Recovery::default() });
         let pids: Vec<Id> = (0..3).map(|_| entropy.session_id(0)).collect();
         assert!(sessions.keep(pids[0], away()).is_empty() && sessions.keep(pids[1], away()).is_empty());
-        // The first came back and left again: it is the youngest now.
+        // The first client came back and left again: its session is the youngest now.
         assert!(matches!(sessions.take(pids[0]), Ok(Some(_))));
         assert!(sessions.keep(pids[0], away()).is_empty());
         assert!(sessions.keep(pids[2], away()) == [pids[1]]);

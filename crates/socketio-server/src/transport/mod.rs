@@ -1,4 +1,4 @@
-//! How the bytes of a connection travel.
+//! The transports, which carry the bytes of a connection.
 
 mod polling;
 mod stream;
@@ -17,32 +17,32 @@ pub(crate) use websocket::{open as open_websocket, take_scratch};
 use crate::{DisconnectReason, connection::Connection, identifier::Id, metrics::ShardMetrics, outbox::Outbox};
 use stream::WriteHalf;
 
-/// The way to the client.
+/// The transport to the client.
 pub(crate) enum Transport {
-    /// Requests come and go.
+    /// HTTP requests and responses.
     Polling(Box<Polling>),
-    /// The writing half; the reading half is its task's.
+    /// The write half. The reading task owns the read half.
     WebSocket(WriteHalf),
     Closed,
 }
 
-/// What became of an outbox.
+/// The result of a flush of an outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flushed {
-    /// It is empty.
+    /// The outbox is empty.
     All,
-    /// The client took some, and does not take more now.
+    /// The client took some bytes, and takes no more now.
     Some,
-    /// The client takes nothing now.
+    /// The client takes no bytes now.
     Nothing,
-    /// It waits for the client's next poll.
+    /// The outbox waits for the client's next poll.
     Waiting,
-    /// There is no way to the client any more.
+    /// The connection to the client is lost.
     Broken,
 }
 
 impl Transport {
-    // As in `WriteHalf::flush`.
+    // Inlined for the same reason as `WriteHalf::flush`.
     #[inline(always)]
     pub(crate) fn flush(&mut self, outbox: &mut Outbox, metrics: &ShardMetrics) -> Flushed {
         match self {
@@ -52,7 +52,7 @@ impl Transport {
         }
     }
 
-    /// Touches what a write needs.
+    /// Touches the memory that a write needs.
     pub(crate) fn prefetch(&self) -> RawFd {
         match self {
             Self::WebSocket(stream) => stream.prefetch(),
@@ -60,7 +60,7 @@ impl Transport {
         }
     }
 
-    /// Writes WebSocket frames ahead of any outbox, if that is possible now. Returns how many bytes went out.
+    /// Writes WebSocket frames ahead of any outbox, if that is possible now. Returns the number of written bytes.
     pub(crate) fn write(&self, frames: &[u8], metrics: &ShardMetrics) -> usize {
         match self {
             Self::WebSocket(stream) => stream.write(frames, metrics),
@@ -81,17 +81,17 @@ impl Transport {
         matches!(self, Self::Polling(_))
     }
 
-    /// Whether there is a request that is not answered.
+    /// Whether a POST request is not answered yet.
     pub(crate) fn has_post(&self) -> bool {
         matches!(self, Self::Polling(polling) if polling.has_post())
     }
 
-    /// Whether there is a request of which not all is handled.
+    /// Whether a part of a POST request is not handled yet.
     pub(crate) fn has_unhandled(&self) -> bool {
         matches!(self, Self::Polling(polling) if polling.has_unhandled())
     }
 
-    /// The session id that polling requests name.
+    /// The session id in polling requests.
     pub(crate) fn sid(&self) -> Option<Id> {
         match self {
             Self::Polling(polling) => Some(polling.sid()),

@@ -1,4 +1,4 @@
-//! HTTP long-polling: packets come in the bodies of POST requests and leave in the answers to GET requests.
+//! HTTP long-polling: packets arrive in the bodies of POST requests and leave in the responses to GET requests.
 
 use std::{collections::VecDeque, net::IpAddr, rc::Rc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     transport::{Flushed, Transport, stream::Detached, upgrade},
 };
 
-/// Why a request on the engine's path fails; codes and messages are Engine.IO's.
+/// The reason why a request on the engine's path fails. The codes and messages are those of Engine.IO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EngineError {
     UnknownTransport,
@@ -33,14 +33,14 @@ pub(crate) enum EngineError {
     Timeout,
     Unavailable,
     UnsupportedEncoding,
-    /// Too many bytes of other bodies are on their way.
+    /// Too many bytes of other request bodies are on their way.
     NoRoom,
-    /// Too many of something.
+    /// A limit is met.
     Limit(Limit),
 }
 
 impl EngineError {
-    /// `{code, message}` of the answer, and its HTTP status.
+    /// The `{code, message}` of the response, and its HTTP status.
     pub(crate) fn describe(self) -> (u16, u8, &'static str) {
         match self {
             Self::UnknownTransport => (400, 0, "Transport unknown"),
@@ -60,7 +60,7 @@ impl EngineError {
         }
     }
 
-    /// Seconds after which the client may try again, if that is all that is wrong.
+    /// Seconds after which the client may try again; `None` if a later attempt does not help.
     pub(crate) fn retry_after(self) -> Option<u32> {
         match self {
             Self::Limit(limit) => Some(limit.retry_after()),
@@ -69,7 +69,7 @@ impl EngineError {
         }
     }
 
-    /// Whether the connection ends with the answer: it has nothing to go on with, and holds a place that others need.
+    /// Whether the response ends the connection: the connection has no further use, and holds a place that others need.
     pub(crate) fn ends_connection(self) -> bool {
         matches!(self, Self::Limit(_) | Self::NoRoom | Self::Unavailable | Self::Timeout)
     }
@@ -87,22 +87,22 @@ impl EngineError {
 
 pub(crate) type Reply = Result<Vec<u8>, EngineError>;
 
-/// What a request asks of a session, wherever it lives.
+/// A request for a session, on any shard.
 pub(crate) enum EngineRequest {
     Poll {
         sid: Id,
         reply: oneshot::Sender<Reply>,
     },
-    /// The client gave up its poll.
+    /// The client has given up its poll.
     PollDropped {
         sid: Id,
     },
-    /// Whether a POST may begin.
+    /// Asks whether a POST may begin.
     BeginPost {
         sid: Id,
         reply: oneshot::Sender<Result<(), EngineError>>,
     },
-    /// It began, and does not come.
+    /// The POST has begun, but its body does not arrive.
     PostAbandoned {
         sid: Id,
     },
@@ -116,12 +116,12 @@ pub(crate) enum EngineRequest {
         sid: Id,
         done: oneshot::Sender<()>,
     },
-    /// Whether there is such a session; if not, the reply is dropped.
+    /// Asks whether the session exists. If it does not, the reply is dropped.
     Find {
         sid: Id,
         reply: oneshot::Sender<()>,
     },
-    /// A WebSocket that wants to take over, and what came with its request.
+    /// A WebSocket that asks to take over, and the bytes that came with its request.
     Upgrade {
         sid: Id,
         stream: Detached,
@@ -145,7 +145,7 @@ impl EngineRequest {
     }
 }
 
-/// The handshake of Engine.IO.
+/// Writes the handshake of Engine.IO.
 pub(super) fn open_packet(shard: &Shard, sid: &str, upgrades: &[&str], out: &mut Vec<u8>) {
     let open = Open {
         sid,
@@ -157,11 +157,11 @@ pub(super) fn open_packet(shard: &Shard, sid: &str, upgrades: &[&str], out: &mut
     open.encode(out);
 }
 
-/// Opens a session and returns the body that says so.
+/// Opens a session and returns the response body with its handshake.
 pub(crate) fn open(shard: &Rc<Shard>, origin: Origin) -> Vec<u8> {
     let sid = shard.entropy.borrow_mut().session_id(shard.id);
     let polling =
-        Box::new(Polling { sid, poll: None, resting: false, receiving: false, post: None, probing: false, paid_at: 0 });
+        Box::new(Polling { sid, poll: None, resting: false, receiving: false, post: None, probing: false, tat: 0 });
     let connection = Connection::open(shard, origin, Transport::Polling(polling));
     shard.sessions.borrow_mut().insert(sid, connection);
     let mut body = Vec::with_capacity(128);
@@ -169,12 +169,12 @@ pub(crate) fn open(shard: &Rc<Shard>, origin: Origin) -> Vec<u8> {
     body
 }
 
-/// A session's requests.
+/// The polling requests of a session.
 pub(crate) struct Polling {
     sid: Id,
     /// The GET request that waits for packets.
     poll: Option<oneshot::Sender<Reply>>,
-    /// It is not answered yet, whatever there is: the client is ahead of its rate.
+    /// The poll is not answered yet, even if packets wait: the client is ahead of its rate.
     resting: bool,
     /// The body of a POST request is on its way.
     receiving: bool,
@@ -182,14 +182,14 @@ pub(crate) struct Polling {
     post: Option<Post>,
     /// A WebSocket has begun to take over.
     probing: bool,
-    /// When its requests are paid for, in the shard's time.
-    paid_at: u64,
+    /// The theoretical arrival time of the request rate: when all requests are paid for, in the shard's time.
+    tat: u64,
 }
 
-/// A POST request. It is answered when all of it is handled and the session is read.
+/// A POST request. It is answered when its whole body is handled and the session is not paused.
 struct Post {
     body: String,
-    /// Where in the body the next packet begins; none if all are handled.
+    /// The position of the next packet in the body; `None` if all packets are handled.
     next: Option<usize>,
     reply: oneshot::Sender<Reply>,
 }
@@ -214,12 +214,12 @@ impl Polling {
         let Some(poll) = self.poll.take_if(|_| !self.resting) else { return Flushed::Waiting };
         let mut payload = PayloadWriter::new();
         outbox.drain_into(&mut payload, POLL_RESPONSE_PACKETS, POLL_RESPONSE_LIMIT);
-        // If the client is gone, so are the packets: its dropped poll closes the session.
+        // If the client is gone, the packets are lost, and its dropped poll closes the session.
         let _ = poll.send(Ok(payload.finish()));
         if outbox.is_empty() { Flushed::All } else { Flushed::Waiting }
     }
 
-    /// Ends the waiting poll with a packet that says nothing.
+    /// Ends the waiting poll with a NOOP packet.
     pub(crate) fn noop(&mut self) {
         if let Some(poll) = self.poll.take() {
             let _ = poll.send(Ok(b"6".to_vec()));
@@ -230,19 +230,19 @@ impl Polling {
         self.post.is_some()
     }
 
-    /// Whether some of a request is not handled yet.
+    /// Whether a part of a POST request is not handled yet.
     pub(crate) fn has_unhandled(&self) -> bool {
         self.post.as_ref().is_some_and(|post| post.next.is_some())
     }
 
-    /// Answers the request, of which nothing more is handled.
+    /// Answers the POST request. No more of it is handled.
     fn release_post(&mut self) {
         if let Some(Post { next, reply, .. }) = self.post.take() {
             let _ = reply.send(if next.is_none() { Ok(b"ok".to_vec()) } else { Err(EngineError::Unavailable) });
         }
     }
 
-    /// A WebSocket has taken over.
+    /// Ends the polling transport after a WebSocket has taken over.
     pub(crate) fn end(mut self) {
         self.noop();
         self.release_post();
@@ -252,14 +252,14 @@ impl Polling {
         let shard = &connection.shard;
         self.release_post();
         let last = match reason {
-            // The client closed: nothing is left to tell it.
+            // The client closed the session, so there is nothing left to tell it.
             DisconnectReason::TransportClose => Ok(VecDeque::from([b"6".to_vec()])),
             DisconnectReason::ServerNamespace
             | DisconnectReason::ParseError
             | DisconnectReason::OverlappingRequests => Ok(last_payloads(outbox)),
-            // The client is to come back. Told by a close packet, python-engineio would not.
+            // The client is expected to come back. After a close packet, python-engineio would not.
             _ if connection.is_python() => Err(EngineError::Unavailable),
-            // Whatever else waits, the client is sent again when it comes back, or has lost.
+            // All other waiting packets are sent again when the client comes back, or they are lost.
             _ => Ok(VecDeque::from([b"1".to_vec()])),
         };
         match (self.poll.take(), last) {
@@ -269,20 +269,20 @@ impl Polling {
                 shard.farewells.borrow_mut().add(self.sid, payloads, shard.config.ping_timeout);
             }
             (Some(poll), Err(error)) => drop(poll.send(Err(error))),
-            // A poll may be on its way, which is to be answered as if it had been there.
+            // A poll may be on its way. It gets the response of a poll that was already waiting.
             (None, Ok(payloads))
                 if matches!(reason, DisconnectReason::TransportClose | DisconnectReason::ServerNamespace) =>
             {
                 shard.farewells.borrow_mut().add(self.sid, payloads, shard.config.ping_timeout);
             }
-            // Its session is unknown: it comes back.
+            // The next poll gets the error for an unknown session, so the client comes back.
             (None, _) => {}
         }
     }
 }
 
-/// What waits, and then the packet that closes. That comes by itself, since the stock client closes as soon as it reads it,
-/// and hands what it has read before to its application only after that: by then it would be no longer connected.
+/// The waiting packets, and then the CLOSE packet in a payload of its own. The stock client closes as soon as it reads
+/// CLOSE. It passes packets that it read before to its application only afterwards, when it is no longer connected.
 fn last_payloads(outbox: &mut Outbox) -> VecDeque<Vec<u8>> {
     let mut payloads = VecDeque::new();
     while !outbox.is_empty() {
@@ -294,7 +294,7 @@ fn last_payloads(outbox: &mut Outbox) -> VecDeque<Vec<u8>> {
     payloads
 }
 
-/// The last packets of sessions that the server closed between two polls: the answers to their next polls.
+/// The last packets of sessions that the server closed between two polls. They are the responses to the next polls.
 #[derive(Default)]
 pub(crate) struct Farewells(VecDeque<Farewell>);
 
@@ -304,7 +304,7 @@ struct Farewell {
     payloads: VecDeque<Vec<u8>>,
 }
 
-/// Longer ones are not kept: they are for a disconnect packet and what was said just before.
+/// The largest farewell that is kept: a farewell is for a disconnect packet and the packets just before it.
 const MAX_FAREWELL_BYTES: usize = 16 * 1024;
 
 impl Farewells {
@@ -330,12 +330,12 @@ impl Farewells {
 }
 
 impl Shard {
-    /// Sends a request to the shard of its session.
+    /// Sends a request to its session's shard.
     pub(crate) fn route(self: &Rc<Self>, request: EngineRequest) {
         match request.sid().shard() {
             Some(shard) if shard == usize::from(self.id) => self.handle_request(request),
             shard => {
-                // Dropping a request answers it: its session is unknown.
+                // A dropped request is answered with the error for an unknown session.
                 if let Some(mailbox) = shard.and_then(|shard| self.handle.0.mailboxes.get(shard)) {
                     let _ = mailbox.send(crate::shard::Command::Engine(request));
                 }
@@ -355,7 +355,7 @@ impl Shard {
         match request {
             EngineRequest::Poll { reply, .. } => poll(&session, reply),
             EngineRequest::PollDropped { .. } => {
-                // Even if it was answered meanwhile: the client did not get the answer.
+                // This applies even if the poll was answered meanwhile: the client did not get the response.
                 if with_polling(&session, |_| ()).is_some() {
                     session.close(DisconnectReason::TransportError);
                 }
@@ -378,7 +378,7 @@ impl Shard {
     }
 }
 
-/// Calls `f` with the session's polling transport, unless it has changed to another.
+/// Calls `f` with the session's polling transport, unless the session has changed to another transport.
 pub(super) fn with_polling<T>(session: &Connection, f: impl FnOnce(&mut Polling) -> T) -> Option<T> {
     match &mut *session.transport.borrow_mut() {
         Transport::Polling(polling) => Some(f(polling)),
@@ -386,14 +386,15 @@ pub(super) fn with_polling<T>(session: &Connection, f: impl FnOnce(&mut Polling)
     }
 }
 
-/// Counts a request of the session, and tells how long it is to wait: a client that is at its rate is slowed down to it. It may
-/// have much to read or to say, in many small pieces; told so by an error, it would end its session. It has one poll and one POST
-/// under way, so it comes no further past its rate than by POSTs that it begins and gives up.
-fn pay(session: &Connection) -> Duration {
+/// Counts a request of the session, and returns how long the request must wait. A client at its rate is slowed down and
+/// not refused: it may have much to read or send in many small pieces, and an error would make it end its session. The
+/// client has one poll and one POST under way, so it can exceed its rate further only by POSTs that it begins and gives
+/// up.
+fn count_request(session: &Connection) -> Duration {
     let (now, rate) = (session.shard.now(), session.shard.request_rate);
     let wait = with_polling(session, |polling| {
-        (polling.paid_at, _) = rate.take(polling.paid_at, now);
-        rate.wait(polling.paid_at, now)
+        (polling.tat, _) = rate.take(polling.tat, now);
+        rate.wait(polling.tat, now)
     });
     let wait = wait.unwrap_or_default();
     if !wait.is_zero() {
@@ -402,7 +403,7 @@ fn pay(session: &Connection) -> Duration {
     wait
 }
 
-/// Does something when a request has waited.
+/// Calls `f` after the request has waited.
 fn after(wait: Duration, f: impl FnOnce() + 'static) {
     if wait.is_zero() {
         return f();
@@ -413,23 +414,24 @@ fn after(wait: Duration, f: impl FnOnce() + 'static) {
     });
 }
 
-/// Whether a POST may begin, and when.
+/// Whether a POST may begin, and after which wait.
 fn begin_post(session: &Rc<Connection>) -> Result<Duration, EngineError> {
-    let wait = pay(session);
+    let wait = count_request(session);
     match with_polling(session, |polling| std::mem::replace(&mut polling.receiving, true) || polling.post.is_some()) {
         Some(false) => Ok(wait),
-        // The one before has not come or is not answered yet: this client doesn't wait as it should, or has lost it.
+        // The previous POST has not arrived or is not answered yet. The client does not wait as it should, or has lost
+        // that POST.
         Some(true) => {
             session.close(DisconnectReason::OverlappingRequests);
             Err(EngineError::BadRequest)
         }
-        // It is a WebSocket now, and this must not get in between its messages.
+        // The session is a WebSocket now, and a POST must not come between its messages.
         None => Err(EngineError::BadRequest),
     }
 }
 
 fn poll(session: &Rc<Connection>, reply: oneshot::Sender<Reply>) {
-    let wait = pay(session);
+    let wait = count_request(session);
     let mut reply = Some(reply);
     let second = with_polling(session, |polling| {
         if polling.poll.is_none() {
@@ -465,8 +467,8 @@ fn post(session: &Rc<Connection>, body: Bytes, reply: oneshot::Sender<Reply>) {
         polling.receiving = false;
         polling.post = Some(post);
     });
-    // It may have become a WebSocket meanwhile, and this must not get in between its messages. A request that is dropped is
-    // answered.
+    // The session may have become a WebSocket meanwhile, and this POST must not come between its messages. A dropped
+    // request is answered.
     if is_taken.is_some() {
         match session.hold(bytes) {
             Ok(()) => handle_post(session),
@@ -475,7 +477,7 @@ fn post(session: &Rc<Connection>, body: Bytes, reply: oneshot::Sender<Reply>) {
     }
 }
 
-/// Handles what is left of the session's POST request, for as long as the session has time, and answers it if nothing is.
+/// Handles the rest of the session's POST request, as long as its slice lasts. Answers the request if nothing is left.
 pub(crate) fn handle_post(session: &Rc<Connection>) {
     if session.is_paused() || session.is_closed() || !session.begin_slice() {
         return;
@@ -483,8 +485,8 @@ pub(crate) fn handle_post(session: &Rc<Connection>) {
     let Some(mut post) = with_polling(session, |polling| polling.post.take()).flatten() else { return };
     let outcome = session.turn(|| {
         let outcome = handle_payload(session, &mut post);
-        // The POST is answered before the poll that brings what it caused: python-engineio's `disconnect` waits for a
-        // POST that is still open, and would do so until the next heartbeat.
+        // The POST is answered before the poll that carries its results. The `disconnect` of python-engineio waits for
+        // an open POST, and would wait until the next heartbeat.
         match outcome {
             Ok(()) if post.next.is_some() || session.is_paused() || session.is_over_soft_limit() => {
                 with_polling(session, |polling| polling.post = Some(post));
@@ -495,12 +497,12 @@ pub(crate) fn handle_post(session: &Rc<Connection>) {
         outcome
     });
     match outcome {
-        // Its client has come back on another connection, once this is done.
+        // The client has come back on another connection. This one ends once its request is done.
         Ok(()) if session.is_handed_over() && (session.is_paused() || !has_unhandled(session)) => {
             session.close(DisconnectReason::SessionResumed);
         }
         Ok(()) if session.is_paused() => {}
-        // What waited for the client has just left.
+        // The packets that waited for the client have just left.
         Ok(()) => {
             if has_unhandled(session) {
                 session.wait_for_turn();
@@ -521,7 +523,7 @@ fn handle_payload(session: &Rc<Connection>, post: &mut Post) -> Result<(), Disco
         let mut packets = decode_payload(rest);
         let packet = packets.next().unwrap_or(Err(DecodeError::Empty)).map_err(|_| DisconnectReason::ParseError)?;
         let next = packets.rest().map(|rest| post.body.len() - rest.len());
-        session.pay()?;
+        session.count_message()?;
         match packet {
             TextPacket::Packet(packet) => session.on_text(packet)?,
             TextPacket::Binary(data) => session.on_binary(&data)?,

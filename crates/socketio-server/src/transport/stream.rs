@@ -1,4 +1,4 @@
-//! A client's TCP connection, plain or with TLS on it. HTTP reads and writes it as one [`Stream`]; a WebSocket has its two
+//! A client's TCP connection, plain or with TLS. HTTP reads and writes it as one [`Stream`]. A WebSocket uses its two
 //! halves, which work on the socket directly and hold no buffers of their own.
 
 use std::{
@@ -26,25 +26,25 @@ use super::{
 };
 use crate::{config::SMALL_READ, metrics::ShardMetrics, outbox::Outbox};
 
-/// As HTTP sees it.
+/// A connection as HTTP uses it.
 pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<Measured>>),
 }
 
-/// A connection that makes its TLS handshake, of which it takes in no more than it may; later there is no measure.
+/// A connection with a limit on the bytes that it takes in during its TLS handshake. Afterwards there is no limit.
 pub(crate) struct Measured {
     tcp: TcpStream,
     left: usize,
 }
 
-/// Where a WebSocket's bytes come from.
+/// The read half of a WebSocket's connection.
 pub(crate) enum ReadHalf {
     Plain(OwnedReadHalf),
     Tls(Box<TlsReadHalf>),
 }
 
-/// Where its frames go. Dropped, it ends our side of the stream.
+/// The write half of a WebSocket's connection. Its drop ends the server's side of the stream.
 pub(crate) enum WriteHalf {
     Plain(OwnedWriteHalf),
     Tls(Box<TlsWriteHalf>),
@@ -67,7 +67,7 @@ impl Stream {
         }
     }
 
-    /// Whether something has come that is not read.
+    /// Whether some received bytes are not read yet.
     pub(crate) fn has_more(&self) -> bool {
         let tcp = match self {
             Self::Plain(tcp) => tcp,
@@ -89,7 +89,7 @@ impl Stream {
 }
 
 impl Detached {
-    /// On the shard that it came to.
+    /// Attaches the stream to the shard that received it.
     pub(crate) fn attach(self) -> io::Result<(ReadHalf, WriteHalf)> {
         Ok(split(TcpStream::from_std(self.tcp)?, self.session.map(|session| *session)))
     }
@@ -114,7 +114,7 @@ impl ReadHalf {
         }
     }
 
-    /// What is left when nobody wants to know what the bytes mean.
+    /// The plain TCP half, for a reader that ignores the meaning of the bytes.
     pub(crate) fn into_tcp(self) -> OwnedReadHalf {
         match self {
             Self::Plain(tcp) => tcp,
@@ -124,8 +124,8 @@ impl ReadHalf {
 }
 
 impl WriteHalf {
-    /// Writes what waits, as much as the kernel takes.
-    // Of a plain connection, which is what a flush pass meets by the thousand, nothing is left of this but a comparison.
+    /// Writes as many of the waiting bytes as the kernel takes.
+    // Inlined: a flush pass meets thousands of plain connections, for which only a comparison is left of this function.
     #[inline(always)]
     pub(crate) fn flush(&self, outbox: &mut Outbox, metrics: &ShardMetrics) -> Flushed {
         match self {
@@ -134,7 +134,7 @@ impl WriteHalf {
         }
     }
 
-    /// Touches what a write needs.
+    /// Touches the memory that a write needs.
     #[inline(always)]
     pub(crate) fn prefetch(&self) -> RawFd {
         match self {
@@ -143,18 +143,18 @@ impl WriteHalf {
         }
     }
 
-    /// Writes frames ahead of the outbox. Returns how many bytes went out: none with TLS, whose records are filled from
-    /// the outbox.
+    /// Writes frames ahead of the outbox. Returns the number of written bytes: 0 with TLS, whose records are filled
+    /// from the outbox.
     #[inline(always)]
     pub(crate) fn write(&self, frames: &[u8], metrics: &ShardMetrics) -> usize {
         match self {
-            // Whatever is wrong with the stream, the flush that follows is told too.
+            // The flush that follows gets any error of the stream too.
             Self::Plain(tcp) => websocket::send_one(tcp, frames, metrics).unwrap_or_default(),
             Self::Tls(_) => 0,
         }
     }
 
-    /// Writes a last frame behind an empty outbox, if that can be done at once.
+    /// Writes a last frame after an empty outbox, if that is possible at once.
     pub(crate) fn write_last(&self, frame: &[u8]) {
         match self {
             Self::Plain(tcp) => {
@@ -195,7 +195,8 @@ impl AsyncRead for Measured {
             return Pin::new(&mut this.tcp).poll_read(cx, buffer);
         }
         if this.left == 0 {
-            // Nothing wakes it: either the handshake is done, and what came with it is enough for now, or it is refused.
+            // Nothing wakes the task. Either the handshake is done and the bytes that came with it are enough for now,
+            // or it is refused.
             return Poll::Pending;
         }
         let read = ready!(read_at_most(Pin::new(&mut this.tcp), this.left, cx, buffer))?;
@@ -230,15 +231,15 @@ impl AsyncWrite for Measured {
     }
 }
 
-/// Reads no more than so many bytes, and no more than [`SMALL_READ`]; returns how many.
+/// Reads at most `most` bytes, and at most [`SMALL_READ`]. Returns the number of bytes.
 pub(crate) fn read_at_most(
     stream: Pin<&mut impl AsyncRead>,
     most: usize,
     cx: &mut Context<'_>,
     buffer: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<usize>> {
-    // By way of the stack. A part of the buffer would have to be written first, and then even a connection that says nothing
-    // would have memory for it.
+    // Reads through a buffer on the stack. A part of `buffer` would have to be written first, and then even a silent
+    // connection would take memory for it.
     let mut space = [MaybeUninit::uninit(); SMALL_READ];
     let most = most.min(buffer.remaining());
     let mut space = ReadBuf::uninit(&mut space);
@@ -303,7 +304,7 @@ mod tests {
     use super::*;
     use crate::transport::Transport;
 
-    /// Every idle connection pays for these: TLS must not make plain ones larger.
+    /// Every idle connection holds these types, so TLS must not make plain connections larger.
     #[test]
     fn a_plain_connection_is_as_small_as_without_tls() {
         assert_eq!(size_of::<WriteHalf>(), size_of::<OwnedWriteHalf>());

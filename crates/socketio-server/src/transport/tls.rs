@@ -1,4 +1,4 @@
-//! TLS under a WebSocket: frames go from the outbox into records, and those straight to the socket.
+//! TLS below a WebSocket: frames go from the outbox into TLS records, and the records go straight to the socket.
 
 use std::{
     cell::RefCell,
@@ -19,7 +19,7 @@ use tokio_rustls::rustls::ServerConnection;
 use super::Flushed;
 use crate::{metrics::ShardMetrics, outbox::Outbox};
 
-/// What the two halves share.
+/// The TLS session, which the two halves share.
 type Session = Rc<RefCell<ServerConnection>>;
 
 pub(crate) struct TlsReadHalf {
@@ -42,7 +42,7 @@ pub(super) fn halves(
 }
 
 impl TlsReadHalf {
-    /// Reads what the client wrote; nothing at the end of the stream.
+    /// Reads the client's data. Reads nothing at the end of the stream.
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut session = self.session.borrow_mut();
         loop {
@@ -52,11 +52,13 @@ impl TlsReadHalf {
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // Cut off without a word of TLS. A WebSocket's frames say themselves where they end.
+                // The stream was cut off without a TLS close notice. This is the end of the stream, since a WebSocket's
+                // frames mark their own end.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Poll::Ready(Ok(())),
                 Err(error) => return Poll::Ready(Err(error)),
             }
-            // A client that sends much which is no data is stopped here: the runtime counts who is ready too often.
+            // This stops a client that sends many records without data: the runtime limits how often in a row a task
+            // finds its socket ready.
             ready!(self.tcp.as_ref().poll_read_ready(cx))?;
             match session.read_tls(&mut Socket(self.tcp.as_ref())) {
                 Ok(_) => {}
@@ -64,7 +66,7 @@ impl TlsReadHalf {
                 Err(error) => return Poll::Ready(Err(error)),
             }
             let processed = session.process_new_packets();
-            // An alert, or the answer to a change of keys. If the socket takes none now, the next flush brings it.
+            // An alert, or the response to a key update. If the socket takes no bytes now, the next flush writes it.
             if session.wants_write() {
                 let _ = session.write_tls(&mut Socket(self.tcp.as_ref()));
             }
@@ -77,9 +79,10 @@ impl TlsReadHalf {
 }
 
 impl TlsWriteHalf {
-    /// Writes what waits. At most one record's worth is taken from the outbox before the socket has taken the one before,
-    /// and it counts as waiting until then: so a client that reads nothing holds no more than the outbox allows.
-    // Apart, so that a flush of a plain connection has a frame of its own size.
+    /// Writes the waiting frames. At most one record's bytes are taken from the outbox before the socket has taken the
+    /// previous record. They count as waiting until they are written, so a client that reads nothing holds no more than
+    /// the outbox allows.
+    // A separate function, so that the flush of a plain connection has a stack frame of its own size.
     #[inline(never)]
     pub(super) fn flush(&self, outbox: &mut Outbox, metrics: &ShardMetrics) -> Flushed {
         if outbox.is_abandoned() {
@@ -115,7 +118,7 @@ impl TlsWriteHalf {
         }
     }
 
-    /// Writes a last frame and says that nothing follows, if that can be done at once.
+    /// Writes a last frame and the TLS close notice, if that is possible at once.
     pub(super) fn write_last(&self, frame: &[u8]) {
         let mut session = self.session.borrow_mut();
         let _ = session.writer().write_all(frame);
@@ -124,7 +127,7 @@ impl TlsWriteHalf {
     }
 }
 
-/// The socket as rustls uses it: what would wait is an error.
+/// The socket as rustls uses it: an operation that would block is an error.
 struct Socket<'a>(&'a TcpStream);
 
 impl Read for Socket<'_> {

@@ -1,5 +1,5 @@
-//! From long-polling to WebSocket without losing a packet: the client probes the new way, pauses the old one, and only
-//! then changes over. A probe that fails or is given up leaves the session polling.
+//! The upgrade from long-polling to WebSocket, without the loss of a packet. The client probes the new transport,
+//! pauses the old one, and only then changes over. A failed or abandoned probe leaves the session polling.
 
 use std::{net::IpAddr, rc::Rc};
 
@@ -27,10 +27,10 @@ use crate::{
     },
 };
 
-/// A probe is two short packets; whatever else is as long is not one.
+/// The largest message of a probe, which is two short packets. A longer message is not part of a probe.
 const MAX_PROBE_MESSAGE: usize = 1024;
 
-/// Takes over a stream that asks to upgrade a session of this shard.
+/// Adopts a stream that asks to upgrade a session of this shard.
 pub(super) fn adopt(session: &Rc<Connection>, stream: Detached, leftover: Bytes, peer: IpAddr) {
     let Ok((read, write)) = stream.attach() else { return };
     let free = with_polling(session, |polling| !std::mem::replace(polling.probing_mut(), true));
@@ -62,7 +62,7 @@ impl Drop for ProbeGuard<'_> {
     }
 }
 
-/// Answers the probe and keeps ending polls until the client changes over. Returns what came after that.
+/// Answers the probe, and keeps ending polls until the client changes over. Returns the bytes that came after that.
 async fn probe(
     session: &Connection,
     mut read: ReadHalf,
@@ -71,7 +71,7 @@ async fn probe(
 ) -> Option<(ReadHalf, Vec<u8>)> {
     let mut decoder = Decoder::new(MAX_PROBE_MESSAGE);
     let mut input = leftover.to_vec();
-    // It is a part of all that HTTP has read.
+    // `leftover` is a part of the whole buffer that HTTP has read, and keeps it in memory.
     drop(leftover);
     let mut probed = false;
     let mut noops = interval(PROBE_NOOP_INTERVAL);
@@ -86,7 +86,7 @@ async fn probe(
                 }
                 Packet::Upgrade if probed => {
                     input.drain(..used);
-                    // A client waits for the answer to its last request before it changes over.
+                    // A client waits for the response to its last request before it changes over.
                     let is_done = with_polling(session, |polling| polling.has_post()) == Some(false);
                     return (is_done && !session.is_closed()).then_some((read, input));
                 }
@@ -108,7 +108,7 @@ async fn probe(
     }
 }
 
-/// Writes a frame that is not the session's.
+/// Writes a frame that is not in the session's outbox.
 async fn send(session: &Connection, read: &ReadHalf, write: &WriteHalf, frame: Frame) -> Option<()> {
     let mut outbox = Outbox::default();
     outbox.push(Rc::new(frame));

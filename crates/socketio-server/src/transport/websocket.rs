@@ -1,4 +1,4 @@
-//! WebSocket: a task that reads, and writes that go straight to the socket.
+//! The WebSocket transport: a task reads, and writes go straight to the socket.
 
 use std::{
     io::ErrorKind,
@@ -39,7 +39,8 @@ use crate::{
     },
 };
 
-/// Opens a session that begins as a WebSocket. The request's `answer` is still to be written; `leftover` is what came with it.
+/// Opens a session that begins as a WebSocket. The `answer` to the request is still to be written. `leftover` holds the
+/// bytes that came with the request.
 pub(crate) fn open(
     shard: &Rc<Shard>,
     origin: Origin,
@@ -58,7 +59,7 @@ pub(crate) fn open(
     start(connection, read, leftover, served);
 }
 
-/// Starts to read a connection.
+/// Starts the task that reads a connection.
 pub(crate) fn start(connection: Rc<Connection>, read: ReadHalf, leftover: &[u8], served: StreamGuard) {
     connection.shard.metrics.websockets.increment();
     let decoder = Decoder::new(connection.shard.config.max_payload);
@@ -70,24 +71,24 @@ async fn run(connection: Rc<Connection>, mut reader: Reader, served: StreamGuard
     let guard = CloseGuard(&connection);
     let end = std::future::poll_fn(|cx| reader.poll(&connection, cx)).await;
     if connection.is_in_many_rooms() {
-        // Boxed, as below.
+        // Boxed for the same reason as below.
         Box::pin(connection.shard.turn()).await;
     }
     connection.close_with(end.reason, end.code);
     drop(guard);
     let shard = connection.shard.clone();
     drop(connection);
-    // Nothing that was held for it waits for the rest.
+    // The connection's buffers are released before the wait below.
     let Reader { read, decoder, carry, .. } = reader;
     drop((decoder, carry));
     if !end.hung_up {
-        // Boxed, since it would make room for itself in every idle connection's task.
+        // Boxed, since it would otherwise take space in every idle connection's task.
         let _ = Box::pin(timeout(CLOSE_LINGER, linger(&shard, read.into_tcp()))).await;
     }
     drop(served);
 }
 
-/// Reads what still comes, so that the kernel does not answer it with a reset that overtakes our last frames.
+/// Reads the remaining input. Otherwise the kernel answers it with a reset, which overtakes the last frames.
 async fn linger(shard: &Shard, read: OwnedReadHalf) {
     let mut left = CLOSE_LINGER_BYTES;
     while left > 0 && read.readable().await.is_ok() {
@@ -98,7 +99,7 @@ async fn linger(shard: &Shard, read: OwnedReadHalf) {
             Ok(0) => return,
             Ok(count) => {
                 left = left.saturating_sub(count);
-                // Others send on, too, as fast as it is read.
+                // Other connections get their turn, even if this client sends as fast as it is read.
                 yield_now().await;
             }
             Err(error) if error.kind() != ErrorKind::WouldBlock => return,
@@ -107,18 +108,18 @@ async fn linger(shard: &Shard, read: OwnedReadHalf) {
     }
 }
 
-/// The buffer that the shard's connections read into, each in its turn.
+/// Takes the read buffer that the shard's connections share. One connection uses it at a time.
 pub(crate) fn take_scratch(shard: &Shard) -> Box<[u8]> {
     shard.scratch.take().unwrap_or_else(|| vec![0; READ_BUFFER].into_boxed_slice())
 }
 
-/// However the task ends, the connection does too.
+/// Closes the connection when the task ends, for any reason.
 struct CloseGuard<'a>(&'a Rc<Connection>);
 
 impl Drop for CloseGuard<'_> {
     fn drop(&mut self) {
         self.0.shard.metrics.websockets.decrement();
-        // Without a panic it is a server that stops before it has closed all connections: their sessions are kept.
+        // Without a panic, the server stops before it has closed all connections. Their sessions are kept.
         let panicked = std::thread::panicking();
         self.0.close(if panicked { DisconnectReason::HandlerPanic } else { DisconnectReason::ServerShutdown });
     }
@@ -137,7 +138,7 @@ impl From<DisconnectReason> for End {
     }
 }
 
-/// The client has come back on another connection.
+/// The end of a connection whose client has come back on another one.
 fn resumed() -> End {
     DisconnectReason::SessionResumed.into()
 }
@@ -145,16 +146,18 @@ fn resumed() -> End {
 struct Reader {
     read: ReadHalf,
     decoder: Decoder,
-    /// Bytes that are read but not handled: the beginning of a frame, or what came while the connection was paused.
+    /// Bytes that are read but not handled: the beginning of a frame, or bytes that came while the connection was
+    /// paused.
     carry: Vec<u8>,
-    /// There may be whole frames among them.
+    /// `carry` may hold whole frames.
     stopped: bool,
 }
 
 impl Reader {
     fn poll(&mut self, connection: &Rc<Connection>, cx: &mut Context<'_>) -> Poll<End> {
         connection.set_reader(cx.waker());
-        // Writing first: what a client does not take must not grow by what it sends.
+        // Writing comes first: the outbox of a client that does not take its frames must not grow by the client's
+        // input.
         while connection.is_blocked() && !connection.is_closed() {
             match self.read.tcp().as_ref().poll_write_ready(cx) {
                 Poll::Ready(Ok(())) => connection.flush(),
@@ -169,7 +172,7 @@ impl Reader {
         let mut has_begun = false;
         for _ in 0..READS_PER_TURN {
             if connection.is_closed() {
-                // Closed from elsewhere: the reason is told already.
+                // The connection was closed elsewhere, and the reason is already reported.
                 return Poll::Ready(DisconnectReason::TransportClose.into());
             }
             if connection.is_paused() {
@@ -190,7 +193,7 @@ impl Reader {
             let result = self.read_and_handle(connection, cx, &mut scratch);
             connection.shard.scratch.set(Some(scratch));
             match result {
-                // A client that fills whole buffers lets others have their turn after each.
+                // A client that fills whole buffers gives way to other clients after each buffer.
                 Poll::Ready(Ok(was_full)) if was_full || self.stopped => break,
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
@@ -198,19 +201,19 @@ impl Reader {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        // More may be there; what this turn caused leaves first, and others get theirs.
+        // More input may be ready. The output of this turn leaves first, and other connections get their turns.
         if !connection.is_waiting_for_turn() {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
     }
 
-    /// Whether the kernel has nothing more of the client. The runtime may not have heard yet of what it has.
+    /// Whether the kernel has no more bytes of the client. The runtime may not know yet of bytes that the kernel has.
     fn has_read_all(&self) -> bool {
         recv(self.read.tcp().as_ref(), &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT) == Err(Errno::AGAIN)
     }
 
-    /// Reads once; true if as much came as could.
+    /// Reads once. Returns `true` if the read filled the buffer.
     fn read_and_handle(
         &mut self,
         connection: &Rc<Connection>,
@@ -230,10 +233,10 @@ impl Reader {
         Poll::Ready(self.handle(connection, Some(input)).map(|()| was_full))
     }
 
-    /// Handles the frames that are whole and keeps the rest.
+    /// Handles the complete frames and keeps the rest.
     fn handle(&mut self, connection: &Rc<Connection>, input: Option<&mut [u8]>) -> Result<(), End> {
         if self.carry.is_empty() {
-            // Also with nothing, which lets the decoder give back a message's memory.
+            // An empty input also goes to the decoder, which can then release a message's memory.
             let input = input.unwrap_or_default();
             let used = handle_frames(&mut self.decoder, connection, input, &mut self.stopped)?;
             self.carry.extend_from_slice(input.get(used..).unwrap_or_default());
@@ -261,7 +264,7 @@ fn handle_frames(
     stopped: &mut bool,
 ) -> Result<usize, End> {
     let mut used = 0;
-    // The last call, with nothing left, lets the decoder give back a fragmented message's memory.
+    // The last call has no input left. It lets the decoder release a fragmented message's memory.
     while let Some(rest) = input.get_mut(used..) {
         let next = decoder.next(rest).map_err(|error| {
             tracing::debug!(%error, "bad websocket frame");
@@ -272,7 +275,7 @@ fn handle_frames(
             End { reason, code: Some(error.close_code()), hung_up: false }
         })?;
         let Some((consumed, message)) = next else { break };
-        connection.pay()?;
+        connection.count_message()?;
         match message {
             Message::Text(text) => match TextPacket::decode(text).map_err(|_| DisconnectReason::ParseError)? {
                 TextPacket::Packet(packet) => connection.on_text(packet)?,
@@ -292,8 +295,8 @@ fn handle_frames(
     Ok(used)
 }
 
-/// Writes what waits, as much as the kernel takes. The runtime is not asked first whether it takes any: a pass over
-/// thousands of connections would fetch its books on each from memory only to hear that there is room.
+/// Writes as many of the waiting bytes as the kernel takes. The runtime is not asked first whether the socket is
+/// writable: reading tokio's readiness state costs a cache miss for each of thousands of connections.
 pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &ShardMetrics) -> Flushed {
     if outbox.is_abandoned() {
         return Flushed::Broken;
@@ -309,7 +312,7 @@ pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &Shar
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                // So that the runtime tells when there is room again.
+                // This makes the runtime report when the socket has room again.
                 let _ = stream.as_ref().try_io(Interest::WRITABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
                 return if progress { Flushed::Some } else { Flushed::Nothing };
             }
@@ -319,13 +322,14 @@ pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &Shar
     Flushed::All
 }
 
-/// One system call. Not `write`, which fetches the books of files from memory before it finds that this is a socket:
-/// of a broadcast's cost that was a twentieth.
+/// Sends bytes with one system call. The call is not `write`, which reads the file table before it finds the socket, at
+/// the cost of a cache miss. That was a twentieth of a broadcast's cost.
 pub(crate) fn send_one(stream: &OwnedWriteHalf, bytes: &[u8], metrics: &ShardMetrics) -> Result<usize, Errno> {
     count(send(stream.as_ref(), bytes, NO_SIGNAL), metrics)
 }
 
-/// The same for what waits. Small frames are put together first: that takes less than telling the kernel where each is.
+/// Sends the next waiting bytes. Small frames are copied together first, which takes less time than passing each one's
+/// address to the kernel.
 fn send_next(stream: &OwnedWriteHalf, outbox: &Outbox, metrics: &ShardMetrics) -> Result<usize, Errno> {
     if let Some(one) = outbox.only() {
         return send_one(stream, one, metrics);
@@ -345,7 +349,7 @@ fn count(result: Result<usize, Errno>, metrics: &ShardMetrics) -> Result<usize, 
     result
 }
 
-/// Says goodbye if that can be done at once, and ends our side of the stream.
+/// Sends a close frame, if that is possible at once, and ends the server's side of the stream.
 pub(crate) fn close(
     stream: &WriteHalf,
     connection: &Rc<Connection>,
@@ -361,9 +365,9 @@ pub(crate) fn close(
         DisconnectReason::HandlerPanic => CloseCode::INTERNAL,
         _ => CloseCode::NORMAL,
     });
-    // What was queued before may still leave; behind half a frame no other may begin.
+    // Earlier queued frames may still leave. After a partly written frame, no other frame may begin.
     if stream.flush(outbox, &connection.shard.metrics) == Flushed::All {
         stream.write_last(&encode_close(code, reason.as_str()));
     }
-    // The caller drops the writing half, which ends our side of the stream after what is written.
+    // The caller drops the write half. This ends the server's side of the stream after the written bytes.
 }

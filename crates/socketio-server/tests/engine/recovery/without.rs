@@ -52,6 +52,8 @@ async fn a_window_of_nothing_only_numbers() {
         assert_eq!(ws.text().await, "430[true]");
     }
     assert_eq!(seen.next().await, "Some(9) None");
+    let past = server.handle.to("/", "a").offset(9).emit("said", &0).expect_err("it is not above the last");
+    assert_eq!(past.to_string(), "offset 9 is not above 9, that of the last broadcast");
     drop(server.handle.to("/", "a").offset(11).emit("said", &2).expect("a name"));
     assert_eq!(ws.text().await, r#"42["said",2]"#);
     assert_eq!(server.metrics().history_entries, 0);

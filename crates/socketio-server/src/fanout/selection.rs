@@ -1,45 +1,47 @@
-//! Broadcasts to several rooms, to everyone, or with exceptions: queued for each receiver, which may be met in several
-//! places.
+//! Broadcasts to several rooms, to everyone, or with exceptions. They are queued for each receiver. A walk may meet the
+//! same receiver in several places.
 
 use std::{rc::Rc, sync::Arc};
 
 use smallvec::{SmallVec, smallvec};
 
+use super::encodings::Encodings;
 use crate::{
     Socket,
     broadcast::Job,
     connection::Connection,
-    frame::Frame,
+    frame::{Encoding, Frame},
     identifier::Id,
     shard::{Shard, Space},
 };
 
-/// Broadcasts with the same receivers, in order. Each receiver is met once, and gets all of them.
+/// Broadcasts with the same receivers, in order. Each receiver is visited once, and gets all of them.
 ///
-/// While a walk rests, members may leave: the last takes the place of the one that left. So a walk begins at the end,
-/// where a member that moved has been met already, and members carry the turn that met them last. Who joins meanwhile
-/// counts as met: a broadcast is for those who are there when it begins.
-pub(crate) struct Crowd {
+/// Members may leave while a walk is paused. The last member then takes the place of the one that left. So a walk
+/// starts at the end, where a moved member has already been visited, and each member carries the number of the last
+/// walk that visited it. A member that joins during a pause counts as visited: a broadcast is for the members that are
+/// there when it begins.
+pub(crate) struct Selection {
     jobs: SmallVec<[Arc<Job>; 1]>,
     frames: SmallVec<[Rc<Frame>; 1]>,
-    /// The same for those who don't take part in recovery; made for the first of them.
-    plain_frames: Option<SmallVec<[Rc<Frame>; 1]>>,
-    /// Tells this walk from others in the namespace; 0 before it has begun.
+    /// The same in other encodings than [`Encoding::WithOffset`].
+    others: Encodings,
+    /// The number of this walk, unique in the namespace; 0 before the walk has begun.
     turn: u64,
-    /// Everyone in the namespace who is not met yet, if no room is named.
+    /// The sockets of the namespace that are not visited yet, if no room is named.
     everyone: Vec<Socket>,
     rooms_done: usize,
-    /// Members of the room under way that are not met yet; none if it is not begun.
+    /// The number of members not yet visited in the current room; `None` if the room is not begun.
     members_left: Option<usize>,
     sockets: u64,
 }
 
-impl Crowd {
+impl Selection {
     pub(super) fn of(job: Arc<Job>) -> Self {
         Self {
             jobs: smallvec![job],
             frames: SmallVec::new(),
-            plain_frames: None,
+            others: Encodings::default(),
             turn: 0,
             everyone: Vec::new(),
             rooms_done: 0,
@@ -48,7 +50,7 @@ impl Crowd {
         }
     }
 
-    /// Takes the next broadcast along, if it has the same receivers and nobody was met yet.
+    /// Adds the next broadcast, if it has the same receivers and no socket was visited yet.
     pub(super) fn take(&mut self, next: &Arc<Job>) -> bool {
         let same = self.turn == 0 && self.jobs.first().is_some_and(|first| first.has_receivers_of(next));
         if same {
@@ -57,14 +59,14 @@ impl Crowd {
         same
     }
 
-    /// Gives the broadcasts to at most `limit` more sockets; true if that were all.
+    /// Gives the broadcasts to at most `limit` more sockets. Returns true if no receiver is left.
     pub(super) fn advance(&mut self, shard: &Shard, mut limit: usize) -> bool {
         let Some(job) = self.jobs.first().cloned() else { return true };
         let space = shard.space(job.namespace);
         if self.turn == 0 {
             self.begin(shard, space, &job);
         }
-        // Marking is only needed where one socket can be met twice, or no membership tells that it was.
+        // A mark is only needed if one socket can be visited twice, or if no membership records the visit.
         let mark = job.rooms.len() != 1 || !job.except.is_empty();
         let rooms = space.rooms.borrow();
         while let Some(room) = job.rooms.get(self.rooms_done) {
@@ -76,17 +78,17 @@ impl Crowd {
                     return false;
                 }
                 (left, limit) = (left - 1, limit - 1);
-                if member.met.replace(self.turn) != self.turn {
-                    self.give(shard, &job, mark, &member.socket, &member.connection, member.is_plain);
+                if member.delivered_through.replace(self.turn) != self.turn {
+                    self.give(shard, &job, mark, &member.socket, &member.connection, member.encoding);
                 }
             }
             if let Some(own) = Id::parse(room).and_then(|id| space.sockets.borrow().get(&id).cloned()) {
-                self.give(shard, &job, mark, &own, &own.inner().connection, own.inner().recovery.is_none());
+                self.give(shard, &job, mark, &own, &own.inner().connection, own.encoding());
             }
             (self.rooms_done, self.members_left) = (self.rooms_done + 1, None);
         }
         while let Some(socket) = self.everyone.pop() {
-            self.give(shard, &job, mark, &socket, &socket.inner().connection, socket.inner().recovery.is_none());
+            self.give(shard, &job, mark, &socket, &socket.inner().connection, socket.encoding());
             limit = limit.saturating_sub(1);
             if limit == 0 && !self.everyone.is_empty() {
                 return false;
@@ -97,26 +99,26 @@ impl Crowd {
         true
     }
 
-    /// The number of the last of the broadcasts.
+    /// The offset of the last broadcast.
     pub(super) fn last_offset(&self) -> u64 {
         self.jobs.last().map_or(0, |job| job.offset)
     }
 
-    /// Whether the socket was given the broadcasts, or is not to get them. One that joins a room while the walk rests may
-    /// still be met in another.
+    /// Whether the socket was given the broadcasts, or is no receiver. A socket that joins a room while the walk is
+    /// paused may still be visited in another room.
     pub(super) fn has_met(&self, socket: &Socket) -> bool {
         let Some(job) = self.jobs.first().filter(|job| job.namespace == socket.reference().namespace) else {
             return false;
         };
         socket.inner().considered.get() == self.turn
             || (!job.rooms.iter().any(|room| **room == *socket.id())
-                && socket.space().rooms.borrow().is_met(socket, &job.rooms, self.turn))
+                && socket.space().rooms.borrow().has_delivered(socket, &job.rooms, self.turn))
     }
 
     fn begin(&mut self, shard: &Shard, space: &Space, job: &Job) {
         shard.metrics.broadcasts.add(self.jobs.len() as u64);
         self.frames = self.jobs.iter().flat_map(|job| &job.frames).cloned().map(Rc::new).collect();
-        self.turn = space.rooms.borrow_mut().next_turn();
+        self.turn = space.rooms.borrow_mut().next_pass();
         let (rooms, sockets) = (space.rooms.borrow(), space.sockets.borrow());
         for room in &job.except {
             let own = Id::parse(room).and_then(|id| sockets.get(&id));
@@ -136,7 +138,7 @@ impl Crowd {
         mark: bool,
         socket: &Socket,
         connection: &Rc<Connection>,
-        is_plain: bool,
+        encoding: Encoding,
     ) {
         if mark && socket.inner().considered.replace(self.turn) == self.turn
             || job.except_socket.is_some_and(|except| except == socket.reference())
@@ -147,11 +149,9 @@ impl Crowd {
             shard.metrics.volatile_dropped.increment();
             return;
         }
-        let frames = match is_plain {
-            false => &self.frames,
-            true => self
-                .plain_frames
-                .get_or_insert_with(|| self.jobs.iter().flat_map(|job| job.plain_frames()).map(Rc::new).collect()),
+        let frames = match encoding {
+            Encoding::WithOffset => self.frames.as_slice(),
+            other => self.others.frames(other, self.jobs.iter().map(|job| &**job)),
         };
         for frame in frames {
             connection.queue_uncounted(frame.clone());

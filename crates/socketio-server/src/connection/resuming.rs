@@ -1,4 +1,4 @@
-//! The way of a session back to a socket.
+//! Session recovery: how a returning client gets its session back.
 
 use std::{borrow::Cow, collections::HashSet, rc::Rc, sync::Arc};
 
@@ -9,10 +9,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::Connection;
 use crate::{
     RecoveryFailure, Socket, SocketRef,
     config::{CROWDED_PAUSE, CROWDED_PAUSES, LARGEST_WAIT},
-    connection::Connection,
     event::EventArgs,
     frame::Frame,
     identifier::Id,
@@ -23,18 +23,18 @@ use crate::{
     shard::{Command, Shard},
 };
 
-/// What a client says of the session that it had.
+/// A client's claim to its earlier session.
 pub(crate) struct Claim {
     pid: Id,
-    /// Its last event's. One that has got none has none.
+    /// The offset of the client's last event; `None` if the client has received no event.
     offset: Result<Option<Offset>, RecoveryFailure>,
 }
 
-/// What a client wishes when it connects to a namespace.
+/// A client's request when it connects to a namespace.
 pub(crate) enum Wish {
-    /// A session. It may come back for it, unless it has declined.
+    /// A new session. The client may resume it later, unless the client has declined that.
     Session { recoverable: bool },
-    /// The session that it had.
+    /// The client's earlier session.
     Recovery(Claim),
 }
 
@@ -48,7 +48,7 @@ struct Auth<'a> {
 }
 
 impl Wish {
-    /// What the `auth` of a CONNECT says; of `recovery`, unless it says so, what is `usual`.
+    /// Reads the `auth` of a CONNECT. If it has no `recovery` entry, `usual` applies.
     pub(crate) fn of(auth: Option<&RawValue>, usual: bool) -> Self {
         let auth = auth.filter(|auth| auth.get().starts_with('{'));
         let auth: Auth<'_> = auth.and_then(|auth| serde_json::from_str(auth.get()).ok()).unwrap_or_default();
@@ -63,15 +63,15 @@ impl Wish {
     }
 }
 
-/// A session on its way back to its client.
+/// A session that is about to return to its client.
 struct FoundSession {
     session: SavedSession,
     direct: Direct,
-    /// What earlier lives of the server sent after the client's offset.
+    /// The events after the client's offset that earlier runs of the server sent.
     recalled: Vec<MissedEvent>,
 }
 
-/// Gives the client its session back, or connects it anew.
+/// Restores the client's session, or connects the client with a new session.
 pub(crate) async fn resume(connection: Rc<Connection>, namespace: u16, claim: Claim, auth: Option<Box<RawValue>>) {
     let shard = connection.shard.clone();
     let found = find(&connection, &claim).await;
@@ -95,25 +95,7 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
     let shard = &connection.shard;
     let Some(recovery) = shard.handle.recovery() else { return Err(unknown) };
     let offset = claim.offset.as_ref().map_err(|failure| *failure)?;
-    // Who waits for longer may be gone: that is looked at again.
-    let patience = shard.config.connect_timeout;
-    let taken = loop {
-        match take(recovery, &claim.pid) {
-            Taken::Session(taken) => break taken,
-            Taken::HeldBy(socket) if socket.is_of(connection) => return Err(unknown),
-            // The client knew sooner than the server that its connection was lost.
-            Taken::HeldBy(socket) => {
-                let _ = timeout(patience, hang_up(shard, socket)).await;
-            }
-            // The same of a connection on which it has just come back.
-            Taken::Returning(returned) => {
-                let _ = timeout(patience, returned).await;
-            }
-        }
-        if connection.is_closed() {
-            return Err(unknown);
-        }
-    };
+    let taken = take_when_free(connection, recovery, &claim.pid).await.ok_or(unknown)?;
     let mut returning = Returning { connection, pid: claim.pid, exists: false };
     let mut found = taken.map_err(|_too_late| unknown)?.map(|away| {
         let (session, direct) = away.unpack(|namespace| shard.space(namespace).namespace);
@@ -126,22 +108,23 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
         read.unwrap_or(Ok(()))?;
     }
     let found = found.ok_or(unknown)?;
-    // Those who came before have the time to take what they are sent again.
+    // Clients that came back earlier get time to receive their replays.
     for _ in 0..CROWDED_PAUSES {
         if !shard.is_crowded(connection.client) || connection.is_closed() {
             break;
         }
         sleep(CROWDED_PAUSE).await;
     }
-    // What the client has seen on another shard must have been seen here. Whatever goes to all shards is posted under the
-    // history's lock, so it stands before the mark on every shard or behind it on every shard.
+    // This shard must have processed every broadcast that the client received through another shard. A command to all
+    // shards is posted under the history's lock. It therefore precedes the mark on every shard or follows it on every
+    // shard.
     let (mark, reached) = oneshot::channel();
     {
         let _order = recovery.history();
         shard.post(Command::Mark(mark));
     }
     let _ = reached.await;
-    // Much may have been missed, and the session may be in many rooms.
+    // The client may have missed many events, and the session may be in many rooms.
     shard.turn().await;
     if connection.is_closed() {
         let FoundSession { session, direct, .. } = found;
@@ -155,7 +138,8 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
     Ok(found)
 }
 
-/// Reads what the keeper has of a session: the session itself if nobody else has it, and what earlier lives of the server sent.
+/// Reads a session's data from the keeper: the session itself, unless it is already found, and the events that earlier
+/// runs of the server sent.
 async fn read(
     connection: &Connection,
     keeper: &dyn SessionKeeper,
@@ -181,28 +165,57 @@ async fn read(
         }
     };
     let (session, after) = (&found.session, after(&found.session));
-    // Also for a session that came back before: what was sent to it then may not have arrived.
+    // This includes a session that was resumed before: events sent to it then may not have arrived.
     if after < begun {
         let mut rooms = session.rooms.clone();
         rooms.push((session.socket_id.as_str().into(), 0));
         let missed = keeper.missed(&session.namespace, rooms, after).await;
         found.recalled = missed.ok_or(RecoveryFailure::Forgotten)?;
-        // What came since, the history has.
+        // The history has all later events.
         found.recalled.retain(|event| event.offset <= begun);
     }
     Ok(())
 }
 
-/// What came of an attempt to take a session.
+/// Takes the session as soon as no other connection has it. A connection that has it is closed. Returns `None` if the
+/// client has gone meanwhile, or if this very connection has the session.
+async fn take_when_free(
+    connection: &Rc<Connection>,
+    recovery: &Memory,
+    pid: &Id,
+) -> Option<Result<Option<Away>, TooLate>> {
+    let shard = &connection.shard;
+    // After this time the client may be gone, so its connection is checked again.
+    let patience = shard.config.connect_timeout;
+    loop {
+        match take(recovery, pid) {
+            Taken::Session(taken) => return Some(taken),
+            Taken::HeldBy(socket) if socket.is_of(connection) => return None,
+            // The client noticed the loss of its connection before the server did.
+            Taken::HeldBy(socket) => {
+                let _ = timeout(patience, hang_up(shard, socket)).await;
+            }
+            // The same holds for a connection on which the session is being resumed.
+            Taken::Returning(returned) => {
+                let _ = timeout(patience, returned).await;
+            }
+        }
+        if connection.is_closed() {
+            return None;
+        }
+    }
+}
+
+/// The result of an attempt to take a session.
 enum Taken {
     Session(Result<Option<Away>, TooLate>),
-    /// A socket has it.
+    /// A socket has the session.
     HeldBy(SocketRef),
-    /// It is on its way back on another connection, until this resolves.
+    /// The session is being resumed on another connection, until this resolves.
     Returning(oneshot::Receiver<()>),
 }
 
-/// Takes the session, unless somebody has it.
+/// Takes the session, unless a socket has it or another connection is resuming it.
 fn take(recovery: &Memory, pid: &Id) -> Taken {
     let mut sessions = recovery.sessions();
     if let Some(Whereabouts::With(socket)) = sessions.find(pid) {
@@ -214,11 +227,11 @@ fn take(recovery: &Memory, pid: &Id) -> Taken {
     }
 }
 
-/// Ends the session, unless it goes on.
+/// Ends the session when dropped, unless `goes_on` is called.
 struct Returning<'a> {
     connection: &'a Connection,
     pid: Id,
-    /// There is one. What the client made up, the keeper need not be told of.
+    /// The session exists. The keeper need not know about an id that the client invented.
     exists: bool,
 }
 
@@ -232,7 +245,7 @@ impl Drop for Returning<'_> {
     fn drop(&mut self) {
         let shard = &self.connection.shard;
         let Some(recovery) = shard.handle.recovery() else { return };
-        // A server that stops before its client has it has changed nothing of what is kept.
+        // If the server stops before the client has the session, the saved data is unchanged and stays valid.
         let stops = shard.is_draining() && !std::thread::panicking();
         if self.exists && !stops {
             recovery.end(&self.pid);
@@ -242,7 +255,7 @@ impl Drop for Returning<'_> {
     }
 }
 
-/// Closes a socket's connection, wherever it lives, and waits until that is done.
+/// Closes a socket's connection, on any shard, and waits until that is done.
 async fn hang_up(shard: &Shard, socket: SocketRef) {
     let (done, is_done) = oneshot::channel::<()>();
     shard.handle.with_socket(socket, move |socket| {
@@ -254,7 +267,7 @@ async fn hang_up(shard: &Shard, socket: SocketRef) {
 }
 
 impl Connection {
-    /// Makes a socket of a session, and sends what its client has missed.
+    /// Creates a socket for the session, and sends the missed events to the client.
     fn take_up(
         self: &Rc<Self>,
         namespace: u16,
@@ -263,7 +276,9 @@ impl Connection {
         auth: Option<&RawValue>,
     ) -> Result<(), RecoveryFailure> {
         let shard = &self.shard;
-        let Some(recovery) = shard.handle.recovery() else { return Err(RecoveryFailure::UnknownSession) };
+        if shard.handle.recovery().is_none() {
+            return Err(RecoveryFailure::UnknownSession);
+        }
         let ending = Returning { connection: self, pid: claim.pid, exists: true };
         let space = shard.space(namespace);
         let FoundSession { session, mut direct, mut recalled } = found;
@@ -287,61 +302,85 @@ impl Connection {
         );
         socket.set_connected(true);
         space.sockets.borrow_mut().insert(id, socket.clone());
-        let has_room = socket.join_again(&session.rooms);
-        let accepted = has_room
-            && space
-                .handlers()
-                .restore
-                .as_ref()
-                .is_none_or(|restore| shard.guarded(|| restore(&socket, &session.data, auth)).unwrap_or_default());
-        let rooms = space.rooms.borrow().memberships_of(&socket);
-        let missed = recovery.history().missed(namespace, &id, &rooms, since, position);
-        let replay = match missed {
-            None => Err(RecoveryFailure::Forgotten),
-            Some(_) if !has_room => Err(RecoveryFailure::TooManyRooms),
-            Some(_) if !accepted => Err(RecoveryFailure::Refused),
-            Some(missed) => {
-                // What the restored session may no longer be in, it has left by now.
-                let held: HashSet<&str> = rooms.iter().map(|(room, _)| &**room).chain([id.as_str()]).collect();
-                let is_held = |event: &MissedEvent| event.rooms.iter().any(|room| held.contains(room.as_str()));
-                recalled.retain(|event| event.rooms.is_empty() || is_held(event));
-                if let Some(recovery) = &socket.inner().recovery {
-                    recovery.direct.borrow_mut().retain_rooms(|room| held.contains(room));
-                }
-                let replay = replay(&socket, &recalled, &missed);
-                let most = shard.config.outbox_hard_limit.saturating_mul(LARGEST_WAIT);
-                let bytes: usize = replay.iter().map(|frame| frame.len()).sum();
-                if bytes <= most { Ok((replay, bytes)) } else { Err(RecoveryFailure::Forgotten) }
-            }
-        };
-        let (replay, bytes) = replay.inspect_err(|_| {
+        let missed = self.restore(&socket, &session, &mut recalled, since, auth).inspect_err(|_| {
             socket.set_connected(false);
             socket.leave_all();
             space.sockets.borrow_mut().remove(&id);
             socket.drop_data();
         })?;
         ending.goes_on();
-
-        self.welcome(&socket);
         let claimed = offset.copied().unwrap_or(Offset::of_broadcast(since));
-        shard.before_replay.set(Some((socket.reference(), claimed)));
-        self.call(&socket, space.handlers().before_replay.as_deref());
-        shard.before_replay.set(None);
-        self.hold_remembered();
-        self.allow_beyond_limit(bytes);
-        replay.into_iter().for_each(|frame| self.queue(frame));
-        // What is recalled has offsets of earlier lives, which need not tell that it has arrived.
-        if recalled.is_empty() {
-            self.ask_for_arrivals();
-        } else {
-            self.ask_what_arrived();
-        }
-        self.call(&socket, space.handlers().on_recovered.as_deref());
+        self.send_missed(&socket, claimed, missed, !recalled.is_empty());
         Ok(())
+    }
+
+    /// Restores the session's rooms and the application's data. Collects the events that the client has missed after
+    /// the broadcast `since`.
+    fn restore(
+        self: &Rc<Self>,
+        socket: &Socket,
+        session: &SavedSession,
+        recalled: &mut Vec<MissedEvent>,
+        since: u64,
+        auth: Option<&RawValue>,
+    ) -> Result<Missed, RecoveryFailure> {
+        let (shard, space, id) = (&self.shard, socket.space(), socket.inner().id);
+        let Some(recovery) = shard.handle.recovery() else { return Err(RecoveryFailure::UnknownSession) };
+        let has_room = socket.join_again(&session.rooms);
+        let restore = space.handlers().restore.as_ref().filter(|_| has_room);
+        let accepted =
+            restore.is_none_or(|restore| shard.guarded(|| restore(socket, &session.data, auth)).unwrap_or_default());
+        let rooms = space.rooms.borrow().memberships_of(socket);
+        let namespace = socket.reference().namespace;
+        let missed = recovery.history().missed(namespace, &id, &rooms, since, shard.position());
+        let missed = missed.ok_or(RecoveryFailure::Forgotten)?;
+        if !has_room {
+            return Err(RecoveryFailure::TooManyRooms);
+        }
+        if !accepted {
+            return Err(RecoveryFailure::Refused);
+        }
+        // The socket has by now left the rooms that the restored session may no longer be in.
+        let held: HashSet<&str> = rooms.iter().map(|(room, _)| &**room).chain([id.as_str()]).collect();
+        let is_held = |event: &MissedEvent| event.rooms.iter().any(|room| held.contains(room.as_str()));
+        recalled.retain(|event| event.rooms.is_empty() || is_held(event));
+        if let Some(recovery) = &socket.inner().recovery {
+            recovery.direct.borrow_mut().retain_rooms(|room| held.contains(room));
+        }
+        let frames = replay(socket, recalled, &missed);
+        let most = shard.config.outbox_hard_limit.saturating_mul(LARGEST_WAIT);
+        let bytes = frames.iter().map(|frame| frame.len()).sum();
+        if bytes <= most { Ok(Missed { frames, bytes }) } else { Err(RecoveryFailure::Forgotten) }
+    }
+
+    /// Tells the client that its session is restored, and then sends the missed events.
+    fn send_missed(self: &Rc<Self>, socket: &Socket, claimed: Offset, missed: Missed, has_recalled: bool) {
+        let handlers = socket.space().handlers();
+        self.welcome(socket);
+        self.shard.before_replay.set(Some((socket.reference(), claimed)));
+        self.call(socket, handlers.before_replay.as_deref());
+        self.shard.before_replay.set(None);
+        self.hold_remembered();
+        self.allow_beyond_limit(missed.bytes);
+        missed.frames.into_iter().for_each(|frame| self.queue(frame));
+        // Recalled events have offsets from earlier runs of the server. These need not confirm the events' arrival.
+        if has_recalled {
+            self.ask_what_arrived();
+        } else {
+            self.ask_for_arrivals();
+        }
+        self.call(socket, handlers.on_recovered.as_deref());
     }
 }
 
-/// What is sent again, in its order: that of earlier lives of the server, then broadcasts and the socket's own events.
+/// The frames for a client that has come back.
+struct Missed {
+    frames: Vec<Rc<Frame>>,
+    bytes: usize,
+}
+
+/// The frames of a replay, in order: the events of earlier runs of the server, then broadcasts and the socket's own
+/// events.
 fn replay(socket: &Socket, recalled: &[MissedEvent], broadcasts: &[Arc<Entry>]) -> Vec<Rc<Frame>> {
     let mut replay = Vec::new();
     for event in recalled {
