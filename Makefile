@@ -33,8 +33,9 @@ chaos-mutants: ## Show that the chaos test notices a server that drops, doubles,
 	test -d e2e/node/node_modules || (cd e2e/node && npm ci --no-audit --no-fund --loglevel=error)
 	node e2e/node/chaos/mutants.js
 
-check: ## Formatting, lints and documentation, warnings denied
+check: ## Formatting, imports, lints and documentation, warnings denied
 	$(CARGO) fmt --all --check
+	bench/house
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 

@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use slop_studios::publish::body::{Kind, Publish};
+use slop_studios::contract::kind::Kind;
+use slop_studios::publish::body::Publish;
 use slop_studios::publish::fields::{check_text, parse_array};
 
 const KINDS: [Kind; 5] = [Kind::Progress, Kind::Complete, Kind::Error, Kind::Notification, Kind::RoomEvent];

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use slop_studios::policy::{Pattern, Template};
-use slop_studios::rooms::{check_name, check_room, parse_name, parse_room, target};
+use slop_studios::contract::rooms::{check_name, check_room, parse_name, parse_room, target};
 use socketio_protocol::packet::{Kind, Packet};
 
 fuzz_target!(|input: &str| {

@@ -10,7 +10,8 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
-use slop_studios::identity::{ClaimRules, Keys, TokenVerifier, is_user_id};
+use slop_studios::contract::rooms::is_user_id;
+use slop_studios::identity::{ClaimRules, Keys, TokenVerifier};
 
 const SECRET: &str = "a secret that no input of the fuzzer has";
 const NOW: u64 = 1_800_000_000;

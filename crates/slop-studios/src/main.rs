@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use slop_studios::cli::Cli;
+use slop_studios::commands::Cli;
 
 fn main() -> ExitCode {
     // A usage error ends the process with exit code 2 inside `parse`.

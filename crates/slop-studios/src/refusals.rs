@@ -1,8 +1,9 @@
-//! Refusals: what was turned away at the door, told to the operator.
+//! Refusals of clients and publishers, reported to the operator.
 //!
-//! Each refusal is counted by its reason in `slop_refusals_total` and logged at `debug`. At `warn` there is one line for each
-//! reason and minute: the first refusal at once, those of the minute behind it as a number. Each is in one of these numbers.
-//! What is kept does not grow with a flood: for each reason a number and the last refusal.
+//! Each refusal is counted by its reason in `slop_refusals_total` and logged at `debug`. At `warn` there is one line
+//! for each reason and minute: the first refusal at once, and the refusals of the following minute as a number. Each
+//! refusal is in exactly one of these numbers. Memory use does not grow in a flood: each reason keeps a number and the
+//! last refusal.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,13 +13,13 @@ use socketio_server::RefusedClient;
 
 use crate::identity::Flaw;
 use crate::limits::{MAX_REFUSAL_DETAIL_BYTES, REFUSAL_INTERVAL};
-use crate::logging::excerpt;
 use crate::metrics::Metrics;
+use crate::text::excerpt;
 
 /// Makes the enum, the list of all reasons, and their names in logs and metrics, so that none is left out.
 macro_rules! reasons {
     ($($(#[$meta:meta])* $reason:ident => $label:literal,)+) => {
-        /// Why somebody was turned away.
+        /// The reason for a refusal.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Reason {
             $($(#[$meta])* $reason,)+
@@ -41,33 +42,33 @@ macro_rules! reasons {
 reasons! {
     /// A page of another origin.
     Origin => "origin",
-    /// A client of another Engine.IO, or of none.
+    /// A client of another version of Engine.IO, or of none.
     ProtocolVersion => "protocol version",
     /// A client with another parser.
     Parser => "parser",
-    /// A request to the HTTP API where nobody can publish.
+    /// A request to the HTTP API while publishing is off.
     PublishingOff => "publishing off",
     /// A request to the HTTP API without a key.
     NoPublisherKey => "no publisher key",
-    /// A request to the HTTP API with a key that is none of ours.
+    /// A request to the HTTP API with an unknown key.
     UnknownPublisherKey => "unknown publisher key",
-    /// A request to the HTTP API with a token that is refused.
+    /// A request to the HTTP API with a refused token.
     PublisherToken => "publisher token",
     /// A publisher whose scopes do not cover its request, or an item of its batch.
     PublisherScope => "publisher scope",
-    /// A client without a token that needs one.
+    /// A client without the required token.
     NoToken => "no token",
-    /// A client's token that can't be read.
+    /// A client's token that cannot be read.
     MalformedToken => "malformed token",
-    /// A client's token that no key of ours has signed.
+    /// A client's token that no known key has signed.
     TokenKey => "token key",
     /// A client's token of another issuer.
     TokenIssuer => "token issuer",
     /// A client's token for another audience.
     TokenAudience => "token audience",
-    /// A client's token that is over.
+    /// A client's token that has expired.
     TokenExpired => "token expired",
-    /// A client's token from the future.
+    /// A client's token that is not valid yet.
     TokenNotYetValid => "token not yet valid",
     /// A client's token that names no user.
     TokenWithoutUser => "token without user",
@@ -76,7 +77,7 @@ reasons! {
 }
 
 impl Refusals {
-    /// What the engine turned away, which has counted it as well.
+    /// Reports a refusal of the engine, which has counted it as well.
     pub(crate) fn note_client(&self, client: &RefusedClient<'_>) {
         let (reason, setting) = match client.refusal {
             socketio_server::Refusal::Origin => (Reason::Origin, Some("CORS_ORIGIN")),
@@ -84,7 +85,7 @@ impl Refusals {
             _ => (Reason::ProtocolVersion, None),
         };
         let detail = match (client.refusal, client.origin, client.user_agent) {
-            // It is seen by its first packet, when the request that it came with is forgotten.
+            // The first packet reveals the parser. By then, the request that carried it is forgotten.
             (socketio_server::Refusal::Parser, None, None) => {
                 "it speaks MessagePack: a client made with `parser`".into()
             }
@@ -114,17 +115,17 @@ impl From<&Flaw> for Reason {
     }
 }
 
-/// A refusal that is still to be told, by whoever knows the client's address.
+/// A refusal that is still to be reported, by the caller that knows the client's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) reason: Reason,
-    /// What was asked for, and what was wrong with it.
+    /// The request, and its error.
     pub(crate) detail: String,
-    /// What would allow it.
+    /// The setting that would allow it.
     pub(crate) setting: Option<&'static str>,
 }
 
-/// Counts refusals and tells the operator of them.
+/// Counts refusals and reports them to the operator.
 #[derive(Debug)]
 pub(crate) struct Refusals {
     metrics: Arc<Metrics>,
@@ -132,11 +133,11 @@ pub(crate) struct Refusals {
     slots: [Mutex<Slot>; Reason::ALL.len()],
 }
 
-/// What is kept of the refusals for one reason.
+/// The recorded refusals with one reason.
 #[derive(Debug)]
 struct Slot {
     warned_at: Option<Instant>,
-    /// Refusals that no warning has told of.
+    /// Number of refusals that no warning has reported.
     untold: u64,
     /// The last of these.
     last: Option<Last>,
@@ -154,12 +155,13 @@ impl Refusals {
         Self { metrics, slots: [const { Mutex::new(Slot::new()) }; Reason::ALL.len()] }
     }
 
-    /// Counts a refusal of this client and tells the operator. `detail` may hold text of the client's, of which the log gets an
-    /// excerpt; never a token or a key. `setting` names what would allow it, if a setting would.
+    /// Counts a refusal of this client and reports it to the operator. `detail` may contain text of the client, of
+    /// which the log gets an excerpt, but never a token or a key. `setting` names the setting that would allow the
+    /// request, if any.
     pub(crate) fn note(&self, reason: Reason, client: IpAddr, detail: &str, setting: impl Into<Option<&'static str>>) {
         let (client, detail, setting) =
             (client.to_canonical(), excerpt(detail, MAX_REFUSAL_DETAIL_BYTES), setting.into());
-        self.metrics.refused(reason);
+        self.metrics.refused(reason.as_str());
         tracing::debug!(reason = reason.as_str(), %client, detail, setting, "refused");
         let due = self.with_slot(reason, |slot| {
             slot.count(Last { client, detail: detail.into(), setting });
@@ -168,12 +170,12 @@ impl Refusals {
         warn(reason, due);
     }
 
-    /// Warns of what has come since the last warning, where that is long enough ago. To be called every now and then.
+    /// Warns of the refusals since the last warning, if that warning is long enough ago. Call this periodically.
     pub(crate) fn tell_due(&self) {
         self.tell(REFUSAL_INTERVAL);
     }
 
-    /// Warns of all that no warning has told of: the server ends.
+    /// Warns of all unreported refusals, when the server ends.
     pub(crate) fn tell_rest(&self) {
         self.tell(Duration::ZERO);
     }
@@ -201,7 +203,8 @@ impl Slot {
         self.last = Some(last);
     }
 
-    /// How many refusals a warning is to tell of now, and the last of them; none if the last warning was less than `pause` ago.
+    /// The number of refusals to report now, and the last of them; `None` if the last warning was less than `pause`
+    /// ago.
     fn take_due(&mut self, now: Instant, pause: Duration) -> Option<(u64, Last)> {
         let is_due = self.warned_at.is_none_or(|at| now.saturating_duration_since(at) >= pause);
         let last = self.last.take_if(|_| is_due)?;

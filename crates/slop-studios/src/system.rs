@@ -1,8 +1,8 @@
-//! What only Linux has, and what other systems do instead: nothing, without harm.
+//! Functions that only Linux has. On other systems they do nothing, without harm.
 
 use memmap2::MmapMut;
 
-/// Gives free pages back, which the C library keeps.
+/// Returns free pages to the system, which the C library keeps otherwise.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "the C library's only way to give free pages back")]
 pub(crate) fn give_memory_back() {
@@ -14,13 +14,13 @@ pub(crate) fn give_memory_back() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub(crate) fn give_memory_back() {}
 
-/// Where that is allowed, no page of the mapping that is in use has to be read back from a disk that may fail: the process would
-/// be ended by a signal. Pages that are not take no memory.
+/// Locks the used pages of the mapping in memory, where that is allowed. Otherwise they might have to be read back from
+/// a disk that may fail, and a signal would end the process. Unused pages take no memory.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "it is about addresses, which are those of a mapping")]
 pub(crate) fn keep_in_memory(mapping: &MmapMut) {
     use rustix::mm::{MlockFlags, mlock_with};
-    // SAFETY: the pages are this mapping's, which may be unmapped all the same, and nothing is read or written.
+    // SAFETY: the pages belong to this mapping, which can still be unmapped, and nothing is read or written.
     let _ = unsafe { mlock_with(mapping.as_ptr().cast_mut().cast(), mapping.len(), MlockFlags::ONFAULT) };
 }
 

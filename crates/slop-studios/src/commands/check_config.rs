@@ -1,10 +1,10 @@
-//! `check-config`: what `serve` would use, and where it comes from.
+//! `check-config`: the settings that `serve` would use, and their origins.
 
 use std::io::Write as _;
 
 use anyhow::Context as _;
 
-use crate::cli::Failure;
+use crate::commands::failure::Failure;
 use crate::config::{Effective, Profile, SettingFlags};
 
 pub(crate) fn run(flags: &SettingFlags) -> Result<(), Failure> {

@@ -10,9 +10,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::dev_files::DevFile;
 use super::serve::start;
 use super::token::user_claims;
-use crate::cli::Failure;
+use crate::commands::failure::Failure;
 use crate::config::{Effective, Profile, SettingFlags};
-use crate::identity::{SigningAlgorithm, TokenSigner, epoch_seconds};
+use crate::contract::time::epoch_seconds;
+use crate::identity::{SigningAlgorithm, TokenSigner};
 
 const USER: &str = "dev";
 /// A working week, so that a page left open over night still works.
@@ -33,14 +34,14 @@ pub(crate) fn run(flags: &SettingFlags) -> Result<ExitCode, Failure> {
     let secret = settings.jwt_secret.as_ref().context("JWT_SECRET is empty")?;
     let token = TokenSigner::new(secret).sign(SigningAlgorithm::Hs256, &claims).context("can't make the token")?;
     let key = settings.api_keys.first().cloned().context("API_KEYS is empty")?;
-    // The shell that the commands are pasted into may stand anywhere and not have the binary on its path.
+    // The commands may be pasted into a shell in any folder, without the binary on its path.
     let executable = std::env::current_exe().context("can't find the running executable")?;
     let scheme = settings.scheme();
-    // Without SIGHUP's reload: it is what a terminal that is closed sends, and then this is to end.
+    // Without a reload on SIGHUP: a closed terminal sends SIGHUP, and the server must then end.
     start(settings, None, move |address| guide(scheme, address, &executable, &token, &key))
 }
 
-/// What to try next; every command works when pasted into another shell.
+/// The text with commands to try. Every command works when pasted into another shell.
 fn guide(scheme: &str, address: SocketAddr, executable: &Path, token: &SecretString, key: &SecretString) -> String {
     let url = format!("{scheme}://{}", reachable(address));
     let program = shell_quoted(&executable.to_string_lossy());
@@ -74,7 +75,7 @@ Stop with Ctrl-C.
     )
 }
 
-/// Where a client on this machine finds a server that listens on `address`.
+/// The address at which a client on this machine reaches a server that listens on `address`.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -84,7 +85,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// As one word of a POSIX shell.
+/// The text as one word of a POSIX shell.
 fn shell_quoted(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+=:@%,".contains(&byte);
     if !text.is_empty() && text.bytes().all(plain) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::data_dir;
+use crate::store::data_dir;
 
 /// 256 bits: as long as HS256's hash.
 const SECRET_BYTES: usize = 32;
@@ -15,9 +15,9 @@ const SECRET_BYTES: usize = 32;
 /// The secrets, each in a file of its own.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum DevFile {
-    /// What tokens are signed with.
+    /// The secret that signs tokens.
     JwtSecret,
-    /// What publishers authenticate with.
+    /// The key of publishers.
     PublisherKey,
 }
 
@@ -58,7 +58,7 @@ impl DevFile {
         let create = || {
             data_dir::create(data_dir)?;
             match write_private(&path, &random_hex()?) {
-                // Another server made it since we looked.
+                // Another server has created it in the meantime.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                 outcome => outcome,
             }

@@ -12,12 +12,13 @@ use tokio::runtime::Builder;
 
 use super::dev_files::DevFile;
 use super::terminal::printable;
-use crate::cli::Failure;
+use crate::commands::failure::Failure;
 use crate::config::{Effective, Profile, SettingFlags, Settings};
-use crate::identity::{AuthError, Flaw, Identity, TokenVerifier};
-use crate::namespaces::{DEFAULT, MEDIA, NOTIFICATIONS};
+use crate::contract::auth_error::AuthError;
+use crate::contract::namespaces::{DEFAULT, MEDIA, NOTIFICATIONS};
+use crate::contract::rooms::{self, Target, check_name, check_room};
+use crate::identity::{Flaw, Identity, TokenVerifier};
 use crate::policy::{Decision, Policy};
-use crate::rooms::{self, Target, check_name, check_room};
 
 /// What is asked.
 #[derive(Debug, Args)]
@@ -51,7 +52,7 @@ struct Question {
     subscribe: Option<String>,
 }
 
-/// The answer. As text, a line each.
+/// The answer. As text, each part is on a line of its own.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer {
@@ -64,18 +65,19 @@ struct Answer {
     /// None for an anonymous client.
     #[serde(skip_serializing_if = "Option::is_none")]
     user_id: Option<String>,
-    /// Why the token is no good, if it is none.
+    /// The reason why the token is invalid, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_error: Option<String>,
     rule: String,
     why: Vec<String>,
 }
 
-/// As `kubectl auth can-i`, so that a script need not read the answer.
+/// Runs the command. The exit code has the answer, as with `kubectl auth can-i`, so that a script need not read the
+/// text.
 pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let mut effective = Effective::load(&args.flags, Profile::Serve);
     if effective.lacks_token_keys() {
-        // As `token` does: most who ask that way have `dev` running.
+        // As `token` does: most users without token keys have `dev` running.
         let data_dir = effective.data_dir()?;
         if let Some(secret) = DevFile::JwtSecret.read(&data_dir)? {
             effective.set_from_dev_file("JWT_SECRET", &secret);
@@ -121,12 +123,12 @@ fn answer(args: &ExplainArgs, settings: &Settings) -> Result<Answer, Failure> {
     })
 }
 
-/// Who has the token, or what is wrong with it, as a server that was just started would say. Revocations are known to the running
-/// server alone.
+/// The identity in the token, or the token's flaw, as a newly started server would report it. Only the running server
+/// knows the revocations.
 fn verify(settings: &Settings, policy: &Policy, token: &str) -> anyhow::Result<Result<Identity, Flaw>> {
     let mut verifier = TokenVerifier::new(settings.token_keys()?, settings.claim_rules());
     let mut verified = verifier.examine(token);
-    // The issuer is asked only if it has to be.
+    // The issuer's keys are fetched only if they are needed.
     if verified.as_ref().is_err_and(|flaw| flaw.error() == AuthError::Invalid)
         && let Some(jwks) = settings.jwks(&Arc::default())?
     {

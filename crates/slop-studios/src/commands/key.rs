@@ -7,10 +7,10 @@ use clap::{Args, Subcommand};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 
-use crate::cli::Failure;
+use crate::commands::failure::Failure;
+use crate::contract::rooms::check_name;
+use crate::publish::publishers::{KeyHash, new_key};
 use crate::publish::scope::Scope;
-use crate::publishers::{KeyHash, new_key};
-use crate::rooms::check_name;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -42,14 +42,14 @@ pub(crate) fn run(command: &KeyCommand) -> Result<(), Failure> {
     let text = if args.json {
         json!({"key": key, "name": args.name, "hash": hash, "scopes": args.scopes}).to_string() + "\n"
     } else {
-        // Not beside the entry: what is printed there is appended to a file, which is not to have the key.
+        // Not beside the entry on standard output: that output is appended to a file, which must not contain the key.
         let told = format!(
             "The key, for the publisher. It is shown this once:\n\
              {key}\n\
              The entry for the file of --config; SIGHUP puts it in force:\n"
         );
         std::io::stderr().write_all(told.as_bytes()).context("can't write the key")?;
-        // JSON's strings and lists of strings are TOML's too. The file's last line may have no end.
+        // JSON's strings and lists of strings are valid TOML too. The file's last line may lack a line break.
         let (name, hash, scopes) = (json!(args.name), json!(hash), json!(args.scopes));
         format!("\n[[publisher_keys]]\nname = {name}\nhash = {hash}\nscopes = {scopes}\n")
     };

@@ -1,7 +1,7 @@
 //! `listen`: a Socket.IO client over WebSocket that shows events as they come.
 //!
-//! Standard output has one line an event and nothing else; what happens to the connection goes to standard error. Only on a
-//! terminal are there colours, and progress as a bar that moves.
+//! Standard output has one line per event and nothing else; messages about the connection go to standard error. Only a
+//! terminal shows colours, and progress as a moving bar.
 
 mod line;
 mod screen;
@@ -20,7 +20,7 @@ use super::server_url::ServerUrl;
 use super::terminal::one_line;
 use super::token;
 use super::trust::TlsMistake;
-use crate::cli::Failure;
+use crate::commands::failure::Failure;
 use crate::config::SettingFlags;
 use line::Line;
 use screen::Screen;
@@ -34,7 +34,7 @@ const EVENTS: &str = "Which events";
 const NAMESPACES: [&str; 3] = ["/", MEDIA, "/notifications"];
 const MEDIA: &str = "/media";
 
-/// The stock client's times to wait before it reconnects: the first, and the longest.
+/// The stock client's waiting times before it reconnects: the first, and the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -90,29 +90,29 @@ struct Room {
     name: String,
 }
 
-/// What each new connection is to do.
+/// The tasks of each new connection.
 #[derive(Debug)]
 struct Plan {
     url: ServerUrl,
     ca: Option<PathBuf>,
     namespaces: Vec<String>,
-    /// Whether a namespace is worth listening to without any of the rooms and media items.
+    /// Whether a namespace is useful without any of the rooms and media items.
     wants_namespaces: bool,
     rooms: Vec<Room>,
     media: Vec<String>,
     token: Option<SecretString>,
 }
 
-/// Where events go.
+/// The destination of events.
 #[derive(Debug)]
 struct Output {
     events: Vec<String>,
     json: bool,
-    /// None if standard output is no terminal, or is for programs.
+    /// `None` if standard output is no terminal, or is read by programs.
     screen: Option<Screen>,
     wanted: Option<u64>,
     shown: u64,
-    /// Whether a namespace has let us in.
+    /// Whether a namespace has accepted the connection.
     connected: bool,
 }
 
@@ -156,7 +156,7 @@ async fn listen_until(plan: &Plan, output: &mut Output, timeout: Option<Duration
         }
     };
     let timed_out = tokio::select! {
-        // Who ends it comes first; an event that is there counts before the time is up.
+        // Ctrl-C comes first. An event that has arrived counts before the timeout.
         biased;
         signal = tokio::signal::ctrl_c() => {
             signal.context("wait for Ctrl-C")?;
@@ -172,7 +172,7 @@ async fn listen_until(plan: &Plan, output: &mut Output, timeout: Option<Duration
     }
 }
 
-/// Connects again and again until there is nothing to wait for.
+/// Connects repeatedly until there is nothing to wait for.
 async fn listen(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
     let mut wait = FIRST_WAIT;
     loop {
@@ -187,7 +187,8 @@ async fn listen(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
             Ok(End::Enough) => return Ok(()),
             Ok(End::Refused) => bail!("the server lets us into none of the namespaces"),
             Ok(End::NothingLeft) => bail!("the server lets us have none of the rooms and media items"),
-            // It would be the same the next time. Later, it may be a server that is just being changed.
+            // The next attempt would fail in the same way. After a first connection, the server may just be in the
+            // middle of a change.
             Err(error) if error.is::<TlsMistake>() && !output.connected => return Err(error),
             Err(error) => {
                 let pause = jittered(wait);
@@ -199,14 +200,15 @@ async fn listen(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
     }
 }
 
-/// Half to one and a half times as long, so that a server that comes back doesn't meet all its clients at once.
+/// The wait, multiplied by a random factor from 0.5 to 1.5, so that clients do not all reconnect to a restarted server
+/// at once.
 fn jittered(wait: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     wait.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX))
 }
 
 impl Output {
-    /// Shows an event; `false` when no more are wanted.
+    /// Shows an event. Returns `false` when no more are wanted.
     fn show(&mut self, line: &Line<'_>) -> anyhow::Result<bool> {
         if !self.events.is_empty() && !self.events.iter().any(|name| *name == line.event) {
             return Ok(true);
@@ -219,7 +221,7 @@ impl Output {
         let mut stdout = io::stdout().lock();
         match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
             Ok(()) => {}
-            // As `listen | head -1` does it.
+            // The reader has ended, as in `listen | head -1`.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
             Err(error) => return Err(error).context("can't write to standard output"),
         }
@@ -227,16 +229,16 @@ impl Output {
         Ok(self.wanted.is_none_or(|wanted| self.shown < wanted))
     }
 
-    /// Says something of the connection.
+    /// Prints a message about the connection.
     fn note(&mut self, text: &str) {
         self.end_bar();
         eprintln!("{text}");
     }
 
-    /// Leaves the line that a bar stands on.
+    /// Ends the line of a bar.
     fn end_bar(&mut self) {
         if self.screen.as_mut().is_some_and(Screen::end_bar) {
-            // Nothing is lost with it.
+            // A failure here loses nothing.
             let _closed = io::stdout().write_all(b"\n");
         }
     }

@@ -17,13 +17,13 @@ use serde_json::{Map, Value};
 
 use super::dev_files::DevFile;
 use super::server_url::ServerUrl;
-use crate::cli::Failure;
+use crate::commands::failure::Failure;
 use crate::config::{Effective, Profile, SettingFlags};
 use api::{Answer, Api, refusal, show_warnings};
 use input::Json;
 use ndjson::BATCH;
 
-/// The heading of what is the same for every event.
+/// The help heading of the options that all events share.
 const SERVER: &str = "Server and key";
 
 /// What to publish, and where.
@@ -204,7 +204,7 @@ pub(crate) fn run(args: &PublishArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The answer to the only item of a batch: its receipt, or what it was refused with.
+/// The answer to the only item of a batch: its receipt or its problem.
 fn only_item(status: StatusCode, answer: &[u8]) -> (StatusCode, String) {
     let items: Vec<&RawValue> = serde_json::from_slice(answer).unwrap_or_default();
     let text = match items.as_slice() {
@@ -240,7 +240,7 @@ fn publisher_key(args: &PublishArgs) -> Result<SecretString, Failure> {
 }
 
 impl Event {
-    /// The path and body of the HTTP API.
+    /// The path and body of the request to the HTTP API.
     fn request(&self) -> Result<(String, String), Failure> {
         let mut body = Map::new();
         let path = match self {
@@ -303,7 +303,7 @@ fn insert(body: &mut Map<String, Value>, name: &str, value: Option<impl Into<Val
     }
 }
 
-/// The API's name of a value, which is the command line's.
+/// The API's name of a value, which is also its name on the command line.
 fn name_of(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
@@ -324,7 +324,8 @@ fn segment(text: &str) -> String {
     encoded
 }
 
-/// The server would bring another number into this range, and refuse all progress after 100.
+/// Parses a percentage. Other numbers are refused: the server would move them into this range, and refuse all progress
+/// after 100.
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|number| (0.0..=100.0).contains(number));
     number.ok_or_else(|| "not a number from 0 to 100".to_owned())
@@ -333,6 +334,26 @@ fn percent(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::kind::Kind;
+
+    /// A kind without a subcommand does not compile.
+    const fn subcommand(kind: Kind) -> &'static str {
+        match kind {
+            Kind::Progress => "progress",
+            Kind::Complete => "complete",
+            Kind::Error => "error",
+            Kind::Notification => "notification",
+            Kind::RoomEvent => "room",
+        }
+    }
+
+    #[test]
+    fn every_kind_has_a_subcommand() {
+        let command = PublishArgs::augment_args(clap::Command::new("publish"));
+        for (name, kind) in Kind::ALL {
+            assert!(command.find_subcommand(subcommand(*kind)).is_some(), "{name}");
+        }
+    }
 
     #[test]
     fn a_segment_stays_one_segment() {

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use super::terminal::one_line;
-use crate::cli::Failure;
+use crate::commands::failure::Failure;
 use crate::config::{Effective, LogFormat, LogLevel, Profile, SettingFlags, Settings};
-use crate::logging;
-use crate::reload;
+use crate::server::logging;
+use crate::server::reload;
 
 pub(crate) fn run(flags: &SettingFlags) -> Result<ExitCode, Failure> {
     let settings = Effective::load(flags, Profile::Serve).settings()?;
@@ -17,7 +17,8 @@ pub(crate) fn run(flags: &SettingFlags) -> Result<ExitCode, Failure> {
     start(settings, Some(Box::new(load)), |_| String::new())
 }
 
-/// Serves until told to stop; `load` is what SIGHUP reads the settings with. Once it listens, the line that tools wait for goes out first, then what `more` makes.
+/// Serves until a signal ends the server. SIGHUP reads the settings with `load`. Once the server listens, it prints the
+/// line that tools wait for, then the text of `more`.
 pub(super) fn start(
     settings: Settings,
     load: Option<reload::Load>,
@@ -28,11 +29,11 @@ pub(super) fn start(
         tracing::warn!("{warning}");
     }
     let (scheme, format, level) = (settings.scheme(), settings.log_format, settings.log_level);
-    let stopped = crate::serve::run(settings, load, |address| {
+    let stopped = crate::server::run(settings, load, |address| {
         let text = logging::start_up_text(format, &format!("{scheme}://{address}"), &more(address));
         let mut output = std::io::stdout().lock();
         if let Err(error) = output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-            // Whoever closed our standard output may still want the server.
+            // The server continues: a closed standard output does not mean that it is no longer needed.
             tracing::warn!(%error, "can't write the start-up line");
         }
     });

@@ -1,4 +1,4 @@
-//! The address of a running server, as the client commands take it.
+//! The address of a running server, as an argument of the client commands.
 
 use std::fmt;
 use std::path::Path;
@@ -12,12 +12,12 @@ use tokio::time::timeout;
 use tokio_websockets::MaybeTlsStream;
 
 use super::trust::{self, TlsMistake};
-use crate::namespaces::{MEDIA, NOTIFICATIONS};
+use crate::contract::namespaces::{MEDIA, NOTIFICATIONS};
 
-/// A server on the next machine answers in milliseconds; this covers a lost SYN or two.
+/// A server on the next machine answers in milliseconds; this time covers one or two lost SYNs.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// It only makes an error plainer.
+/// The time for a probe that only makes an error clearer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `http://HOST[:PORT]` or `https://HOST[:PORT]`, and the path that a proxy serves the server under.
@@ -61,12 +61,12 @@ impl fmt::Display for ServerUrl {
 }
 
 impl ServerUrl {
-    /// What the `Host` header says.
+    /// The value of the `Host` header.
     pub(super) fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// What a request for one of the server's paths names.
+    /// The request target of one of the server's paths.
     pub(super) fn target(&self, path_and_query: &str) -> String {
         format!("{}{path_and_query}", self.base_path)
     }
@@ -78,7 +78,8 @@ impl ServerUrl {
         url.parse().context("make the WebSocket's URL")
     }
 
-    /// A connection to the server. With TLS it must have a certificate that the CAs in `ca`, else the system's, vouch for.
+    /// Connects to the server. With TLS, a CA in `ca`, or without `ca` one of the system's CAs, must have signed its
+    /// certificate.
     pub(super) async fn connect(&self, ca: Option<&Path>) -> anyhow::Result<MaybeTlsStream<TcpStream>> {
         let stream = self.connect_tcp().await?;
         let host = self.bare_host();
@@ -103,12 +104,12 @@ impl ServerUrl {
         Ok(stream)
     }
 
-    /// An IPv6 address stands in brackets in a URL, and bare for the resolver.
+    /// The host without brackets: an IPv6 address has brackets in a URL, but not for the resolver.
     fn bare_host(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Why the server's first answer made no sense: it may well be one of TLS, which is asked for on another connection.
+    /// Explains an unreadable first answer of the server: it may be TLS, for which another connection is tried.
     pub(super) async fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         if self.is_tls {
             return error;

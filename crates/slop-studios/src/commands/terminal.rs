@@ -1,9 +1,9 @@
-//! Text made fit for a terminal, and what a terminal can show.
+//! Text for a terminal, and the capabilities of a terminal.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, stdout};
 
-/// Whether standard output is a terminal that moves its cursor when told to.
+/// Whether standard output is a terminal that can move its cursor.
 pub(super) fn is_screen() -> bool {
     stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
@@ -13,7 +13,7 @@ pub(super) fn wants_colours() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// With control characters escaped, which a terminal may take for commands.
+/// Escapes control characters, which a terminal may take for commands.
 pub(super) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -40,7 +40,7 @@ pub(super) fn compact(json: &str) -> String {
         } else {
             in_string = character == '"';
         }
-        // JSON lets DEL and the C1 controls stand as they are; a terminal may take them for commands.
+        // JSON allows DEL and the C1 controls unescaped; a terminal may take them for commands.
         if character.is_control() {
             let _infallible = write!(text, "\\u{:04x}", u32::from(character));
         } else {
@@ -50,8 +50,8 @@ pub(super) fn compact(json: &str) -> String {
     text
 }
 
-/// An error and its causes on one line. Libraries differ in whether an error's text has its cause's in it; what was said
-/// already is left out.
+/// An error and its causes on one line. In some libraries, an error's text contains the text of its cause; repeated
+/// text is left out.
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {

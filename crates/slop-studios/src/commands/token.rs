@@ -10,10 +10,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
 
 use super::dev_files::DevFile;
-use crate::cli::Failure;
+use crate::commands::failure::Failure;
 use crate::config::{Effective, Profile, SettingErrors, SettingFlags};
-use crate::defaults::MAX_USER_ID_BYTES;
-use crate::identity::{SigningAlgorithm, TokenSigner, epoch_seconds, is_user_id};
+use crate::contract::rooms::is_user_id;
+use crate::contract::time::epoch_seconds;
+use crate::identity::{SigningAlgorithm, TokenSigner};
+use crate::limits::MAX_USER_ID_BYTES;
 
 /// How the token shall be.
 #[derive(Debug, Args)]
@@ -76,7 +78,7 @@ pub(crate) fn run(args: &TokenArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A token of this user that is good for so many seconds, by the secret that `token` signs with.
+/// Makes a token of this user that is valid for `seconds`, signed with the same secret as by `token`.
 pub(super) fn mint(user: &str, seconds: u64, flags: &SettingFlags) -> Result<SecretString, Failure> {
     check_user(user)?;
     let secret = signing_secret(&Effective::load(flags, Profile::Serve))?;
@@ -104,7 +106,8 @@ pub(super) fn user_claims(user: &str, email: Option<&str>, issued_at: u64, expir
     claims
 }
 
-/// The secret of the settings, else the one that `dev` keeps: a token is most often for the server of the next shell.
+/// The secret from the settings, else the secret of `dev`: most often, a token is for a server in another shell of the
+/// same machine.
 fn signing_secret(effective: &Effective) -> Result<SecretString, Failure> {
     let missing: SettingErrors = match effective.signing_secret() {
         Ok(secret) => return Ok(secret),

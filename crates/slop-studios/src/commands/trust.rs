@@ -1,4 +1,4 @@
-//! TLS as the client commands use it: whom they trust, and what is likely wrong where it fails.
+//! TLS in the client commands: the trusted CAs, and the probable cause of a failure.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::terminal::printable;
-use crate::nearest_path;
+use crate::text::nearest_path;
 
-/// The records that a TLS server answers a handshake with: an alert, or the next step (RFC 8446, section 5.1).
+/// The types of the records with which a TLS server answers a handshake: an alert, or the next step (RFC 8446, section
+/// 5.1).
 const TLS_RECORDS: [u8; 2] = [21, 22];
 
-/// What is wrong between the client and the server, and stays so when it is tried again.
+/// A mistake in the TLS setup of client and server, which persists when the connection is tried again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TlsMistake {
     #[error("the server speaks no TLS there: begin the URL with http:// instead of https://")]
@@ -65,7 +66,7 @@ pub(super) async fn connect(stream: TcpStream, host: &str, ca: Option<&Path>) ->
     }
 }
 
-/// Whether the server at the end of this fresh connection answers as one with TLS does.
+/// Whether the server on this new connection answers with TLS.
 pub(super) async fn is_spoken(mut stream: TcpStream, host: &str) -> anyhow::Result<bool> {
     let mut client = ClientConnection::new(Arc::new(client_config(RootCertStore::empty())?), server_name(host)?)?;
     let mut hello = Vec::new();
@@ -90,10 +91,10 @@ fn server_name(host: &str) -> anyhow::Result<ServerName<'static>> {
 
 fn mistake(error: &rustls::Error, host: &str, ca: Option<&Path>) -> Option<TlsMistake> {
     Some(match error {
-        // The first bytes of plain HTTP are no record of TLS.
+        // The first bytes of plain HTTP are not a TLS record.
         rustls::Error::InvalidMessage(_) => TlsMistake::NotSpoken,
         rustls::Error::InvalidCertificate(error) => match error {
-            // Of another CA with the same name, the signature is a bad one.
+            // If another CA has the same name, the signature is invalid.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => match ca {
                 None => TlsMistake::UnknownIssuer,
                 Some(file) => TlsMistake::OtherIssuer(file.to_owned()),
@@ -109,7 +110,7 @@ fn mistake(error: &rustls::Error, host: &str, ca: Option<&Path>) -> Option<TlsMi
     })
 }
 
-/// Of `DnsName("localhost")`, `localhost`.
+/// The bare names: `localhost` of `DnsName("localhost")`.
 fn names(presented: &[String]) -> String {
     let bare = |name: &String| {
         let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);

@@ -1,4 +1,4 @@
-//! The layers that a setting's text may come from, and which of them wins.
+//! The layers that a setting's text may come from, and their precedence.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -12,11 +12,11 @@ use super::plain_keys;
 use super::tables::{self, TABLES, Tables};
 use super::{
     Kind, Misspelt, Parsed, SETTINGS, Setting, SettingError, SettingErrors, SettingFlags, Settings, TOKEN_KEYS,
-    TOKEN_KEYS_HINT, nearest_name,
+    TOKEN_KEYS_HINT, is_setting, nearest_name,
 };
-use crate::nearest_path;
+use crate::text::nearest_path;
 
-/// Whose defaults apply.
+/// The set of defaults that applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
     /// `serve`: for deployments.
@@ -25,7 +25,7 @@ pub enum Profile {
     Dev,
 }
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// The command line.
@@ -34,7 +34,7 @@ pub enum Source {
     Env,
     /// The file named by `--config`.
     File,
-    /// Nobody set it.
+    /// The default, since the setting is not set.
     Default,
     /// The development file in `DATA_DIR`.
     DevFile,
@@ -52,7 +52,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// Each setting's text and where it came from, before it is parsed.
+/// The text of each setting and its origin, before parsing.
 #[derive(Clone)]
 pub struct Effective {
     values: BTreeMap<&'static str, (String, Source)>,
@@ -122,7 +122,8 @@ impl Effective {
     }
 
     fn find_misspelt(&self, env: &BTreeMap<OsString, OsString>, profile: Profile) -> Vec<Misspelt> {
-        // It is what `publish` sends. Only where a server has no key at all was it meant to be one of the server's.
+        // `API_KEY` is the key that `publish` sends. It counts as a misspelt setting only if the server has no key at
+        // all.
         let has_keys = self.values.get("API_KEYS").is_some_and(|(_, source)| *source != Source::Default)
             || !self.tables.publisher_keys.is_empty()
             || profile == Profile::Dev;
@@ -131,24 +132,24 @@ impl Effective {
             .filter(|name| SETTINGS.iter().all(|setting| setting.name != *name))
             .filter_map(|name| {
                 let upper = name.to_ascii_uppercase();
-                // One letter more, less or other, or two that changed places.
+                // One letter added, removed or replaced, or two letters swapped.
                 let meant = SETTINGS.iter().find(|setting| strsim::osa_distance(&upper, setting.name) <= 1)?;
                 Some(Misspelt { variable: name.to_owned(), setting: meant.name })
             })
             .collect()
     }
 
-    /// Variables of the environment that are likely meant to be settings.
+    /// Environment variables that are probably meant to be settings.
     pub fn misspelt(&self) -> &[Misspelt] {
         &self.misspelt
     }
 
-    /// What only the file can hold.
+    /// The tables, which only the file can hold.
     pub fn tables(&self) -> &Tables {
         &self.tables
     }
 
-    /// The settings that have another value in `other`.
+    /// The settings with a different value in `other`.
     pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'static str> + 'a {
         let names = SETTINGS.iter().map(|setting| setting.name);
         names.filter(|name| self.text(name) != other.text(name))
@@ -159,17 +160,17 @@ impl Effective {
         self.values.get(name).map(|(text, _)| text.as_str())
     }
 
-    /// Whether nothing is set that tokens can be verified with.
+    /// Whether no key to verify tokens is set.
     pub fn lacks_token_keys(&self) -> bool {
         TOKEN_KEYS.iter().all(|name| self.text(name).is_none_or(|text| text.trim().is_empty()))
     }
 
-    /// Gives a setting that nobody set the value that the development files hold.
+    /// Sets an unset setting to the value from its development file.
     pub fn set_from_dev_file(&mut self, name: &'static str, value: &SecretString) {
         self.values.insert(name, (value.expose_secret().to_owned(), Source::DevFile));
     }
 
-    /// What `check-config` shows, in the table's order.
+    /// The rows of `check-config`, in the order of the settings table.
     pub fn rows(&self) -> impl Iterator<Item = Row> {
         SETTINGS.iter().filter_map(|setting| {
             let (text, source) = self.values.get(setting.name)?;
@@ -200,7 +201,7 @@ impl Effective {
         }
     }
 
-    /// The secret that signs tokens alone.
+    /// Parses only the secret that signs tokens.
     ///
     /// # Errors
     /// When the file can't be used, or `JWT_SECRET` is missing or can't be used.
@@ -209,7 +210,7 @@ impl Effective {
         self.single("JWT_SECRET", secret)?.ok_or_else(missing)
     }
 
-    /// The publishers' keys alone.
+    /// Parses only the publishers' keys.
     ///
     /// # Errors
     /// When the file can't be used, or `API_KEYS` can't.
@@ -217,7 +218,7 @@ impl Effective {
         self.single("API_KEYS", api_keys)
     }
 
-    /// The folder for what the server keeps alone.
+    /// Parses only the folder for the server's data.
     ///
     /// # Errors
     /// When the file can't be used, or `DATA_DIR` can't.
@@ -236,7 +237,7 @@ impl Effective {
     /// Parses and checks everything.
     ///
     /// # Errors
-    /// Every problem there is.
+    /// All problems.
     pub fn settings(&self) -> Result<Settings, SettingErrors> {
         let mut errors = self.errors.clone();
         self.check_token_keys(&mut errors);
@@ -248,14 +249,14 @@ impl Effective {
         }
     }
 
-    /// What is wrong with the files that the settings name, whatever else is wrong with the settings.
+    /// The problems of the files that the settings name, whatever other problems the settings have.
     pub(crate) fn file_problems(&self) -> Vec<String> {
         Parsed::of(self, &mut Vec::new()).file_problems()
     }
 
-    /// One of several settings is needed.
+    /// Checks that at least one of the settings with token keys is set.
     fn check_token_keys(&self, errors: &mut Vec<SettingError>) {
-        // A file that can't be read may well have it.
+        // A file that can't be read may contain the key.
         let told = |error: &SettingError| match error {
             SettingError::File { .. } => true,
             SettingError::Value { name, .. } => TOKEN_KEYS.contains(name),
@@ -333,12 +334,7 @@ fn read_file(path: &Path, errors: &mut Vec<SettingError>) -> (BTreeMap<&'static 
     (found, tables)
 }
 
-/// Whether the file has a setting of this name.
-pub(super) fn is_setting(key: &str) -> bool {
-    SETTINGS.iter().any(|setting| setting.key() == key)
-}
-
-/// The elements of a list, which may stand in one text.
+/// The elements of a list, which may also be written as one text.
 fn texts_of(list: Option<&toml::Value>) -> Vec<&str> {
     match list {
         Some(toml::Value::String(text)) => elements(text).collect(),
@@ -347,7 +343,7 @@ fn texts_of(list: Option<&toml::Value>) -> Vec<&str> {
     }
 }
 
-/// A TOML value as the text that the environment would hold.
+/// Converts a TOML value to the text of an environment variable.
 fn toml_text(kind: Kind, value: toml::Value) -> Result<String, String> {
     let wanted = match kind {
         Kind::Text | Kind::Secret => "a string",
@@ -365,7 +361,8 @@ fn toml_text(kind: Kind, value: toml::Value) -> Result<String, String> {
                 .into_iter()
                 .map(|value| match value {
                     toml::Value::String(text) if text.contains(',') => Err("has an element with a comma".to_owned()),
-                    // Lost in the joined text, it would leave open what the list was to narrow.
+                    // An empty element would be lost in the joined text. The list would then allow what it was meant to
+                    // restrict.
                     toml::Value::String(text) if text.trim().is_empty() => Err("has an empty element".to_owned()),
                     toml::Value::String(text) => Ok(text),
                     other => Err(is(&format!("list with {}", other.type_str()))),

@@ -1,5 +1,5 @@
-//! The values' syntax: text in, a checked value out. The errors go on after the setting's name: `PORT (from env) is "x", not …`.
-//! Those of secrets never show the text.
+//! The syntax of the values: each function converts a text to a checked value. The error texts continue after the
+//! setting's name: `PORT (from env) is "x", not …`. The errors of secrets never show the text.
 
 use std::path::PathBuf;
 use std::str::FromStr as _;
@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use socketio_server::{Origins, TrustedProxies, WebOrigin};
 
 use super::{LogFormat, LogLevel};
-use crate::defaults;
+use crate::config::defaults;
 use crate::identity::PublicKeyFile;
 use crate::store::sqlite::StoreSync;
 
@@ -48,19 +48,19 @@ pub(super) fn buffer(text: &str) -> Result<u32, String> {
     u32::try_from(number).map_err(|error| error.to_string())
 }
 
-/// No smaller than the HTTP library can make do with.
+/// A limit on header bytes, no smaller than the HTTP library's minimum.
 pub(super) fn headers(text: &str) -> Result<usize, String> {
     let number = whole(text, 8 * 1024, u64::from(u32::MAX))?;
     usize::try_from(number).map_err(|error| error.to_string())
 }
 
-/// As `size`, and 0 for any number.
+/// As `size`; 0 means any number.
 pub(super) fn size_or_none(text: &str) -> Result<usize, String> {
     let number = whole(text, 0, u64::from(u32::MAX))?;
     usize::try_from(number).map_err(|error| error.to_string())
 }
 
-/// So many a second; 0 for any number.
+/// A rate per second; 0 means any number.
 pub(super) fn rate(text: &str) -> Result<u32, String> {
     let number = whole(text, 0, defaults::MAX_RATE)?;
     u32::try_from(number).map_err(|error| error.to_string())
@@ -95,7 +95,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 }
 
 pub(super) fn host(text: &str) -> Result<String, String> {
-    // "[::1]" is how an address stands in a URL; the socket wants it bare.
+    // In a URL an address has brackets, as "[::1]"; the socket needs it without them.
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let is_address = bare.parse::<std::net::IpAddr>().is_ok();
     let is_name = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
@@ -128,14 +128,14 @@ pub(super) fn secret(text: &str) -> Result<Option<SecretString>, String> {
     if text.trim().is_empty() {
         return Ok(None);
     }
-    // A file's last line break is part of `$(cat file)` in no shell but of many a secret store's value.
+    // A shell removes a file's last line break from `$(cat file)`, but the values of many secret stores contain it.
     if text.trim() != text {
         return Err("begins or ends with white space, which is likely not part of it".to_owned());
     }
     Ok(Some(SecretString::from(text)))
 }
 
-/// Half of a secret with a comma in it must not become one that can be guessed.
+/// A secret with a comma is split in two. A half of it must not become a secret that can be guessed.
 pub(super) fn previous_secrets(text: &str) -> Result<Vec<SecretString>, String> {
     let secrets: Vec<&str> = elements(text).collect();
     match secrets.iter().position(|secret| secret.len() < defaults::RECOMMENDED_SECRET_BYTES) {
@@ -170,7 +170,7 @@ pub(super) fn public_key_files(text: &str) -> Result<Vec<PublicKeyFile>, String>
     elements(text).map(file).collect()
 }
 
-/// As `RS256`; few files' names are so.
+/// Whether the name has the form of an algorithm, as `RS256`. Few file names have it.
 fn looks_like_an_algorithm(name: &str) -> bool {
     name.len() > 1 && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
 }
@@ -193,7 +193,7 @@ pub(super) fn jwks_url(text: &str) -> Result<Option<Uri>, String> {
     })
 }
 
-/// What tokens must name one of. Only where nothing is said at all may they name any.
+/// The values of which a token must name one. Only an empty setting accepts any value.
 pub(super) fn accepted_claims(text: &str) -> Result<Vec<String>, String> {
     let accepted: Vec<String> = elements(text).map(str::to_owned).collect();
     if accepted.is_empty() && !text.is_empty() {
@@ -240,10 +240,10 @@ fn origin(text: &str) -> Result<WebOrigin, String> {
     })
 }
 
-/// First parts of the server's own paths. A prefix that begins with one could not be told from them.
+/// The first segments of the server's own paths. A prefix that begins with one of them would be ambiguous.
 const OWN_PATHS: [&str; 6] = ["docs", "health", "metrics", "openapi.json", "socket.io", "v1"];
 
-/// Without the slash at its end.
+/// The path prefix, without the slash at its end.
 pub(super) fn base_path(text: &str) -> Result<String, String> {
     let text = text.trim();
     let base = text.strip_suffix('/').unwrap_or(text);

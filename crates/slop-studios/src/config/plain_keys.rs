@@ -1,10 +1,10 @@
-//! Publishers' keys that stand in the file as they are, in a comment for example. The file has hashes so that nobody who reads
-//! it can publish.
+//! Finds publishers' keys in plain text in the file, in a comment for example. The file has hashes so that its readers
+//! can't publish.
 
-use crate::publishers::{KEY_DIGITS, KEY_PREFIX, KeyHash, ScopedKey};
+use crate::publish::publishers::{KEY_DIGITS, KEY_PREFIX, KeyHash, ScopedKey};
 
-/// The lines, from 1, that have a key which `key new` has made, or one of whose hashes is among `hashed`. Those of `api_keys`
-/// are meant to be plain.
+/// The numbers, from 1, of the lines with a plain key: a key made by `key new`, or a key whose hash is in `hashed`. The
+/// keys in `api_keys` are meant to be plain.
 pub(super) fn lines(text: &str, api_keys: &[&str], hashed: &[ScopedKey]) -> Vec<usize> {
     let is_hashed = |word: &str| {
         let hash = (!hashed.is_empty()).then(|| KeyHash::of(word));
@@ -18,7 +18,7 @@ pub(super) fn lines(text: &str, api_keys: &[&str], hashed: &[ScopedKey]) -> Vec<
     (1..).zip(text.lines()).filter(|(_, line)| has_key(line)).map(|(number, _)| number).collect()
 }
 
-/// What has the form of a key that we make, whatever stands around it.
+/// The parts of a line in the form of a key made by `key new`, whatever surrounds them.
 fn made_keys(line: &str) -> impl Iterator<Item = &str> {
     let from = line.match_indices(KEY_PREFIX).filter_map(|(start, _)| line.get(start..));
     from.filter_map(|rest| rest.get(..KEY_PREFIX.len() + KEY_DIGITS)).filter(|key| is_made_key(key))

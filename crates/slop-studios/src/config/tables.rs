@@ -1,21 +1,22 @@
-//! The tables of the configuration file, which no flag and no variable can hold: the rules for rooms and media items,
-//! and the publishers' keys.
+//! The tables of the configuration file, which no flag or variable can hold: the rules for rooms and media items, and
+//! the publishers' keys.
 //!
-//! All that is wrong is collected, with the entry that it is in; unknown keys are refused, since a misspelt one would
-//! leave a room open.
+//! All errors are collected, each with its entry. Unknown keys are refused, since a misspelt key would leave a room
+//! open.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use toml::{Table, Value};
 
-use super::layers::is_setting;
+use super::is_setting;
 use super::{SettingError, nearest_name};
-use crate::policy::{Allow, ClaimPath, Condition, MediaRule, Pattern, RoomRule, Rules, Subject, Template};
+use crate::contract::rooms::{USER_PREFIX, check_name};
+use crate::identity::ClaimPath;
+use crate::policy::{Allow, Condition, MediaRule, Pattern, RoomRule, Rules, Subject, Template};
 use crate::publish::body::TargetNamespace;
+use crate::publish::publishers::{KeyHash, ScopedKey};
 use crate::publish::scope::{Scope, Scopes};
-use crate::publishers::{KeyHash, ScopedKey};
-use crate::rooms::{USER_PREFIX, check_name};
 
 /// The tables' names, as they stand in the file.
 pub(super) const TABLES: [&str; 3] = [ROOMS, MEDIA, PUBLISHER_KEYS];
@@ -23,15 +24,15 @@ const ROOMS: &str = "rooms";
 const MEDIA: &str = "media";
 const PUBLISHER_KEYS: &str = "publisher_keys";
 
-/// What `allow` may be, for whoever wrote something else.
+/// The valid forms of `allow`, for error messages.
 const ALLOW_FORMS: &str = "must be \"anyone\", \"authenticated\", \"nobody\", a condition as { claim = \"projects\", \
                            contains = \"{id}\" }, or a list of conditions of which one must hold";
 
-/// What a condition may be.
+/// The valid forms of a condition.
 const CONDITION_FORMS: &str = "must be a condition as { claim = \"projects\", contains = \"{id}\" }, \
                                { claim = \"team\", equals = \"{team}\" } or { user = \"{id}\" }";
 
-/// What the tables say.
+/// The contents of the tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {
     /// `[[rooms]]` and `[[media]]`.
@@ -40,14 +41,14 @@ pub struct Tables {
     pub publisher_keys: Vec<ScopedKey>,
 }
 
-/// Takes the tables out of the file's.
+/// Takes the tables out of the file's root table.
 pub(super) fn take(table: &mut Table, file: &Path, errors: &mut Vec<SettingError>) -> Tables {
     let errors_before = errors.len();
     let rooms = each(table, ROOMS, file, errors, room_rule);
     let media = each(table, MEDIA, file, errors, media_rule);
     let publisher_keys = each(table, PUBLISHER_KEYS, file, errors, publisher_key);
     let tables = Tables { rules: Rules { rooms, media }, publisher_keys };
-    // The numbers are the file's only if no entry is missing.
+    // The numbers match those in the file only if no entry is missing.
     if errors.len() == errors_before {
         tables.refuse_what_has_no_effect(file, errors);
     }
@@ -90,7 +91,7 @@ fn entry_error(table: &'static str, number: usize, file: &Path, problem: String)
 }
 
 impl Tables {
-    /// Those of a file's text, for tests.
+    /// The tables of a file's text, for tests.
     #[cfg(test)]
     pub(crate) fn parse(text: &str) -> Result<Self, Vec<SettingError>> {
         let mut errors = Vec::new();
@@ -98,7 +99,7 @@ impl Tables {
         if errors.is_empty() { Ok(tables) } else { Err(errors) }
     }
 
-    /// What has no effect is never what was meant.
+    /// Refuses entries without effect, which are never intended.
     fn refuse_what_has_no_effect(&self, file: &Path, errors: &mut Vec<SettingError>) {
         let rooms = self.rules.rooms.iter().map(|rule| rule.name.is_everything() && rule.namespace.is_none());
         let media = self.rules.media.iter().map(|rule| rule.name.is_everything());
@@ -118,7 +119,7 @@ impl Tables {
     }
 }
 
-/// One table of several with the same name.
+/// One of several tables with the same name.
 struct Entry {
     table: Table,
     known: Vec<&'static str>,
@@ -160,7 +161,7 @@ impl Entry {
         pattern.map_err(|error| self.refuse(key, error)).ok()
     }
 
-    /// Who is let in. Without a pattern, which was refused, placeholders can't be looked at.
+    /// The clients that are allowed. If the pattern was refused, there is none, and placeholders can't be checked.
     fn allow(&mut self, key: &'static str, pattern: Option<&Pattern>) -> Option<Allow> {
         let (value, pattern) = (self.take(key)?, pattern?);
         let allow = match value {
@@ -186,7 +187,7 @@ impl Entry {
     fn refuse_the_rest(&mut self) {
         for key in self.table.keys() {
             if is_setting(key) {
-                // TOML has it so that what stands below a table's head is the table's.
+                // In TOML, a key below a table's header belongs to the table.
                 self.problems.push(format!(
                     "has `{key}`, which is a setting of the server: move it to the top of the file, above the first table"
                 ));
@@ -258,12 +259,12 @@ fn media_rule(entry: &mut Entry) -> Option<MediaRule> {
         entry.refuse("name", error);
     }
     let allow = entry.required("allow", |entry, key| entry.allow(key, name.as_ref()));
-    // The contract's own rule, unless the operator says otherwise: an item with an owner is the owner's.
+    // The contract's own rule, unless the operator sets another: an item with an owner is for the owner only.
     let allow_owned = entry.allow("allow_owned", name.as_ref()).unwrap_or(Allow::Nobody);
     Some(MediaRule { name: name?, allow: allow?, allow_owned })
 }
 
-/// A pattern that no name can fit protects nothing.
+/// Checks that names can match the pattern: otherwise it protects nothing.
 fn fits_a_name(pattern: &Pattern) -> Result<(), String> {
     match pattern.beginning() {
         "" => Ok(()),
@@ -282,7 +283,7 @@ fn publisher_key(entry: &mut Entry) -> Option<ScopedKey> {
     let hash = entry.required("hash", Entry::string).and_then(|text| {
         let hash = KeyHash::parse(&text);
         if hash.is_none() {
-            // Not what it is: somebody may have put the key itself there.
+            // The message does not show the value, which may be the key itself.
             entry.refuse("hash", "must be sha256: and 64 hexadecimal digits, as `slop-studios key new` prints it");
         }
         hash
@@ -307,7 +308,7 @@ fn publisher_key(entry: &mut Entry) -> Option<ScopedKey> {
 mod tests {
     use super::*;
 
-    /// The tables of a text, and what is wrong with it.
+    /// The tables of a text, and its errors.
     fn read(text: &str) -> (Tables, Vec<String>) {
         match Tables::parse(text) {
             Ok(tables) => (tables, Vec::new()),

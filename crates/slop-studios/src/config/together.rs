@@ -1,4 +1,4 @@
-//! What settings say together: what the server makes of them, what contradicts, and what is likely a mistake.
+//! The settings in combination: values derived from them, contradictions, and probable mistakes.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::slice;
@@ -8,16 +8,17 @@ use std::time::Duration;
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::certificate::{self, TlsFiles};
 use super::{LogLevel, Parsed, SettingError, Settings};
-use crate::data_dir;
-use crate::defaults;
+use crate::config::defaults;
 use crate::identity::{ClaimRules, Jwks, JwksError, KeyError, Keys, Pace};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
-use crate::tls::{self, TlsFiles};
+use crate::publish::publishers::Credentials;
+use crate::store::data_dir;
 
 impl Parsed {
-    /// What can't go together, of the settings whose texts can be used.
+    /// Reports contradictions between the settings that could be parsed.
     pub(super) fn contradictions(&self, errors: &mut Vec<SettingError>) {
         let mut refuse = |name, problem: String| errors.push(SettingError::Contradiction { name, problem });
         if let (Some(certificate), Some(key)) = (&self.tls_cert_file, &self.tls_key_file) {
@@ -67,7 +68,7 @@ impl Parsed {
         }
     }
 
-    /// What is wrong with the files that the settings name.
+    /// The problems of the files that the settings name.
     pub(super) fn file_problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for file in self.jwt_public_keys.iter().flatten() {
@@ -76,7 +77,7 @@ impl Parsed {
         }
         if let (Some(Some(certificate)), Some(Some(key))) = (&self.tls_cert_file, &self.tls_key_file) {
             let files = TlsFiles { certificate: certificate.clone(), key: key.clone() };
-            problems.extend(tls::check(&files).iter().map(ToString::to_string));
+            problems.extend(certificate::check(&files).iter().map(ToString::to_string));
         }
         if let Some(folder) = &self.data_dir
             && let Some(file) = data_dir::in_the_way(folder)
@@ -88,23 +89,28 @@ impl Parsed {
 }
 
 impl Settings {
-    /// The files of the server's certificate, if it speaks TLS.
+    /// The files of the server's certificate, if it uses TLS.
     pub(crate) fn tls(&self) -> Option<TlsFiles> {
         let (certificate, key) = (self.tls_cert_file.clone()?, self.tls_key_file.clone()?);
         Some(TlsFiles { certificate, key })
     }
 
-    /// How a URL of the server begins.
+    /// The scheme of the server's URLs.
     pub(crate) fn scheme(&self) -> &'static str {
         if self.tls_cert_file.is_some() { "https" } else { "http" }
     }
 
-    /// Who may be where.
+    /// The credentials of the publishers.
+    pub(crate) fn publisher_credentials(&self) -> Credentials {
+        Credentials::new(&self.api_keys, &self.tables.publisher_keys, self.publish_claim.as_deref())
+    }
+
+    /// The policy for rooms and media items.
     pub fn policy(&self) -> Policy {
         Policy::new(self.tables.rules.clone(), self.auth_required)
     }
 
-    /// The keys that tokens are verified with, without those of [`Settings::jwks_url`].
+    /// The keys that verify tokens, without those of [`Settings::jwks_url`].
     ///
     /// # Errors
     /// If a file of [`Settings::jwt_public_keys`] can't be used.
@@ -116,14 +122,14 @@ impl Settings {
     /// The keys of [`Settings::jwks_url`], if it is set; none is fetched yet.
     ///
     /// # Errors
-    /// If it is an `https` URL and this system trusts nobody.
+    /// If it is an `https` URL and this system trusts no CA.
     pub(crate) fn jwks(&self, metrics: &Arc<Metrics>) -> Result<Option<Arc<Jwks>>, JwksError> {
         let pace = Pace { cooldown: self.jwks_cooldown, max_age: self.jwks_max_age };
         let jwks = |url: &Uri| Jwks::of(url, pace, Arc::clone(metrics)).map(Arc::new);
         self.jwks_url.as_ref().map(jwks).transpose()
     }
 
-    /// What the claims of tokens must be.
+    /// The requirements for the claims of tokens.
     #[must_use]
     pub fn claim_rules(&self) -> ClaimRules {
         ClaimRules {
@@ -134,7 +140,7 @@ impl Settings {
         }
     }
 
-    /// What is allowed but likely a mistake, to be logged at the start.
+    /// Warnings about valid settings that are probably mistakes, to be logged at the start.
     pub fn warnings(&self) -> Vec<String> {
         let misspelt = self.misspelt.iter().map(|misspelt| {
             let (variable, setting) = (&misspelt.variable, misspelt.setting);

@@ -1,17 +1,17 @@
-//! What a client takes: the headers `Accept` and `Accept-Encoding` (RFC 9110 §12.5).
+//! The headers `Accept` and `Accept-Encoding`, by which a client states what it accepts (RFC 9110 §12.5).
 
 use http::{HeaderMap, HeaderName};
 
-/// Elements that are looked at: no client has as many, and a longer header costs no more.
+/// The maximum number of elements that are read. No client sends as many, and a longer header costs no more.
 const MAX_ELEMENTS: usize = 32;
 
-/// One of the things that a client takes.
+/// One element of an accept header.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Element<'a> {
-    /// A media type, a range of them, or a coding.
+    /// A media type, a media range, or a content coding.
     pub(super) name: &'a str,
     parameters: &'a str,
-    /// How much it wants it: from 0, for not at all, to 1.
+    /// The client's preference, from 0 (not acceptable) to 1.
     pub(super) quality: f32,
 }
 
@@ -35,7 +35,7 @@ impl<'a> Element<'a> {
     }
 }
 
-/// The elements of such a header, also where it is there several times.
+/// The elements of the named header, from all of its occurrences.
 pub(super) fn elements(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = Element<'_>> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).take(MAX_ELEMENTS).map(Element::parse)

@@ -1,4 +1,4 @@
-//! The way of a publisher's key or token from the request to the handlers.
+//! Authentication of publishers, by the key or token in a request, before the handlers run.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use super::App;
 use super::exchange::PublisherName;
 use super::problem::{Challenge, Problem};
 use crate::limits::MAX_NAME_BYTES;
-use crate::logging::excerpt;
-use crate::publishers::{NoPublisher, Publisher, Publishers};
+use crate::publish::publishers::{NoPublisher, Publisher, Publishers};
 use crate::refusals::Reason;
+use crate::text::excerpt;
 
-/// What lets publishers in.
+/// The settings that give publishers access.
 const SETTINGS: &str = "API_KEYS or [[publisher_keys]]";
 
-/// A handler that takes a publisher lets in nobody else.
+/// A handler with a `Publisher` parameter accepts only requests of authenticated publishers.
 impl FromRequestParts<Arc<App>> for Publisher {
     type Rejection = Problem;
 
@@ -31,7 +31,8 @@ impl FromRequestParts<Arc<App>> for Publisher {
         if let Some(name) = parts.extensions.get::<PublisherName>() {
             name.set(&publisher.name);
         }
-        // With `PUBLISH_CLAIM` every user has a valid token: who may do nothing is not to have a body taken in either.
+        // With `PUBLISH_CLAIM` every user has a valid token. A publisher without scopes is refused before its body is
+        // read.
         if publisher.scopes.are_none() {
             return Err(Problem::no_scope());
         }
@@ -47,29 +48,29 @@ fn credential(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
 }
 
-/// Why nobody is let in.
+/// The reason for a refused authentication.
 enum Refused {
-    /// Nothing was offered, and a key would do.
+    /// The request has no credential, and a key would be accepted.
     NoKey,
     No(NoPublisher),
 }
 
 async fn authenticate(publishers: &Publishers, credential: Option<&str>) -> Result<Publisher, Refused> {
     let Some(credential) = credential else {
-        // Who offers nothing is told first whether anything would do.
+        // Without a credential, the error first depends on whether the server accepts any credential at all.
         return Err(match publishers.are_none() {
             true => Refused::No(NoPublisher::Off),
             false => Refused::NoKey,
         });
     };
-    if let Some(key) = publishers.key_on_its_way(credential) {
+    if let Some(key) = publishers.fetch_unknown_key(credential) {
         key.await;
     }
     publishers.authenticate(credential).map_err(Refused::No)
 }
 
 fn problem(refused: Refused, parts: &Parts) -> Problem {
-    // What the operator is told: what was asked for, what is wrong with it, and by which program.
+    // The detail for the operator: the request, its flaw, and the program that sent it.
     let detail = |flaw: &str| {
         let path = excerpt(parts.uri.path(), MAX_NAME_BYTES);
         let agent = parts.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());

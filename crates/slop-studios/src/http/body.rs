@@ -1,4 +1,5 @@
-//! Reads a request's body: declared as JSON, bounded in size and time, and all that are on their way bounded together.
+//! Reads request bodies. Each must be declared as JSON and is limited in size and time. All unfinished bodies together
+//! have a limit too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,22 +17,22 @@ use super::problem::Problem;
 use crate::limits::SMALL_BODY_BYTES;
 use crate::metrics::{Limit, Metrics};
 
-/// What a body may be.
+/// The limits on bodies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Its size in bytes.
+    /// The size of one body in bytes.
     pub(crate) bytes: usize,
-    /// How long it may take to arrive.
+    /// The time in which one body must arrive.
     pub(crate) time: Duration,
-    /// Bytes of all bodies that have not come in whole.
+    /// Bytes of all unfinished bodies together.
     pub(crate) unfinished: usize,
 }
 
-/// Reads bodies.
+/// The reader of request bodies.
 #[derive(Debug)]
 pub(crate) struct Bodies {
     limits: Limits,
-    /// Bytes of those that have not come in whole.
+    /// Bytes of the unfinished bodies.
     unfinished: AtomicUsize,
     metrics: Arc<Metrics>,
 }
@@ -48,10 +49,10 @@ impl Bodies {
         self.read_any(request).await
     }
 
-    /// Reads a body without a look at its type.
+    /// Reads a body without a check of its type.
     pub(crate) async fn read_any(&self, request: Request) -> Result<Bytes, Problem> {
         let (parts, body) = request.into_parts();
-        // What is small on the wire may be anything when it is unpacked.
+        // A small compressed body may have any size after decompression.
         if parts.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             return Err(Problem::unsupported_encoding());
         }
@@ -69,7 +70,7 @@ impl Bodies {
         Ok(bytes)
     }
 
-    /// The place of a body that is on its way; none if it comes on no connection, as in a test.
+    /// The permit of a body that is still to arrive; `None` if the request has no connection, as in a test.
     fn awaited(&self, connection: Option<&HttpConnection>) -> Result<Option<BodyPermit>, Problem> {
         let permit = connection.map(HttpConnection::await_body).transpose();
         permit.map_err(|_too_many| {
@@ -92,11 +93,11 @@ impl Bodies {
     }
 }
 
-/// What has come of a body.
+/// The part of a body that has arrived.
 struct Held<'a> {
     bodies: &'a Bodies,
     bytes: Vec<u8>,
-    /// As it is counted among all.
+    /// Its share of the bytes counted in `Bodies::unfinished`.
     count: usize,
 }
 

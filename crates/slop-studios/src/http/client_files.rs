@@ -1,7 +1,9 @@
-//! The browser's client, at `/socket.io/socket.io.js` and so on, as every Socket.IO server has it: a page needs no bundler.
+//! The browser's client, at `/socket.io/socket.io.js` and similar paths. Every Socket.IO server has it, so a page needs
+//! no bundler.
 //!
-//! The files are those of the npm package `socket.io-client` (see `client/README.md`), packed when they were checked in and sent so to
-//! who takes that. They are the same for everybody, so any page may load them, whatever `CORS_ORIGIN` says.
+//! The files are from the npm package `socket.io-client` (see `client/README.md`). They are checked in compressed, and
+//! sent compressed to clients that accept gzip. The files are the same for everybody, so any page may load them,
+//! whatever `CORS_ORIGIN` says.
 
 use std::io::Read as _;
 use std::sync::OnceLock;
@@ -19,20 +21,20 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use super::accept::elements;
 use super::problem::Problem;
 
-/// Where they are. The engine has the path without a file's name.
+/// The route of the files. The path without a file name belongs to the engine.
 pub(super) const PATTERN: &str = "/socket.io/{file}";
 
-/// The version of the package, as an entity tag: so the reference makes it.
+/// The version of the package as an entity tag, in the form of the reference server.
 const TAG: &str = "\"4.8.4\"";
 
-/// The names of the packed form's coding (RFC 9110 §8.4.1.3).
+/// The names of the gzip coding (RFC 9110 §8.4.1.3).
 const GZIP: [&str; 2] = ["gzip", "x-gzip"];
 
-/// A file, packed.
+/// A compressed file.
 struct File {
     name: &'static str,
     packed: &'static [u8],
-    /// The file itself, unpacked when the first client asks for it that does not unpack.
+    /// The uncompressed file, made at the first request of a client that does not accept gzip.
     plain: OnceLock<Option<Bytes>>,
 }
 

@@ -1,4 +1,4 @@
-//! A request and its answer, as answers and the log name them: by an id, the client and the publisher.
+//! A request and its answer. Answers and the log identify them by an id, the client and the publisher.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -9,21 +9,21 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::limits::{MAX_LOGGED_PATH_BYTES, MAX_REQUEST_ID_BYTES};
-use crate::logging::excerpt;
+use crate::text::excerpt;
 
-/// The header by which proxies and publishers name a request.
+/// The header in which proxies and publishers send a request's id.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What the access log has in the place of a status where the client was gone before there was an answer: nginx's number for it.
+/// The status in the access log if the client disconnects before the answer: nginx's number for this case.
 const CLIENT_GONE: u16 = 499;
 
-/// The name of a request: 1 to [`MAX_REQUEST_ID_BYTES`] visible ASCII characters.
+/// The id of a request: 1 to [`MAX_REQUEST_ID_BYTES`] visible ASCII characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub(crate) struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// The one that the request brings, if it is fit for a log; else a new one.
+    /// The request's own id if it is fit for a log, else a new one.
     fn of(headers: &HeaderMap) -> Self {
         headers.get(X_REQUEST_ID).and_then(Self::parse).unwrap_or_else(Self::new)
     }
@@ -39,13 +39,13 @@ impl RequestId {
         Self((&*Uuid::now_v7().hyphenated().encode_lower(&mut buffer)).into())
     }
 
-    /// As the header has it.
+    /// The id as a header value.
     pub(super) fn header(&self) -> HeaderValue {
         HeaderValue::from_str(&self.0).unwrap_or_else(|_not_ascii| HeaderValue::from_static("-"))
     }
 }
 
-/// Where the publisher of a request is named, once it is known: an extension of the request.
+/// The publisher's name, once it is known: an extension of the request.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PublisherName(Arc<OnceLock<Arc<str>>>);
 
@@ -60,8 +60,8 @@ impl PublisherName {
     }
 }
 
-/// A request that is being answered. It is logged when it is answered or given up: at `info` where an access log is asked for,
-/// else at `debug`.
+/// A request that is being answered. It is logged when it is answered or abandoned: at `info` with an access log, else
+/// at `debug`.
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) id: RequestId,
@@ -75,7 +75,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Names the request, and gives it the place for its publisher's name.
+    /// Gives the request an id and adds the extension for its publisher's name.
     pub(super) fn begin<B>(request: &mut Request<B>, has_access_log: bool) -> Self {
         let publisher = PublisherName::default();
         request.extensions_mut().insert(publisher.clone());
@@ -91,23 +91,23 @@ impl Exchange {
         }
     }
 
-    /// The client's address; none if the request came on no connection, as in a test.
+    /// The client's address; `None` if the request has no connection, as in a test.
     pub(super) fn client(&self) -> Option<IpAddr> {
         self.client
     }
 
-    /// Who publishes, as far as known.
+    /// The publisher's name, if it is known.
     pub(super) fn publisher(&self) -> Option<&str> {
         self.publisher.get()
     }
 
-    /// Ends it with this status.
+    /// Ends the exchange with this status.
     pub(super) fn answered(mut self, status: StatusCode) {
         self.status = Some(status);
     }
 }
 
-/// Who sent a request: as the engine says, which knows of proxies.
+/// The address of a request's client, from the engine, which takes proxies into account.
 pub(super) fn client_of<B>(request: &Request<B>) -> Option<IpAddr> {
     request.extensions().get::<SocketAddr>().map(|address| address.ip().to_canonical())
 }
@@ -134,7 +134,7 @@ impl Drop for Exchange {
         } else {
             log!(debug, "request");
         }
-        // What the answer refers to: "the server failed; its log says more".
+        // The answer refers to this entry: "the server failed; its log says more".
         if self.status == Some(StatusCode::INTERNAL_SERVER_ERROR) {
             log!(error, "failed to answer a request");
         }
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// What is logged while `f` runs, from `info` on.
+    /// The log of `f`, at `info` and more severe levels.
     fn logged(f: impl FnOnce()) -> String {
         #[derive(Clone, Default)]
         struct Buffer(Arc<Mutex<Vec<u8>>>);

@@ -1,5 +1,5 @@
-//! The forms of `/metrics`: OpenMetrics 1.0, in which the numbers are encoded, and the older text format 0.0.4 of Prometheus, made of
-//! it for those who ask for that.
+//! The formats of `/metrics`: OpenMetrics 1.0, and the older text format 0.0.4 of Prometheus. The numbers are encoded
+//! as OpenMetrics; the text format is made from it for clients that ask for it.
 
 use http::HeaderMap;
 use http::header::ACCEPT;
@@ -9,14 +9,14 @@ use super::accept::elements;
 const OPEN_METRICS: &str = "application/openmetrics-text";
 const TEXT: &str = "text/plain";
 
-/// A form of the exposition.
+/// A format of the exposition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     OpenMetrics,
     Text,
 }
 
-/// How much a client wants a form: by the quality, and of two that it wants equally the one that it names.
+/// A client's preference for a format: the higher quality wins. At equal quality, a format that the client names wins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd)]
 struct Wish {
     quality: f32,
@@ -24,14 +24,14 @@ struct Wish {
 }
 
 impl Format {
-    /// What the client wants most; OpenMetrics if it does not say.
+    /// The format that the client prefers; OpenMetrics if it states no preference.
     pub(super) fn asked_for(headers: &HeaderMap) -> Self {
         let wish = |name: &str, range: &str, version: Option<&str>| {
             let (mut named, mut by_range, mut any) = (None, None, None);
             for element in elements(headers, ACCEPT) {
                 let found = element.parameter("version");
                 if element.is(name) && (version.is_none() || found.is_none() || found == version) {
-                    // Of several versions the most wanted: a scraper asks for each with a quality of its own.
+                    // The highest quality among the versions: a scraper lists each version with its own quality.
                     named = Some(element.quality.max(named.unwrap_or_default()));
                 } else if element.is(range) {
                     by_range = Some(element.quality);
@@ -55,7 +55,7 @@ impl Format {
         }
     }
 
-    /// An exposition in the form of OpenMetrics in this form.
+    /// Converts an OpenMetrics exposition to this format.
     pub(super) fn form(self, open_metrics: String) -> String {
         match self {
             Self::OpenMetrics => open_metrics,
@@ -64,13 +64,14 @@ impl Format {
     }
 }
 
-/// In the text format 0.0.4 a family is named as its samples are, with `_total` and `_info`, and there are neither units nor an end.
+/// Converts OpenMetrics to the text format 0.0.4. There a family has the name of its samples, with `_total` and
+/// `_info`. There are no units and no end marker.
 fn text(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = "";
     for line in open_metrics.lines() {
         if let Some(described) = line.strip_prefix("# HELP ") {
-            // It stands before the type, by which its name is known.
+            // The help comes before the type, and the name depends on the type.
             help = described.split_once(' ').map_or("", |(_, help)| help);
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|typed| typed.split_once(' ')) {
             let (suffix, kind) = match kind {

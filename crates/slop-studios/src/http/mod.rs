@@ -23,9 +23,9 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::metrics::Metrics;
 use crate::publish::Executor;
-use crate::publishers::Publishers;
+use crate::publish::publishers::Publishers;
+use crate::realtime::revoke::Revoker;
 use crate::refusals::Refusals;
-use crate::revoke::Revoker;
 use crate::store::Store;
 
 mod accept;
@@ -38,10 +38,12 @@ mod not_found;
 mod openapi;
 mod operate;
 mod problem;
+mod process;
 mod publish;
 mod rate;
 mod read;
 mod revoke;
+pub(crate) mod scrape;
 mod security_headers;
 
 pub(crate) use body::{Bodies, Limits as BodyLimits};
@@ -50,13 +52,13 @@ use problem::Problem;
 pub(crate) use rate::PublishRate;
 use security_headers::SecurityHeaders;
 
-/// Swagger UI's files.
+/// The path of Swagger UI's files.
 const DOCS: &str = "/docs";
 
-/// What browsers ask for by themselves.
+/// The icon, which browsers request on their own.
 const FAVICON: &str = "/favicon.ico";
 
-/// What the routes need.
+/// The shared state of the routes.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) executor: Executor,
@@ -71,7 +73,7 @@ pub(crate) struct App {
     pub(crate) publish_rate: PublishRate,
 }
 
-/// What of the API is a setting.
+/// The settings of the API.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ApiOptions<'a> {
     /// Whether this server itself speaks TLS.
@@ -80,12 +82,13 @@ pub(crate) struct ApiOptions<'a> {
     pub(crate) access_log: bool,
     /// Whether the browser's client is served.
     pub(crate) serve_client: bool,
-    /// The path prefix, which a request no longer has here, and which every link needs.
+    /// The path prefix. Requests arrive here without it, and every link needs it.
     pub(crate) base_path: &'a str,
 }
 
-/// All routes, and what becomes of every answer: it is a problem if it is an error, has security headers and the request's id,
-/// and is counted and logged. That is no layer of the router: for each, the router boxes and copies every request once more.
+/// All routes, and the processing of every answer. An error becomes a problem. Every answer gets security headers and
+/// the request's id, and is counted and logged. The processing is not a layer of the router: for each layer, the router
+/// boxes and copies every request once more.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     router: Router,
@@ -98,9 +101,9 @@ struct Shared {
     refusals: Arc<Refusals>,
     access_log: bool,
     security_headers: SecurityHeaders,
-    /// What stands before the paths of the server's own links.
+    /// The prefix of the paths in the server's own links.
     base_path: Box<str>,
-    /// The patterns of all paths, by which requests are counted.
+    /// The patterns of all paths. Requests are counted by pattern.
     patterns: matchit::Router<Box<str>>,
 }
 
@@ -119,7 +122,7 @@ impl Api {
 }
 
 impl Shared {
-    /// Makes of what a handler answered what goes out.
+    /// Completes a handler's answer before it is sent.
     fn finish(&self, exchange: Exchange, answer: Response) -> Response {
         let allow = answer.headers().get(ALLOW).cloned();
         let mut answer = Problem::of_response(answer).unwrap_or_else(|problem| {
@@ -138,7 +141,7 @@ impl Shared {
         answer
     }
 
-    /// Tells the operator of a publisher that was turned away.
+    /// Reports a refused publisher to the operator.
     fn note_refusal(&self, exchange: &Exchange, problem: &Problem) {
         let (Some(refusal), Some(client)) = (problem.refusal(), exchange.client()) else { return };
         let detail = match exchange.publisher() {
@@ -167,10 +170,10 @@ where
         let exchange = Exchange::begin(&mut request, shared.access_log);
         let connection = request.extensions().get::<HttpConnection>().cloned();
         let answer = self.router.call(request);
-        // If the client is gone before, the exchange is dropped with the future, and logged so.
+        // If the client disconnects before the answer, the exchange is dropped with the future and logged accordingly.
         Box::pin(answer.map(move |answer| {
             let mut answer = shared.finish(exchange, answer?);
-            // What is refused before its body was read ends the connection: the client's next request would be lost.
+            // A request refused before its body is read ends the connection: the client's next request would be lost.
             if connection.is_some_and(|connection| connection.lacks_body()) {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -180,7 +183,7 @@ where
 }
 
 impl Shared {
-    /// Has a redirect lead to a path under the prefix, which the router knows nothing of.
+    /// Adds the prefix, which the router does not know, to the path of a redirect.
     fn lead_back(&self, headers: &mut HeaderMap) {
         let path = headers.get(LOCATION).and_then(|to| to.to_str().ok()).filter(|to| to.starts_with('/'));
         let Some(path) = path.filter(|_| !self.base_path.is_empty()) else { return };
@@ -195,7 +198,7 @@ fn router(app: Arc<App>, options: ApiOptions<'_>) -> Router {
     let described = description_under(base_path);
     let description: Bytes = described.to_json().unwrap_or_default().into();
     let index: Bytes = operate::INDEX.replace("{base}", base_path).into();
-    // Swagger UI's validator is another's site, which would be told of ours.
+    // Swagger UI's validator is a third-party site, which would learn of this server.
     let docs = utoipa_swagger_ui::Config::new([format!("{base_path}/openapi.json")]).validator_url("none");
     let docs = SwaggerUi::new(DOCS).config(docs);
 
@@ -220,7 +223,7 @@ fn patterns() -> matchit::Router<Box<str>> {
     let pages = ["/", "/openapi.json", FAVICON, DOCS, "/docs/", "/docs/{*file}", client_files::PATTERN];
     for pattern in described.chain(pages.map(str::to_owned)) {
         if let Err(error) = patterns.insert(pattern.clone(), pattern.clone().into()) {
-            // The router, which has the same ones, would not be there either.
+            // The router has the same patterns, so it could not be built either.
             tracing::error!(%error, pattern, "requests for it are counted as unknown");
         }
     }
@@ -231,14 +234,14 @@ fn is_docs(path: &str) -> bool {
     path.strip_prefix(DOCS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The OpenAPI description of all routes but the pages for people.
+/// The OpenAPI description of all routes except the pages for people.
 fn description() -> utoipa::openapi::OpenApi {
     let mut description = for_publishers().merge(for_operators()).into_openapi();
     openapi::add_request_ids(&mut description);
     description
 }
 
-/// The same for a server under a prefix.
+/// The description for a server under a prefix.
 fn description_under(base_path: &str) -> utoipa::openapi::OpenApi {
     let mut description = description();
     if !base_path.is_empty() {

@@ -1,18 +1,18 @@
-//! The answer where there is nothing: it names the path that was likely meant.
+//! The answer to an unknown path: it names the path that was probably meant.
 
 use http::Uri;
 
 use super::problem::Problem;
-use crate::nearest::most_alike;
+use crate::text::nearest::most_alike;
 
-/// Below this likeness the nearest path is a coincidence: `progres` has 0.98 with `progress`, `/health` 0.92 with `/health/live`,
-/// `user` 0.96 with `users`.
+/// The similarity below which the nearest path is a coincidence: `progres` has 0.98 with `progress`, `/health` 0.92
+/// with `/health/live`, `user` 0.96 with `users`.
 const LIKENESS: f64 = 0.85;
 
-/// Longer paths are not compared: that takes time by the square of their length.
+/// The longest path that is compared: the time of a comparison grows with the square of the length.
 const MAX_PATH: usize = 128;
 
-/// `patterns` are those of the paths that there are.
+/// The problem for an unknown path. `patterns` are the patterns of the known paths.
 pub(super) fn problem(uri: &Uri, base_path: &str, patterns: &[String]) -> Problem {
     let is_engine_io = uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("EIO=")));
     let meant = match is_engine_io {
@@ -38,7 +38,8 @@ fn nearest<'p>(path: &str, patterns: &'p [String]) -> Option<&'p str> {
     most_alike(LIKENESS, patterns.iter().map(|pattern| (likeness(pattern), pattern.as_str())))
 }
 
-/// That of the whole path; with parameters, which may be anything, that of the least similar of the other segments.
+/// The similarity of the whole path. If the pattern has parameters, which match any text, it is the similarity of the
+/// least similar other segment.
 fn likeness(path: &str, pattern: &str) -> f64 {
     if !pattern.contains('{') {
         return strsim::jaro_winkler(path, pattern);

@@ -9,7 +9,7 @@ use utoipa::{IntoResponses, Modify, OpenApi};
 use super::problem::Problem;
 use crate::publish::Receipt;
 
-/// What the routes don't say of themselves.
+/// The parts of the description that do not come from the routes.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -42,7 +42,7 @@ impl Modify for PublisherKey {
     }
 }
 
-/// Every response has the request's id.
+/// Adds the header with the request's id to every response.
 pub(super) fn add_request_ids(description: &mut utoipa::openapi::OpenApi) {
     let id = HeaderBuilder::new()
         .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
@@ -59,7 +59,7 @@ pub(super) fn add_request_ids(description: &mut utoipa::openapi::OpenApi) {
     }
 }
 
-/// How a publish is answered.
+/// The responses to a publish.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
 pub(crate) enum PublishResponses {
@@ -98,7 +98,7 @@ pub(crate) enum PublishResponses {
     Unavailable(Problem),
 }
 
-/// How a media event that does not fit is answered.
+/// The response to a media event that does not fit the item's state.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
 pub(crate) enum MediaConflict {
@@ -107,7 +107,7 @@ pub(crate) enum MediaConflict {
     Conflict(Problem),
 }
 
-/// How a batch that can't be read is answered.
+/// The responses to a batch that can't be read.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
 pub(crate) enum CommonErrors {
@@ -143,7 +143,7 @@ pub(crate) enum CommonErrors {
     Unavailable(Problem),
 }
 
-/// How a revocation that did not happen is answered.
+/// The responses to a failed revocation.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
 pub(crate) enum RevokeErrors {
@@ -179,7 +179,7 @@ pub(crate) enum RevokeErrors {
     Unavailable(Problem),
 }
 
-/// How the undoing of a revocation that did not happen is answered.
+/// The responses to a failed undoing of a revocation.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
 pub(crate) enum UndoErrors {
@@ -206,7 +206,7 @@ pub(crate) enum UndoErrors {
     Unavailable(Problem),
 }
 
-/// How a question that can't be answered is answered.
+/// The responses to a failed read.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
 pub(crate) enum ReadErrors {

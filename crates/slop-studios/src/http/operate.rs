@@ -1,4 +1,4 @@
-//! The routes for operators and for those who look around.
+//! The routes for operators and visitors.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::exposition::Format;
 use super::problem::Problem;
-use crate::process::ProcessUsage;
+use crate::http::process::ProcessUsage;
 
 /// How the server is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -60,7 +60,7 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, P
 )]
 pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Problem> {
     let format = Format::asked_for(&headers);
-    // Off the shard, whose clients would wait for it.
+    // Not on the shard's thread: the shard's clients would wait for it.
     let process = tokio::task::spawn_blocking(ProcessUsage::read).await.unwrap_or_default();
     let text = open_metrics(&app.registry, process).map_err(|_error| {
         tracing::error!("encode the metrics");
@@ -79,11 +79,11 @@ fn open_metrics(registry: &Registry, process: ProcessUsage) -> Result<String, fm
     Ok(text)
 }
 
-/// The icon of our pages, for which browsers ask by themselves.
+/// The icon of the server's pages, which browsers request on their own.
 pub(crate) async fn favicon() -> impl IntoResponse {
     let headers = [(CONTENT_TYPE, "image/x-icon"), (CACHE_CONTROL, "public, max-age=86400")];
     (headers, include_bytes!("favicon.ico").as_slice())
 }
 
-/// What this is, for whoever opens the address in a browser. `{base}` stands for what is before the server's paths.
+/// The start page, for visitors with a browser. `{base}` stands for the prefix of the server's paths.
 pub(crate) const INDEX: &str = include_str!("index.html");

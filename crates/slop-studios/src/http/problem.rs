@@ -1,4 +1,4 @@
-//! Errors as RFC 9457 `application/problem+json`. Every error of the HTTP API is one.
+//! Errors as RFC 9457 `application/problem+json`. Every error of the HTTP API has this form.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -18,7 +18,8 @@ use crate::store::StoreError;
 
 pub(crate) const CONTENT: &str = "application/problem+json";
 
-/// A store that was overloaded has made room by then, and one whose disk is full can be asked that often.
+/// The usual `Retry-After`. By then an overloaded store has room again. A store with a full disk can be asked this
+/// often.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// What went wrong (RFC 9457).
@@ -57,11 +58,11 @@ pub(crate) struct Problem {
 /// What the header `WWW-Authenticate` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Challenge {
-    /// RFC 6750 §3: no error is named if there was no key.
+    /// The request has no key. The header then names no error (RFC 6750 §3).
     NoKey,
     /// The key is not valid.
     InvalidKey,
-    /// RFC 6750 §3.1.
+    /// The publisher's scopes do not cover the request (RFC 6750 §3.1).
     InsufficientScope,
 }
 
@@ -138,7 +139,7 @@ impl Problem {
         }
     }
 
-    /// As what the operator is told of it: see [`Refusals::note`](crate::refusals::Refusals::note).
+    /// Adds the report for the operator: see [`Refusals::note`](crate::refusals::Refusals::note).
     pub(crate) fn noted(
         self,
         reason: Reason,
@@ -149,7 +150,7 @@ impl Problem {
         Self { refusal: Some(Box::new(refusal)), ..self }
     }
 
-    /// What the operator is to be told of it, if anything is.
+    /// The report for the operator, if there is one.
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         self.refusal.as_deref()
     }
@@ -256,7 +257,7 @@ impl Problem {
         Self::not_found("no such revocation is kept")
     }
 
-    /// No key is forgotten before its time to make room for others.
+    /// The problem if too many keys are remembered: no key is forgotten early to make room for others.
     fn too_many_keys(of_publisher: bool, limit: u64, wait: Duration) -> Self {
         let (status, whose) = match of_publisher {
             true => (StatusCode::TOO_MANY_REQUESTS, "of this publisher"),
@@ -270,14 +271,14 @@ impl Problem {
         Self { retry_after: Some(seconds), ..Self::new(status, Code::TooManyIdempotencyKeys, detail) }
     }
 
-    /// Nobody is let in again to make room for others.
+    /// The problem if too many revocations are kept: no revocation ends early to make room for others.
     pub(crate) fn too_many_revocations() -> Self {
         let detail = "too many revocations are kept of which none is over, and nothing happened; a shorter \
                       JWT_MAX_LIFETIME_DAYS, or expiresAt, lets them end sooner";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::TooManyRevocations, detail)
     }
 
-    /// What a bare status of the HTTP library stands for.
+    /// The problem for a bare status of the HTTP library.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         match status {
             StatusCode::NOT_FOUND => Self::not_found("there is nothing at this path"),
@@ -337,7 +338,7 @@ impl From<Refused> for Problem {
     }
 }
 
-/// It becomes a body in [`Problem::answer`]: no handler knows the request's id.
+/// The problem becomes a body later, in [`Problem::answer`]: a handler does not know the request's id.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.status().into_response();
@@ -347,7 +348,8 @@ impl IntoResponse for Problem {
 }
 
 impl Problem {
-    /// What a response says that is an error: a handler's, or one of the HTTP library's. Else the response.
+    /// The problem of an error response, from a handler or from the HTTP library. Any other response is returned
+    /// unchanged.
     pub(super) fn of_response(mut response: Response) -> Result<Response, Self> {
         if let Some(problem) = response.extensions_mut().remove::<Self>() {
             return Err(problem);

@@ -13,16 +13,17 @@ use utoipa::ToSchema;
 use super::App;
 use super::exchange::client_of;
 use super::problem::Problem;
+use crate::contract::kind::Kind;
 use crate::limits::{MAX_BATCH_ITEMS, MAX_IDEMPOTENCY_KEY_BYTES};
 use crate::metrics::PublishOutcome;
 use crate::publish::body::{CompleteBody, ErrorBody, NotificationBody, ProgressBody, RoomEventBody};
-use crate::publish::{FieldError, Kind, Publish, Published, Receipt, fields, fingerprint};
-use crate::publishers::Publisher;
+use crate::publish::publishers::Publisher;
+use crate::publish::{FieldError, Publish, Published, Receipt, fields, fingerprint};
 use crate::store::IdempotencyKey;
 
 /// The request header that makes a repeat return the first receipt.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// The response header of such a repeat.
+/// The response header that marks such a repeat.
 const REPLAYED: &str = "idempotent-replayed";
 
 /// Says how far a media item is
@@ -130,7 +131,8 @@ async fn publish(
     app.publish_rate.take(publisher)?;
     let (operation, whom) = kind.operation(target);
     if let Err(missing) = publisher.scopes.require(operation, whom) {
-        // The body is not taken in from somebody who may not send it, so the executor never hears of it.
+        // A body is not read from a publisher that may not send it. The executor does not see the request, so it is
+        // counted here.
         app.metrics.published(kind, PublishOutcome::Refused, Duration::ZERO);
         return Err(missing.into());
     }
@@ -148,7 +150,7 @@ fn receipt(published: Published) -> Response {
     replayed(published.repeated, Json(published.receipt))
 }
 
-/// An answer, and whether all that it says to be accepted was published by an earlier request.
+/// Marks an answer as a replay if an earlier request published all that the answer reports as accepted.
 fn replayed(is_replayed: bool, answer: impl IntoResponse) -> Response {
     let mut response = answer.into_response();
     if is_replayed {

@@ -1,9 +1,9 @@
-//! How fast a publisher may publish: the generic cell rate algorithm of ITU-T I.371, with a debt for batches.
+//! The rate limit of publishers: the generic cell rate algorithm of ITU-T I.371, with a debt for batches.
 //!
-//! A request is admitted if the publisher has a publish left of those that it may have at once. The further items of a
-//! batch are known when its body was read; they are admitted if the publisher owes nothing, however many they are, and
-//! what they take beyond the burst is owed. So a batch of any size is accepted some time, the wait that a refusal names is
-//! right for whatever the publisher sends then, and in any time no more is accepted than the rate, the burst and one batch.
+//! A request is admitted if one publish is left of the publisher's burst. The number of further items in a batch is
+//! known only after its body is read. They are admitted if the publisher has no debt, however many they are; the items
+//! beyond the burst become a debt. So a batch of any size is accepted at some time. After the wait in a refusal, any
+//! request of the publisher is admitted. In any period, no more is accepted than the rate, the burst and one batch.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use super::problem::Problem;
 use crate::limits::BURST_SECONDS;
 use crate::metrics::{Limit, Metrics};
-use crate::publishers::Publisher;
+use crate::publish::publishers::Publisher;
 
-/// Publishers below which a new one does not have those that have been quiet forgotten. Keys are few, but with
-/// `PUBLISH_CLAIM` every user may be one.
+/// The number of publishers below which a new publisher does not cause the removal of idle ones. Keys are few, but with
+/// `PUBLISH_CLAIM` every user may be a publisher.
 const FEW_PUBLISHERS: usize = 1_024;
 
-/// What each publisher has published of late.
+/// The rate limit, and the recent publishes of each publisher.
 #[derive(Debug)]
 pub(crate) struct PublishRate {
     rate: Option<Rate>,
@@ -29,9 +29,9 @@ pub(crate) struct PublishRate {
 
 #[derive(Debug, Default)]
 struct Publishers {
-    /// When all that a publisher has published is paid for.
+    /// For each publisher, the time at which all of its publishes are paid for.
     paid_at: HashMap<Arc<str>, Duration>,
-    /// How many there were when they were last looked through.
+    /// The number of publishers after the last removal of idle ones.
     tidied: usize,
 }
 
@@ -39,7 +39,7 @@ struct Publishers {
 struct Rate {
     /// The time that one publish costs.
     cost: Duration,
-    /// The time that those cost which may come at once.
+    /// The time that a full burst costs.
     burst: Duration,
 }
 
@@ -51,7 +51,7 @@ impl Rate {
         Some(Self { cost, burst: cost.saturating_mul(at_once) })
     }
 
-    /// Takes one publish, if it is left.
+    /// Takes one publish, if one is left.
     fn admit(self, paid_at: &mut Duration, now: Duration) -> Result<(), Wait> {
         let paid = now.max(*paid_at) + self.cost;
         self.within_burst(paid, now)?;
@@ -59,10 +59,10 @@ impl Rate {
         Ok(())
     }
 
-    /// Takes so many more for a request that was admitted, if nothing is owed.
+    /// Takes `more` further publishes for an admitted request, if there is no debt.
     fn admit_more(self, more: u32, paid_at: &mut Duration, now: Duration) -> Result<(), Wait> {
         let paid = now.max(*paid_at);
-        // The wait is for all of the request, which was admitted by the publish that it is to take again.
+        // The wait covers the whole request: when it is repeated, it takes its first publish again.
         self.within_burst(paid, now).map_err(|Wait(wait)| Wait(wait + self.cost))?;
         *paid_at = paid + self.cost.saturating_mul(more);
         Ok(())
@@ -76,7 +76,7 @@ impl Rate {
     }
 }
 
-/// The time after which a publisher that publishes nothing meanwhile is admitted, with whatever request.
+/// The time after which any request of the publisher is admitted, if it publishes nothing in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Wait(Duration);
 
@@ -95,15 +95,15 @@ impl PublishRate {
     /// Counts a request as a publish.
     ///
     /// # Errors
-    /// If it is one too many; then it is not counted.
+    /// If the request exceeds the rate; then it is not counted.
     pub(crate) fn take(&self, publisher: &Publisher) -> Result<(), Problem> {
         self.counted(publisher, Rate::admit)
     }
 
-    /// Counts the items of a batch; the first one was counted as the request.
+    /// Counts the items of a batch. The first item is already counted as the request.
     ///
     /// # Errors
-    /// If the publisher has to wait first, since another batch came between; then they are not counted.
+    /// If the publisher must wait first because another batch came in between; then the items are not counted.
     pub(crate) fn take_batch(&self, publisher: &Publisher, items: usize) -> Result<(), Problem> {
         let more = u32::try_from(items.saturating_sub(1)).unwrap_or(u32::MAX);
         self.counted(publisher, |rate, paid_at, now| rate.admit_more(more, paid_at, now))
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!((unlimited.take(&a), unlimited.take_batch(&a, 1_000_000)), (Ok(()), Ok(())));
     }
 
-    /// A request of so many items, as the API counts it.
+    /// Counts a request with this number of items as the API does.
     fn request(rate: Rate, items: u32, paid_at: &mut Duration, now: Duration) -> Result<(), Wait> {
         rate.admit(paid_at, now)?;
         rate.admit_more(items - 1, paid_at, now)
@@ -199,8 +199,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was sent before, the wait of a refusal is enough for any request, and nothing shorter by a publish is.
-        /// In no time is more accepted than the rate, the burst and one batch.
+        /// After any history, the wait in a refusal is enough for any request, and no shorter wait is. In no period is
+        /// more accepted than the rate, the burst and one batch.
         #[test]
         fn a_wait_is_true_and_the_rate_holds(
             per_second in prop_oneof![1..100u32, 1..=1_000_000u32],

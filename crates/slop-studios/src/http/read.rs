@@ -1,4 +1,4 @@
-//! The routes that read what the server remembers.
+//! The routes that read stored data.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::problem::Problem;
-use crate::clock::Moment;
+use crate::contract::rooms::check_name;
+use crate::contract::time::Moment;
 use crate::limits::{MAX_NOTIFICATIONS_PAGE, NOTIFICATIONS_PAGE};
 use crate::publish::FieldError;
 use crate::publish::body::check_user_id;
+use crate::publish::publishers::Publisher;
 use crate::publish::scope::Operation;
-use crate::publishers::Publisher;
-use crate::rooms::check_name;
 use crate::store::{Status, StoreError};
 
 /// A media item's last state.
@@ -69,7 +69,7 @@ pub(crate) async fn media(
         attempt: state.attempt,
         owner_id: state.owner_id.map(|owner| owner.to_string()),
         updated_at: state.updated_at,
-        event: state.step.event(),
+        event: state.step.route().event,
         payload: raw(&state.payload)?,
     }))
 }
@@ -159,7 +159,7 @@ fn raw(payload: &str) -> Result<Box<RawValue>, Problem> {
     RawValue::from_string(payload.to_owned()).map_err(internal)
 }
 
-/// The store itself says in the log why it is unavailable.
+/// Converts a store error. The store itself logs why it is unavailable.
 fn unread(error: StoreError) -> Problem {
     match error {
         StoreError::Unavailable(_) => Problem::store_unavailable(),

@@ -1,4 +1,4 @@
-//! The routes that revoke tokens, and undo that.
+//! The routes that revoke tokens and undo revocations.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::problem::Problem;
-use crate::clock::Moment;
+use crate::contract::time::Moment;
 use crate::identity::is_token_id;
 use crate::limits::MAX_TOKEN_ID_BYTES;
 use crate::publish::body::check_user_id;
 use crate::publish::fields::Fields;
+use crate::publish::publishers::Publisher;
 use crate::publish::scope::Operation;
 use crate::publish::{FieldError, fields};
-use crate::publishers::Publisher;
-use crate::revoke::Enforced;
+use crate::realtime::revoke::Enforced;
 use crate::store::{Revocation, Revoked, StoreError};
 
 /// Which tokens of a user are revoked, and for how long.
@@ -110,7 +110,7 @@ pub(crate) async fn token(
     if !is_token_id(&jti) {
         errors.push(FieldError::new("jti", format!("must be 1 to {MAX_TOKEN_ID_BYTES} bytes")));
     }
-    // Success would say of a token that it is good no more, though it is if the time is wrong.
+    // A success would mean that the token is no longer valid, but it still is if the time is wrong.
     if expires_at.is_some_and(|end| app.revoker.is_over(end)) {
         errors.push(FieldError::new("expiresAt", "must not be in the past"));
     }
@@ -178,7 +178,7 @@ pub(crate) async fn undo_token(
     Ok(Json(TokenUndoneBody { jti }))
 }
 
-/// Undoes a revocation that is there, for a publisher that may.
+/// Undoes an existing revocation, for a publisher with the scope for it.
 async fn undo(app: &App, publisher: &Publisher, subject: Revoked) -> Result<Revocation, Problem> {
     app.publish_rate.take(publisher)?;
     let (operation, target) = match &subject {
@@ -189,7 +189,7 @@ async fn undo(app: &App, publisher: &Publisher, subject: Revoked) -> Result<Revo
     app.revoker.undo(subject).await.map_err(problem)?.ok_or_else(Problem::not_revoked)
 }
 
-/// Reads a body that may be left out, and its type with it.
+/// Reads an optional body. Without a body, its type is optional too.
 async fn optional_fields<T>(
     app: &App,
     request: Request,

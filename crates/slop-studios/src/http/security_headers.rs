@@ -1,4 +1,5 @@
-//! What every answer tells browsers, so that no page of ours can be framed, sniffed or made to load others' code.
+//! The security headers of every answer. They prevent browsers from framing or sniffing the server's pages, and from
+//! loading foreign code into them.
 
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
@@ -8,36 +9,36 @@ use http::{HeaderMap, HeaderName};
 
 use crate::limits::HSTS;
 
-/// JSON, metrics and the like load nothing, wherever they are opened.
+/// The policy for data: JSON, metrics and similar content load nothing, wherever they are opened.
 const FOR_DATA: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
-/// Our pages load their own scripts, styles and pictures, and Swagger UI has pictures in its styles and styles in its
-/// elements. A script within a page runs under no circumstances.
+/// The policy for pages: they load their own scripts, styles and pictures. Swagger UI has pictures in its styles and
+/// styles in its elements. An inline script never runs.
 const FOR_PAGES: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
      connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
-/// For all answers.
+/// The headers of all answers.
 const ALWAYS: [(HeaderName, HeaderValue); 4] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    // Of browsers that don't know `frame-ancestors`.
+    // For browsers that do not know `frame-ancestors`.
     (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
 ];
 
-/// Room for these headers and an answer's own, so that no map has to grow.
+/// The capacity for these headers and an answer's own, so that no map has to grow.
 const HEADERS: usize = 13;
 
-/// Them as maps, since a map is copied with less effort than it is filled.
+/// The headers as maps: to copy a map is cheaper than to fill one.
 #[derive(Debug)]
 pub(super) struct SecurityHeaders {
     for_data: HeaderMap,
-    /// Of Swagger UI's files, which are public and the same for everybody, and so may be cached.
+    /// The headers of Swagger UI's files, which are public and the same for everybody, and so may be cached.
     for_docs: HeaderMap,
 }
 
 impl SecurityHeaders {
-    /// `over_tls` is about this server's own TLS: what a proxy in front of it promises is the proxy's to say.
+    /// Makes the headers. `over_tls` refers to this server's own TLS: a proxy in front of it makes its own promises.
     pub(super) fn new(over_tls: bool) -> Self {
         let mut always = HeaderMap::with_capacity(HEADERS);
         always.extend(ALWAYS);
@@ -51,7 +52,7 @@ impl SecurityHeaders {
         Self { for_data, for_docs }
     }
 
-    /// Adds them to an answer's own headers.
+    /// Adds the headers to an answer's own.
     pub(super) fn add(&self, headers: &mut HeaderMap, is_docs: bool) {
         let all = if is_docs { &self.for_docs } else { &self.for_data };
         let own = std::mem::replace(headers, all.clone());

@@ -1,7 +1,7 @@
-//! What a token says, and by which rules it is believed. The errors' texts are the contract's and go to clients as they
-//! stand.
+//! The claims of a token, and the rules for them. The texts of the errors are the contract's, and are sent to clients
+//! unchanged.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,10 +10,11 @@ use serde_json::value::RawValue;
 use super::flaw::Flaw;
 use super::numbers::{id_text, literal_text};
 use super::proof::{Proof, VerifiedBy};
-use crate::defaults::{CLOCK_SKEW_SECONDS, MAX_EMAIL_BYTES, MAX_EXPIRY_SECONDS, MAX_USER_ID_BYTES};
+use crate::contract::rooms::is_user_id;
+use crate::identity::KeptClaims;
+use crate::limits::{CLOCK_SKEW_SECONDS, MAX_EMAIL_BYTES, MAX_EXPIRY_SECONDS};
 use crate::limits::{MAX_AUDIENCE_BYTES, MAX_ISSUER_BYTES, MAX_TOKEN_ID_BYTES};
-use crate::logging::excerpt;
-use crate::policy::KeptClaims;
+use crate::text::excerpt;
 
 /// What a verified token says about its bearer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +25,7 @@ pub struct Identity {
     /// The claim `email`, if it is a string of at most 320 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
-    /// Epoch seconds at which the identity ends: at `exp` and the leeway, or at the longest lifetime after `iat`. `None` if
+    /// The end of the identity in epoch seconds: `exp` plus the leeway, or `iat` plus the longest lifetime. `None` if
     /// it has neither. At most the end of the year 9999.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<u64>,
@@ -34,7 +35,7 @@ pub struct Identity {
     /// The claim `jti`, if it is a string or a number of 1 to 256 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<Box<str>>,
-    /// What decides whether its token is still accepted.
+    /// The facts that decide whether its token is still accepted.
     #[serde(default)]
     pub proof: Proof,
     /// The claims that rules of the room policy name.
@@ -42,45 +43,20 @@ pub struct Identity {
     pub claims: KeptClaims,
 }
 
-/// Why a token was refused. The text is the contract's, word for word, for `authError` and acks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum AuthError {
-    /// There was none, or an empty one.
-    #[error("Token is required")]
-    Required,
-    /// `exp` has come, or it is older than any token may be.
-    #[error("Token has expired")]
-    Expired,
-    /// `nbf` or `iat` lies in the future by more than the clock skew.
-    #[error("Token is not yet valid")]
-    NotYetValid,
-    /// Malformed, too long, signed with no key or algorithm of ours, by or for somebody else, or with a time that is no
-    /// number.
-    #[error("Token is invalid")]
-    Invalid,
-    /// None of the claims `userId`, `id` and `sub` names a user.
-    #[error("Token has no user id")]
-    NoUserId,
-    /// It was, or all of its user's were: an extension of the contract.
-    #[error("Token has been revoked")]
-    Revoked,
-}
-
-/// What a token's claims must be, beside well signed.
+/// The requirements for a token's claims, besides a valid signature.
 #[derive(Debug, Clone, Default)]
 pub struct ClaimRules {
-    /// `iss` must be one of these, if there are any.
+    /// `iss` must be one of these, unless the list is empty.
     pub issuers: Vec<String>,
-    /// `aud` must have one of these, if there are any.
+    /// `aud` must contain one of these, unless the list is empty.
     pub audiences: Vec<String>,
     /// How far the clocks of issuers may be off.
     pub leeway: Duration,
-    /// How long after `iat` a token ends at the latest.
+    /// The maximum time from `iat` to the end of a token.
     pub max_lifetime: Option<Duration>,
 }
 
-/// The claims that matter here; others pass unseen.
+/// The claims that are read; all others are ignored.
 #[derive(Deserialize)]
 pub(super) struct Claims {
     #[serde(rename = "userId")]
@@ -97,7 +73,7 @@ pub(super) struct Claims {
 }
 
 impl ClaimRules {
-    /// Who the claims are of, as of `now` in epoch seconds, if this key has verified them.
+    /// The identity in the claims, checked as of `now` in epoch seconds. This key has verified them.
     pub(super) fn check(&self, claims: Claims, verified_by: VerifiedBy, now: u64) -> Result<Identity, Flaw> {
         let issuer = claims.iss.as_ref().and_then(Value::as_str);
         let audiences = match &claims.aud {
@@ -134,15 +110,15 @@ impl ClaimRules {
         Ok(Identity { user_id, email, expires_at, issued_at_ms, token_id, proof, claims: KeptClaims::default() })
     }
 
-    /// Whether a token that was accepted once still is, as of `now`, and when it ends. `nbf` is not asked again, nor whether
-    /// `iat` lies in the future: time has only gone on.
+    /// Whether a token that was accepted before is accepted as of `now`. Returns its end. `nbf` is not checked again,
+    /// nor an `iat` in the future: time has only moved forward.
     pub(super) fn check_again(&self, identity: &Identity, now: u64) -> Result<Option<u64>, Flaw> {
         let Proof { exp, iss, aud, .. } = &identity.proof;
         self.check_parties(iss.as_deref(), aud.iter().map(|audience| &**audience))?;
         self.not_over(*exp, identity.issued_at_ms.map(|ms| ms / 1000), now)
     }
 
-    /// By whom and for whom it has to be.
+    /// Checks the issuer and the audience.
     fn check_parties<'a>(
         &self,
         issuer: Option<&str>,
@@ -158,7 +134,7 @@ impl ClaimRules {
         Ok(())
     }
 
-    /// When a token with this `exp` and `iat` ends, if it has not ended by `now`.
+    /// The end of a token with this `exp` and `iat`, if it has not ended by `now`.
     fn not_over(&self, exp: Option<u64>, issued_at: Option<u64>, now: u64) -> Result<Option<u64>, Flaw> {
         let after = |time: u64, more: Duration| time.saturating_add(more.as_secs()).min(MAX_EXPIRY_SECONDS);
         let expires_at = exp.map(|exp| after(exp, self.leeway));
@@ -174,8 +150,8 @@ impl ClaimRules {
     }
 }
 
-/// What is kept of a token's audiences, so that who is accepted with it now is so again: the one that a rule names whatever
-/// its length, the others that rules name, and then as many as there is room for.
+/// The stored audiences of a token, so that a token that is accepted now is accepted in a later check: one audience
+/// that a rule names, whatever its length; the others that rules name; then as many as there is room for.
 fn kept_audiences(mut audiences: Vec<&str>, is_named: impl Fn(&str) -> bool) -> Vec<Box<str>> {
     audiences.sort_by_key(|audience| !is_named(audience));
     let mut room = MAX_AUDIENCE_BYTES;
@@ -190,24 +166,15 @@ fn kept_audiences(mut audiences: Vec<&str>, is_named: impl Fn(&str) -> bool) -> 
     kept
 }
 
-/// Whether `text` can be a user's id: 1 to 128 bytes without control characters.
-pub fn is_user_id(text: &str) -> bool {
-    !text.is_empty() && text.len() <= MAX_USER_ID_BYTES && !text.chars().any(char::is_control)
-}
-
 /// Whether a token with this `jti` can be revoked by it: 1 to 256 bytes.
 pub(crate) fn is_token_id(text: &str) -> bool {
     (1..=MAX_TOKEN_ID_BYTES).contains(&text.len())
 }
 
-/// RFC 7519 §2: seconds, perhaps with a fraction, which is dropped. Before 1970 counts as 1970.
+/// Parses the date of RFC 7519 §2: seconds, perhaps with a fraction, which is dropped. A time before 1970 counts as
+/// 1970.
 fn numeric_date(name: &'static str, claim: &Value) -> Result<u64, Flaw> {
     let seconds = claim.as_f64().ok_or(Flaw::NoDate(name))?;
     // `as` saturates: a negative number becomes 0 and a huge one the maximum.
     Ok((seconds as u64).min(MAX_EXPIRY_SECONDS))
-}
-
-/// Seconds since 1970; 0 when the clock stands before it.
-pub fn epoch_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }

@@ -1,72 +1,72 @@
-//! What exactly is wrong with a token: for the log, where the client hears the contract's text alone.
+//! The exact error of a token: for the log, while the client gets only the contract's text.
 
 use jsonwebtoken::{Algorithm, Header};
 
-use super::claims::AuthError;
 use super::proof::kept_key_id;
-use crate::defaults::MAX_TOKEN_BYTES;
+use crate::contract::auth_error::AuthError;
+use crate::limits::MAX_TOKEN_BYTES;
 
-/// Why a token was refused. The text completes "the token was refused: …" and has nothing of the token but its algorithm, key id
-/// and issuer.
+/// Why a token was refused. The text completes "the token was refused: …". It contains nothing of the token but its
+/// algorithm, key id and issuer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
-    /// There was none, or an empty one.
+    /// There is no token, or an empty one.
     #[error("there is none")]
     Missing,
-    /// Something else stands in its place.
+    /// The value of `token` is not a text.
     #[error("`token` is no text")]
     NoText,
-    /// It is longer than any token may be.
+    /// The token is longer than the limit.
     #[error("it is longer than {MAX_TOKEN_BYTES} bytes")]
     TooLong,
-    /// It has not the form of a token.
+    /// The token does not have the form of a token.
     #[error("it is no JSON Web Token in compact form, or of an algorithm that is not known here")]
     Malformed,
-    /// RFC 7515 §4.1.11: extensions that are critical and not understood make the token invalid.
+    /// RFC 7515 §4.1.11: critical extensions that are not understood make the token invalid.
     #[error("its header has `crit`: extensions that are not known here")]
     CriticalHeader,
-    /// No key may be used for it.
+    /// No key may be used for the token.
     #[error("there is no key for {algorithm:?}{}", key_id.as_deref().map(|id| format!(" with the id {id:?}")).unwrap_or_default())]
     UnknownKey {
-        /// By which it is signed, as it says.
+        /// The algorithm that the token names.
         algorithm: Algorithm,
-        /// The key that it names.
+        /// The key id that the token names.
         key_id: Option<Box<str>>,
     },
-    /// Keys may be used for it, and none has signed it.
+    /// Keys may be used for the token, but none of them has signed it.
     #[error("none of the keys for {0:?} has signed it")]
     Signature(Algorithm),
-    /// It is well signed and says nothing that can be understood.
+    /// The signature is valid, but the claims cannot be understood.
     #[error("its claims are no JSON object, or one of them is there twice")]
     Claims,
-    /// It is of none of the issuers that are accepted.
+    /// The issuer is not an accepted one.
     #[error("its issuer is {}", .0.as_deref().map_or_else(|| "not named".to_owned(), |issuer| format!("{issuer:?}")))]
     Issuer(Option<Box<str>>),
-    /// It is for none of the audiences that are accepted.
+    /// No audience of the token is an accepted one.
     #[error("it is for another audience, or names none")]
     Audience,
-    /// A time is no number.
+    /// A time is not a number.
     #[error("its claim `{0}` is no number")]
     NoDate(&'static str),
-    /// `exp` has come.
+    /// `exp` has passed.
     #[error("its `exp` was {ago} s ago, the leeway included")]
     Expired {
         /// In seconds.
         ago: u64,
     },
-    /// It is older than any token may be.
+    /// The token has reached the longest lifetime.
     #[error("its longest lifetime after `iat` ended {ago} s ago")]
     TooOld {
         /// In seconds.
         ago: u64,
     },
-    /// It is older than revocations that had to leave.
+    /// The token is older than evicted revocations.
     #[error("it may be one of those whose revocations had to leave")]
     BelowFloor,
-    /// `nbf` or `iat` lies in the future by more than clocks may be off.
+    /// `nbf` or `iat` is in the future, by more than the tolerance for clocks.
     #[error("its `{claim}` is {ahead} s ahead")]
     NotYet {
-        /// Which of them.
+        /// The claim.
         claim: &'static str,
         /// In seconds.
         ahead: u64,
@@ -74,22 +74,22 @@ pub enum Flaw {
     /// None of the claims `userId`, `id` and `sub` names a user.
     #[error("none of its claims `userId`, `id` and `sub` is a user's id")]
     NoUserId,
-    /// All tokens of its user up to some moment were revoked.
+    /// All tokens of the user up to some moment were revoked.
     #[error("its user's tokens were revoked")]
     UserRevoked,
-    /// It was revoked by its id.
+    /// The token was revoked by its id.
     #[error("its `jti` was revoked")]
     TokenRevoked,
 }
 
 impl Flaw {
-    /// No key may be used for a token with this header.
+    /// The flaw of a token with this header, if no key may be used for it.
     pub(super) fn unknown_key(header: &Header) -> Self {
         let key_id = header.kid.as_deref().map(|id| kept_key_id(id).into());
         Self::UnknownKey { algorithm: header.alg, key_id }
     }
 
-    /// What the client hears.
+    /// The error that the client gets.
     #[must_use]
     pub const fn error(&self) -> AuthError {
         match self {
@@ -111,7 +111,7 @@ impl Flaw {
         }
     }
 
-    /// The settings that decide on it, if any do.
+    /// The settings that decide on this flaw, if any.
     #[must_use]
     pub const fn setting(&self) -> Option<&'static str> {
         match self {

@@ -1,8 +1,8 @@
 //! The issuer's public keys, from the URL where it publishes them (RFC 7517).
 //!
-//! One task fetches, so there is one fetch at a time. It fetches when what it has gets old, and when a token names a key
-//! that it has not; never sooner after the last one than the cooldown, so that forged tokens can't make it a flood. If a
-//! fetch fails, the last good set stays.
+//! One task fetches, so there is one fetch at a time. It fetches when the set gets old, and when a token names an
+//! unknown key. Two fetches are at least the cooldown apart, so that forged tokens cannot cause a flood of fetches. If
+//! a fetch fails, the last good set stays.
 
 use std::error::Error;
 use std::fmt;
@@ -24,7 +24,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Keys;
-use crate::in_force::InForce;
+use crate::hot_swap::HotSwap;
 use crate::limits::{JWKS_RETRY, JWKS_TIMEOUT, MAX_JWKS_BYTES};
 use crate::metrics::Metrics;
 
@@ -50,24 +50,24 @@ type Fetch = dyn Fn() -> BoxFuture<'static, Result<Bytes, JwksError>> + Send + S
 /// How often the set may be fetched, and how old it may be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
-    /// The least time from the beginning of one fetch to that of the next.
+    /// Minimum time between the starts of two fetches.
     pub(crate) cooldown: Duration,
-    /// The set's age at which it is fetched anew.
+    /// Age of the set at which it is fetched again.
     pub(crate) max_age: Duration,
 }
 
 /// The keys of a URL.
 pub(crate) struct Jwks {
-    keys: InForce<Keys>,
+    keys: HotSwap<Keys>,
     pace: Pace,
     fetch: Box<Fetch>,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
-    /// Somebody waits for a fetch.
+    /// Signals that a caller waits for a fetch.
     asked: Notify,
-    /// Says when a fetch is over.
+    /// Signals the end of a fetch.
     over: watch::Sender<()>,
-    /// Called when keys have left.
+    /// Called when keys have left the set.
     keys_left: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -86,17 +86,17 @@ impl fmt::Debug for Jwks {
 }
 
 impl Jwks {
-    /// The keys of this URL, of which there are none until they are fetched.
+    /// The keys of this URL. There are none until the first fetch.
     ///
     /// # Errors
-    /// If it is an `https` URL and this system trusts nobody.
+    /// If it is an `https` URL and this system trusts no certificates.
     pub(crate) fn of(url: &Uri, pace: Pace, metrics: Arc<Metrics>) -> Result<Self, JwksError> {
         Ok(Self::new(fetcher(url)?, pace, metrics))
     }
 
     fn new(fetch: Box<Fetch>, pace: Pace, metrics: Arc<Metrics>) -> Self {
         let (over, _) = watch::channel(());
-        let (keys, state) = (InForce::default(), Mutex::default());
+        let (keys, state) = (HotSwap::default(), Mutex::default());
         Self { keys, pace, fetch, metrics, state, asked: Notify::new(), over, keys_left: OnceLock::new() }
     }
 
@@ -136,10 +136,11 @@ impl Jwks {
         }
     }
 
-    /// Asks for a fetch, or for the end of the one under way. None if it is too soon for one.
+    /// Requests a fetch, unless one is in progress. Returns a future that ends with the fetch; `None` if it is too soon
+    /// for a fetch.
     pub(super) fn ask(&self) -> Option<BoxFuture<'static, ()>> {
         let mut state = self.state();
-        // Before the lock is let go of: whatever ends a fetch needs it too.
+        // Subscribed before the lock is released: the end of a fetch needs the lock too.
         let mut over = self.over.subscribe();
         if !state.under_way {
             if state.began.is_some_and(|began| began.elapsed() < self.pace.cooldown) {
@@ -149,15 +150,15 @@ impl Jwks {
             self.asked.notify_one();
         }
         Some(Box::pin(async move {
-            // Whatever comes of it: whoever waits looks at the keys that there are then.
+            // The outcome does not matter: the caller checks the keys that exist then.
             let _ = timeout(2 * JWKS_TIMEOUT, over.changed()).await;
         }))
     }
 
-    /// Fetches the set now, and takes it over if it is good.
+    /// Fetches the set now, and puts it in force if it is good.
     ///
     /// # Errors
-    /// Why it is not; then the one before stays.
+    /// Why it is not good; then the previous set stays.
     pub(crate) async fn fetch(&self) -> Result<(), JwksError> {
         {
             let mut state = self.state();
@@ -181,7 +182,7 @@ impl Jwks {
         outcome
     }
 
-    /// Fetches whenever it is time to, for as long as it is polled.
+    /// Fetches whenever a fetch is due, for as long as the future is polled.
     pub(crate) async fn keep_fresh(self: Arc<Self>) {
         loop {
             let State { began, failing, .. } = *self.state();
@@ -191,11 +192,11 @@ impl Jwks {
                 () = self.asked.notified() => {}
                 () = sleep_until(due) => {}
             }
-            // Whoever asked may have been served by a fetch that was due.
+            // The request may have been served by a fetch that was due.
             if !self.state().under_way && Instant::now() < due {
                 continue;
             }
-            // Logged and counted there.
+            // The fetch logs and counts its outcome.
             let _ = self.fetch().await;
         }
     }
@@ -211,7 +212,7 @@ fn fetcher(url: &Uri) -> Result<Box<Fetch>, JwksError> {
     Ok(fetcher_over(connector, url))
 }
 
-/// Each fetch has a connection of its own: there is none to keep open for ten minutes.
+/// Each fetch has its own connection: an idle one would stay open for ten minutes.
 fn fetcher_over<C: Connect + Clone + Send + Sync + 'static>(connector: C, url: &Uri) -> Box<Fetch> {
     let client: Client<C, Empty<Bytes>> =
         Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
@@ -225,7 +226,7 @@ fn fetcher_over<C: Connect + Clone + Send + Sync + 'static>(connector: C, url: &
         Box::pin(async move {
             let request = request.map_err(|error| JwksError::Transport(error.to_string()))?;
             let response = client.request(request).await.map_err(|error| JwksError::Transport(chain(&error)))?;
-            // Redirects are not followed: whoever could send us elsewhere could send us keys.
+            // Redirects are not followed: the sender of a redirect could supply its own keys.
             if response.status() != http::StatusCode::OK {
                 return Err(JwksError::Status(response.status().as_u16()));
             }
@@ -258,7 +259,7 @@ mod tests {
 
     const PACE: Pace = Pace { cooldown: Duration::from_secs(30), max_age: Duration::from_secs(600) };
 
-    /// RFC 8037, appendix A.2, under another key id.
+    /// The key of RFC 8037, appendix A.2, under another key id.
     fn set(id: &str) -> Bytes {
         let key = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"ID"}"#;
         format!(r#"{{"keys":[{}]}}"#, key.replace("ID", id)).into()

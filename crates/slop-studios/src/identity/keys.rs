@@ -1,5 +1,5 @@
-//! What tokens are verified with: secrets, public keys from files, and public keys of a JSON Web Key set. Each key is bound
-//! to its algorithms when it is read, so that no token can choose another.
+//! The keys that verify tokens: secrets, public keys from files, and public keys of a JSON Web Key set. Each key is
+//! bound to its algorithms when it is read, so that no token can choose another.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use super::claims::Claims;
 use super::flaw::Flaw;
 use super::proof::{Thumbprint, VerifiedBy, kept_key_id};
 use crate::limits::{MAX_JWKS_KEYS, MAX_KEY_FILE_BYTES};
-use crate::nearest_path;
+use crate::text::nearest_path;
 
 /// RFC 7518 §3.3: "a key of size 2048 bits or larger MUST be used". Above 8192 a verification takes milliseconds.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -33,12 +33,13 @@ pub struct Keys(Vec<Key>);
 
 /// A key and what it may be used for.
 struct Key {
-    /// Its id. A token that names another was not signed with it. Secrets and keys from files have none.
+    /// The key's id. A token that names another id was not signed with this key. Secrets and keys from files have no
+    /// id.
     id: Option<Box<str>>,
     decoding: DecodingKey,
-    /// Has the key's algorithms.
+    /// Contains the key's algorithms.
     validation: Validation,
-    /// One for each of them.
+    /// One for each algorithm.
     thumbprints: Box<[Thumbprint]>,
 }
 
@@ -51,36 +52,36 @@ impl fmt::Debug for Key {
 /// A file with public keys, as the settings name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKeyFile {
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// What its keys are used for, if it is not what they are most often used for.
+    /// The algorithm of its keys, if it is not the most common one for them.
     pub algorithm: Option<Algorithm>,
 }
 
 /// Why keys can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The file is not there, is no text, or the like.
+    /// The file does not exist, is not text, or has a similar problem.
     #[error("can't read {}: {problem}", .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// Why not.
+        /// Why it cannot be read.
         problem: String,
     },
-    /// It holds a key that is to be nowhere but with the issuer.
+    /// The file holds a private key, which only the issuer should have.
     #[error("{} holds a private key: only the issuer of tokens should have it; make a file of the public one (openssl pkey -pubout)", .file.display())]
     Private {
         /// The file.
         file: PathBuf,
     },
-    /// It has no key.
+    /// The file has no key.
     #[error("{} holds no public key (a block that begins with -----BEGIN PUBLIC KEY-----)", .file.display())]
     Empty {
         /// The file.
         file: PathBuf,
     },
-    /// A key is of no kind that tokens are signed with, too small, or not for the algorithm.
+    /// The file has a key of an unsupported kind, a key that is too small, or a key that does not fit the algorithm.
     #[error("{} holds {problem}", .file.display())]
     Unfit {
         /// The file.
@@ -91,7 +92,7 @@ pub enum KeyError {
 }
 
 impl Keys {
-    /// The secrets, and the keys of the files.
+    /// Loads the secrets, and the keys of the files.
     ///
     /// # Errors
     /// If a file can't be used.
@@ -113,10 +114,10 @@ impl Keys {
         Self(secrets.iter().map(key).collect())
     }
 
-    /// The public signature keys of a JSON Web Key set. Those that can't be used are passed over, as RFC 7517 §5 asks for.
+    /// The public signature keys of a JSON Web Key set. Unusable keys are skipped, as RFC 7517 §5 asks for.
     ///
     /// # Errors
-    /// What the text is not.
+    /// Why the text is not a usable key set.
     pub(super) fn of_set(json: &[u8]) -> Result<Self, &'static str> {
         #[derive(Deserialize)]
         struct Set<'a> {
@@ -131,13 +132,13 @@ impl Keys {
         if keys.is_empty() { Err("it has no key that tokens could be verified with") } else { Ok(Self(keys)) }
     }
 
-    /// How many there are.
+    /// Number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none, so that no token is good.
+    /// Whether there are no keys, so that no token is valid.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -148,14 +149,15 @@ impl Keys {
         self.0.iter().any(|key| key.id.as_deref() == Some(id))
     }
 
-    /// The claims of a token that one of these has signed, and the key as that token uses it.
+    /// The claims of a token that one of these keys has signed, and the thumbprint of the key for the token's
+    /// algorithm.
     pub(super) fn claims(&self, token: &str, header: &Header) -> Result<(Claims, Thumbprint), Flaw> {
         let mut flaw = None;
         for key in self.0.iter().filter(|key| key.fits(header)) {
             let decoded = jsonwebtoken::decode::<Claims>(token, &key.decoding, &key.validation);
             match (decoded, key.thumbprint(header.alg)) {
                 (Ok(token), Some(thumbprint)) => return Ok((token.claims, thumbprint)),
-                // The claims are read when the signature was found to be good.
+                // The library reads the claims only after it has found the signature to be valid.
                 (Err(error), _) if matches!(error.kind(), ErrorKind::Json(_) | ErrorKind::Utf8(_)) => {
                     flaw = Some(Flaw::Claims);
                 }
@@ -165,13 +167,13 @@ impl Keys {
         Err(flaw.unwrap_or_else(|| Flaw::unknown_key(header)))
     }
 
-    /// Whether they have the key that a token was verified by, for tokens like that one.
+    /// Whether these keys contain the key that verified a token, for tokens with the same key id.
     pub(super) fn have(&self, verified_by: &VerifiedBy) -> bool {
         let named = verified_by.kid.as_deref();
         self.0.iter().any(|key| key.may_be_named(named) && key.thumbprints.contains(&verified_by.key))
     }
 
-    /// Whether all of these are among `others`, so that what these verify those do.
+    /// Whether all of these keys are among `others`, so that `others` verify every token that these verify.
     pub(super) fn are_all_among(&self, others: &Self) -> bool {
         let has = |key: &Key| others.0.iter().any(|other| other.id == key.id && other.thumbprints == key.thumbprints);
         self.0.iter().all(has)
@@ -182,7 +184,7 @@ impl Key {
     fn new(id: Option<Box<str>>, decoding: DecodingKey, algorithms: &[Algorithm]) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.algorithms = algorithms.to_vec();
-        // The claims are checked by our own rules: the library reads the clock itself, knows no `iat`, and rounds `exp` up.
+        // Our own rules check the claims: the library reads the clock itself, knows no `iat`, and rounds `exp` up.
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_nbf = false;
@@ -195,7 +197,7 @@ impl Key {
         self.may_be_named(header.kid.as_deref()) && self.validation.algorithms.contains(&header.alg)
     }
 
-    /// Also by an id [as it is kept](kept_key_id).
+    /// Whether a token with this key id may use the key. The id may also be [in its stored form](kept_key_id).
     fn may_be_named(&self, named: Option<&str>) -> bool {
         match (self.id.as_deref(), named) {
             (Some(id), Some(named)) => kept_key_id(id) == kept_key_id(named),
@@ -209,7 +211,7 @@ impl Key {
     }
 }
 
-/// What a public key can be used for, most often used first.
+/// The algorithms that a public key can be used for, the most common one first.
 fn algorithms_of(key: &DecodingKey) -> &'static [Algorithm] {
     match (key.family(), key.kind()) {
         (AlgorithmFamily::Rsa, DecodingKeyKind::RsaModulusExponent { n, .. }) if RSA_BITS.contains(&bits(n)) => &[
@@ -283,13 +285,13 @@ fn of_info(info: &[u8]) -> Option<DecodingKey> {
         .find(|key| !algorithms_of(key).is_empty())
 }
 
-/// A key of a set, if tokens can be verified with it.
+/// Reads a key of a set, if it can verify tokens.
 fn of_jwk(json: &str) -> Option<Key> {
     let jwk: Jwk = serde_json::from_str(json).ok()?;
     let common = &jwk.common;
     let is_for_signatures = common.public_key_use.as_ref().is_none_or(|used| *used == PublicKeyUse::Signature)
         && common.key_operations.as_ref().is_none_or(|operations| operations.contains(&KeyOperations::Verify));
-    // A secret that anybody can fetch is none.
+    // A secret that everybody can fetch is not a secret.
     let is_public = match &jwk.algorithm {
         AlgorithmParameters::RSA(_) => true,
         AlgorithmParameters::EllipticCurve(key) => matches!(key.curve, EllipticCurve::P256 | EllipticCurve::P384),
@@ -327,7 +329,7 @@ mod tests {
     use super::super::{AuthError, ClaimRules, TokenVerifier};
     use super::*;
 
-    /// What an issuer has.
+    /// The key pair of an issuer.
     struct Pair {
         algorithm: Algorithm,
         private: EncodingKey,
@@ -352,7 +354,7 @@ mod tests {
                 }
                 _ => {
                     let pair = RsaKeyPair::generate(KeySize::Rsa2048).expect("random numbers");
-                    // PKCS #8 is PKCS #1, which the library wants, behind 26 bytes.
+                    // PKCS #8 has 26 bytes before the PKCS #1 key, which the library expects.
                     (EncodingKey::from_rsa_der(&private(&pair)[26..]), public(pair.public_key()))
                 }
             };
@@ -408,7 +410,7 @@ mod tests {
         }
     }
 
-    /// Files with these texts, the algorithm before each as in the settings.
+    /// Loads files with these texts, each with the algorithm of the settings before it.
     fn load(files: &[(Option<Algorithm>, String)]) -> Result<Keys, KeyError> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = |(number, (algorithm, text)): (usize, &(Option<Algorithm>, String))| {
@@ -445,7 +447,7 @@ mod tests {
         assert_eq!(load(&[(None, together)]).expect("a good file").len(), ALGORITHMS.len());
     }
 
-    /// Whether an identity that `before` has verified is good with `now`.
+    /// Whether an identity that `before` has verified is accepted with `now`.
     fn stays(before: Keys, now: Keys, token: &str) -> bool {
         let identity = TokenVerifier::new(before, ClaimRules::default()).verify(token).expect("a good token");
         TokenVerifier::new(now, ClaimRules::default()).recheck(&identity).is_ok()
@@ -465,7 +467,7 @@ mod tests {
             assert!(stays(file(&pair), named(&pair, "k"), &token), "{algorithm:?}");
             assert!(stays(named(&pair, "k"), file(&pair), &token), "{algorithm:?}");
             assert!(stays(named(&pair, "k"), named(&pair, "k"), &token), "{algorithm:?}");
-            // As the token: one that names another key is refused.
+            // In the same way as the token: a token that names another key is refused.
             assert!(!stays(named(&pair, "k"), named(&pair, "l"), &token), "{algorithm:?}");
             assert!(stays(named(&pair, "k"), named(&pair, "l"), &pair.token(None)), "{algorithm:?}");
             for other in [file(&stranger), named(&stranger, "k"), Keys::default()] {
@@ -549,7 +551,7 @@ mod tests {
         }
     }
 
-    /// RFC 8037, appendix A: a token, and its key, that this code had no part in making. Its payload is no claims.
+    /// RFC 8037, appendix A: a token and its key that were not made by this code. Its payload is not a set of claims.
     #[test]
     fn a_published_key_verifies_its_signature() {
         let key = json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});

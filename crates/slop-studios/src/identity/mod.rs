@@ -1,8 +1,8 @@
-//! Who a bearer of a token is: verification of JSON Web Tokens, and minting them for tests and development.
+//! The identity of a token's bearer: verification of JSON Web Tokens, and minting of tokens for tests and development.
 //!
-//! A token's way: its size → its header → the `keys` that are bound to its algorithm and key id, the configured ones
-//! first, then those of the `jwks` → its `claims` by the [`ClaimRules`] → the `revocations`. No token says by which
-//! algorithm a key is used: `none` has no key, and a public key is never taken for a secret.
+//! The steps of a verification: the token's size → its header → the `keys` that are bound to its algorithm and key id,
+//! first the configured ones, then those of the `jwks` → its `claims` by the [`ClaimRules`] → the `revocations`. A
+//! token cannot choose the algorithm of a key: `none` has no key, and a public key is never used as a secret.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use jsonwebtoken::{Header, decode_header};
 mod claims;
 mod flaw;
 mod jwks;
+mod kept_claims;
 mod keys;
 mod numbers;
 mod proof;
@@ -21,54 +22,56 @@ mod signing;
 mod tests;
 
 pub(crate) use claims::is_token_id;
-pub use claims::{AuthError, ClaimRules, Identity, epoch_seconds, is_user_id};
+pub use claims::{ClaimRules, Identity};
 pub use flaw::Flaw;
 pub(crate) use jwks::{Jwks, JwksError, Pace};
+pub use kept_claims::{ClaimPath, KeptClaims, NamedClaims};
 pub use keys::{KeyError, Keys, PublicKeyFile};
-pub(crate) use numbers::{is_number, number_text};
 pub use proof::{Proof, Thumbprint, VerifiedBy};
 pub(crate) use revocations::Revocations;
 pub use signing::{SignError, SigningAlgorithm, TokenSigner};
 
 use claims::Claims;
 
-use crate::defaults::MAX_TOKEN_BYTES;
-use crate::in_force::InForce;
+use crate::contract::auth_error::AuthError;
+use crate::contract::time::epoch_seconds;
+use crate::hot_swap::HotSwap;
+use crate::limits::MAX_TOKEN_BYTES;
 
-/// Checks tokens. `Debug` does not show secrets.
+/// A verifier of tokens. `Debug` does not show secrets.
 #[derive(Debug)]
 pub struct TokenVerifier {
-    configured: InForce<Keys>,
+    configured: HotSwap<Keys>,
     rules: ClaimRules,
     jwks: Option<Arc<Jwks>>,
     revocations: Arc<Revocations>,
 }
 
 impl TokenVerifier {
-    /// A verifier of tokens that one of the keys has signed.
+    /// Creates a verifier of tokens that one of the keys has signed.
     #[must_use]
     pub fn new(keys: Keys, rules: ClaimRules) -> Self {
-        Self { configured: InForce::new(keys), rules, jwks: None, revocations: Arc::default() }
+        Self { configured: HotSwap::new(keys), rules, jwks: None, revocations: Arc::default() }
     }
 
-    /// And of tokens that a key of this set has signed.
+    /// Also accepts tokens that a key of this set has signed.
     pub(crate) fn with_jwks(self, jwks: Arc<Jwks>) -> Self {
         Self { jwks: Some(jwks), ..self }
     }
 
-    /// But not of those that are revoked.
+    /// Refuses revoked tokens.
     pub(crate) fn with_revocations(self, revocations: Arc<Revocations>) -> Self {
         Self { revocations, ..self }
     }
 
-    /// From now on tokens are checked with these keys in place of those that were configured before. Who has an identity is
-    /// to be [asked again](Self::recheck).
+    /// Replaces the configured keys for later checks of tokens. Existing identities must be [checked
+    /// again](Self::recheck).
     pub fn replace(&self, keys: Keys) {
         self.configured.replace(keys);
     }
 
-    /// Calls `f` whenever the key set lacks a key that it had, or is there for the first time: who has an identity is to be
-    /// [asked again](Self::recheck). Said once, before the set is fetched anew.
+    /// Calls `f` whenever the key set has lost a key, or is there for the first time: existing identities must be
+    /// [checked again](Self::recheck). Set once, before the set is fetched again.
     pub(crate) fn when_keys_leave(&self, f: impl Fn() + Send + Sync + 'static) {
         if let Some(jwks) = &self.jwks {
             jwks.when_keys_leave(Box::new(f));
@@ -94,7 +97,7 @@ impl TokenVerifier {
     /// Verifies `token` as of now.
     ///
     /// # Errors
-    /// What exactly is wrong with it, for the operator. A client is to hear [`Flaw::error`] alone.
+    /// The exact error of the token, for the operator. A client must get only [`Flaw::error`].
     pub fn examine(&self, token: &str) -> Result<Identity, Flaw> {
         self.examine_at(token, epoch_seconds())
     }
@@ -123,7 +126,7 @@ impl TokenVerifier {
             let Some(jwks) = &self.jwks else { return Err(flaw) };
             match jwks.keys().claims(token, header) {
                 Ok((claims, key)) => Ok((claims, key, true)),
-                // Where only the configured keys may be used for it, theirs says more.
+                // If only the configured keys may be used for it, their flaw says more.
                 Err(Flaw::UnknownKey { .. }) => Err(flaw),
                 Err(flaw) => Err(flaw),
             }
@@ -132,10 +135,10 @@ impl TokenVerifier {
         Ok((claims, VerifiedBy { key, kid, of_set }))
     }
 
-    /// Whether the token that an identity came with would be accepted now, and when it ends.
+    /// Whether the token of an identity would be accepted now. Returns when it ends.
     ///
     /// # Errors
-    /// The contract's reason for its refusal.
+    /// The contract's reason for the refusal of the token.
     pub fn recheck(&self, identity: &Identity) -> Result<Option<u64>, AuthError> {
         let verified_by = identity.proof.verified_by.as_ref();
         if !verified_by.is_some_and(|key| self.has_key(key)) {
@@ -150,8 +153,8 @@ impl TokenVerifier {
         })
     }
 
-    /// A key of a set that could not be fetched since the start is not one that was withdrawn: it counts until the set is
-    /// there, as the last good set does when the issuer fails later.
+    /// Whether the key is still accepted. A key of a set that could not be fetched since the start does not count as
+    /// withdrawn: it is accepted until the set is fetched, just as the last good set stays when the issuer fails later.
     fn has_key(&self, key: &VerifiedBy) -> bool {
         let is_in = |jwks: &Arc<Jwks>| {
             let keys = jwks.keys();
@@ -160,22 +163,22 @@ impl TokenVerifier {
         self.configured.get().have(key) || self.jwks.as_ref().is_some_and(is_in)
     }
 
-    /// If the key set was not fetched yet: what to wait for before a session is looked at that may rest on one of its keys. It
-    /// is over in seconds, whatever comes of it.
+    /// If the key set was not fetched yet: returns a future to wait for before the check of a session that may depend
+    /// on one of its keys. The future ends within seconds, whatever the outcome.
     pub(crate) fn first_keys(&self) -> Option<BoxFuture<'static, ()>> {
         self.jwks.as_ref().filter(|jwks| jwks.keys().is_empty())?.ask()
     }
 
-    /// If the token may be signed with a key that is not known yet: what to wait for before it is verified. It is
-    /// over in seconds, whatever comes of it.
-    pub(crate) fn key_on_its_way(&self, token: impl FnOnce() -> Option<String>) -> Option<BoxFuture<'static, ()>> {
+    /// If the token may be signed with a key that is not known yet: returns a future to wait for before the
+    /// verification. The future ends within seconds, whatever the outcome.
+    pub(crate) fn fetch_unknown_key(&self, token: impl FnOnce() -> Option<String>) -> Option<BoxFuture<'static, ()>> {
         let jwks = self.jwks.as_ref()?;
         let token = token()?;
         if token.len() > MAX_TOKEN_BYTES {
             return None;
         }
         let header = decode_header(&token).ok()?;
-        // A known key without an id may have signed a token that has one.
+        // A known key without an id may have signed a token with one.
         if !jwks.lacks_key_of(&header) || self.claims(&token, &header).is_ok() {
             return None;
         }

@@ -1,23 +1,24 @@
-//! JSON values that name something: a user, a token, or what a claim is compared with. A number names something only if
-//! every reader of JSON reads the same one: most round to 64-bit floats, so two users could become one.
+//! JSON values that name something: a user, a token, or a value to compare a claim with. A number is a name only if
+//! every reader of JSON reads the same number: most readers round to 64-bit floats, so two users could become one.
 
 use serde_json::value::RawValue;
 
-/// JavaScript's `Number.MAX_SAFE_INTEGER`: from here on integers are rounded.
+/// JavaScript's `Number.MAX_SAFE_INTEGER`: larger integers are rounded.
 const LARGEST_EXACT: u64 = (1 << 53) - 1;
 
-/// The text that a string or a number is compared as: `42.0` is `42`, so that a token's number and a publisher's string
-/// agree. `None` for other values, and for numbers that are no integers or not exact.
+/// The text by which a string or a number is compared: `42.0` is `42`, so that the number in a token equals the string
+/// of a publisher. `None` for other values, for numbers that are not integers, and for inexact numbers.
 pub(super) fn id_text(json: &RawValue) -> Option<String> {
     string(json).or_else(|| exact_integer(json.get()).map(|integer| integer.to_string()))
 }
 
-/// As [`id_text`], with the digits as they stand of any other number: they are compared with nothing but themselves.
+/// As [`id_text`], and the digits as written for any other number, which is compared only with itself.
 pub(super) fn literal_text(json: &RawValue) -> Option<String> {
     id_text(json).or_else(|| is_number(json.get()).then(|| json.get().to_owned()))
 }
 
-/// As [`id_text`], and a fraction in its shortest form, as JavaScript writes it. `None` if it is written otherwise: it may have been rounded.
+/// As [`id_text`], and a fraction in its shortest form, as JavaScript writes it. `None` for a fraction in another form,
+/// because it may have been rounded.
 pub(crate) fn number_text(literal: &str) -> Option<String> {
     let shortest = || literal.parse::<f64>().ok().filter(|float| float.fract() != 0.0 && float.to_string() == literal);
     let integer = exact_integer(literal).map(|integer| integer.to_string());
@@ -32,7 +33,7 @@ pub(crate) fn is_number(json: &str) -> bool {
     json.starts_with(|first: char| first == '-' || first.is_ascii_digit())
 }
 
-/// The integer that a JSON number stands for, if it is one and exact in every reader.
+/// The value of a JSON number, if it is an integer that every reader reads exactly.
 fn exact_integer(literal: &str) -> Option<i64> {
     if !is_number(literal) {
         return None;
@@ -114,7 +115,7 @@ mod tests {
     }
 
     proptest! {
-        /// Two literals of one text are one number, however long they are.
+        /// Two literals with the same text are the same number, whatever their length.
         #[test]
         fn what_is_exact_is_what_a_float_says(literal in "-?(0|[1-9][0-9]{0,18})(\\.[0-9]{1,6})?([eE][+-]?[0-9]{1,2})?") {
             if let Some(integer) = exact_integer(&literal) {

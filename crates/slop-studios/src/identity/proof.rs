@@ -1,4 +1,4 @@
-//! What is kept of a token so that it can be asked again, without the token, whether it would be accepted.
+//! The stored facts about a token by which a later check, without the token, finds whether it would be accepted.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,12 +10,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::limits::MAX_KEY_ID_BYTES;
 
-/// A key as an algorithm uses it: 128 bits of an HMAC under the key. It says whether two keys are the same and nothing else.
-/// Who reads it can try secrets, as with any token that a secret has signed.
+/// A key as an algorithm uses it: 128 bits of an HMAC under the key. It reveals whether two keys are equal, and nothing
+/// else. A reader of it can try secrets, as with any token that a secret has signed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Thumbprint(u128);
 
-/// What is signed for a thumbprint, with the algorithm's name behind it.
+/// The message of the HMAC, followed by the algorithm's name.
 const LABEL: &str = "slop-studios key thumbprint ";
 
 impl Thumbprint {
@@ -27,7 +27,7 @@ impl Thumbprint {
     }
 }
 
-/// What the key is made of, whether it comes from a file or from a key set.
+/// The material of the key, the same for a file and for a key set.
 fn material(algorithm: Algorithm, key: &DecodingKey) -> Vec<u8> {
     match key.kind() {
         DecodingKeyKind::RsaModulusExponent { n, e } => {
@@ -36,7 +36,7 @@ fn material(algorithm: Algorithm, key: &DecodingKey) -> Vec<u8> {
             [&length[..], &n, &e].concat()
         }
         DecodingKeyKind::SecretOrDer(bytes) => {
-            // A file has algorithm and curve before the point (RFC 5280), a key set the point alone.
+            // A file has the algorithm and the curve before the point (RFC 5280); a key set has only the point.
             let point = match algorithm {
                 Algorithm::ES256 => 65,
                 Algorithm::ES384 => 97,
@@ -67,7 +67,7 @@ impl<'de> Deserialize<'de> for Thumbprint {
     }
 }
 
-/// A key id as it is kept: one that is too long by its hash.
+/// A key id in its stored form: a long id is replaced by its hash.
 pub(super) fn kept_key_id(kid: &str) -> Cow<'_, str> {
     if kid.len() <= MAX_KEY_ID_BYTES {
         return Cow::Borrowed(kid);
@@ -84,16 +84,16 @@ pub struct VerifiedBy {
     /// The key's id as the token names it, or its [hash](kept_key_id).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) kid: Option<Box<str>>,
-    /// Whether it is of the key set of `JWKS_URL`.
+    /// Whether the key is from the key set of `JWKS_URL`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) of_set: bool,
 }
 
-/// What decides whether the token of an identity is still accepted, beside what the identity says itself.
+/// The facts that decide whether an identity's token is still accepted, besides those in the identity itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Proof {
-    /// `None` in what earlier versions saved: the key is unknown, and the token counts as refused.
+    /// `None` if an earlier version saved the identity: the key is unknown, and the token counts as refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verified_by: Option<VerifiedBy>,
     /// The claim `exp`, in epoch seconds.
@@ -102,7 +102,7 @@ pub struct Proof {
     /// The claim `iss`, unless it is too long and no rule names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) iss: Option<Box<str>>,
-    /// The texts of the claim `aud`: those that rules name first, and as many as there is room for.
+    /// The texts of the claim `aud`: first those that rules name, then as many as there is room for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) aud: Vec<Box<str>>,
 }

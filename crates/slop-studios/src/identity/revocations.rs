@@ -1,13 +1,13 @@
-//! Which tokens were revoked, in memory, so that nobody who connects waits for the store.
+//! The revoked tokens, in memory, so that a connecting client does not wait for the store.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
 use super::{Flaw, Identity};
-use crate::clock::Moment;
+use crate::contract::time::Moment;
 use crate::store::{self, Floors, Revocation, Revoked};
 
-/// The revocations that the store keeps, and the floors in place of those that it has forgotten.
+/// The revocations in the store, and the floors that replace the evicted ones.
 #[derive(Debug, Default)]
 pub(crate) struct Revocations(RwLock<Index>);
 
@@ -15,29 +15,29 @@ pub(crate) struct Revocations(RwLock<Index>);
 struct Index {
     /// When each user's tokens were revoked.
     users: HashMap<Box<str>, Moment>,
-    /// The same of single tokens.
+    /// When each single token was revoked.
     tokens: HashMap<Box<str>, Moment>,
     floors: Floors,
 }
 
 impl Revocations {
-    /// From now on the tokens that it covers are refused. The store has it already.
+    /// From now on, refuses the tokens that the revocation covers. The store already has the revocation.
     pub(crate) fn add(&self, revocation: &Revocation) {
         self.change(|index| {
             let (revocations, name) = index.place(&revocation.subject);
             let at = revocations.entry(name.into()).or_insert(revocation.at);
-            // Of two, the one that covers more, whichever came first.
+            // Of two revocations, the one that covers more stays, whichever came first.
             *at = (*at).max(revocation.at);
         });
     }
 
-    /// Goes by the floors in place of revocations that the store has forgotten.
+    /// Applies the floors that replace the revocations which the store has evicted.
     pub(crate) fn forget(&self, forgotten: &store::Revocations) {
         self.change(|index| {
             index.floors = index.floors.and(forgotten.floors);
             for revocation in &forgotten.list {
                 let (revocations, name) = index.place(&revocation.subject);
-                // A later one of the same subject may have come before this is said.
+                // A later revocation of the same subject may have been added before this call.
                 if revocations.get(name) == Some(&revocation.at) {
                     revocations.remove(name);
                 }
@@ -45,8 +45,8 @@ impl Revocations {
         });
     }
 
-    /// From now on the tokens that it covered are good again. The store has forgotten it already, and nothing else was made
-    /// of the subject meanwhile.
+    /// From now on, accepts the tokens that the revocation covered. The store has already deleted it, and nothing else
+    /// has changed for the subject meanwhile.
     pub(crate) fn undo(&self, subject: &Revoked) {
         self.change(|index| {
             let (revocations, name) = index.place(subject);
@@ -58,10 +58,10 @@ impl Revocations {
         f(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// That the token which the identity came with is not among those that were revoked.
+    /// Checks that the identity's token is not revoked.
     pub(super) fn check(&self, identity: &Identity) -> Result<(), Flaw> {
         let index = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        // When a token without `iat` was issued can't be known.
+        // The issue time of a token without `iat` is unknown.
         let issued_before = |at: &Moment| identity.issued_at_ms.is_none_or(|issued| issued < at.epoch_ms());
         let of_user = || index.users.get(identity.user_id.as_str()).is_some_and(issued_before);
         let of_token = || identity.token_id.as_deref().is_some_and(|id| index.tokens.contains_key(id));
@@ -92,9 +92,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::identity::AuthError;
+    use crate::contract::auth_error::AuthError;
 
-    /// What the client would hear.
+    /// The error that the client would get.
     fn check(revocations: &Revocations, identity: &Identity) -> Result<(), AuthError> {
         revocations.check(identity).map_err(|flaw| flaw.error())
     }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     proptest! {
-        /// In whatever order they come, a token is refused exactly if one of them covers it.
+        /// In any order of the revocations, a token is refused exactly if one of them covers it.
         #[test]
         fn the_order_of_revocations_does_not_matter(moments in prop::collection::vec(0u64..100, 1..8), issued in 0u64..100) {
             let revocations = of(moments.iter().map(|at| user(*at)).collect());

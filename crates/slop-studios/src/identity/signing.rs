@@ -20,7 +20,8 @@ pub enum SigningAlgorithm {
     Hs512,
 }
 
-/// Mints tokens that a [`TokenVerifier`](super::TokenVerifier) with the same secret accepts. `Debug` does not show the secret.
+/// Mints tokens that a [`TokenVerifier`](super::TokenVerifier) with the same secret accepts. `Debug` does not show the
+/// secret.
 #[derive(Debug)]
 pub struct TokenSigner {
     key: EncodingKey,

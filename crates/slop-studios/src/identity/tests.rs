@@ -6,9 +6,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::clock::Moment;
-use crate::defaults::{CLOCK_SKEW_SECONDS, MAX_EXPIRY_SECONDS, MAX_USER_ID_BYTES};
-use crate::policy::KeptClaims;
+use crate::contract::time::Moment;
+use crate::identity::KeptClaims;
+use crate::limits::{CLOCK_SKEW_SECONDS, MAX_EXPIRY_SECONDS, MAX_USER_ID_BYTES};
 use crate::store::{Revocation, Revoked};
 
 const NOW: u64 = 1_800_000_000;
@@ -39,7 +39,7 @@ fn user_id(claims: Value) -> Result<String, AuthError> {
     verify_claims(claims).map(|identity| identity.user_id)
 }
 
-/// base64url without padding, written out so that forged tokens need nothing of the library under test.
+/// base64url without padding, written out so that forged tokens do not depend on the library under test.
 fn base64url(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
@@ -72,7 +72,7 @@ fn every_algorithm_of_the_secret_is_accepted() {
     }
 }
 
-/// The example on jwt.io's front page: a token and its secret that this code had no part in making.
+/// The example on jwt.io's front page: a token and its secret that were not made by this code.
 #[test]
 fn a_published_token_verifies() {
     let token = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9\
@@ -128,7 +128,7 @@ fn a_token_from_the_future_is_not_yet_valid() {
         assert!(starting(NOW + CLOCK_SKEW_SECONDS).is_ok(), "{claim} within the skew");
         assert!(starting(NOW).is_ok());
     }
-    // An expired one stays expired whatever else is wrong with it.
+    // An expired token stays expired, whatever its other errors.
     assert_eq!(verify_claims(json!({"sub": "u", "exp": NOW - 1, "nbf": NOW + 60})), Err(AuthError::Expired));
 }
 
@@ -158,14 +158,14 @@ fn a_number_becomes_a_string() {
     assert_eq!(user_id(json!({"userId": 9_007_199_254_740_991u64})), Ok("9007199254740991".into()));
 }
 
-/// A token whose claims are this text.
+/// A token with this text as its claims.
 fn signed_text(claims: &str) -> String {
     let claims = serde_json::value::RawValue::from_string(claims.to_owned()).expect("JSON");
     let key = EncodingKey::from_secret(secret().expose_secret().as_bytes());
     jsonwebtoken::encode(&Header::default(), &claims, &key).expect("HMAC signs")
 }
 
-/// Two users whose numbers are rounded to one would be one user.
+/// Two users whose numbers are rounded to the same number would be one user.
 #[test]
 fn a_number_that_is_not_exact_names_nobody() {
     for literal in [
@@ -373,7 +373,7 @@ fn what_revocation_needs_is_read() {
         let identity = verify_claims(json!({"sub": "u", "jti": jti})).expect("valid");
         assert_eq!(identity.token_id, None, "{jti}");
     }
-    // Whatever number it is, it has one text to revoke it by.
+    // Any number has one text by which it can be revoked.
     for (literal, text) in
         [("5", "5"), ("5.0", "5"), ("12345678901234567890123", "12345678901234567890123"), ("0.50", "0.50")]
     {
@@ -397,11 +397,11 @@ fn a_revoked_token_is_refused() {
     revocations.add(&Revocation { subject: Revoked::User("v".into()), at, expires_at: None });
     assert_eq!(check(json!({"sub": "v", "iat": NOW - 1})), Err(AuthError::Revoked));
     assert_eq!(check(json!({"sub": "v", "iat": NOW})), Ok(()));
-    // What is wrong with it otherwise is said first.
+    // Its other errors are reported first.
     assert_eq!(check(json!({"sub": "v", "iat": NOW - 9, "exp": NOW})), Err(AuthError::Expired));
 }
 
-/// What a token would be told now, of an identity that it gave under other keys and rules.
+/// An identity gets the same answer under other keys and rules as its token would get now.
 #[test]
 fn an_identity_is_good_as_long_as_its_token() {
     let now = epoch_seconds();
@@ -443,14 +443,14 @@ fn an_identity_is_good_as_long_as_its_token() {
     assert_eq!(verifier.recheck(&identity), Err(AuthError::Revoked));
 }
 
-/// What an earlier version has saved has no key: nobody knows whether it is still accepted.
+/// An identity that an earlier version has saved has no key, so it is unknown whether the key is still accepted.
 #[test]
 fn an_identity_of_an_unknown_key_is_refused() {
     let identity: Identity = serde_json::from_str(r#"{"userId":"u","expiresAt":4000000000}"#).expect("it is read");
     assert_eq!(of_secret("a secret").recheck(&identity), Err(AuthError::Invalid));
 }
 
-/// However long what it names is, and however much of it there is.
+/// Whatever the length and the number of the names in it.
 #[test]
 fn a_token_that_is_accepted_is_so_when_it_is_asked_again() {
     let text = |start: &str, length: usize| format!("{start}{}", "x".repeat(length));
@@ -494,7 +494,7 @@ proptest! {
         prop_assert!(verify(&token).is_err());
     }
 
-    /// Any three parts, so that what is behind the header's decoding is reached too.
+    /// Any three parts, so that the code after the decoding of the header is reached too.
     #[test]
     fn any_header_and_claims_without_a_signature_are_refused(header in "\\PC{0,80}", claims in "\\PC{0,80}") {
         let token = format!("{}.{}.AAAA", base64url(header.as_bytes()), base64url(claims.as_bytes()));
@@ -511,7 +511,7 @@ proptest! {
     }
 }
 
-/// A client hears six texts; the operator is told which key or claim it was, and which setting decides on it.
+/// A client gets one of six texts; the operator is told the exact key or claim, and the setting that decides on it.
 #[test]
 fn the_operator_is_told_what_exactly_is_wrong() {
     let rules = ClaimRules {

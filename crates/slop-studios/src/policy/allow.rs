@@ -1,46 +1,46 @@
-//! Who a rule lets in.
+//! The access conditions of rules.
 
 use std::fmt;
 
-use super::claims::ClaimPath;
 use super::pattern::{Captures, Template};
+use crate::identity::ClaimPath;
 use crate::identity::Identity;
 
-/// Who a rule lets in.
+/// The access condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Allow {
-    /// Also those without a token.
+    /// Everybody, also without a token.
     Anyone,
-    /// Who has a valid token.
+    /// Everybody with a valid token.
     Authenticated,
-    /// No one.
+    /// Nobody.
     Nobody,
-    /// Who has a valid token of which one of these holds.
+    /// Everybody with a valid token for which one of these conditions holds.
     Those(Box<[Condition]>),
 }
 
-/// What must hold of a token.
+/// A condition on a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// What is compared.
+    /// The compared part of the token.
     pub subject: Subject,
-    /// With what: text that may have parts of the name in it.
+    /// The value to compare with: text that may contain parts of the name.
     pub value: Template,
 }
 
-/// What of a token is compared.
+/// The part of a token that is compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// The user's id must be it.
+    /// The user's id must equal the value.
     User,
-    /// The claim must be it.
+    /// The claim must equal the value.
     ClaimEquals(ClaimPath),
-    /// The claim must have it among others.
+    /// The claim must contain the value.
     ClaimContains(ClaimPath),
 }
 
 impl Allow {
-    /// Whether this identity is let in to what the captures come from.
+    /// Whether this identity is let in to the name of the captures.
     #[must_use]
     pub fn lets_in(&self, identity: Option<&Identity>, captures: &Captures<'_>) -> bool {
         match (self, identity) {
@@ -52,7 +52,7 @@ impl Allow {
         }
     }
 
-    /// Why it does or does not let the identity in: a reason each that decided it.
+    /// The reasons for the decision: one for each condition that decided it.
     pub(super) fn reasons(&self, identity: Option<&Identity>, captures: &Captures<'_>) -> Vec<String> {
         match (self, identity) {
             (Self::Anyone, _) => vec!["anyone may".to_owned()],
@@ -67,7 +67,7 @@ impl Allow {
         }
     }
 
-    /// The claims that it looks at.
+    /// The claims that the conditions use.
     pub(super) fn claims(&self) -> impl Iterator<Item = &ClaimPath> {
         let conditions: &[Condition] = match self {
             Self::Those(conditions) => conditions,

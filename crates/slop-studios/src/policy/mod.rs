@@ -1,46 +1,44 @@
-//! Who may be in which room and follow which media item. Every such decision is made here, by the rules that the
-//! configuration has: the first rule whose pattern the name fits decides, and if there is none, the contract does.
+//! Access to rooms and media items. Every such decision is made here, by the rules of the configuration: the first rule
+//! whose pattern matches the name decides. If there is none, the contract decides.
 
 use std::fmt;
 
-use crate::identity::Identity;
+use crate::identity::{Identity, NamedClaims};
 
 mod allow;
-mod claims;
 mod pattern;
 
 pub use allow::{Allow, Condition, Subject};
-pub use claims::{ClaimPath, KeptClaims, NamedClaims};
 pub use pattern::{Captures, Pattern, PatternError, Template};
 
 /// The rules of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Those for rooms, in their order.
+    /// The rules for rooms, in order.
     pub rooms: Vec<RoomRule>,
-    /// Those for media items, in their order.
+    /// The rules for media items, in order.
     pub media: Vec<MediaRule>,
 }
 
-/// Who may join the rooms whose name fits.
+/// A rule for joins of the rooms with a matching name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomRule {
-    /// Which rooms.
+    /// The names of the rooms.
     pub name: Pattern,
-    /// Of which namespace; of each, if none is named.
+    /// The namespace of the rooms; `None` for every namespace.
     pub namespace: Option<&'static str>,
-    /// Who may.
+    /// The condition for a join.
     pub allow: Allow,
 }
 
-/// Who may subscribe to the media items whose id fits.
+/// A rule for subscriptions to the media items with a matching id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MediaRule {
-    /// Which items.
+    /// The ids of the items.
     pub name: Pattern,
-    /// Who may while the item has no owner.
+    /// The condition while the item has no owner.
     pub allow: Allow,
-    /// Who may beside the owner once it has one.
+    /// The condition for others than the owner, once the item has one.
     pub allow_owned: Allow,
 }
 
@@ -60,7 +58,7 @@ impl fmt::Display for MediaRule {
     }
 }
 
-/// The rules in force, with what holds before them.
+/// The rules in force, and the requirement of a token, which comes before them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     rules: Rules,
@@ -68,38 +66,38 @@ pub struct Policy {
     claims: NamedClaims,
 }
 
-/// What was decided, and by what.
+/// A decision and its ground.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision<'p> {
-    /// Whether it may be.
+    /// Whether access is allowed.
     pub allowed: bool,
-    /// Why.
+    /// The ground of the decision.
     pub ground: Ground<'p>,
 }
 
-/// What a decision rests on.
+/// The ground of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ground<'p> {
-    /// `AUTH_REQUIRED`: who has no valid token may be nowhere.
+    /// `AUTH_REQUIRED`: there is no access without a valid token.
     AuthRequired,
     /// The item is the user's own.
     Owner,
     /// A rule of the configuration.
     Rule {
-        /// Its table: `rooms` or `media`.
+        /// The rule's table: `rooms` or `media`.
         table: &'static str,
-        /// Its number there, from 1.
+        /// The rule's number in the table, from 1.
         number: usize,
-        /// What it fits.
+        /// The rule's pattern.
         name: &'p Pattern,
-        /// Its key that decided.
+        /// The rule's key that decided.
         key: &'static str,
         /// The key's value.
         allow: &'p Allow,
     },
-    /// No rule fits, and the item has no owner or it is a room: the contract lets anyone in.
+    /// No rule matches, and it is a room or an item without an owner: the contract lets everybody in.
     Default,
-    /// No rule fits, and the item is somebody else's.
+    /// No rule matches, and the item has another owner.
     OwnedByAnother,
 }
 
@@ -119,7 +117,7 @@ impl Policy {
         self.auth_required
     }
 
-    /// The claims that the rules look at.
+    /// The claims that the rules use.
     #[must_use]
     pub const fn claims(&self) -> &NamedClaims {
         &self.claims
@@ -146,7 +144,7 @@ impl Policy {
         Decision { allowed: true, ground: Ground::Default }
     }
 
-    /// Whether this identity may follow the media item that has this owner, if any.
+    /// Whether this identity may follow the media item with this owner, if any.
     #[must_use]
     pub fn subscribe(&self, identity: Option<&Identity>, media_id: &str, owner: Option<&str>) -> Decision<'_> {
         if let Some(refused) = self.without_identity(identity) {
@@ -172,7 +170,7 @@ impl Policy {
         }
     }
 
-    /// Whether both decide alike who may be in the custom room.
+    /// Whether both policies decide alike on the custom room.
     #[must_use]
     pub fn decides_room_as(&self, other: &Self, namespace: &str, room: &str) -> bool {
         let rule = |policy: &'_ Self| {
@@ -183,7 +181,7 @@ impl Policy {
         self.auth_required == other.auth_required && rule(self) == rule(other)
     }
 
-    /// Whether both decide alike who may follow the media item.
+    /// Whether both policies decide alike on the media item.
     #[must_use]
     pub fn decides_media_as(&self, other: &Self, media_id: &str) -> bool {
         let rule =
@@ -196,7 +194,7 @@ impl Policy {
         refused.then_some(Decision { allowed: false, ground: Ground::AuthRequired })
     }
 
-    /// What those without a token may do, in words; `None` if nothing.
+    /// The permissions of clients without a token, in words; `None` if there are none.
     #[must_use]
     pub fn open_to_anonymous(&self) -> Option<String> {
         if self.auth_required {
@@ -213,7 +211,7 @@ impl Policy {
     }
 }
 
-/// Which names are open to anyone.
+/// The names that are open to everybody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Open {
     Any,
@@ -231,7 +229,8 @@ impl Open {
     }
 }
 
-/// What rules leave open: each is its pattern, whether it is for every namespace, and whom it lets in.
+/// The names that rules leave open to everybody. Each rule is its pattern, whether it is for every namespace, and its
+/// condition.
 fn open<'r>(rules: impl Iterator<Item = (&'r Pattern, bool, &'r Allow)>) -> Option<Open> {
     let (mut some, mut rules_seen) = (false, false);
     for (name, everywhere, allow) in rules {
@@ -248,7 +247,7 @@ fn open<'r>(rules: impl Iterator<Item = (&'r Pattern, bool, &'r Allow)>) -> Opti
 }
 
 impl Ground<'_> {
-    /// Why it is so for this identity, in a sentence each.
+    /// The reasons of the decision for this identity, one sentence each.
     #[must_use]
     pub fn reasons(&self, identity: Option<&Identity>, name: &str) -> Vec<String> {
         match self {
@@ -266,7 +265,7 @@ impl Ground<'_> {
 }
 
 impl fmt::Display for Ground<'_> {
-    /// The rule, as an operator finds it.
+    /// The rule, in a form that lets an operator find it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AuthRequired => f.write_str("AUTH_REQUIRED"),

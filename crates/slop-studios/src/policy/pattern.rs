@@ -1,52 +1,53 @@
-//! Patterns that names are matched with, and templates that are filled from what a pattern found.
+//! Patterns that match names, and templates that are filled with a pattern's captures.
 
 use std::fmt;
 
-/// Matches names. `*` stands for any text or none; `{id}` for some text, which gets the name `id`; all else for itself.
+/// A pattern for names. `*` matches any text or none. `{id}` matches some text and captures it as `id`. All other text
+/// matches itself.
 ///
-/// Where a name fits in several ways, each placeholder takes as little as it can, and the last one what is left: of
-/// `a-b-c`, `{x}-{y}` finds `a` and `b-c`. There is one answer for each name, whoever asks.
+/// If a name fits in several ways, each placeholder takes as little as possible, and the last one takes the rest: of
+/// `a-b-c`, `{x}-{y}` captures `a` and `b-c`. Each name has exactly one result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: Box<str>,
     first: Box<str>,
     gaps: Box<[Gap]>,
-    /// In the order in which they stand.
+    /// The names of the placeholders, in their order in the text.
     placeholders: Box<[Box<str>]>,
 }
 
-/// A part that varies, and the text after it.
+/// A variable part, and the text after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Gap {
     is_placeholder: bool,
     then: Box<str>,
 }
 
-/// Why a text is no pattern or template. The text completes "`name` …".
+/// Why a text is not a pattern or a template. The text completes "`name` …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
-    /// It has no characters.
+    /// The text has no characters.
     #[error("is empty")]
     Empty,
-    /// No name has one, so it would fit none.
+    /// No name has a control character, so the pattern would match no name.
     #[error("has a control character, which no name has")]
     ControlCharacter,
-    /// A brace stands alone.
+    /// A brace has no partner.
     #[error("has a brace without its partner; a placeholder has the form {{id}}")]
     Brace,
-    /// What stands between the braces is no word.
+    /// The text between the braces is not a word.
     #[error("has the placeholder {{{0}}}; one is named by letters, digits and underscores")]
     PlaceholderName(String),
-    /// It would have to mean the same text twice.
+    /// Both occurrences of the placeholder would have to match the same text.
     #[error("has the placeholder {{{0}}} twice")]
     Twice(String),
-    /// Nothing says where the first of two ends.
+    /// Two placeholders or stars are adjacent, so the end of the first one is undefined.
     #[error("has no text between two of its placeholders and stars, so nothing says where the first ends")]
     Adjacent,
-    /// There is nothing to fill it from.
+    /// The pattern has no such placeholder.
     #[error("has the placeholder {{{0}}}, which the pattern does not have")]
     Unknown(String),
-    /// What was found would be used nowhere.
+    /// The captured text would not be used.
     #[error("has the placeholder {{{0}}}, but nothing is filled from a scope; use * instead")]
     NoPlaceholders(String),
 }
@@ -62,7 +63,7 @@ impl Pattern {
     /// Reads a pattern.
     ///
     /// # Errors
-    /// Why it is none.
+    /// Why the text is not a pattern.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if text.is_empty() {
             return Err(PatternError::Empty);
@@ -94,7 +95,7 @@ impl Pattern {
         Ok(Self { text: text.into(), first: first.into(), gaps, placeholders: placeholders.into() })
     }
 
-    /// What the name has in place of each placeholder, if it fits.
+    /// The captures of the name, if it fits the pattern.
     #[must_use]
     pub fn matches<'n>(&self, name: &'n str) -> Option<Captures<'n>> {
         let mut captures = Vec::new();
@@ -105,7 +106,8 @@ impl Pattern {
             let length = if Some(index) == last {
                 rest.strip_suffix(&*gap.then).map(str::len).filter(|length| *length >= least)?
             } else {
-                // The first place leaves the most for what follows, so no later one could fit if this one does not.
+                // The first place leaves the most text for the rest of the pattern, so no later place could fit if this
+                // one does not.
                 rest.get(least..)?.find(&*gap.then)? + least
             };
             let (found, after) = rest.split_at_checked(length)?;
@@ -117,24 +119,24 @@ impl Pattern {
         rest.is_empty().then_some(Captures(captures))
     }
 
-    /// Whether every name fits.
+    /// Whether the pattern matches every name.
     #[must_use]
     pub fn is_everything(&self) -> bool {
         &*self.text == "*"
     }
 
-    /// What every name that fits begins with.
+    /// The text that every matching name begins with.
     #[must_use]
     pub fn beginning(&self) -> &str {
         &self.first
     }
 
-    /// What the names of its placeholders are, and what `captures` has for them.
+    /// The names of the placeholders, each with its text in `captures`.
     pub fn captured<'a>(&'a self, captures: &'a Captures<'_>) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.placeholders.iter().map(|name| &**name).zip(captures.0.iter().copied())
     }
 
-    /// That there is nothing to be filled from it.
+    /// Checks that the pattern has no placeholders.
     ///
     /// # Errors
     /// The first placeholder.
@@ -152,11 +154,11 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// What a name has in place of a pattern's placeholders, in their order.
+/// The captured texts of a name, in the order of the pattern's placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Captures<'n>(Vec<&'n str>);
 
-/// Text with the placeholders of a pattern, to be filled with what the pattern found.
+/// Text with placeholders of a pattern, to be filled with the pattern's captures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     text: Box<str>,
@@ -166,7 +168,7 @@ pub struct Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Text(Box<str>),
-    /// The place of the placeholder in the pattern.
+    /// The index of the placeholder in the pattern.
     Capture(usize),
 }
 
@@ -174,7 +176,7 @@ impl Template {
     /// Reads a template for names that `pattern` matches. A star stands for itself.
     ///
     /// # Errors
-    /// Why it is none.
+    /// Why the text is not a template.
     pub fn parse(text: &str, pattern: &Pattern) -> Result<Self, PatternError> {
         if text.is_empty() {
             return Err(PatternError::Empty);
@@ -189,7 +191,7 @@ impl Template {
         Ok(Self { text: text.into(), parts: parts.collect::<Result<_, _>>()? })
     }
 
-    /// The text with what was found in its places.
+    /// The text with the captures in place of its placeholders.
     #[must_use]
     pub fn fill(&self, captures: &Captures<'_>) -> String {
         let text = |part: &Part| match part {
@@ -206,7 +208,7 @@ impl fmt::Display for Template {
     }
 }
 
-/// Splits a text at its placeholders, and at its stars if they mean something.
+/// Splits a text at its placeholders, and at its stars if `stars` is true.
 fn pieces(text: &str, stars: bool) -> Result<Vec<Piece<'_>>, PatternError> {
     if text.chars().any(char::is_control) {
         return Err(PatternError::ControlCharacter);
@@ -242,7 +244,7 @@ fn pieces(text: &str, stars: bool) -> Result<Vec<Piece<'_>>, PatternError> {
 mod tests {
     use super::*;
 
-    /// What the placeholders find, joined by `|`; `None` if the name does not fit.
+    /// The captures, joined by `|`; `None` if the name does not fit.
     fn found(pattern: &str, name: &str) -> Option<String> {
         let pattern = Pattern::parse(pattern).expect("a pattern");
         pattern.matches(name).map(|captures| captures.0.join("|"))

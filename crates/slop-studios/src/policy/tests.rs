@@ -1,17 +1,17 @@
-//! What the rules decide, as a table.
+//! The decisions of the rules, as a table.
 
 use serde_json::json;
 
 use super::*;
 use crate::config::Tables;
 
-/// The policy of the tables of a file.
+/// The policy of a configuration text.
 fn policy(text: &str, auth_required: bool) -> Policy {
     let tables = Tables::parse(text).expect("good tables");
     Policy::new(tables.rules, auth_required)
 }
 
-/// Who has a token with these claims, of which the policy keeps what it needs.
+/// An identity with these claims, reduced to the claims that the policy needs.
 fn identity(policy: &Policy, user: &str, claims: &serde_json::Value) -> Identity {
     let claims = policy.claims().of(&serde_json::value::to_raw_value(claims).expect("JSON"));
     Identity { user_id: user.to_owned(), claims, ..Identity::default() }
@@ -107,7 +107,7 @@ fn an_item_is_its_owners_and_whose_a_rule_says() {
     }
 }
 
-/// The contract: custom rooms are open, an item with an owner is the owner's.
+/// The contract: custom rooms are open, and an item with an owner is for its owner.
 #[test]
 fn without_rules_the_contract_decides() {
     let policy = policy("", false);

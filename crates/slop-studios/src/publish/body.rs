@@ -1,14 +1,16 @@
-//! What a publisher may say, as types: the bodies of the HTTP API, and the tagged objects of a batch.
+//! The publishes as types: the bodies of the HTTP API, and the tagged objects of a batch.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::fields::{FieldError, Fields, ReadError};
-use crate::events::{self, NotificationType};
-use crate::identity::is_user_id;
+use crate::contract::delivery::Class;
+use crate::contract::events::{self, NotificationType};
+use crate::contract::kind::Kind;
+use crate::contract::rooms::is_user_id;
+use crate::contract::rooms::{check_name, check_room};
 use crate::limits::MAX_EVENT_NAME_BYTES;
-use crate::rooms::{check_name, check_room};
 
 /// A publish. As JSON it is tagged by `kind`, with the fields of the HTTP path beside those of the body.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -56,53 +58,7 @@ pub enum Publish {
     },
 }
 
-/// Which publish, apart from what it says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// See [`Publish::Progress`].
-    Progress,
-    /// See [`Publish::Complete`].
-    Complete,
-    /// See [`Publish::Error`].
-    Error,
-    /// See [`Publish::Notification`].
-    Notification,
-    /// See [`Publish::RoomEvent`].
-    RoomEvent,
-}
-
-impl Kind {
-    const ALL: [(&'static str, Self); 5] = [
-        ("progress", Self::Progress),
-        ("complete", Self::Complete),
-        ("error", Self::Error),
-        ("notification", Self::Notification),
-        ("roomEvent", Self::RoomEvent),
-    ];
-
-    /// The `kind` of a batch's items, and the label of metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Progress => "progress",
-            Self::Complete => "complete",
-            Self::Error => "error",
-            Self::Notification => "notification",
-            Self::RoomEvent => "roomEvent",
-        }
-    }
-
-    /// The field that says whom it is for.
-    const fn target_field(self) -> &'static str {
-        match self {
-            Self::Progress | Self::Complete | Self::Error => "mediaId",
-            Self::Notification => "userId",
-            Self::RoomEvent => "room",
-        }
-    }
-}
-
-/// What is said of progress that was brought into its range.
+/// The warnings for progress that was brought into its range.
 const ABOVE_RANGE: &str = "is above 100 and was taken as 100; lower progress of this attempt will be refused";
 const BELOW_RANGE: &str = "is below 0 and was taken as 0";
 
@@ -218,7 +174,7 @@ pub struct RoomEventBody {
     pub namespace: TargetNamespace,
     /// What is to be done for those who are not there to read it.
     #[serde(default)]
-    pub delivery: DeliveryClass,
+    pub delivery: Class,
 }
 
 /// A namespace of the server.
@@ -241,7 +197,7 @@ impl TargetNamespace {
     pub(crate) const ALL: [(&'static str, Self); 3] =
         [("/", Self::Default), ("/media", Self::Media), ("/notifications", Self::Notifications)];
 
-    /// Its name.
+    /// The namespace's name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -252,30 +208,11 @@ impl TargetNamespace {
     }
 }
 
-/// What is done for receivers that are slow or away.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-#[schema(default = "recoverable")]
-pub enum DeliveryClass {
-    /// Kept for those who reconnect soon.
-    #[default]
-    Recoverable,
-    /// Committed to the store before it goes out.
-    Durable,
-    /// Only the newest matters.
-    Latest,
-}
-
-impl DeliveryClass {
-    const ALL: [(&'static str, Self); 3] =
-        [("recoverable", Self::Recoverable), ("durable", Self::Durable), ("latest", Self::Latest)];
-}
-
 impl Publish {
-    /// Reads the body of a request whose path says what it is and for whom.
+    /// Reads the body of a request whose path gives the kind and the target.
     ///
     /// # Errors
-    /// If the body is not JSON; or everything that is wrong with it and with the target.
+    /// If the body is not JSON; otherwise every error of the body and of the target.
     pub fn read(kind: Kind, target: &str, json: &str) -> Result<Self, ReadError> {
         let mut fields = Fields::parse(json)?;
         let target = check_target(kind, target.to_owned(), &mut fields);
@@ -286,11 +223,11 @@ impl Publish {
     /// Reads an item of a batch.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// Every error of the item.
     pub fn read_item(json: &str) -> Result<Self, ReadError> {
         let mut fields = Fields::parse(json)?;
-        let Some(kind) = fields.required_choice("kind", &Kind::ALL) else {
-            // Of what kind the other fields are is not known, so nothing is said of them.
+        let Some(kind) = fields.required_choice("kind", Kind::ALL) else {
+            // The fields depend on the kind, which is unknown, so the other fields are not checked.
             return Err(fields.finish_with_errors_so_far());
         };
         let target = fields.required_string(kind.target_field());
@@ -299,7 +236,7 @@ impl Publish {
         fields.finish(publish)
     }
 
-    /// Which publish it is.
+    /// The kind of the publish.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         match self {
@@ -311,7 +248,7 @@ impl Publish {
         }
     }
 
-    /// What is accepted otherwise than it was given.
+    /// The fields whose value was changed before it was accepted.
     #[must_use]
     pub fn warnings(&self) -> Vec<FieldError> {
         let clamped = match self {
@@ -321,7 +258,7 @@ impl Publish {
         clamped.map(|message| FieldError::new("progress", message)).into_iter().collect()
     }
 
-    /// Every field is read before the first `?`, so that every error is found.
+    /// Reads every field before the first `?`, so that every error is found.
     fn read_body(kind: Kind, target: Option<String>, fields: &mut Fields<'_>) -> Option<Self> {
         Some(match kind {
             Kind::Progress => {
@@ -394,7 +331,7 @@ impl ProgressBody {
         let attempt = fields.ordinal("attempt");
         let given = progress?;
         Some(Self {
-            // + 0.0 makes of -0 the 0 that JSON writers of other languages expect.
+            // Adding 0.0 turns -0 into the 0 that JSON writers of other languages expect.
             progress: given.clamp(0.0, 100.0) + 0.0,
             clamped: match given {
                 number if number > 100.0 => Some(ABOVE_RANGE),
@@ -458,7 +395,7 @@ impl RoomEventBody {
         }
         let data = fields.anything("data");
         let namespace = fields.choice("namespace", &TargetNamespace::ALL);
-        let delivery = fields.choice("delivery", &DeliveryClass::ALL);
+        let delivery = fields.choice("delivery", &Class::ALL);
         Some(Self {
             event: event?,
             data,

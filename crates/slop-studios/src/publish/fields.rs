@@ -1,5 +1,5 @@
-//! Reads the members of a JSON object one by one and collects what is wrong with each, so that a publisher learns
-//! everything at once and in terms of its own fields.
+//! Reads the members of a JSON object one by one and collects every error, so that a publisher gets all errors at once,
+//! by the names of its own fields.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +11,7 @@ use socketio_protocol::surrogates;
 use utoipa::ToSchema;
 
 use crate::limits::{MAX_BODY_MEMBERS, MAX_JSON_DEPTH};
-use crate::nearest::nearest;
+use crate::text::nearest::nearest;
 
 /// What is wrong with one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -34,7 +34,7 @@ impl FieldError {
 pub enum ReadError {
     /// It is not JSON.
     Malformed(String),
-    /// It is JSON, but not what was asked for.
+    /// It is JSON, but has the wrong form.
     Invalid(Vec<FieldError>),
 }
 
@@ -44,7 +44,7 @@ impl ReadError {
     }
 }
 
-/// Checks that a body is JSON text that is safe to keep and pass on. Halves of surrogate pairs in it become U+FFFD.
+/// Checks that a body is JSON text that is safe to store and forward. Halves of surrogate pairs in it become U+FFFD.
 ///
 /// # Errors
 /// If it is not UTF-8, or nested deeper than [`MAX_JSON_DEPTH`].
@@ -56,9 +56,10 @@ pub fn check_text(body: &[u8]) -> Result<Cow<'_, str>, ReadError> {
     Ok(surrogates::replace_lone(text))
 }
 
-/// The JSON parser does not look into what passes through it unparsed, so depth is counted here.
+/// Whether the JSON is nested too deeply. The JSON parser does not look into unparsed values, so the depth is counted
+/// here.
 fn is_nested_too_deeply(json: &str) -> bool {
-    // Most have so few brackets that it need not be known which are within strings.
+    // Most bodies have so few brackets that the brackets within strings need not be excluded.
     if json.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() <= MAX_JSON_DEPTH {
         return false;
     }
@@ -102,7 +103,7 @@ fn read_error(error: &serde_json::Error, wrong_shape: &'static str) -> ReadError
     }
 }
 
-/// The members of an object that were not read yet, and what was wrong with those that were.
+/// The unread members of an object, and the errors of the members that were read.
 #[derive(Debug)]
 pub struct Fields<'a> {
     members: Vec<(String, &'a RawValue)>,
@@ -111,7 +112,7 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Begins to read an object.
+    /// Starts to read an object.
     ///
     /// # Errors
     /// If the text is not JSON, or not an object, or names a member twice.
@@ -139,7 +140,7 @@ impl<'a> Fields<'a> {
         self.known.push(field);
         let index = self.members.iter().position(|(name, _)| name == field)?;
         let (_, value) = self.members.swap_remove(index);
-        // Clients of languages without "left out" send null for it.
+        // Clients in languages that cannot omit a field send null instead.
         Some(value.get()).filter(|json| *json != "null")
     }
 
@@ -152,7 +153,7 @@ impl<'a> Fields<'a> {
         parsed.ok()
     }
 
-    /// Reports a field that has to be there and was not, unless it was there and wrong.
+    /// Reports a missing required field, unless the field was present and invalid.
     fn required<T>(&mut self, field: &'static str, errors_before: usize, value: Option<T>) -> Option<T> {
         if value.is_none() && self.errors.len() == errors_before {
             self.refuse(field, "is required");
@@ -165,14 +166,14 @@ impl<'a> Fields<'a> {
         self.parsed(field, "must be a string")
     }
 
-    /// A string that has to be there.
+    /// A required string.
     pub fn present_string(&mut self, field: &'static str) -> Option<String> {
         let before = self.errors.len();
         let value = self.string(field);
         self.required(field, before, value)
     }
 
-    /// A string that has to be there and say something.
+    /// A required string that is not empty.
     pub fn required_string(&mut self, field: &'static str) -> Option<String> {
         let value = self.present_string(field)?;
         if value.is_empty() {
@@ -182,7 +183,7 @@ impl<'a> Fields<'a> {
         Some(value)
     }
 
-    /// A number that has to be there. JSON has no infinite ones.
+    /// A required number. JSON has no infinite numbers.
     pub fn required_number(&mut self, field: &'static str) -> Option<f64> {
         let before = self.errors.len();
         let value = self.parsed::<f64>(field, "must be a number").filter(|number| number.is_finite());
@@ -200,7 +201,7 @@ impl<'a> Fields<'a> {
         Some(value)
     }
 
-    /// An object, which is passed on as it is.
+    /// An object, which is forwarded unchanged.
     pub fn object(&mut self, field: &'static str) -> Option<Box<RawValue>> {
         let value: Box<RawValue> = self.parsed(field, "must be an object")?;
         if !value.get().starts_with('{') {
@@ -210,7 +211,7 @@ impl<'a> Fields<'a> {
         Some(value)
     }
 
-    /// Any JSON, `null` among it, which is passed on as it is.
+    /// Any JSON, including `null`, which is forwarded unchanged.
     pub fn anything(&mut self, field: &'static str) -> Option<Box<RawValue>> {
         let is_null = self.members.iter().any(|(name, value)| name == field && value.get() == "null");
         let value = self.parsed(field, "must be JSON");
@@ -228,24 +229,24 @@ impl<'a> Fields<'a> {
         choice.map(|(_, value)| *value)
     }
 
-    /// One of a few words, that has to be there.
+    /// One of a few words, required.
     pub fn required_choice<T: Copy>(&mut self, field: &'static str, choices: &[(&'static str, T)]) -> Option<T> {
         let before = self.errors.len();
         let value = self.choice(field, choices);
         self.required(field, before, value)
     }
 
-    /// Gives up on the rest of the object.
+    /// Stops reading the object, and returns the errors so far.
     #[must_use]
     pub fn finish_with_errors_so_far(self) -> ReadError {
         ReadError::Invalid(self.errors)
     }
 
-    /// What was read, if all was well: nothing wrong, and nothing there that nobody asked for. A misspelt `ownerId`
-    /// that passed would show somebody's media to everybody.
+    /// Returns the value if there is no error and no unknown field. If a misspelt `ownerId` passed, the owner's media
+    /// would be visible to everybody.
     ///
     /// # Errors
-    /// Everything that was wrong.
+    /// Every error.
     pub fn finish<T>(mut self, value: Option<T>) -> Result<T, ReadError> {
         for (name, _) in std::mem::take(&mut self.members) {
             if self.errors.iter().any(|error| error.field == name) {
@@ -264,7 +265,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A name of the publisher's, short enough to be sent back.
+/// A field name of the publisher, shortened for the answer.
 fn shown(name: &str) -> String {
     name.chars().take(64).collect()
 }

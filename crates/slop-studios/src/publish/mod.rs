@@ -1,5 +1,5 @@
-//! The one executor of a publish, whichever way it came in: [`body`] reads it, [`Executor`] commits it and says in a
-//! [`Receipt`] what became of it.
+//! The one executor of publishes, whatever their source: [`body`] reads a publish, [`Executor`] commits it and reports
+//! the outcome in a [`Receipt`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,22 +9,26 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::clock::Moment;
-use crate::events;
+use crate::contract::delivery::Envelope;
+use crate::contract::events;
+use crate::contract::kind::Kind;
+use crate::contract::time::Moment;
 use crate::metrics::{Limit, Metrics, PublishOutcome};
 use crate::store::{
-    Change, Class, Committed, Fingerprint, IdempotencyKey, MediaChange, NotificationChange, RoomEvent, Step, Store,
-    StoreError, What, media,
+    Change, ChangeKind, Committed, Fingerprint, IdempotencyKey, MediaChange, NotificationChange, Step, Store,
+    StoreError, media,
 };
 
 pub mod body;
 pub mod fields;
+pub mod publishers;
 pub mod scope;
+pub(crate) mod watchdog;
 
-pub use body::{Kind, Publish};
+pub use body::Publish;
 pub use fields::{FieldError, ReadError};
 
-use body::{DeliveryClass, NotificationBody};
+use body::NotificationBody;
 use scope::{MissingScope, Scopes};
 
 /// Items of a batch that are committed before other tasks of the shard get their turn: some hundred microseconds.
@@ -49,39 +53,39 @@ pub struct Receipt {
 /// An accepted publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    /// What the publisher gets.
+    /// The receipt for the publisher.
     pub receipt: Receipt,
-    /// Whether this is the receipt of an earlier one with the same key.
+    /// Whether this is the receipt of an earlier publish with the same key.
     pub repeated: bool,
 }
 
 /// Why a publish was not accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refused {
-    /// It could not be read.
+    /// The publish could not be read.
     Unreadable(ReadError),
-    /// The publisher may not do this.
+    /// The publisher's scopes do not cover it.
     NotInScope(MissingScope),
-    /// It does not fit the media item's life.
+    /// It does not fit the state of the media item.
     Conflict(media::Refused),
     /// Its idempotency key belongs to another request.
     KeyReused,
     /// Its notification id belongs to another notification of the user.
     NotificationIdReused,
-    /// As many idempotency keys are remembered as may be.
+    /// The limit of remembered idempotency keys is reached.
     TooManyKeys {
-        /// Of this publisher, else of all.
+        /// Whether it is the limit of this publisher; otherwise it is the limit of all publishers together.
         of_publisher: bool,
-        /// How many may be.
+        /// The limit.
         limit: u64,
-        /// When there is room again.
+        /// Time until there is room again.
         wait: Duration,
     },
-    /// Too much waits for the store.
+    /// The queue of the store is full.
     Overloaded,
-    /// The store can't commit it now.
+    /// The store cannot commit it now.
     Unavailable,
-    /// The server failed; what is known of it was logged.
+    /// The server failed; the known details were logged.
     Internal,
 }
 
@@ -111,7 +115,7 @@ impl From<StoreError> for Refused {
     }
 }
 
-/// The SHA-256 of the parts and of where one ends.
+/// The SHA-256 of the parts and their lengths.
 #[must_use]
 pub fn fingerprint(parts: &[&[u8]]) -> Fingerprint {
     let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
@@ -126,7 +130,7 @@ pub fn fingerprint(parts: &[&[u8]]) -> Fingerprint {
     fingerprint
 }
 
-/// See the module.
+/// The executor of publishes; see the module.
 #[derive(Debug, Clone)]
 pub struct Executor {
     store: Arc<dyn Store>,
@@ -139,7 +143,7 @@ impl Executor {
         Self { store, metrics }
     }
 
-    /// Commits a publish, if these scopes cover it. Success means committed and queued for everyone who is there to get it.
+    /// Commits a publish, if these scopes cover it. Success means committed, and queued for every connected receiver.
     ///
     /// # Errors
     /// Why it was not accepted; then nothing happened.
@@ -160,9 +164,9 @@ impl Executor {
         result.inspect_err(|refused| self.count_limit(refused))
     }
 
-    /// Commits several publishes in their order, whatever becomes of those before. With a key, each has a receipt of
-    /// its own, so that a repeat carries out what was refused the first time and nothing twice; a batch of which nothing is
-    /// accepted leaves the key free.
+    /// Commits several publishes in order; a refused one does not stop the later ones. With a key, each publish has its
+    /// own receipt, so that a repeat carries out the refused publishes and no publish twice. A batch without an
+    /// accepted publish leaves the key free.
     ///
     /// # Errors
     /// If the key belongs to another request, or there is no room for it; then nothing happened.
@@ -176,7 +180,7 @@ impl Executor {
             let checked = self.store.check_key(key.clone()).await.map_err(Refused::from);
             checked.inspect_err(|refused| self.count_limit(refused))?;
         }
-        // Calling commit takes the place in the order, so that all may wait for the store together.
+        // The call of `commit` takes the place in the order, so that all items can wait for the store together.
         let mut commits = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {
             if index % ITEMS_PER_TURN == ITEMS_PER_TURN - 1 {
@@ -211,7 +215,7 @@ impl Executor {
         }
     }
 
-    /// Counts that a limit refused a request.
+    /// Counts a request that a limit refused.
     fn count_limit(&self, refused: &Refused) {
         if let Refused::TooManyKeys { of_publisher, .. } = refused {
             self.metrics.limit_met(match of_publisher {
@@ -268,7 +272,7 @@ impl Executor {
                 if let Some(given) = &body.id {
                     id = given.as_str().into();
                 }
-                What::Notification(NotificationChange {
+                ChangeKind::Notification(NotificationChange {
                     user_id: user_id.into(),
                     fingerprint: notification_fingerprint(&body)?,
                     payload: encode(&events::Notification {
@@ -282,24 +286,22 @@ impl Executor {
                     id: Arc::clone(&id),
                 })
             }
-            Publish::RoomEvent { room, body } => What::Room(RoomEvent {
+            Publish::RoomEvent { room, body } => ChangeKind::Room(Envelope {
                 namespace: body.namespace.as_str(),
                 room: room.into(),
                 event: body.event.into(),
-                // Never none: the offset for recovery, which comes last, would be a handler's first argument.
+                // Never without an argument: the offset for recovery, which comes last, would be a handler's first
+                // argument.
                 argument: body.data.as_deref().map_or("null", |data| data.get()).into(),
-                class: match body.delivery {
-                    DeliveryClass::Recoverable => Class::Recoverable,
-                    DeliveryClass::Durable => Class::Durable,
-                    DeliveryClass::Latest => Class::Latest,
-                },
+                owner_room: None,
+                class: body.delivery,
             }),
         };
         Ok(Change { id, at, key, what })
     }
 }
 
-/// Why the key refused a batch as a whole, after it was checked: another request came between and took it, or its place.
+/// Why the key refused a whole batch after it was checked: another request took the key, or its place, in between.
 fn key_refused(results: &[Result<Published, Refused>]) -> Option<Refused> {
     let mut refusals = results.iter().map(|result| result.as_ref().err()).collect::<Option<Vec<_>>>()?.into_iter();
     refusals.find(|refused| matches!(refused, Refused::KeyReused | Refused::TooManyKeys { .. })).cloned()
@@ -323,12 +325,12 @@ fn media_change(
     attempt: Option<u32>,
     step: Step,
     payload: Arc<str>,
-) -> What {
+) -> ChangeKind {
     let (media_id, owner_id) = (media_id.into(), owner_id.map(Into::into));
-    What::Media(MediaChange { media_id, owner_id, attempt, follows: None, step, payload })
+    ChangeKind::Media(MediaChange { media_id, owner_id, attempt, follows: None, step, payload })
 }
 
-/// What a notification says, apart from its id and time.
+/// The fingerprint of a notification's content, without its id and time.
 fn notification_fingerprint(body: &NotificationBody) -> Result<Fingerprint, Refused> {
     let kind = encode(&body.r#type)?;
     let data = body.data.as_deref().map_or("", |data| data.get());
@@ -355,7 +357,7 @@ mod tests {
     use crate::store::sqlite::tests::temporary;
     use crate::store::{CommittedEvent, Delivery, Dispatch, Dispatched};
 
-    /// Says that everything went to three sockets.
+    /// A dispatcher that reports three sockets for every event.
     #[derive(Debug, Default)]
     struct Recorder(Mutex<Vec<(String, Value)>>);
 
@@ -363,12 +365,8 @@ mod tests {
         fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery> {
             for dispatched in group {
                 let (name, payload) = match dispatched.event {
-                    CommittedEvent::Media { state, .. } => (state.step.event().to_owned(), &*state.payload),
-                    CommittedEvent::Notification { notification, .. } => {
-                        ("notification".to_owned(), &*notification.payload)
-                    }
+                    CommittedEvent::Event { envelope, .. } => (envelope.event.to_string(), &*envelope.argument),
                     CommittedEvent::Unread { .. } => ("unread".to_owned(), ""),
-                    CommittedEvent::Room(event) => (event.event.to_string(), &*event.argument),
                 };
                 let payload = serde_json::from_str(payload).unwrap_or(Value::Null);
                 self.0.lock().expect("no test panicked").push((name, payload));
@@ -477,7 +475,7 @@ mod tests {
         assert_eq!(recorder.0.lock().expect("no test panicked").len(), 1);
     }
 
-    /// Two requests with one key may be checked before the first of their items is committed.
+    /// Two requests with the same key may be checked before the first one commits an item.
     #[test]
     fn what_the_key_refuses_of_a_batch_it_refuses_of_it_all() {
         let accepted = || {

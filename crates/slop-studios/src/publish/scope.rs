@@ -1,26 +1,27 @@
-//! What a publisher may do, and to what.
+//! The scopes of publishers: permitted operations, and their targets.
 
 use std::fmt;
 
 use serde_json::Value;
 
-use super::{Kind, Publish};
-use crate::nearest::nearest;
+use super::Publish;
+use crate::contract::kind::Kind;
+use crate::contract::rooms;
 use crate::policy::{Pattern, PatternError};
-use crate::rooms;
+use crate::text::nearest::nearest;
 
-/// Something that a publisher may or may not do.
+/// An operation that a scope can permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Say how far a media item is.
+    /// Publish the progress of a media item.
     MediaProgress,
     /// End a media item with a result.
     MediaComplete,
-    /// End a media item without one.
+    /// End a media item without a result.
     MediaError,
-    /// Read where a media item stands.
+    /// Read the state of a media item.
     MediaRead,
-    /// Give a user a notification.
+    /// Send a user a notification.
     UsersNotify,
     /// Send an event to a user's room.
     UsersEmit,
@@ -54,7 +55,7 @@ impl Operation {
         Self::UnrevokeToken,
     ];
 
-    /// As scopes name it: what it is done to, a dot, and what is done.
+    /// The operation's name in scopes: the kind of target, a dot, and the action.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -66,10 +67,11 @@ impl Operation {
             Self::UsersEmit => "users.emit",
             Self::UsersRead => "users.read",
             Self::RoomsEmit => "rooms.emit",
-            // A group of their own: who may tell users something may not throw them out for that.
+            // A group of its own: the permission to notify users must not include the permission to revoke their
+            // tokens.
             Self::RevokeUser => "revoke.user",
             Self::RevokeToken => "revoke.token",
-            // Another one: who may throw users out may not let a stolen token in again for that.
+            // Another group: the permission to revoke must not include the permission to accept a stolen token again.
             Self::UnrevokeUser => "unrevoke.user",
             Self::UnrevokeToken => "unrevoke.token",
         }
@@ -86,7 +88,7 @@ impl Operation {
 }
 
 impl Kind {
-    /// What a publisher must be allowed to do for a publish to this item, user or room, and to which one.
+    /// The operation and the target that a publish of this kind to this item, user or room needs permission for.
     #[must_use]
     pub fn operation(self, target: &str) -> (Operation, &str) {
         match self {
@@ -94,7 +96,7 @@ impl Kind {
             Self::Complete => (Operation::MediaComplete, target),
             Self::Error => (Operation::MediaError, target),
             Self::Notification => (Operation::UsersNotify, target),
-            // A user's room is the user's, whatever way leads to it: `rooms:*` is no way into all of them.
+            // A user's room needs a scope for users, whatever the path of the request: `rooms:*` does not cover it.
             Self::RoomEvent => match rooms::user_of(target) {
                 Some(user_id) => (Operation::UsersEmit, user_id),
                 None => (Operation::RoomsEmit, target),
@@ -104,7 +106,7 @@ impl Kind {
 }
 
 impl Publish {
-    /// What a publisher must be allowed to do for this, and to which item, user or room.
+    /// The operation and the item, user or room that this publish needs permission for.
     #[must_use]
     pub fn operation(&self) -> (Operation, &str) {
         let target = match self {
@@ -118,20 +120,20 @@ impl Publish {
     }
 }
 
-/// One thing that a publisher may do: `*`, `media`, `media.progress` or `rooms.emit:project-*`.
+/// One permission of a publisher: `*`, `media`, `media.progress` or `rooms.emit:project-*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
     text: Box<str>,
-    /// The operation's name, or what it is done to; everything if `None`.
+    /// The name of an operation, or of its kind of target; `None` for every operation.
     operation: Option<&'static str>,
-    /// Whom it may be done to; everybody if `None`.
+    /// The permitted targets; `None` for all.
     target: Option<Pattern>,
 }
 
-/// Why a text is no scope. The text completes "`scopes` …".
+/// Why a text is not a scope. The text completes "`scopes` …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScopeError {
-    /// It begins with something else than an operation.
+    /// The text does not begin with an operation.
     #[error("has {text:?}, which no operation begins with{}", nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default())]
     Operation {
         /// The scope.
@@ -139,12 +141,12 @@ pub enum ScopeError {
         /// The most similar operation.
         nearest: Option<&'static str>,
     },
-    /// What follows the colon can't be a pattern.
+    /// The text after the colon is not a pattern.
     #[error("has {text:?}, whose pattern {error}")]
     Target {
         /// The scope.
         text: String,
-        /// Why not.
+        /// Why it is not a pattern.
         error: PatternError,
     },
 }
@@ -153,7 +155,7 @@ impl Scope {
     /// Reads a scope.
     ///
     /// # Errors
-    /// Why it is none.
+    /// Why the text is not a scope.
     pub fn parse(text: &str) -> Result<Self, ScopeError> {
         let (name, target) = match text.split_once(':') {
             Some((name, target)) => (name, Some(target)),
@@ -186,11 +188,11 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Everything that a publisher may do.
+/// All permissions of a publisher.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scopes(Vec<Scope>);
 
-/// What a publisher lacks. The text is for the publisher.
+/// A permission that the publisher lacks. The text is for the publisher.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no scope of the publisher covers {}:{target}", operation.as_str())]
 pub struct MissingScope {
@@ -199,13 +201,14 @@ pub struct MissingScope {
 }
 
 impl Scopes {
-    /// May do everything.
+    /// The scopes that permit everything.
     #[must_use]
     pub fn all() -> Self {
         Self(vec![Scope { text: "*".into(), operation: None, target: None }])
     }
 
-    /// Those of a token's claim: a list of scopes, or a text with a space after each. What is no scope allows nothing.
+    /// The scopes of a token's claim: a list of scopes, or a text with a space after each scope. Invalid scopes permit
+    /// nothing.
     #[must_use]
     pub fn of_claim(claim: &Value) -> Self {
         let parse = |text: &str| Scope::parse(text).ok();
@@ -216,15 +219,15 @@ impl Scopes {
         })
     }
 
-    /// Whether they allow nothing at all.
+    /// Whether the scopes permit nothing at all.
     pub(crate) const fn are_none(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// That the publisher may do this to that.
+    /// Checks that the publisher may carry out this operation on this target.
     ///
     /// # Errors
-    /// What it would need.
+    /// The missing permission.
     pub fn require(&self, operation: Operation, target: &str) -> Result<(), MissingScope> {
         if self.0.iter().any(|scope| scope.covers(operation, target)) {
             Ok(())

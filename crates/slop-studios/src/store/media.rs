@@ -1,25 +1,25 @@
-//! The life of a media item: progress, then one end; a higher attempt begins again (READINGS, "Media").
+//! The life cycle of a media item: progress, then one end. A higher attempt begins again (READINGS, "Media").
 
 use std::sync::Arc;
 
-use crate::clock::Moment;
-use crate::events::server;
+use crate::contract::delivery::Route;
+use crate::contract::time::Moment;
 
-/// The attempt of an item whose publisher never names one.
+/// The attempt of an item whose publisher never names an attempt.
 pub const FIRST_ATTEMPT: u32 = 1;
 
-/// What a publisher says of a media item.
+/// A publisher's change of a media item.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MediaChange {
     /// The item.
     pub media_id: Arc<str>,
-    /// Whose it is, if the publisher says so.
+    /// The owner, if the publisher names one.
     pub owner_id: Option<Arc<str>>,
-    /// Which attempt this belongs to; `None` for the one under way.
+    /// The attempt of the change; `None` for the attempt under way.
     pub attempt: Option<u32>,
-    /// The number of the item's last event, if this holds only for as long as nothing followed it.
+    /// The number of the item's last event, if the change is valid only while no other event has followed it.
     pub follows: Option<u64>,
-    /// What happened.
+    /// The step.
     pub step: Step,
     /// The event's payload, JSON.
     pub payload: Arc<str>,
@@ -28,26 +28,26 @@ pub struct MediaChange {
 /// A step in an item's life.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Step {
-    /// It goes on: per cent, 0 to 100.
+    /// Progress in per cent, 0 to 100.
     Progress(f64),
-    /// It ended with a result.
+    /// The end, with a result.
     Complete,
-    /// It ended without one.
+    /// The end, without a result.
     Error,
 }
 
 impl Step {
-    /// The contract's event for it.
+    /// The route of the contract's event for the step.
     #[must_use]
-    pub const fn event(self) -> &'static str {
+    pub const fn route(self) -> Route {
         match self {
-            Self::Progress(_) => server::MEDIA_PROGRESS,
-            Self::Complete => server::MEDIA_COMPLETE,
-            Self::Error => server::MEDIA_ERROR,
+            Self::Progress(_) => Route::PROGRESS,
+            Self::Complete => Route::COMPLETE,
+            Self::Error => Route::ERROR,
         }
     }
 
-    /// Where it leaves the item.
+    /// The status of the item after the step.
     #[must_use]
     pub const fn status(self) -> Status {
         match self {
@@ -71,12 +71,12 @@ pub enum Status {
     Error,
 }
 
-/// What is known of a media item: its last event and what the next one is measured against.
+/// The known state of a media item: its last event, and the values that the next event is checked against.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MediaState {
-    /// Whose it is. Once known it stays.
+    /// The owner. Once known, it does not change.
     pub owner_id: Option<Arc<str>>,
-    /// The attempt that the last event belongs to.
+    /// The attempt of the last event.
     pub attempt: u32,
     /// The last step.
     pub step: Step,
@@ -88,10 +88,10 @@ pub struct MediaState {
     pub seq: u64,
 }
 
-/// Why a change does not fit an item's life. The texts go to publishers.
+/// The reason why a change is not allowed in an item's life cycle. The texts are sent to publishers.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum Refused {
-    /// Progress went back.
+    /// Progress decreased.
     #[error("progress {given} is below {last}, the last of attempt {attempt}")]
     ProgressBelowLast {
         /// The publisher's progress.
@@ -101,13 +101,13 @@ pub enum Refused {
         /// The attempt under way.
         attempt: u32,
     },
-    /// The attempt has had its one end.
+    /// The attempt has already ended.
     #[error("attempt {attempt} has ended; a higher attempt begins again")]
     Ended {
         /// The attempt that ended.
         attempt: u32,
     },
-    /// The attempt was given up for a higher one.
+    /// The attempt was replaced by a higher one.
     #[error("attempt {given} is over; the item is at attempt {current}")]
     AttemptOver {
         /// The publisher's attempt.
@@ -118,15 +118,15 @@ pub enum Refused {
     /// An item's owner can't change.
     #[error("the item has another owner")]
     OtherOwner,
-    /// It was to follow an event that is no longer the last.
+    /// The change was to follow an event that is no longer the last one.
     #[error("there is newer news of the item")]
     Overtaken,
 }
 
-/// The state that a change leaves, and whether it was the first to name the owner.
+/// Returns the state after a change, and whether the change was the first to name the owner.
 ///
 /// # Errors
-/// If the change does not fit the item's life.
+/// If the change is not allowed in the item's life cycle.
 pub fn apply(
     current: Option<&MediaState>,
     change: &MediaChange,
@@ -190,7 +190,7 @@ mod tests {
         MediaChange { attempt: Some(attempt), ..change(step) }
     }
 
-    /// The outcome of the last change after all before it were accepted.
+    /// The outcome of the last change, after all earlier changes were accepted.
     fn after(changes: &[MediaChange]) -> Result<(MediaState, bool), Refused> {
         let (last, before) = changes.split_last().expect("a change");
         let mut state = None;
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!((state.owner_id.as_deref(), became_known), (Some("a"), false));
         let changes = [by("a", Step::Progress(1.0)), by("b", Step::Progress(2.0))];
         assert_eq!(after(&changes), Err(Refused::OtherOwner));
-        // Not even a new attempt changes hands.
+        // A new attempt does not change the owner either.
         let stolen = MediaChange { attempt: Some(2), ..by("b", Step::Progress(2.0)) };
         assert_eq!(after(&[by("a", Step::Complete), stolen]), Err(Refused::OtherOwner));
     }

@@ -1,8 +1,8 @@
-//! What the server remembers: the state of media items, notifications, durable events, sessions, and receipts by
+//! The server's persistent data: the state of media items, notifications, durable events, sessions, and receipts by
 //! idempotency key.
 //!
-//! [`Store`] says what every implementation promises. [`sqlite`] keeps everything in a file; [`media`] has the life rules
-//! that all share.
+//! [`Store`] states the guarantees of every implementation. [`sqlite`] keeps everything in a file. [`media`] has the
+//! life-cycle rules that all implementations share.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -14,63 +14,71 @@ use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use serde_json::value::RawValue;
 pub use socketio_server::Before;
 
-use crate::clock::Moment;
+use crate::contract::delivery::Envelope;
+use crate::contract::time::Moment;
 
+pub(crate) mod data_dir;
 pub mod media;
+mod revocations;
+mod sessions;
 pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod suite;
 
 pub use media::{MediaChange, MediaState, Status, Step};
+pub use revocations::{Floors, Revocation, RevocationStore, Revocations, Revoked};
+pub use sessions::{SessionKey, SessionRecord, SessionStore};
 
-/// A store of accepted changes, and the one place that orders them.
+/// A store of accepted changes. No other place orders them.
 ///
-/// # What every implementation promises
-/// - **Order.** Changes take effect, and are dispatched, in the order in which [`Store::commit`] was *called* (not in
-///   which its futures are polled), so a caller may start several and wait for them afterwards.
-/// - **Commit, then dispatch.** Changes are given to the [`Dispatch`] once they are committed, in commit order, before
-///   their `commit` returns. A change that was refused or could not be committed is not dispatched.
-/// - **Numbered.** Every dispatched event has a number. Numbers rise in dispatch order and none is ever used twice, not
-///   even by the next process after this one was killed.
-/// - **Once.** Of changes with the same idempotency key, or notifications of one user with the same id, one is
-///   committed and dispatched; the others are answered with its receipt, even when they come at the same time.
+/// # Guarantees of every implementation
+/// - **Order.** Changes take effect, and are dispatched, in the order of the calls of [`Store::commit`], not in the
+///   order in which its futures are polled. So a caller may start several commits and wait for them afterwards.
+/// - **Commit, then dispatch.** Changes are handed to the [`Dispatch`] after they are committed, in commit order,
+///   before their `commit` returns. A change that was refused or could not be committed is not dispatched.
+/// - **Numbered.** Every dispatched event has a number. Numbers rise in dispatch order. No number is ever used twice,
+///   not even by the next process after this one was killed.
+/// - **Once.** Of several changes with the same idempotency key, or notifications of one user with the same id, one is
+///   committed and dispatched. The others are answered with its receipt, even if they arrive at the same time.
 /// - **No gap.** [`Store::media_snapshot_then`] and [`Store::inbox_then`] take their place in the same order.
-/// - **Bounded.** Whatever is kept has a limit; the oldest leaves first. Idempotency keys and revocations leave when their
-///   time is over, and no sooner: one more is refused.
-pub trait Store: Debug + Send + Sync {
-    /// The first number of this process's life: all events with a lower one were dispatched by its predecessors.
+/// - **Bounded.** All stored data has a limit; the oldest data is removed first. Idempotency keys and revocations are
+///   removed when their time is over, and no sooner. Beyond the limit, a new one is refused.
+pub trait Store: SessionStore + RevocationStore {
+    /// The first event number of this process's life. All events with lower numbers were dispatched by earlier
+    /// processes.
     fn boot_seq(&self) -> u64;
 
     /// Applies a change and dispatches it. See the trait for order and idempotency. Dropping the future does not undo
     /// the change.
     fn commit(&self, change: Change) -> BoxFuture<'_, Result<Committed, StoreError>>;
 
-    /// Whether the changes of a request can be committed with this key, each under its [`IdempotencyKey::item`]: that it
-    /// belongs to no other request, and that there is a place for it. It is the request's from the first change on that is
-    /// accepted.
+    /// Checks whether the changes of a request can be committed with this key, each under its [`IdempotencyKey::item`].
+    /// The key must belong to no other request, and there must be room for it. The key belongs to the request from the
+    /// first accepted change on.
     fn check_key(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// The last state of a media item, if it is known.
     fn media_state(&self, media_id: &str) -> BoxFuture<'_, Result<Option<MediaState>, StoreError>>;
 
-    /// The owners of these media items, as far as they are known. As [`Store::session`] it takes no place in the order.
+    /// The owners of these media items, as far as they are known. Like [`SessionStore::session`], it takes no place in
+    /// the order.
     fn media_owners(&self, media_ids: Vec<Box<str>>) -> BoxFuture<'_, Result<MediaOwners, StoreError>>;
 
-    /// Runs `then` with the last state of a media item, in order with the dispatches: whatever was dispatched before is
-    /// in the state, and whatever is not in the state is dispatched after `then` has returned. `then` must be quick
-    /// and must not wait for the store.
+    /// Runs `then` with the last state of a media item, in order with the dispatches. The state includes every event
+    /// that was dispatched before. Every event that the state lacks is dispatched after `then` has returned. `then`
+    /// must be quick and must not wait for the store.
     fn media_snapshot_then(&self, media_id: &str, then: SnapshotThen) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// The number of the last event of any media item, 0 without one.
+    /// The number of the last event of any media item, or 0 if there is none.
     fn newest_media(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
 
-    /// The media items that have not ended and whose last event has a number after `after`, up to and with `until`; in the
-    /// order of these numbers. It looks at `most` items, and says how far it came.
+    /// The unfinished media items whose last event has a number after `after`, up to and including `until`, in the
+    /// order of these numbers. It examines at most `most` items, and reports how far it came.
     fn media_under_way(&self, after: u64, until: u64, most: usize) -> BoxFuture<'_, Result<MediaUnderWay, StoreError>>;
 
-    /// A user's notifications, newest first: at most `limit`, and only those older than the one with the id `before`. Fewer
-    /// if they are large: a page has at most [`MAX_NOTIFICATIONS_PAGE_BYTES`](crate::limits::MAX_NOTIFICATIONS_PAGE_BYTES)
-    /// or one notification.
+    /// A user's notifications, newest first: at most `limit`, and only those older than the one with the id `before`.
+    /// Large notifications make a page shorter: it has at most
+    /// [`MAX_NOTIFICATIONS_PAGE_BYTES`](crate::limits::MAX_NOTIFICATIONS_PAGE_BYTES) or one notification.
     fn notifications(
         &self,
         user_id: &str,
@@ -78,28 +86,31 @@ pub trait Store: Debug + Send + Sync {
         limit: usize,
     ) -> BoxFuture<'_, Result<NotificationsPage, StoreError>>;
 
-    /// Runs `then` with what a user has not received, at most `limit` of it and some [`INBOX_BATCH_BYTES`]; in order with the
-    /// dispatches, as [`Store::media_snapshot_then`].
+    /// Runs `then` with a user's undelivered notifications: at most `limit`, and about [`INBOX_BATCH_BYTES`]. It runs
+    /// in order with the dispatches, like [`Store::media_snapshot_then`].
     ///
     /// [`INBOX_BATCH_BYTES`]: crate::limits::INBOX_BATCH_BYTES
     fn inbox_then(&self, user_id: &str, limit: usize, then: InboxThen) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Takes note that a user has received every notification up to this number on some socket. It never waits; if the
-    /// process is killed at once, the user may get the last ones again.
+    /// Records that a user has received every notification up to this number on some socket. It never waits. If the
+    /// process is killed right afterwards, the user may get the last ones again.
     fn received(&self, user_id: &str, up_to: u64);
 
-    /// Marks notifications of a user as read and returns how many are unread now. If that changed, an
+    /// Marks notifications of a user as read and returns the number of unread ones. If that number changed, a
     /// [`CommittedEvent::Unread`] is dispatched.
     fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<u64, StoreError>>;
 
-    /// The durable events after the number `after`, up to and with `until`, that went to any of these rooms of a
-    /// namespace, in order, and of each room only those after the number beside it; with them all other room events of
-    /// earlier lives, for as long after the start as clients may come back from those; and the last progress of the media
-    /// items whose events these rooms get, if it lies there too. Of an item whose room was joined after `after`, the
-    /// state as of `until` is there in any case: it was sent at the joining, and need not have arrived.
+    /// The events for these rooms of a namespace with numbers after `after`, up to and including `until`, in order. For
+    /// each room, only the events after the number beside it are returned. The result contains:
+    /// - the durable events;
+    /// - all other room events of earlier lives, for as long after the start as clients may come back from those lives;
+    /// - the last progress of the media items whose events these rooms get, if its number is in the range.
     ///
-    /// `until` is before this life. It takes no place in the order and is read in slices, so that changes wait a bounded time
-    /// for it, however much it is.
+    /// For an item whose room was joined after `after`, the state as of `until` is always included. The client was sent
+    /// the state when it joined, but may not have received it.
+    ///
+    /// `until` is before this life. The read takes no place in the order. It is done in slices, so that changes wait a
+    /// bounded time for it, whatever its size.
     fn replay(
         &self,
         namespace: &str,
@@ -108,44 +119,15 @@ pub trait Store: Debug + Send + Sync {
         until: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>>;
 
-    /// Keeps a session for recovery, instead of an older one of the same key. It never waits for the disk. If the process is
-    /// killed before it is written, an older one that it changes is not found by the next either.
-    fn save_session(&self, session: SessionRecord);
-
-    /// A session's client has gone and may come back. It has received every event up to `since_seq`. It never waits.
-    fn session_left(&self, key: SessionKey, since_seq: u64);
-
-    /// Every client that is there, of those whose sessions are kept, has received every event up to this one. It takes its
-    /// place in the order of the calls of [`Store::save_session`] and [`Store::session_left`], and never waits.
-    fn sessions_confirmed(&self, up_to: u64);
-
-    /// Forgets a session. As [`Store::save_session`].
-    fn forget_session(&self, key: SessionKey);
-
-    /// A session that an earlier life of the server kept, with what its client is known to have received, and when it was
-    /// last known to be there. None if that is not known. It stays. What was saved, left or forgotten before is heeded; no
-    /// other place in the order is taken, so that changes wait a bounded time for it, however many ask.
-    fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>>;
-
-    /// Keeps a revocation, together with an older one of the same subject, and returns what had to leave for it. What
-    /// [`Store::revocations`] returns in this and the next process has it, for as long as there is room or it is not over.
-    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<Revocations, StoreError>>;
-
-    /// Forgets the revocation of a subject and returns it, if one is kept.
-    fn undo_revocation(&self, subject: Revoked) -> BoxFuture<'_, Result<Option<Revocation>, StoreError>>;
-
-    /// All revocations that are kept.
-    fn revocations(&self) -> BoxFuture<'_, Result<Revocations, StoreError>>;
-
-    /// Since when every change that was asked for was taken, but for those that broke a rule. If the last one could not be
-    /// committed, a write that changes nothing is tried, and the error is what became of it. So the moment changes whenever
-    /// a publisher may have been told to come again.
+    /// The moment since which every requested change was accepted, except changes that broke a rule. If the last change
+    /// could not be committed, the store tries a write that changes nothing, and returns the error of that write. So
+    /// the moment changes whenever a publisher may have been told to try again.
     fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>>;
 
-    /// Whether it still takes changes; it does until it is closed or has broken down for good.
+    /// Whether the store still accepts changes. It does until it is closed or has broken down for good.
     fn is_open(&self) -> bool;
 
-    /// How much is kept, for metrics.
+    /// The amount of stored data, for metrics.
     fn usage(&self) -> Usage;
 }
 
@@ -158,14 +140,14 @@ pub type MediaOwners = Vec<(Box<str>, Arc<str>)>;
 /// See [`Store::inbox_then`].
 pub type InboxThen = Box<dyn FnOnce(&Inbox) + Send>;
 
-/// Where a store hands over what it committed.
+/// The receiver of a store's committed events.
 pub trait Dispatch: Debug + Send + Sync {
-    /// Queues committed events for their receivers, and returns a delivery for each, in the same order. Called in commit
-    /// order with what was committed together; must be quick and must not wait for the store.
+    /// Queues committed events for their receivers, and returns a delivery for each, in the same order. It is called in
+    /// commit order, with events that were committed together. It must be quick and must not wait for the store.
     fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery>;
 }
 
-/// A committed event in its place.
+/// A committed event and its place in the order.
 #[derive(Debug, Clone, Copy)]
 pub struct Dispatched<'a> {
     /// Its number: higher than that of every event dispatched before, in this life or an earlier one.
@@ -174,48 +156,59 @@ pub struct Dispatched<'a> {
     pub event: CommittedEvent<'a>,
 }
 
-/// A committed change as its receivers are concerned.
+/// A committed change, as its receivers see it.
 #[derive(Debug, Clone, Copy)]
 pub enum CommittedEvent<'a> {
-    /// A media item has a new state.
-    Media {
-        /// The item.
-        media_id: &'a Arc<str>,
-        /// Its state now; the event is in it.
-        state: &'a MediaState,
-        /// Whether this change was the first to name the owner.
-        owner_became_known: bool,
-    },
-    /// A user has a new notification.
-    Notification {
-        /// The notification.
-        notification: &'a NotificationChange,
-        /// How many the user has not read, with this one.
-        unread: u64,
+    /// An event to send.
+    Event {
+        /// The event and its destination.
+        envelope: &'a Envelope,
+        /// The further effect on sockets.
+        effect: Effect<'a>,
     },
     /// A user has read notifications.
     Unread {
         /// The user.
         user_id: &'a Arc<str>,
-        /// How many are left.
+        /// The number of unread notifications that are left.
         unread: u64,
     },
-    /// A publisher's event for a room.
-    Room(&'a RoomEvent),
 }
 
-/// The number of this node's sockets that an event was queued for, once it is known. It may be awaited by several.
+/// An effect at the event's place in the order, besides the event itself.
+#[derive(Debug, Clone, Copy)]
+pub enum Effect<'a> {
+    /// Nothing.
+    None,
+    /// The event is the first of a media item that names the owner. Sockets that may not follow the item from here on
+    /// leave its room before the event.
+    OwnerKnown {
+        /// The item.
+        media_id: &'a Arc<str>,
+        /// The owner.
+        owner_id: &'a Arc<str>,
+    },
+    /// The event is a notification. The user's sockets record it after the event.
+    Notified {
+        /// The user.
+        user_id: &'a Arc<str>,
+        /// The number of the user's unread notifications, including this one.
+        unread: u64,
+    },
+}
+
+/// The number of this node's sockets that an event was queued for, once it is known. Several callers may await it.
 #[derive(Debug, Clone)]
 pub struct Delivery(Shared<Pin<Box<dyn Future<Output = u64> + Send>>>);
 
 impl Delivery {
-    /// A delivery that `count` reports on.
+    /// A delivery whose count is the output of `count`.
     pub fn new(count: impl Future<Output = u64> + Send + 'static) -> Self {
         let count: Pin<Box<dyn Future<Output = u64> + Send>> = Box::pin(count);
         Self(count.shared())
     }
 
-    /// A delivery of which the count is known.
+    /// A delivery with a known count.
     pub fn known(count: u64) -> Self {
         Self::new(std::future::ready(count))
     }
@@ -231,104 +224,78 @@ impl Delivery {
     }
 }
 
-/// Something to commit.
+/// A change to commit.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// The receipt's id: the notification's, else one of the server's.
+    /// The receipt's id: the notification's id, or else an id made by the server.
     pub id: Arc<str>,
     /// When it was accepted.
     pub at: Moment,
     /// The publisher's idempotency key, if there is one.
     pub key: Option<IdempotencyKey>,
-    /// What changes.
-    pub what: What,
+    /// The kind of the change.
+    pub what: ChangeKind,
 }
 
-/// See [`Change`].
+/// The kind of a [`Change`].
 #[derive(Debug, Clone)]
-pub enum What {
-    /// A media item goes on.
+pub enum ChangeKind {
+    /// A step of a media item.
     Media(MediaChange),
-    /// A user is told something.
+    /// A notification for a user.
     Notification(NotificationChange),
-    /// A room is told something. Unless it is durable, nothing is kept of it but the receipt.
-    Room(RoomEvent),
+    /// An event for a room. Unless it is durable, only its receipt is kept.
+    Room(Envelope),
 }
 
-/// The SHA-256 of what a request asks for, to tell a repeat from another use of its key.
+/// The SHA-256 of a request's content. It distinguishes a repeat from another use of the same key.
 pub type Fingerprint = [u8; 32];
 
-/// An `Idempotency-Key` and what it was used for.
+/// An `Idempotency-Key` and the request that it was used for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
-    /// Whose key it is: those of different publishers are different.
+    /// The publisher. Keys of different publishers are different keys.
     pub publisher: Arc<str>,
     /// The header's value.
     pub key: Arc<str>,
-    /// The place in a request of several changes.
+    /// The index of the change in a request with several changes.
     pub item: Option<u32>,
-    /// What the request asks for.
+    /// The fingerprint of the request.
     pub fingerprint: Fingerprint,
 }
 
 /// A notification to keep and send.
 #[derive(Debug, Clone)]
 pub struct NotificationChange {
-    /// Whom it is for.
+    /// The user that receives it.
     pub user_id: Arc<str>,
-    /// Its id, unique among the user's.
+    /// Its id, unique among the user's notifications.
     pub id: Arc<str>,
-    /// What the publisher asked for, to tell a repeat from another use of the id.
+    /// The fingerprint of the publisher's request. It distinguishes a repeat from another use of the id.
     pub fingerprint: Fingerprint,
     /// The event's payload, JSON.
     pub payload: Arc<str>,
 }
 
-/// An event for the sockets in a room.
-#[derive(Debug, Clone)]
-pub struct RoomEvent {
-    /// The namespace, one of the server's.
-    pub namespace: &'static str,
-    /// The room.
-    pub room: Arc<str>,
-    /// The event's name.
-    pub event: Arc<str>,
-    /// The event's argument, JSON; empty for an event without one.
-    pub argument: Arc<str>,
-    /// What is to be done for those who are not there to read it.
-    pub class: Class,
-}
-
-/// What is done for receivers that are slow or away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// It is replayed to those who reconnect soon.
-    Recoverable,
-    /// It is stored, and replayed even if the server is killed.
-    Durable,
-    /// Only the newest matters.
-    Latest,
-}
-
-/// What became of a change that was not refused.
+/// The result of a change that was not refused.
 #[derive(Debug, Clone)]
 pub struct Committed {
-    /// The change's id; for a repeat, that of the first.
+    /// The change's id. For a repeat, the id of the first change.
     pub id: Arc<str>,
-    /// Whether it outlives this process.
+    /// Whether the change outlives this process.
     pub stored: bool,
-    /// Whether it was committed before, and this is its receipt.
+    /// Whether the change was committed before, so that this is its receipt.
     pub repeated: bool,
-    /// Who got it.
+    /// The delivery of the event.
     pub delivery: Delivery,
 }
 
 /// See [`Store::media_under_way`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MediaUnderWay {
-    /// By the number of the last event.
+    /// The items, in the order of the numbers of their last events.
     pub items: Vec<UnderWay>,
-    /// There are no others up to and with this number.
+    /// There are no other items up to and including this number.
     pub up_to: u64,
 }
 
@@ -344,15 +311,15 @@ pub struct UnderWay {
 /// A page of a user's notifications.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NotificationsPage {
-    /// Newest first.
+    /// The notifications, newest first.
     pub notifications: Vec<KeptNotification>,
-    /// The id to ask before for the next page, if there is more.
+    /// The value of `before` for the next page, if there is one.
     pub next: Option<Arc<str>>,
-    /// How many of all the user has not read.
+    /// The number of all unread notifications of the user.
     pub unread: u64,
 }
 
-/// A notification as it is kept.
+/// A stored notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptNotification {
     /// The event's payload, JSON.
@@ -372,20 +339,20 @@ impl KeptNotification {
     }
 }
 
-/// What waits for a user.
+/// A user's undelivered notifications.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inbox {
-    /// What was not received on any socket, oldest first.
+    /// The notifications that were not received on any socket, oldest first.
     pub undelivered: Vec<InboxItem>,
-    /// There is more of it.
+    /// Whether there are more undelivered notifications.
     pub more: bool,
-    /// How many the user has not read, received or not.
+    /// The number of the user's unread notifications, received or not.
     pub unread: u64,
-    /// The number of the last event that was dispatched before, whatever it was.
+    /// The number of the last event of any kind that was dispatched before.
     pub as_of: u64,
 }
 
-/// A notification that waits for its user.
+/// An undelivered notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InboxItem {
     /// The number it was dispatched with.
@@ -396,21 +363,22 @@ pub struct InboxItem {
     pub payload: Arc<str>,
 }
 
-/// Which notifications a user has read.
+/// The notifications that a user has read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadMark {
-    /// These; those that are not kept are passed over.
+    /// The notifications with these ids. Ids of notifications that are not stored are ignored.
     Ids(Vec<String>),
-    /// This one and all older ones.
+    /// The notification with this id, and all older ones.
     UpTo(String),
 }
 
-/// What a client missed.
+/// The events that a client missed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replay {
-    /// Whether it is all: nothing of it has been removed, and it is no more than can be replayed.
+    /// Whether the events are complete: none of them has been removed, and together they do not exceed the limit of a
+    /// replay.
     pub complete: bool,
-    /// In the order in which they were dispatched.
+    /// The events, in dispatch order.
     pub events: Vec<StoredEvent>,
 }
 
@@ -423,86 +391,14 @@ pub struct StoredEvent {
     pub event: Arc<str>,
     /// The event's argument, JSON; empty for an event without one.
     pub argument: Arc<str>,
-    /// Whether it is the last progress of a media item, of which there may have been more.
+    /// Whether only the newest event of its kind matters, such as the last progress of a media item. There may have
+    /// been earlier ones.
     pub latest: bool,
-    /// Of the rooms that were asked for, those that it went to.
+    /// The requested rooms that it went to.
     pub rooms: Vec<String>,
 }
 
-/// The SHA-256 of a session's secret id.
-pub type SessionKey = [u8; 32];
-
-/// What a socket needs to be recovered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionRecord {
-    /// What it is found by.
-    pub key: SessionKey,
-    /// The socket's namespace.
-    pub namespace: String,
-    /// The socket's id.
-    pub socket_id: String,
-    /// The rooms that it was in, each with the number after which it joined.
-    pub rooms: Vec<(Arc<str>, u64)>,
-    /// What else the product keeps of it, JSON.
-    pub data: String,
-    /// The number that the client has received everything up to, if it does not know better.
-    pub since_seq: u64,
-    /// When it was saved.
-    pub updated_at: Moment,
-    /// When its client was last known to be there; none if it is there now.
-    pub left_at: Option<Moment>,
-    /// What was kept of it before.
-    pub before: Before,
-}
-
-/// Tokens that are good no more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Revocation {
-    /// Which tokens.
-    pub subject: Revoked,
-    /// When they were revoked: of a user's tokens, it is those that were issued before.
-    pub at: Moment,
-    /// The claim `exp` of a single token, if it is known.
-    pub expires_at: Option<Moment>,
-}
-
-/// Revocations, and what those that were forgotten have left.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Revocations {
-    /// In no order.
-    pub list: Vec<Revocation>,
-    /// What is refused in place of what was forgotten.
-    pub floors: Floors,
-}
-
-/// Tokens that are refused because a revocation that may have covered them was forgotten. When that happens they have ended
-/// by the settings of that time; without these they would be good again under others.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Floors {
-    /// Those that were issued before it, and those that don't say when.
-    pub issued: Option<Moment>,
-    /// Those whose `exp` is not after it.
-    pub expired: Option<Moment>,
-}
-
-impl Floors {
-    /// Whatever one of the two refuses.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self { issued: self.issued.max(other.issued), expired: self.expired.max(other.expired) }
-    }
-}
-
-/// Which tokens are revoked.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Revoked {
-    /// All that a user had.
-    User(Arc<str>),
-    /// The one with this `jti`.
-    Token(Arc<str>),
-}
-
-/// How much a store keeps.
+/// The amount of data in a store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Media items.
@@ -513,28 +409,28 @@ pub struct Usage {
     pub log: Amount,
     /// Sessions for recovery.
     pub sessions: Amount,
-    /// What the idempotency keys count as: one each, and a batch as one for every ten of its items.
+    /// The cost of the idempotency keys: one for each key, and for a batch one for every ten of its items.
     pub idempotency_keys: u64,
     /// Bytes of the journal's files.
     pub journal_bytes: u64,
     /// Revocations.
     pub revocations: Amount,
-    /// Requests that wait for their turn.
+    /// Queued requests.
     pub queued: u64,
-    /// Reads for clients that come back that wait for their turn.
+    /// Queued reads for returning clients.
     pub recalls: u64,
 }
 
-/// How much there is of something.
+/// An amount of stored data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Amount {
-    /// In how many rows.
+    /// The number of rows.
     pub rows: u64,
-    /// Bytes of what is in them, without ids, names and indexes.
+    /// The bytes of their contents, without ids, names and indexes.
     pub bytes: u64,
 }
 
-/// Why a store did not do what it was asked for.
+/// The reason why a store did not carry out a request.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum StoreError {
     /// The life rules of a media item forbid the change.
@@ -549,24 +445,24 @@ pub enum StoreError {
     /// The user has no notification with the id.
     #[error("no such notification is kept")]
     UnknownNotification,
-    /// As many idempotency keys are remembered as may be. Nothing happened.
+    /// The limit of remembered idempotency keys is reached. Nothing was changed.
     #[error("too many idempotency keys are remembered")]
     TooManyKeys {
-        /// Of the publisher, else of all.
+        /// Whether the limit is that of one publisher. Otherwise it is that of all publishers.
         of_publisher: bool,
-        /// How many may be.
+        /// The limit.
         limit: u64,
-        /// When the next one leaves.
+        /// The time until a key is removed.
         wait: Duration,
     },
-    /// As many revocations are kept as may be.
+    /// The limit of stored revocations is reached.
     #[error("too many revocations are kept")]
     TooManyRevocations,
-    /// Too much waits for the store. Nothing happened.
+    /// The store's queue is full. Nothing was changed.
     #[error("too much waits for the store")]
     Overloaded,
-    /// The store could not do it. A change was not dispatched. It is not kept, unless the process or the machine dies before
-    /// the store has committed anything else; until then nothing is dispatched either.
+    /// The store could not carry out the request. A change was not dispatched. It is not kept, unless the process or
+    /// the machine dies before the store has committed anything else. Until then nothing is dispatched either.
     #[error("the store is unavailable: {0}")]
     Unavailable(Arc<str>),
 }

@@ -1,48 +1,79 @@
-//! What every [`Store`] promises, as tests. A store's own tests run [`run`] with a way to make an empty one.
+//! Tests of the guarantees of every [`Store`]. A backend's tests call `contract_suite!` with a
+//! function that makes an empty store.
 
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
+use tokio::runtime::{Builder, Handle, Runtime};
+
 use super::{
-    Before, Change, Class, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, Floors, IdempotencyKey, Inbox,
-    MediaChange, NotificationChange, ReadMark, Replay, Revocation, Revocations, Revoked, RoomEvent, SessionRecord,
-    Step, Store, StoreError, What,
+    Before, Change, ChangeKind, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, Effect, Floors,
+    IdempotencyKey, Inbox, MediaChange, NotificationChange, ReadMark, Replay, Revocation, Revocations, Revoked,
+    SessionRecord, Step, Store, StoreError,
 };
-use crate::clock::Moment;
+use crate::contract::delivery::{Class, Envelope};
+use crate::contract::namespaces::MEDIA;
+use crate::contract::rooms::{media_of, media_room, user_room};
+use crate::contract::time::Moment;
 use crate::limits::MAX_NOTIFICATIONS_PAGE_BYTES;
-use crate::rooms::{media_room, user_room};
 
-/// Makes an empty store that dispatches here.
-type Make = fn(Arc<dyn Dispatch>) -> Arc<dyn Store>;
+/// A function that makes an empty store with this dispatch.
+pub(crate) type Make = fn(Arc<dyn Dispatch>) -> Arc<dyn Store>;
 
-pub(super) fn run(make: Make) {
-    changes_are_dispatched_in_the_order_of_the_calls(make);
-    a_refused_change_is_not_dispatched(make);
-    a_key_is_carried_out_once(make);
-    a_key_belongs_to_one_request(make);
-    a_key_is_a_batchs_once_an_item_was_accepted(make);
-    a_notification_id_is_carried_out_once(make);
-    notifications_are_paged_newest_first(make);
-    a_page_of_notifications_is_bounded_in_bytes(make);
-    a_snapshot_has_its_place_in_the_order(make);
-    what_is_under_way_is_found_by_its_last_event(make);
-    concurrent_repeats_are_one_publish(make);
-    numbers_rise_in_the_order_of_the_dispatches(make);
-    what_must_survive_is_said_to_be_stored(make);
-    a_replay_is_what_the_rooms_were_told(make);
-    a_replay_has_the_newest_progress(make);
-    an_inbox_is_what_was_not_received(make);
-    an_inbox_has_its_place_in_the_order(make);
-    reading_changes_what_is_unread(make);
-    a_session_is_kept_until_it_is_forgotten(make);
-    owners_are_told_as_far_as_they_are_known(make);
-    a_revocation_is_kept_until_it_is_undone(make);
+/// Makes a test of each guarantee, on the stores that `$make` makes.
+macro_rules! contract_suite {
+    ($make:expr) => {
+        $crate::store::suite::contract_suite! { $make =>
+            changes_are_dispatched_in_the_order_of_the_calls,
+            a_refused_change_is_not_dispatched,
+            a_key_is_carried_out_once,
+            a_key_belongs_to_one_request,
+            a_key_is_a_batchs_once_an_item_was_accepted,
+            a_notification_id_is_carried_out_once,
+            notifications_are_paged_newest_first,
+            a_page_of_notifications_is_bounded_in_bytes,
+            a_snapshot_has_its_place_in_the_order,
+            what_is_under_way_is_found_by_its_last_event,
+            concurrent_repeats_are_one_publish,
+            numbers_rise_in_the_order_of_the_dispatches,
+            what_must_survive_is_said_to_be_stored,
+            a_replay_is_what_the_rooms_were_told,
+            a_replay_has_the_newest_progress,
+            an_inbox_is_what_was_not_received,
+            an_inbox_has_its_place_in_the_order,
+            reading_changes_what_is_unread,
+            a_session_is_kept_until_it_is_forgotten,
+            owners_are_told_as_far_as_they_are_known,
+            a_revocation_is_kept_until_it_is_undone,
+        }
+    };
+    ($make:expr => $($guarantee:ident,)+) => {
+        mod contract {
+            use super::*;
+
+            $(
+                #[test]
+                fn $guarantee() {
+                    $crate::store::suite::$guarantee($make);
+                }
+            )+
+        }
+    };
+}
+pub(crate) use contract_suite;
+
+thread_local! {
+    static RUNTIME: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
 }
 
-/// Waits on this thread; the stores under test answer without a runtime, or from threads of their own.
+/// Blocks this thread until the future is ready. The future runs on a tokio runtime, as a remote backend needs it: the
+/// test's own, if it has one.
 pub(crate) fn wait<F: Future>(future: F) -> F::Output {
+    if Handle::try_current().is_err() {
+        return RUNTIME.with(|runtime| runtime.block_on(future));
+    }
     let mut future = pin!(future);
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -52,7 +83,7 @@ pub(crate) fn wait<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Writes down what it is given, and says that it went to as many sockets as events were dispatched so far.
+/// Records the events that it is given. As the count of sockets, it reports the number of events dispatched so far.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder(Mutex<Vec<(u64, String)>>);
 
@@ -73,15 +104,18 @@ impl Dispatch for Recorder {
         let mut recorded = self.0.lock().expect("no test panicked");
         let deliveries = group.iter().map(|dispatched| {
             let line = match dispatched.event {
-                CommittedEvent::Media { media_id, state, owner_became_known } => {
-                    assert_eq!(state.seq, dispatched.seq);
-                    format!("{media_id} {:?}{}", state.step, if owner_became_known { " owned" } else { "" })
-                }
-                CommittedEvent::Notification { notification, .. } => {
-                    format!("{} {}", notification.user_id, notification.id)
+                CommittedEvent::Event { envelope, effect } => {
+                    let Envelope { namespace, room, event, argument, .. } = envelope;
+                    match effect {
+                        Effect::None if *namespace == MEDIA => {
+                            format!("{} {event} {}", media_of(room).unwrap_or(room), id_in(argument))
+                        }
+                        Effect::None => format!("{namespace}{room} {event}"),
+                        Effect::OwnerKnown { media_id, .. } => format!("{media_id} {event} owned"),
+                        Effect::Notified { user_id, .. } => format!("{user_id} {}", id_in(argument)),
+                    }
                 }
                 CommittedEvent::Unread { user_id, unread } => format!("{user_id} has {unread}"),
-                CommittedEvent::Room(event) => format!("{}{} {}", event.namespace, event.room, event.event),
             };
             assert!(recorded.last().is_none_or(|(last, _)| *last < dispatched.seq), "numbers rise");
             recorded.push((dispatched.seq, line));
@@ -91,19 +125,24 @@ impl Dispatch for Recorder {
     }
 }
 
+/// The id of `{"id":"…"}`.
+fn id_in(payload: &str) -> &str {
+    payload.split('"').nth(3).unwrap_or_default()
+}
+
 fn made(make: Make) -> (Arc<dyn Store>, Arc<Recorder>) {
     let recorder = Arc::new(Recorder::default());
     (make(Arc::<Recorder>::clone(&recorder)), recorder)
 }
 
-pub(super) fn change(id: &str, what: What) -> Change {
+pub(super) fn change(id: &str, what: ChangeKind) -> Change {
     Change { id: id.into(), at: Moment::now(), key: None, what }
 }
 
 pub(super) fn media(id: &str, media_id: &str, step: Step) -> Change {
     change(
         id,
-        What::Media(MediaChange {
+        ChangeKind::Media(MediaChange {
             media_id: media_id.into(),
             owner_id: None,
             attempt: None,
@@ -117,7 +156,7 @@ pub(super) fn media(id: &str, media_id: &str, step: Step) -> Change {
 pub(super) fn notification(user_id: &str, id: &str, says: u8) -> Change {
     change(
         id,
-        What::Notification(NotificationChange {
+        ChangeKind::Notification(NotificationChange {
             user_id: user_id.into(),
             id: id.into(),
             fingerprint: [says; 32],
@@ -138,14 +177,21 @@ pub(super) fn room_event(id: &str, room: &str, event: &str, class: Class) -> Cha
     let (namespace, argument) = ("/", "");
     change(
         id,
-        What::Room(RoomEvent { namespace, room: room.into(), event: event.into(), argument: argument.into(), class }),
+        ChangeKind::Room(Envelope {
+            namespace,
+            room: room.into(),
+            owner_room: None,
+            event: event.into(),
+            argument: argument.into(),
+            class,
+        }),
     )
 }
 
-/// Of the user.
+/// A media change that names its owner.
 fn owned(id: &str, media_id: &str, step: Step, owner: &str) -> Change {
     let mut change = media(id, media_id, step);
-    if let What::Media(media) = &mut change.what {
+    if let ChangeKind::Media(media) = &mut change.what {
         media.owner_id = Some(owner.into());
     }
     change
@@ -159,24 +205,24 @@ pub(super) fn keyed(change: Change, key: IdempotencyKey) -> Change {
     Change { key: Some(key), ..change }
 }
 
-fn changes_are_dispatched_in_the_order_of_the_calls(make: Make) {
+pub(crate) fn changes_are_dispatched_in_the_order_of_the_calls(make: Make) {
     let (store, recorder) = made(make);
     let first = store.commit(room("1", "first"));
     let second = store.commit(media("2", "m", Step::Progress(1.0)));
     let third = store.commit(notification("u", "3", 0));
-    // Not in the order in which they are awaited.
+    // They are awaited in another order.
     for commit in [third, first, second] {
         assert!(wait(commit).is_ok());
     }
-    assert_eq!(recorder.lines(), ["/r first", "m Progress(1.0)", "u 3"]);
+    assert_eq!(recorder.lines(), ["/r first", "m mediaProgress 2", "u 3"]);
 }
 
-fn a_refused_change_is_not_dispatched(make: Make) {
+pub(crate) fn a_refused_change_is_not_dispatched(make: Make) {
     let (store, recorder) = made(make);
     assert!(wait(store.commit(media("1", "m", Step::Complete))).is_ok());
     let refused = wait(store.commit(media("2", "m", Step::Error)));
     assert!(matches!(refused, Err(StoreError::Media(_))), "{refused:?}");
-    assert_eq!(recorder.lines(), ["m Complete"]);
+    assert_eq!(recorder.lines(), ["m mediaComplete 1"]);
     let state = wait(store.media_state("m")).expect("readable").expect("known");
     assert_eq!((state.step, &*state.payload), (Step::Complete, r#"{"id":"1"}"#));
     assert_eq!(wait(store.media_state("other")), Ok(None));
@@ -186,7 +232,7 @@ fn receipt(committed: Committed) -> (String, u64, bool) {
     (committed.id.to_string(), wait(committed.delivery.sockets()), committed.repeated)
 }
 
-fn a_key_is_carried_out_once(make: Make) {
+pub(crate) fn a_key_is_carried_out_once(make: Make) {
     let (store, recorder) = made(make);
     let first = wait(store.commit(keyed(room("1", "e"), key("k", 1)))).expect("accepted");
     assert!(wait(store.commit(room("2", "other"))).is_ok());
@@ -205,9 +251,9 @@ fn a_key_is_carried_out_once(make: Make) {
     assert_eq!(recorder.lines().len(), 5);
 }
 
-fn a_key_belongs_to_one_request(make: Make) {
+pub(crate) fn a_key_belongs_to_one_request(make: Make) {
     let (store, recorder) = made(make);
-    // What was refused leaves the key free.
+    // A refused change leaves the key free.
     assert!(wait(store.commit(media("1", "m", Step::Complete))).is_ok());
     assert!(wait(store.commit(keyed(media("2", "m", Step::Complete), key("k", 1)))).is_err());
     assert!(wait(store.commit(keyed(room("3", "e"), key("k", 2)))).is_ok());
@@ -216,7 +262,7 @@ fn a_key_belongs_to_one_request(make: Make) {
     assert_eq!(recorder.lines().len(), 2);
 }
 
-fn a_key_is_a_batchs_once_an_item_was_accepted(make: Make) {
+pub(crate) fn a_key_is_a_batchs_once_an_item_was_accepted(make: Make) {
     let (store, recorder) = made(make);
     let item = |asked, item| IdempotencyKey { item: Some(item), ..key("k", asked) };
     let commit = |id: &str, key| wait(store.commit(keyed(room(id, "e"), key))).map(|committed| committed.repeated);
@@ -238,7 +284,7 @@ fn a_key_is_a_batchs_once_an_item_was_accepted(make: Make) {
     assert_eq!(receipt(again), ("3".to_owned(), 2, true));
 }
 
-fn a_notification_id_is_carried_out_once(make: Make) {
+pub(crate) fn a_notification_id_is_carried_out_once(make: Make) {
     let (store, recorder) = made(make);
     let first = wait(store.commit(notification("u", "n", 1))).expect("accepted");
     let repeat = wait(store.commit(keyed(notification("u", "n", 1), key("k", 1)))).expect("accepted");
@@ -250,7 +296,7 @@ fn a_notification_id_is_carried_out_once(make: Make) {
     assert_eq!(recorder.lines(), ["u n", "v n"]);
 }
 
-fn notifications_are_paged_newest_first(make: Make) {
+pub(crate) fn notifications_are_paged_newest_first(make: Make) {
     let (store, _) = made(make);
     for id in ["1", "2", "3", "4", "5"] {
         assert!(wait(store.commit(notification("u", id, 0))).is_ok());
@@ -272,12 +318,12 @@ fn notifications_are_paged_newest_first(make: Make) {
     assert!(nobody.notifications.is_empty());
 }
 
-fn a_page_of_notifications_is_bounded_in_bytes(make: Make) {
+pub(crate) fn a_page_of_notifications_is_bounded_in_bytes(make: Make) {
     let (store, _) = made(make);
     let third = MAX_NOTIFICATIONS_PAGE_BYTES / 3;
     for (id, bytes) in [("1", third), ("2", third + 1), ("3", third), ("4", third), ("5", 900_000), ("6", 100)] {
         let mut change = notification("u", id, 0);
-        if let What::Notification(notification) = &mut change.what {
+        if let ChangeKind::Notification(notification) = &mut change.what {
             notification.payload = "x".repeat(bytes).into();
         }
         assert!(wait(store.commit(change)).is_ok());
@@ -294,12 +340,13 @@ fn a_page_of_notifications_is_bounded_in_bytes(make: Make) {
     assert_eq!(page(Some("3")), (vec![third + 1, third], None));
 }
 
-fn a_snapshot_has_its_place_in_the_order(make: Make) {
+pub(crate) fn a_snapshot_has_its_place_in_the_order(make: Make) {
     let (store, recorder) = made(make);
     let publishing = Arc::clone(&store);
     let publisher = std::thread::spawn(move || {
         for step in 0..1_000 {
-            assert!(wait(publishing.commit(media("p", "m", Step::Progress(f64::from(step) / 10.0)))).is_ok());
+            let change = media(&step.to_string(), "m", Step::Progress(f64::from(step) / 10.0));
+            assert!(wait(publishing.commit(change)).is_ok());
         }
     });
     for _ in 0..200 {
@@ -308,18 +355,19 @@ fn a_snapshot_has_its_place_in_the_order(make: Make) {
         let asked = store.media_snapshot_then(
             "m",
             Box::new(move |state| {
-                let _ = say.send((state.map(|state| format!("m {:?}", state.step)), recorder.lines()));
+                let last = state.map(|state| format!("m mediaProgress {}", id_in(&state.payload)));
+                let _ = say.send((last, recorder.lines()));
             }),
         );
         assert_eq!(wait(asked), Ok(()));
         let (state, dispatched) = said.recv().expect("it ran");
-        // The state is what was dispatched last: nothing in between, nothing after.
+        // The state is the last dispatched event: nothing in between, nothing after.
         assert_eq!(state.as_ref(), dispatched.last());
     }
     publisher.join().expect("it publishes");
 }
 
-fn what_is_under_way_is_found_by_its_last_event(make: Make) {
+pub(crate) fn what_is_under_way_is_found_by_its_last_event(make: Make) {
     let (store, recorder) = made(make);
     assert_eq!(wait(store.newest_media()), Ok(0));
     for (id, step) in [
@@ -346,7 +394,7 @@ fn what_is_under_way_is_found_by_its_last_event(make: Make) {
     assert_eq!(found(newest, newest + 7, 9), (Vec::new(), newest + 7));
 }
 
-fn concurrent_repeats_are_one_publish(make: Make) {
+pub(crate) fn concurrent_repeats_are_one_publish(make: Make) {
     let (store, recorder) = made(make);
     let threads: Vec<_> = (0..8)
         .map(|thread| {
@@ -368,13 +416,14 @@ fn concurrent_repeats_are_one_publish(make: Make) {
     assert_eq!(recorder.lines().len(), 100);
 }
 
-fn numbers_rise_in_the_order_of_the_dispatches(make: Make) {
+pub(crate) fn numbers_rise_in_the_order_of_the_dispatches(make: Make) {
     let (store, recorder) = made(make);
     let publishers: Vec<_> = (0..4)
         .map(|publisher| {
             let store = Arc::clone(&store);
             std::thread::spawn(move || {
-                // Some started together, so that they share groups; of every kind, so that some need no row.
+                // Some commits start together, so that they share groups. They are of every kind, so that some need no
+                // row.
                 let mut commits = Vec::new();
                 for n in 0..200 {
                     let (id, name) = (format!("{publisher}-{n}"), format!("p{publisher}-{n:03}"));
@@ -406,7 +455,7 @@ fn numbers_rise_in_the_order_of_the_dispatches(make: Make) {
             .collect();
         assert_eq!(places, (0..200).collect::<Vec<_>>());
     }
-    // And the log has the durable ones of the room just as they were dispatched.
+    // The log has the durable events of the room exactly as they were dispatched.
     let said: Vec<String> = (recorder.lines().into_iter()).filter(|line| line.starts_with("/r")).collect();
     let durable = said
         .iter()
@@ -416,7 +465,7 @@ fn numbers_rise_in_the_order_of_the_dispatches(make: Make) {
     assert_eq!(replayed, durable.cloned().collect::<Vec<_>>());
 }
 
-fn what_must_survive_is_said_to_be_stored(make: Make) {
+pub(crate) fn what_must_survive_is_said_to_be_stored(make: Make) {
     let (store, _) = made(make);
     let stored = |change| wait(store.commit(change)).expect("accepted").stored;
     assert!(stored(media("1", "m", Step::Progress(1.0))));
@@ -425,7 +474,7 @@ fn what_must_survive_is_said_to_be_stored(make: Make) {
     assert!(stored(durable("4", "e")));
     assert!(!stored(room("5", "e")));
     assert!(!stored(room_event("6", "r", "e", Class::Latest)));
-    // A repeat says what the first one said.
+    // A repeat gets the answer of the first change.
     for _ in 0..2 {
         assert!(!stored(keyed(room("7", "e"), key("k", 1))));
         assert!(stored(keyed(durable("8", "e"), key("l", 1))));
@@ -443,7 +492,7 @@ fn names(replay: &Replay) -> Vec<&str> {
     replay.events.iter().map(|event| &*event.event).collect()
 }
 
-fn a_replay_is_what_the_rooms_were_told(make: Make) {
+pub(crate) fn a_replay_is_what_the_rooms_were_told(make: Make) {
     let (store, recorder) = made(make);
     let changes = [
         durable("1", "first"),
@@ -470,7 +519,7 @@ fn a_replay_is_what_the_rooms_were_told(make: Make) {
 
     let (item, owner) = (media_room("m"), user_room("u"));
     assert_eq!(names(&replayed(&*store, "/media", &[&item], 0)), ["mediaComplete"]);
-    // Once, though it went to both.
+    // The event occurs once, although it went to both rooms.
     let both = replayed(&*store, "/media", &[&item, &owner], 0);
     assert_eq!(names(&both), ["mediaComplete"]);
     assert_eq!(both.events[0].rooms, [item, owner.clone()]);
@@ -480,7 +529,7 @@ fn a_replay_is_what_the_rooms_were_told(make: Make) {
     assert_eq!((&*notified.events[0].argument, notified.events[0].seq), (r#"{"id":"6"}"#, numbers[5]));
 }
 
-fn a_replay_has_the_newest_progress(make: Make) {
+pub(crate) fn a_replay_has_the_newest_progress(make: Make) {
     let (store, recorder) = made(make);
     for (id, change) in [
         media("1", "m", Step::Progress(1.0)),
@@ -509,7 +558,8 @@ fn a_replay_has_the_newest_progress(make: Make) {
     assert_eq!(names(&replayed(&*store, "/media", &rooms, numbers[2])), ["mediaComplete"]);
     assert_eq!(names(&replayed(&*store, "/", &rooms, 0)), [""; 0]);
 
-    // Who joined after the last event that arrived was told the state then, and that need not have arrived.
+    // A client that joined after the last event it received was sent the state at that time. It may not have received
+    // that state.
     let joined = |id: &str, at: u64, after: u64| {
         wait(store.replay("/media", vec![(media_room(id).into(), at)], after, i64::MAX as u64)).expect("readable")
     };
@@ -526,7 +576,7 @@ fn inbox(store: &dyn Store, limit: usize) -> Inbox {
     said.recv().expect("it ran")
 }
 
-fn an_inbox_is_what_was_not_received(make: Make) {
+pub(crate) fn an_inbox_is_what_was_not_received(make: Make) {
     let (store, recorder) = made(make);
     assert_eq!(inbox(&*store, 10).undelivered, []);
     for id in ["1", "2", "3"] {
@@ -540,7 +590,7 @@ fn an_inbox_is_what_was_not_received(make: Make) {
     assert_eq!((first.unread, first.undelivered[0].seq), (3, numbers[0]));
     assert_eq!(&*first.undelivered[0].payload, r#"{"id":"1"}"#);
 
-    // At once, for whoever asks next; and never back.
+    // The received number takes effect at once for the next caller, and never goes back.
     store.received("u", numbers[1]);
     assert_eq!(ids(10), ["3"]);
     store.received("u", numbers[0]);
@@ -553,7 +603,7 @@ fn an_inbox_is_what_was_not_received(make: Make) {
     assert_eq!(ids(10), ["4"]);
 }
 
-fn an_inbox_has_its_place_in_the_order(make: Make) {
+pub(crate) fn an_inbox_has_its_place_in_the_order(make: Make) {
     let (store, recorder) = made(make);
     let publishing = Arc::clone(&store);
     let publisher = std::thread::spawn(move || {
@@ -575,7 +625,7 @@ fn an_inbox_has_its_place_in_the_order(make: Make) {
     publisher.join().expect("it publishes");
 }
 
-fn reading_changes_what_is_unread(make: Make) {
+pub(crate) fn reading_changes_what_is_unread(make: Make) {
     let (store, recorder) = made(make);
     for id in ["1", "2", "3", "4"] {
         assert!(wait(store.commit(notification("u", id, 0))).is_ok());
@@ -612,7 +662,7 @@ pub(super) fn session(key: u8, data: &str) -> SessionRecord {
     }
 }
 
-fn a_session_is_kept_until_it_is_forgotten(make: Make) {
+pub(crate) fn a_session_is_kept_until_it_is_forgotten(make: Make) {
     let (store, _) = made(make);
     let found = |key| wait(store.session([key; 32])).expect("readable");
     assert_eq!(found(1), None);
@@ -622,7 +672,7 @@ fn a_session_is_kept_until_it_is_forgotten(make: Make) {
     assert_eq!(found(1), Some(first));
     store.save_session(second.clone());
     assert_eq!(found(1), Some(second.clone()));
-    // Every commit takes it along, sooner or later.
+    // Sooner or later, a commit writes it too.
     while store.usage().sessions.rows < 2 {
         assert!(wait(store.commit(durable("1", "e"))).is_ok());
     }
@@ -631,7 +681,7 @@ fn a_session_is_kept_until_it_is_forgotten(make: Make) {
     assert_eq!((found(1), found(2).is_some()), (None, true));
 }
 
-fn owners_are_told_as_far_as_they_are_known(make: Make) {
+pub(crate) fn owners_are_told_as_far_as_they_are_known(make: Make) {
     let (store, _) = made(make);
     for change in [owned("1", "a", Step::Progress(1.0), "u"), media("2", "b", Step::Complete)] {
         assert!(wait(store.commit(change)).is_ok());
@@ -644,7 +694,7 @@ pub(super) fn revocation(subject: Revoked, at: u64, expires_at: Option<u64>) -> 
     Revocation { subject, at: Moment::from_epoch_ms(at), expires_at: expires_at.map(Moment::from_epoch_ms) }
 }
 
-fn a_revocation_is_kept_until_it_is_undone(make: Make) {
+pub(crate) fn a_revocation_is_kept_until_it_is_undone(make: Make) {
     let (store, recorder) = made(make);
     let (user, token) = (Revoked::User("x".into()), Revoked::Token("x".into()));
     let kept = || {
@@ -662,7 +712,7 @@ fn a_revocation_is_kept_until_it_is_undone(make: Make) {
     revoke(&token, 7, Some(9));
     let both = [revocation(user.clone(), 5, None), revocation(token.clone(), 7, Some(9))];
     assert_eq!(kept(), both, "a user and a token of the same name are two, and both are old");
-    // Of one subject, what covers more.
+    // For one subject, the wider coverage is kept.
     revoke(&user, 6, None);
     revoke(&token, 3, Some(10));
     assert_eq!(kept(), [revocation(user.clone(), 6, None), revocation(token.clone(), 7, Some(10))]);

@@ -163,7 +163,7 @@ fn a_new_key_is_told_and_its_entry_printed() {
 
     let json: Value = serde_json::from_str(&place.run(&[&args[..], &["--json"]].concat()).ok().stdout).expect("JSON");
     assert_ne!(json["key"], key);
-    let hash = slop_studios::publishers::KeyHash::of(json["key"].as_str().expect("a key")).to_string();
+    let hash = slop_studios::publish::publishers::KeyHash::of(json["key"].as_str().expect("a key")).to_string();
     assert_eq!((&json["hash"], &json["scopes"]), (&json!(hash), &json!(["media:render-*", "rooms"])));
 }
 
@@ -189,7 +189,7 @@ fn a_file_with_a_key_in_plain_text_is_refused() {
     }
     // One of the operator's own making is known by its hash.
     let own_key = "publisher-key-of-the-operators-making";
-    let hash = slop_studios::publishers::KeyHash::of(own_key);
+    let hash = slop_studios::publish::publishers::KeyHash::of(own_key);
     let entry = format!("[[publisher_keys]]\nname = \"b\"\nhash = \"{hash}\"\nscopes = [\"media\"]\n");
     check(&format!("# it is {own_key}, for now\n{entry}")).refused();
     check(&entry).ok();

@@ -1,7 +1,8 @@
 //! `token`: what it mints, and with which secret.
 
 use secrecy::SecretString;
-use slop_studios::identity::{AuthError, ClaimRules, Identity, Keys, TokenVerifier};
+use slop_studios::contract::auth_error::AuthError;
+use slop_studios::identity::{ClaimRules, Identity, Keys, TokenVerifier};
 
 use crate::{Place, SECRET};
 

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use slop_studios::identity::epoch_seconds;
+use slop_studios::contract::time::epoch_seconds;
 
 /// A key pair and its id.
 pub(crate) struct Key {

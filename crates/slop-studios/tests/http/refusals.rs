@@ -1,7 +1,7 @@
 //! Who is turned away is seen: in the log, once a minute or each, and in the metrics.
 
 use serde_json::{Value, json};
-use slop_studios::publishers::KeyHash;
+use slop_studios::publish::publishers::KeyHash;
 
 use crate::api::{get, post_with, send, value_of};
 use crate::client::Client;
@@ -102,7 +102,7 @@ async fn each_token_that_is_refused_is_told_at_debug_with_what_is_wrong() {
         "debug",
         &[("JWT_ISSUER", "https://id.example"), ("JWT_AUDIENCE", "studio"), ("JWT_MAX_LIFETIME_DAYS", "1")],
     );
-    let now = slop_studios::identity::epoch_seconds();
+    let now = slop_studios::contract::time::epoch_seconds();
     let with = |more: Value| {
         let mut claims = json!({"userId": "u", "iss": "https://id.example", "aud": "studio", "exp": now + 60});
         claims.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));

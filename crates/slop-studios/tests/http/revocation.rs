@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use slop_studios::clock::Moment;
-use slop_studios::identity::epoch_seconds;
+use slop_studios::contract::time::Moment;
+use slop_studios::contract::time::epoch_seconds;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use slop_studios::identity::epoch_seconds;
+use slop_studios::contract::time::epoch_seconds;
 
 use crate::api::{accepted, post};
 use crate::client::Client;

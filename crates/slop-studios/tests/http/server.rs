@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
-use slop_studios::identity::{SigningAlgorithm, TokenSigner, epoch_seconds};
+use slop_studios::contract::time::epoch_seconds;
+use slop_studios::identity::{SigningAlgorithm, TokenSigner};
 use tempfile::TempDir;
 
 pub(crate) const SECRET: &str = "a secret of the tests, longer than thirty-two bytes";

@@ -1,4 +1,4 @@
-//! How an event is shown: on one line, with nothing in it that a terminal would act upon.
+//! The form in which an event is shown: one line, without characters that a terminal would act upon.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -7,16 +7,16 @@ use serde_json::value::RawValue;
 
 use crate::commands::terminal::compact;
 
-/// An event as it came.
+/// A received event.
 #[derive(Debug)]
 pub(super) struct Line<'a> {
-    /// When, in UTC with milliseconds.
+    /// The time of arrival, in UTC with milliseconds.
     pub(super) time: String,
     pub(super) namespace: &'a str,
     pub(super) event: Cow<'a, str>,
     /// The arguments after the name, as JSON.
     pub(super) args: &'a [&'a RawValue],
-    /// The sizes in bytes of the binary attachments, which placeholders in the arguments stand for.
+    /// The sizes in bytes of the binary attachments. Placeholders in the arguments stand for them.
     pub(super) attachments: &'a [usize],
 }
 
@@ -26,7 +26,7 @@ impl Line<'_> {
         format!("{} {} {}{}", self.time, compact(self.namespace), self.name(), self.arguments())
     }
 
-    /// The event's name, as JSON if it could be taken for something else.
+    /// The event's name, as JSON if it could be mistaken for something else.
     pub(super) fn name(&self) -> Cow<'_, str> {
         let plain = |character: char| !character.is_whitespace() && !character.is_control();
         if !self.event.is_empty() && self.event.chars().all(plain) {
@@ -36,7 +36,7 @@ impl Line<'_> {
         }
     }
 
-    /// The arguments, each behind a space.
+    /// The arguments, each after a space.
     pub(super) fn arguments(&self) -> String {
         let mut text = String::new();
         for arg in self.args {

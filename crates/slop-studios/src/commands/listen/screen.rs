@@ -6,9 +6,9 @@ use serde::Deserialize;
 use super::line::Line;
 use crate::commands::terminal::{compact, is_screen, printable, wants_colours};
 
-/// To the line's beginning, which is cleared (ECMA-48: CR and EL).
+/// Moves to the beginning of the line and clears it (ECMA-48: CR and EL).
 const BEGIN_AGAIN: &str = "\r\x1b[2K";
-/// What does not fit on the line is cut off: it could not be cleared on the next one (DECAWM).
+/// Cuts off text that does not fit on the line: on the next line it could not be cleared (DECAWM).
 const CUT_OFF: &str = "\x1b[?7l";
 const WRAP: &str = "\x1b[?7h";
 
@@ -26,11 +26,11 @@ const BAR: Style = AnsiColor::Green.on_default();
 #[derive(Debug)]
 pub(super) struct Screen {
     has_colours: bool,
-    /// The media item whose bar stands on the last line.
+    /// The media item of the bar on the last line.
     bar: Option<String>,
 }
 
-/// What `mediaProgress` carries.
+/// The payload of `mediaProgress`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Progress {
@@ -41,12 +41,12 @@ struct Progress {
 }
 
 impl Screen {
-    /// None if standard output is no terminal, or one that can't move its cursor.
+    /// The terminal on standard output; `None` if it is no terminal, or can't move its cursor.
     pub(super) fn of_standard_output() -> Option<Self> {
         is_screen().then(|| Self { has_colours: wants_colours(), bar: None })
     }
 
-    /// What shows the event.
+    /// The text that shows the event.
     pub(super) fn draw(&mut self, line: &Line<'_>) -> String {
         let progress = match (&*line.event, line.args) {
             ("mediaProgress", [argument]) => serde_json::from_str::<Progress>(argument.get()).ok(),
@@ -58,18 +58,18 @@ impl Screen {
         }
     }
 
-    /// Whether the cursor was behind a bar, and has to leave its line.
+    /// Ends the bar. Returns whether there was one, so that the cursor has to leave its line.
     pub(super) fn end_bar(&mut self) -> bool {
         self.bar.take().is_some()
     }
 
-    /// In the place of the last one, if that is the same item's.
+    /// The text of a bar. It replaces the last bar if that is for the same item.
     fn bar(&mut self, line: &Line<'_>, progress: Progress) -> String {
         let is_next = self.bar.as_ref().is_some_and(|item| *item != progress.media_id);
         let begin = if is_next { "\n" } else { BEGIN_AGAIN };
-        // Only what is done counts.
+        // Rounded down: only completed work counts.
         let percent = progress.progress.clamp(0.0, 100.0).floor();
-        // It fits: there are no more than all cells.
+        // The value fits: it is at most the number of cells.
         let full = (percent / 100.0 * CELLS as f64) as usize;
         let bar = format!("[{}{}]", self.styled(BAR, &"#".repeat(full)), "-".repeat(CELLS - full));
         let mut text = format!(

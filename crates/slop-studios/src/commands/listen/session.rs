@@ -19,7 +19,7 @@ use super::{MEDIA, Output, Plan};
 use crate::commands::terminal::printable;
 
 const PATH: &str = "/socket.io/?EIO=4&transport=websocket";
-/// As long as the contract's example client gives a connection to come about.
+/// The time that the contract's example client allows for a connection.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A close that takes longer is cut off; nothing is lost by it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -31,18 +31,18 @@ pub(super) struct Session<'a> {
     websocket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// How long the server may be silent.
     silence: Duration,
-    /// Namespaces that we are in, or may yet get in.
+    /// Namespaces that are connected, or may still become so.
     open_namespaces: usize,
-    /// Rooms and media items that we have, or may yet get.
+    /// Rooms and media items that are granted, or may still be.
     hopes: usize,
-    /// What each ack that is to come is about.
+    /// The text of the request for each pending ack.
     acks: HashMap<u64, String>,
     next_ack: u64,
     /// An event that waits for its attachments.
     partial: Option<Partial>,
 }
 
-/// How a session ended for good.
+/// The reason for the final end of a session.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// No more events are wanted.
@@ -60,7 +60,7 @@ struct Partial {
     sizes: Vec<usize>,
 }
 
-/// What the contract's acks have in common.
+/// The common fields of the contract's acks.
 #[derive(Deserialize)]
 struct Outcome {
     success: bool,
@@ -68,7 +68,7 @@ struct Outcome {
 }
 
 impl<'a> Session<'a> {
-    /// Opens the WebSocket and asks for the namespaces.
+    /// Opens the WebSocket and connects to the namespaces.
     pub(super) async fn open(plan: &'a Plan) -> anyhow::Result<Self> {
         let opening = async {
             let stream = plan.url.connect(plan.ca.as_deref()).await?;
@@ -100,7 +100,7 @@ impl<'a> Session<'a> {
             next_ack: 0,
             partial: None,
         };
-        // A session that could be recovered would cost each event an argument more, an offset that means nothing to people.
+        // With recovery, each event would have one more argument: an offset, which means nothing to people.
         let mut auth = serde_json::json!({ "recovery": false });
         if let Some(token) = &plan.token {
             auth["token"] = token.expose_secret().into();
@@ -129,7 +129,7 @@ impl<'a> Session<'a> {
                 None
             };
             if let Some(end) = end {
-                // We are done whether or not the server hears of it.
+                // The session has ended, whether or not the server learns of it.
                 let _closed = timeout(CLOSE_TIMEOUT, self.websocket.close()).await;
                 return Ok(end);
             }
@@ -184,7 +184,7 @@ impl<'a> Session<'a> {
 
     fn attachment(&mut self, size: usize, output: &mut Output) -> anyhow::Result<Option<End>> {
         let Some(mut partial) = self.partial.take() else {
-            // It belongs to an ack, of which only the text is shown.
+            // The attachment belongs to an ack. Only the text of an ack is shown.
             return Ok(None);
         };
         partial.sizes.push(size);
@@ -205,7 +205,7 @@ impl<'a> Session<'a> {
         self.lose_hopes(media + self.plan.rooms.iter().filter(|room| room.namespace == namespace).count())
     }
 
-    /// So many rooms and media items can't be had.
+    /// Records the refusal of `count` rooms and media items.
     fn lose_hopes(&mut self, count: usize) -> Option<End> {
         self.hopes = self.hopes.saturating_sub(count);
         (self.hopes == 0 && !self.plan.wants_namespaces).then_some(End::NothingLeft)
@@ -227,7 +227,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Emits an event with one string and asks for its ack; `what` is what will have been done.
+    /// Emits an event with one string and requests an ack. `what` describes the result if the request is granted.
     async fn request(&mut self, namespace: &str, event: &str, argument: &str, what: String) -> anyhow::Result<()> {
         let id = self.next_ack;
         self.next_ack += 1;
@@ -272,7 +272,7 @@ fn show(text: &str, attachments: &[usize], output: &mut Output) -> anyhow::Resul
     Ok((!output.show(&line)?).then_some(End::Enough))
 }
 
-/// Whether a request was granted, and what to say of it.
+/// Whether a request was granted, and the text that reports it.
 fn told(what: &str, answer: Option<&RawValue>) -> (bool, String) {
     let outcome = answer.map(|answer| serde_json::from_str::<Outcome>(answer.get()));
     match outcome {

@@ -19,12 +19,13 @@ use crate::commands::server_url::ServerUrl;
 use crate::commands::terminal::printable;
 use crate::commands::trust::TlsMistake;
 
-/// A publish takes milliseconds; a server that needs longer than this is as good as gone.
+/// A publish takes milliseconds; a server that needs longer than this counts as gone.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// A receipt is some hundred bytes, and a problem that names every field at fault 10 KiB at most, a hundred times.
+/// Room for a hundred answers: a receipt has some hundred bytes, and a problem that names every field at fault at most
+/// 10 KiB.
 const MAX_RESPONSE_BYTES: usize = 4 << 20;
 
-/// See the module.
+/// A client of the HTTP API.
 #[derive(Debug)]
 pub(super) struct Api<'a> {
     url: &'a ServerUrl,
@@ -33,21 +34,21 @@ pub(super) struct Api<'a> {
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
-/// What the server says.
+/// The server's answer.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    /// When to try again, if it says so.
+    /// The wait before the next attempt, if the server names one.
     pub(super) retry_after: Option<Duration>,
     pub(super) body: Bytes,
 }
 
-/// Why it says nothing.
+/// The reason for a missing answer.
 #[derive(Debug)]
 pub(super) enum NoAnswer {
-    /// Nothing was asked: nothing happened.
+    /// The request was not sent, so nothing happened.
     NotSent(anyhow::Error),
-    /// The answer did not come: whether it happened is not known.
+    /// The answer was lost. It is not known whether the request took effect.
     Lost(anyhow::Error),
 }
 
@@ -60,7 +61,7 @@ impl From<NoAnswer> for anyhow::Error {
 }
 
 impl<'a> Api<'a> {
-    /// Connects with the first request.
+    /// Makes a client, which connects at the first request.
     pub(super) fn new(url: &'a ServerUrl, ca: Option<&'a Path>, key: &SecretString) -> anyhow::Result<Self> {
         let mut authorization = HeaderValue::try_from(format!("Bearer {}", key.expose_secret()))
             .map_err(|_shows_the_key| anyhow!("the publisher key can't stand in a header"))?;
@@ -68,7 +69,7 @@ impl<'a> Api<'a> {
         Ok(Self { url, ca, authorization, connection: None })
     }
 
-    /// Posts a body of JSON.
+    /// Posts a JSON body.
     pub(super) async fn post(
         &mut self,
         path: &str,
@@ -104,7 +105,7 @@ impl<'a> Api<'a> {
                 None => self.connect().await.map_err(NoAnswer::NotSent)?,
             };
             if is_kept && sender.ready().await.is_err() {
-                // The server has closed it since the last answer.
+                // The server has closed the connection since the last answer.
                 continue;
             }
             match sender.try_send_request(request).await {
@@ -118,7 +119,7 @@ impl<'a> Api<'a> {
                     unsent => {
                         let error = anyhow::Error::from(error.into_error());
                         let error = self.url.explain(error.context(format!("no answer from {}", self.url))).await;
-                        // Who speaks another protocol has understood nothing.
+                        // A server with another protocol has not understood the request.
                         let is_sent = unsent.is_none() && !error.is::<TlsMistake>();
                         return Err(if is_sent { NoAnswer::Lost(error) } else { NoAnswer::NotSent(error) });
                     }
@@ -130,7 +131,7 @@ impl<'a> Api<'a> {
     async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
         let stream = TokioIo::new(self.url.connect(self.ca).await?);
         let (sender, connection) = http1::handshake(stream).await.context("begin HTTP")?;
-        // It ends with the sender, or with the runtime if we give up.
+        // The task ends with the sender, or with the runtime if the command gives up.
         tokio::spawn(connection);
         Ok(sender)
     }
@@ -146,7 +147,7 @@ impl Answer {
     }
 }
 
-/// Says on standard error what a receipt warns of, behind `place`.
+/// Prints a receipt's warnings on standard error, each after `place`.
 pub(super) fn show_warnings(receipt: &str, place: &str) {
     #[derive(Deserialize)]
     struct Receipt {
@@ -163,7 +164,7 @@ pub(super) fn show_warnings(receipt: &str, place: &str) {
     }
 }
 
-/// What a refusal says, from `application/problem+json` if it is that.
+/// The text of a refusal, from `application/problem+json` if it has that form.
 pub(super) fn refusal(status: StatusCode, answer: &[u8]) -> String {
     let mut text = status.to_string();
     match serde_json::from_slice::<Map<String, Value>>(answer) {
@@ -172,7 +173,7 @@ pub(super) fn refusal(status: StatusCode, answer: &[u8]) -> String {
                 text.push_str(": ");
                 text.push_str(&printable(detail));
             }
-            // What the standard members don't say, such as the fields at fault.
+            // The members beyond the standard ones, such as the fields at fault.
             for (name, value) in &problem {
                 if !matches!(name.as_str(), "type" | "title" | "status" | "detail" | "instance") {
                     let _infallible = write!(text, "\n  {}: {}", printable(name), printable(&value.to_string()));

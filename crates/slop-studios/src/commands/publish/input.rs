@@ -1,4 +1,4 @@
-//! What stands on the command line, or in a file or on standard input instead.
+//! Input from the command line, or from a file or standard input instead.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -8,13 +8,13 @@ use anyhow::Context as _;
 use serde_json::Value;
 use socketio_protocol::surrogates;
 
-use crate::cli::Failure;
-use crate::nearest_path;
+use crate::commands::failure::Failure;
+use crate::text::nearest_path;
 
-/// What stands for standard input.
+/// The path that stands for standard input.
 const STDIN: &str = "-";
 
-/// A JSON value, or `-`, which is no JSON, for the one on standard input.
+/// A JSON value, or `-` for the value on standard input. `-` is not JSON.
 #[derive(Debug, Clone)]
 pub(super) enum Json {
     Given(Value),
@@ -22,7 +22,7 @@ pub(super) enum Json {
 }
 
 impl Json {
-    /// For the command line's parser.
+    /// Parses an argument of the command line.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         match text {
             STDIN => Ok(Self::Stdin),
@@ -43,7 +43,7 @@ fn value(text: &str) -> Result<Value, String> {
     serde_json::from_str(&surrogates::replace_lone(text)).map_err(|error| format!("not JSON: {error}"))
 }
 
-/// The file, or standard input for `-`.
+/// Opens the file, or standard input for `-`.
 pub(super) fn open(path: &Path) -> anyhow::Result<BufReader<Box<dyn Read + Send>>> {
     let input: Box<dyn Read + Send> =
         if path == Path::new(STDIN) {
@@ -57,14 +57,14 @@ pub(super) fn open(path: &Path) -> anyhow::Result<BufReader<Box<dyn Read + Send>
     Ok(BufReader::new(input))
 }
 
-/// All of the file, or of standard input for `-`.
+/// Reads all of the file, or of standard input for `-`.
 pub(super) fn text(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     open(path)?.read_to_string(&mut text).with_context(|| format!("can't read {}", name(path)))?;
     Ok(text)
 }
 
-/// For messages.
+/// The name of the input, for messages.
 pub(super) fn name(path: &Path) -> String {
     if path == Path::new(STDIN) { "standard input".to_owned() } else { path.display().to_string() }
 }

@@ -1,8 +1,8 @@
-//! `publish ndjson`: many events, a JSON object a line, in their order and over one connection.
+//! `publish ndjson`: many events, one JSON object per line, in their order and over one connection.
 //!
-//! A thread reads ahead. Whatever lines are there when the last request is answered go out as one batch: events that come one
-//! by one are published as they come, and those of a file as fast as the server takes them. Each has an outcome on standard
-//! output, a line of JSON in the order of the input.
+//! A thread reads ahead. All lines that are present when the last request is answered form the next batch. So events
+//! that arrive one by one are published as they arrive, and the events of a file as fast as the server accepts them.
+//! Each event has an outcome on standard output: a line of JSON, in the order of the input.
 
 use std::io::{self, BufRead, Read as _, Write as _};
 use std::path::Path;
@@ -20,31 +20,33 @@ use super::api::{Answer, Api, NoAnswer, refusal, show_warnings};
 use super::input;
 use crate::commands::terminal::{compact, one_line};
 
-/// The route that takes several.
+/// The route for batches.
 pub(super) const BATCH: &str = "/v1/publish";
 
-/// Lines of one request: at this number the way to the server and back costs each next to nothing, and outcomes still come soon.
+/// The most lines in one request. With this number, the round trip costs each line almost nothing, and outcomes still
+/// come soon.
 const MAX_LINES: usize = 100;
 
-/// Bytes of one request, a single large line aside: a quarter of the server's default `MAX_PAYLOAD_BYTES`.
+/// The most bytes in one request, except for a single large line: a quarter of the server's default
+/// `MAX_PAYLOAD_BYTES`.
 const MAX_REQUEST_BYTES: usize = 250_000;
 
-/// Bytes of a line: 16 times what a server takes by default.
+/// The most bytes in a line: 16 times the default limit of a server.
 const MAX_LINE_BYTES: usize = 16_000_000;
 
-/// How often a request is sent again that the server was too busy for.
+/// The maximum number of repeats of a request for which the server was too busy.
 const MAX_RETRIES: u32 = 10;
 
-/// The longest that is waited before it is: what a publisher owes to its rate after the largest of our requests, at two a second.
+/// The longest wait before a repeat: a publisher's debt after the largest request, at a rate of two a second.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// What is said of events whose answer did not come.
+/// The text for events without an answer.
 const UNKNOWN: &str = "whether it was published is not known";
 
 /// A line of the input.
 struct Line {
     number: u64,
-    /// The event, or why it is none.
+    /// The event, or the reason why the line is not one.
     event: Result<Box<RawValue>, String>,
 }
 
@@ -54,7 +56,7 @@ impl Line {
     }
 }
 
-/// What became of an event, as JSON.
+/// The outcome of an event, as JSON.
 #[derive(Clone)]
 enum Outcome {
     Receipt(String),
@@ -62,11 +64,11 @@ enum Outcome {
 }
 
 impl Outcome {
-    /// One answer of a batch's.
+    /// The outcome in one answer of a batch.
     fn of(answer: &str) -> Self {
         #[derive(Deserialize)]
         struct Kind {
-            /// Problems have one.
+            /// Only problems have a status.
             status: Option<u16>,
         }
         match serde_json::from_str(answer) {
@@ -75,7 +77,7 @@ impl Outcome {
         }
     }
 
-    /// What the server did not say itself.
+    /// A problem that does not come from the server.
     fn problem(code: &str, detail: &str) -> Self {
         Self::Problem(json!({"code": code, "detail": detail}).to_string())
     }
@@ -85,7 +87,7 @@ impl Outcome {
 pub(super) async fn run(api: &mut Api<'_>, path: &Path) -> anyhow::Result<()> {
     let input = input::open(path)?;
     let (sender, mut lines) = mpsc::channel(MAX_LINES);
-    // It ends with the input, or with the process: what is not there to be read can't be waited for otherwise.
+    // The thread ends with the input or with the process: there is no other way to wait for missing input.
     thread::spawn(move || read(input, &sender));
     let mut publisher = Publisher { api, events: 0, failed: 0 };
     let mut next = None;
@@ -120,7 +122,7 @@ pub(super) async fn run(api: &mut Api<'_>, path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Reads lines for as long as somebody takes them; empty ones are passed over.
+/// Reads lines as long as there is a receiver. Empty lines are skipped.
 fn read(mut input: impl BufRead, lines: &mpsc::Sender<io::Result<Line>>) {
     for number in 1.. {
         let mut bytes = Vec::new();
@@ -141,7 +143,7 @@ fn read(mut input: impl BufRead, lines: &mpsc::Sender<io::Result<Line>>) {
     }
 }
 
-/// What is wrong with a line, and where in it.
+/// The error in a line, with its position.
 fn place_of(error: &serde_json::Error) -> String {
     error.to_string().replace(" at line 1 column ", " at column ")
 }
@@ -153,7 +155,7 @@ struct Publisher<'p, 'a> {
 }
 
 impl Publisher<'_, '_> {
-    /// Publishes these lines and tells what became of each. An error ends it all.
+    /// Publishes these lines and prints the outcome of each. An error ends the command.
     async fn publish(&mut self, batch: Vec<Line>) -> anyhow::Result<()> {
         let mut parts = vec![batch];
         while let Some(mut lines) = parts.pop() {
@@ -173,7 +175,7 @@ impl Publisher<'_, '_> {
                         _ => Outcome::problem("no_answer", &format!("the server's answer makes no sense; {UNKNOWN}")),
                     }
                 }
-                // One line is to blame, and is found by halves.
+                // One line is at fault. It is found by repeated halving.
                 Ok(Answer { status: StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE, .. })
                     if lines.len() > 1 =>
                 {
@@ -199,7 +201,7 @@ impl Publisher<'_, '_> {
         Ok(())
     }
 
-    /// Posts a batch, again if nothing has come of it but the wish that it come later.
+    /// Posts a batch. Repeats the request if the server did nothing and asks for a later attempt.
     async fn ask(&mut self, body: String) -> Result<Answer, NoAnswer> {
         for _ in 0..MAX_RETRIES {
             let answer = self.api.post(BATCH, None, body.clone()).await?;
@@ -222,7 +224,7 @@ impl Publisher<'_, '_> {
         self.api.post(BATCH, None, body).await
     }
 
-    /// Prints the outcome of each line: what is wrong with it, or the next of these.
+    /// Prints the outcome of each line: the line's own error, or the next of `outcomes`.
     fn tell(&mut self, lines: &[Line], mut outcomes: impl Iterator<Item = Outcome>) -> anyhow::Result<()> {
         let mut text = String::new();
         for line in lines {
@@ -244,12 +246,13 @@ impl Publisher<'_, '_> {
     }
 }
 
-/// That nothing was done of these lines and those behind them.
+/// The message that these lines and all after them were not published.
 fn untried(lines: &[Line]) -> String {
     format!("line {} and all after it were not published", lines.first().map_or(0, |line| line.number))
 }
 
-/// Whether this refuses what is in the request, or may be over by the next one. Else the next would fare no better.
+/// Whether the status refuses the contents of this request, or may be temporary. With any other status, the next
+/// request would fail too.
 fn is_about_the_events(status: StatusCode) -> bool {
     status.is_server_error()
         || matches!(

@@ -1,4 +1,4 @@
-//! Since when the store has taken every change.
+//! The moment since which the store has accepted every change.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -10,7 +10,7 @@ pub(super) struct Availability(Mutex<State>);
 #[derive(Debug)]
 struct State {
     since: Instant,
-    /// The last transaction failed.
+    /// Whether the last transaction failed.
     is_failing: bool,
 }
 
@@ -22,27 +22,28 @@ impl Default for Availability {
 
 impl Availability {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing in here panics half way.
+        // No code under this lock panics half way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// None while transactions fail.
+    /// The moment; `None` while transactions fail.
     pub(super) fn since(&self) -> Option<Instant> {
         let state = self.state();
         (!state.is_failing).then_some(state.since)
     }
 
-    /// A transaction failed.
+    /// Records that a transaction failed.
     pub(super) fn failed(&self) {
         self.state().is_failing = true;
     }
 
-    /// A transaction was committed, after one that had failed.
+    /// Records that a transaction was committed after a failed one.
     pub(super) fn committed(&self) {
         *self.state() = State { since: Instant::now(), is_failing: false };
     }
 
-    /// A request did not fit into the queue, or the journal did not take an event. The next one may be taken.
+    /// Records that a request did not fit into the queue, or that the journal did not accept an event. The next one may
+    /// be accepted.
     pub(super) fn refused(&self) {
         self.state().since = Instant::now();
     }

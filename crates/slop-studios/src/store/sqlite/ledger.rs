@@ -1,4 +1,4 @@
-//! What requests do to the tables, within one transaction for the whole group.
+//! The effect of requests on the tables, within one transaction for the whole group.
 
 use std::mem;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::super::media::{self as media_rules, MediaChange};
 use super::super::{
-    Change, Class, IdempotencyKey, Inbox, MediaState, NotificationChange, ReadMark, Revocation, Revocations, Revoked,
-    RoomEvent, StoreError, Usage, What,
+    Change, ChangeKind, IdempotencyKey, Inbox, MediaState, NotificationChange, ReadMark, Revocation, Revocations,
+    Revoked, StoreError, Usage,
 };
 use super::log::{self, Entry};
 use super::queue::{Lazy, Request, SessionChange};
@@ -17,65 +17,63 @@ use super::receipts::{self, KeyedItem, Keys, Receipt};
 use super::retention::Bounds;
 use super::sequence::Sequence;
 use super::{Failed, media, notifications, revocations, sessions};
-use crate::clock::Moment;
-use crate::events::server;
-use crate::namespaces::{MEDIA, NOTIFICATIONS};
-use crate::rooms;
+use crate::contract::delivery::{Class, Envelope, Route};
+use crate::contract::time::Moment;
 
-/// What became of a request, for as long as the transaction is going to be committed.
+/// The result of a request, provided that the transaction is committed.
 #[derive(Debug)]
 pub(super) enum Applied {
-    /// A media item has a new state; its event is to go out.
-    Media { state: MediaState, owner_became_known: bool },
-    /// A user has a new notification, which is to go out.
-    Notified { seq: u64, unread: u64 },
-    /// A room is to be told something. `kept`: it is in the log, whether that was asked for or not.
-    Said { seq: u64, stored: bool, kept: bool },
-    /// It was done before.
+    /// A media item has a new state. Its event is to be sent.
+    Media { seq: u64, envelope: Envelope, owner_became_known: Option<Arc<str>> },
+    /// A user has a new notification, which is to be sent.
+    Notified { seq: u64, envelope: Envelope, unread: u64 },
+    /// An event for a room is to be sent. `kept`: the event is in the log, whether that was requested or not.
+    RoomEvent { seq: u64, stored: bool, kept: bool },
+    /// The change was committed before.
     Repeated { receipt: Receipt, first: Origin },
-    /// The key may be the request's.
+    /// The request may use the key.
     KeyIsFit,
-    /// It can be written.
+    /// The file can be written.
     Written,
-    /// So many are unread; if that is new, an event with this number is to go out.
+    /// The number of unread notifications. If it changed, an event with the number `changed` is to be sent.
     Unread { unread: u64, changed: Option<u64> },
-    /// The tokens are revoked, and these revocations have left for it.
+    /// The tokens are revoked, and these revocations were evicted for it.
     Revoked(Revocations),
-    /// The revocation that was kept is no more.
+    /// The stored revocation, if there was one, is removed.
     Undone(Option<Revocation>),
-    /// What was known at this place in the order.
+    /// The item's state at this place in the order.
     Snapshot(Option<MediaState>),
-    /// What waited at this place in the order.
+    /// The user's undelivered notifications at this place in the order.
     Inbox(Inbox),
-    /// Nothing happened.
+    /// The request was refused, and nothing was changed.
     Refused(StoreError),
-    /// It reads later, when all is committed.
+    /// The request reads later, after the commit.
     Later,
 }
 
-/// Where the number of sockets that a publish was queued for is written down.
+/// The row that stores the number of sockets that a publish was queued for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Origin {
-    /// With the receipt of this item.
+    /// The receipt of this item.
     Receipt(KeyedItem),
-    /// With the notification of this number.
+    /// The notification with this number.
     Notification(u64),
 }
 
-/// The file, and what is known of it without looking.
+/// The file, and the state that is known without reading it.
 #[derive(Debug)]
 pub(super) struct Ledger {
     connection: Connection,
     bounds: Bounds,
     /// The first number of this life.
     life: u64,
-    /// What is kept, as the transaction leaves it.
+    /// The usage after the current transaction.
     usage: Usage,
-    /// What is kept, as it was before.
+    /// The usage before the current transaction.
     committed: Usage,
     keys: Keys,
     in_transaction: bool,
-    /// Whether the last transaction failed in a way that leaves open whether the write-ahead log has it in whole.
+    /// Whether the last transaction failed, but may be complete in the write-ahead log.
     may_be_whole: bool,
 }
 
@@ -94,12 +92,12 @@ impl Ledger {
         })
     }
 
-    /// To read with, between two transactions.
+    /// The connection, for reads between two transactions.
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// What is kept, as committed.
+    /// The usage as of the last commit.
     pub(super) fn committed(&self) -> Usage {
         self.committed
     }
@@ -113,7 +111,7 @@ impl Ledger {
         self.in_transaction
     }
 
-    /// Whether more is kept than may be.
+    /// Whether the stored data exceeds a limit.
     pub(super) fn is_over_bounds(&self) -> bool {
         self.bounds.exceeded(self.usage)
     }
@@ -125,7 +123,7 @@ impl Ledger {
         self.bounds.enforce(&self.connection, &mut self.usage, Moment::now(), most)
     }
 
-    /// Begins the transaction if it has not begun. One in which nothing changes costs nothing.
+    /// Begins the transaction if it has not begun. A transaction without changes costs nothing.
     pub(super) fn write(&mut self) -> rusqlite::Result<()> {
         if !self.in_transaction {
             self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
@@ -138,8 +136,8 @@ impl Ledger {
         if self.in_transaction {
             self.keys.write(&self.connection)?;
             let committed = self.connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
-            // SQLite says that the disk is full only of a write to the file, and the frame that makes a transaction whole
-            // is written last. After any other error, such as a failed fsync, it may be there.
+            // SQLite reports a full disk only for a write to the file, and the frame that completes a transaction is
+            // written last. After any other error, such as a failed fsync, that frame may be in the file.
             let is_full = |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DiskFull);
             self.may_be_whole = committed.as_ref().is_err_and(|error| !is_full(error));
             committed?;
@@ -150,14 +148,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether the transaction that failed may come back: the next start reads the write-ahead log up to the last whole
-    /// transaction. Until another one has been written over it, nothing may happen that must come after it.
+    /// Whether the failed transaction may come back: the next start reads the write-ahead log up to the last complete
+    /// transaction. Until another transaction has been written over it, nothing may happen that must come after it.
     pub(super) fn may_come_back(&mut self) -> bool {
         mem::take(&mut self.may_be_whole)
     }
 
     pub(super) fn rollback(&mut self) {
-        // Some errors have rolled back already. If this fails, the next BEGIN does too, and nothing is accepted.
+        // Some errors have already rolled back. If this fails, the next BEGIN fails too, and nothing is accepted.
         if !self.connection.is_autocommit()
             && let Err(error) = self.connection.execute_batch("ROLLBACK")
         {
@@ -170,19 +168,19 @@ impl Ledger {
 
     /// Moves everything out of the write-ahead log into the file, and waits for the disk.
     pub(super) fn checkpoint(&self) -> rusqlite::Result<()> {
-        // An error of the disk is one here. Nobody else uses the file, so that it is never busy.
+        // A disk error is returned here. No other process uses the file, so it is never busy.
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
-    /// Closes the file and gives up its lock.
+    /// Closes the file and releases its lock.
     pub(super) fn close(self) -> rusqlite::Result<()> {
         self.connection.close().map_err(|(_, error)| error)
     }
 
-    /// Applies a request, with the numbers for its events.
+    /// Applies a request. Its events get their numbers from `numbers`.
     ///
     /// # Errors
-    /// If the transaction can't go on. A refusal is no error.
+    /// If the transaction can't continue. A refusal is not an error.
     pub(super) fn apply(&mut self, request: &Request, numbers: &mut Sequence) -> rusqlite::Result<Applied> {
         let applied = match request {
             Request::Commit { change, .. } => self.change(change, numbers),
@@ -207,7 +205,7 @@ impl Ledger {
         }
     }
 
-    /// Nothing is written before the last reason to refuse, so a refusal leaves nothing behind.
+    /// Applies a change. Nothing is written before the last check, so a refusal leaves nothing behind.
     fn change(&mut self, change: &Change, numbers: &mut Sequence) -> Result<Applied, Failed> {
         if let Some(key) = &change.key
             && let Some(receipt) = self.receipt(key)?
@@ -215,13 +213,13 @@ impl Ledger {
             return Ok(Applied::Repeated { receipt, first: Origin::Receipt(KeyedItem::of(key)) });
         }
         let applied = match &change.what {
-            What::Media(step) => self.media(step, change.at, numbers)?,
-            What::Notification(notification) => self.notification(notification, change.at, numbers)?,
-            What::Room(event) => self.room(event, change.at, change.key.is_some(), numbers)?,
+            ChangeKind::Media(step) => self.media(step, change.at, numbers)?,
+            ChangeKind::Notification(notification) => self.notification(notification, change.at, numbers)?,
+            ChangeKind::Room(event) => self.room(event, change.at, change.key.is_some(), numbers)?,
         };
         if let Some(key) = &change.key {
             let (stored, delivered) = match &applied {
-                Applied::Said { stored, .. } => (*stored, 0),
+                Applied::RoomEvent { stored, .. } => (*stored, 0),
                 Applied::Repeated { receipt: Receipt(_, stored, delivered), .. } => (*stored, *delivered),
                 _ => (true, 0),
             };
@@ -241,20 +239,14 @@ impl Ledger {
             self.usage.media.remove(current.payload.len() as u64);
         }
         self.usage.media.add(state.payload.len() as u64);
-        if !matches!(state.step, media_rules::Step::Progress(_)) {
-            let owner_room = state.owner_id.as_deref().map(rooms::user_room);
-            self.log(&Entry {
-                seq: state.seq,
-                at,
-                namespace: MEDIA,
-                room: &rooms::media_room(&change.media_id),
-                owner_room: owner_room.as_deref(),
-                event: state.step.event(),
-                argument: &state.payload,
-                is_latest: false,
-            })?;
+        let envelope =
+            Envelope::of_media(state.step.route(), &change.media_id, state.owner_id.as_deref(), &state.payload);
+        // For progress, the state is kept instead.
+        if envelope.class == Class::Durable {
+            self.log(&Entry { seq: state.seq, at, envelope: &envelope })?;
         }
-        Ok(Applied::Media { state, owner_became_known })
+        let owner_became_known = state.owner_id.filter(|_| owner_became_known);
+        Ok(Applied::Media { seq: state.seq, envelope, owner_became_known })
     }
 
     fn notification(
@@ -278,27 +270,14 @@ impl Ledger {
         for bytes in notifications::keep_newest(&self.connection, user, self.bounds.notifications_per_user)? {
             self.usage.notifications.remove(bytes);
         }
-        self.log(&Entry {
-            seq,
-            at,
-            namespace: NOTIFICATIONS,
-            room: &rooms::user_room(user),
-            owner_room: None,
-            event: server::NOTIFICATION,
-            argument: &notification.payload,
-            is_latest: false,
-        })?;
-        Ok(Applied::Notified { seq, unread: notifications::unread(&self.connection, user)? })
+        let envelope = Envelope::of_user(Route::NOTIFICATION, user, &notification.payload);
+        self.log(&Entry { seq, at, envelope: &envelope })?;
+        Ok(Applied::Notified { seq, envelope, unread: notifications::unread(&self.connection, user)? })
     }
 
-    /// With an idempotency key it is logged whatever its class: once the receipt is committed, nobody publishes it again.
-    fn room(
-        &mut self,
-        event: &RoomEvent,
-        at: Moment,
-        has_key: bool,
-        numbers: &mut Sequence,
-    ) -> Result<Applied, Failed> {
+    /// Applies an event for a room. With an idempotency key it is logged whatever its class: after the receipt is
+    /// committed, the event is not published again.
+    fn room(&mut self, event: &Envelope, at: Moment, has_key: bool, numbers: &mut Sequence) -> Result<Applied, Failed> {
         let stored = event.class == Class::Durable;
         let kept = stored || has_key;
         if kept {
@@ -306,27 +285,17 @@ impl Ledger {
         }
         let seq = numbers.next();
         if kept {
-            self.log(&Entry {
-                seq,
-                at,
-                namespace: event.namespace,
-                room: &event.room,
-                owner_room: None,
-                event: &event.event,
-                argument: &event.argument,
-                is_latest: event.class == Class::Latest,
-            })?;
+            self.log(&Entry { seq, at, envelope: event })?;
         }
-        Ok(Applied::Said { seq, stored, kept })
+        Ok(Applied::RoomEvent { seq, stored, kept })
     }
 
     fn log(&mut self, entry: &Entry<'_>) -> rusqlite::Result<()> {
-        self.usage.log.add(entry.argument.len() as u64);
+        self.usage.log.add(entry.envelope.argument.len() as u64);
         log::append(&self.connection, entry)
     }
 
-    /// The receipt that an earlier publish with this key got, unless that is too long ago. If the key is new, there is a
-    /// place for it.
+    /// The receipt of an earlier publish with this key, unless it is too old. If the key is new, room is made for it.
     fn receipt(&mut self, key: &IdempotencyKey) -> Result<Option<Receipt>, Failed> {
         let (item, since) = (KeyedItem::of(key), self.keys_since(Moment::now()));
         match self.keys.find(&self.connection, &item, since)? {
@@ -336,13 +305,13 @@ impl Ledger {
         }
     }
 
-    /// Keys that were used then, or earlier, are forgotten.
+    /// The age limit of keys: keys used at this time or earlier are forgotten.
     fn keys_since(&self, now: Moment) -> Moment {
         now.before(self.bounds.idempotency_keys.age)
     }
 
-    /// Makes sure that a key of this publisher can be remembered, if need be by forgetting what is too old already. A batch
-    /// may be more than what is left: one that is large must not be refused for ever.
+    /// Makes sure that a key of this publisher can be remembered, if necessary by forgetting keys that are already too
+    /// old. A batch may exceed the remaining room; otherwise a large batch would be refused for ever.
     fn make_room(&mut self, publisher: &str) -> Result<(), Failed> {
         let bounds = self.bounds.idempotency_keys;
         for (of, limit) in [(Some(publisher), bounds.of_publisher), (None, bounds.of_all)] {
@@ -412,14 +381,14 @@ impl Ledger {
         Ok(Applied::Undone(kept))
     }
 
-    /// Writes a page as it is.
+    /// Writes a page without changing it.
     fn try_to_write(&mut self) -> Result<Applied, Failed> {
         self.write()?;
         self.connection.prepare_cached("UPDATE meta SET value = value WHERE name = 'next_seq'")?.execute([])?;
         Ok(Applied::Written)
     }
 
-    /// Writes what nobody waits for.
+    /// Writes the deferred changes, which no caller waits for.
     pub(super) fn save(&mut self, lazy: &Lazy) -> rusqlite::Result<()> {
         self.write()?;
         if let Some(up_to) = lazy.confirmed_at_most {
@@ -448,7 +417,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes down how many sockets a publish was queued for.
+    /// Stores the number of sockets that a publish was queued for.
     pub(super) fn set_delivered(&mut self, origin: &Origin, delivered: u64) -> rusqlite::Result<()> {
         match origin {
             Origin::Receipt(item) => self.keys.set_delivered(&self.connection, item, delivered),

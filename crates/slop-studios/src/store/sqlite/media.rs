@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use super::super::media::{MediaState, Step};
 use super::super::{MediaUnderWay, UnderWay};
-use crate::clock::Moment;
+use crate::contract::time::Moment;
 
 const PROGRESS: i64 = 0;
 const COMPLETE: i64 = 1;
@@ -19,7 +19,7 @@ pub(super) fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option
     statement.query_row([id], state).optional()
 }
 
-/// Puts a state in the place of the one before.
+/// Replaces the earlier state of an item.
 pub(super) fn put(connection: &Connection, id: &str, state: &MediaState) -> rusqlite::Result<()> {
     let (step, progress) = match state.step {
         Step::Progress(progress) => (PROGRESS, Some(progress)),
@@ -44,8 +44,9 @@ pub(super) fn put(connection: &Connection, id: &str, state: &MediaState) -> rusq
     Ok(())
 }
 
-/// Gives the states of an owner's items whose last event is progress with a number after `after`, up to and with `until`; in
-/// the order of these numbers, for as long as `take` returns true.
+/// Passes the states of an owner's items to `take`. The last event of these items is progress with a number after
+/// `after`, up to and including `until`. The states come in the order of these numbers, for as long as `take` returns
+/// true.
 pub(super) fn progress_of_owner(
     connection: &Connection,
     owner: &str,
@@ -72,7 +73,7 @@ pub(super) fn owner(connection: &Connection, id: &str) -> rusqlite::Result<Optio
     Ok(statement.query_row([id], |row| row.get(0)).optional()?.flatten())
 }
 
-/// The highest number.
+/// The highest event number in the table.
 pub(super) fn newest(connection: &Connection) -> rusqlite::Result<u64> {
     connection.prepare_cached("SELECT coalesce(max(seq), 0) FROM media")?.query_row([], |row| row.get(0))
 }
@@ -98,7 +99,8 @@ pub(super) fn under_way(
     Ok(MediaUnderWay { items, up_to: if looked_at < most { until } else { last } })
 }
 
-/// By place, since a thousand subscriptions are as many rows, and names are looked up in each.
+/// Reads a state. Columns are read by position: a thousand subscriptions are a thousand rows, and names would be looked
+/// up in each row.
 fn state(row: &Row<'_>) -> rusqlite::Result<MediaState> {
     Ok(MediaState {
         owner_id: row.get(0)?,

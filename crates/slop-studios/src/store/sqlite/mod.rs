@@ -1,13 +1,15 @@
 //! A store in one SQLite file, for one server.
 //!
-//! A request goes into the `queue` in the order of the calls. One thread, the `writer`, takes what is there, applies it
-//! to the `ledger` in one transaction, commits, dispatches and answers. An event of which no row is kept is written to the
-//! `journal` and dispatched by whoever commits it, unless something waits before it. What clients missed that come back from
-//! earlier lives is read (`replay`) in slices between two turns of the writer. `media`, `log`, `notifications`, `sessions` and
-//! `receipts` are the tables (`schema`), `retention` what leaves them, `sequence` the events' numbers, `order` these and the
-//! journal. `files` notices that the file is gone, `unsaved` tells the next process which sessions are not as they should be.
+//! A request enters the `queue` in the order of the calls. One thread, the `writer`, takes the queued requests, applies
+//! them to the `ledger` in one transaction, commits, dispatches and answers. An event without a row is written to the
+//! `journal` and dispatched by the thread that commits it, unless a request is queued before it. Events that returning
+//! clients missed in earlier lives are read (`replay`) in slices between two turns of the writer.
 //!
-//! A promise is as good as the disk: see [`StoreSync`].
+//! `media`, `log`, `notifications`, `sessions` and `receipts` are the tables (`schema`). `retention` removes their old
+//! rows. `sequence` has the event numbers; `order` has these and the journal. `files` detects that the file is gone.
+//! `unsaved` tells the next process which sessions are outdated.
+//!
+//! Durability depends on the disk: see [`StoreSync`].
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,11 +21,12 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{
-    Change, Class, Committed, CommittedEvent, Dispatch, Dispatched, IdempotencyKey, InboxThen, MediaOwners, MediaState,
-    MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, Revocations, Revoked, SessionKey, SessionRecord,
-    SnapshotThen, Store, StoreError, Usage, What,
+    Change, ChangeKind, Committed, CommittedEvent, Dispatch, Dispatched, Effect, IdempotencyKey, InboxThen,
+    MediaOwners, MediaState, MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, RevocationStore,
+    Revocations, Revoked, SessionKey, SessionRecord, SessionStore, SnapshotThen, Store, StoreError, Usage,
 };
-use crate::clock::Moment;
+use crate::contract::delivery::Class;
+use crate::contract::time::Moment;
 use crate::limits::RECALLS;
 use crate::metrics::Metrics;
 
@@ -66,15 +69,16 @@ use writer::{Shared, Writer};
 /// See the module.
 pub struct SqliteStore {
     queue: Arc<Queue>,
-    /// Whoever has them dispatches: the writer from before it takes requests out of the queue until it has answered.
+    /// Only the holder of this lock dispatches. The writer holds it from before it takes requests out of the queue
+    /// until it has answered them.
     order: Arc<Mutex<Order>>,
     dispatch: Arc<dyn Dispatch>,
     boot_seq: u64,
     earlier: Arc<EarlierLives>,
-    /// Whoever reads for a client that comes back has one of these.
+    /// The permits of reads for returning clients. Each read holds one.
     recall_places: Arc<Semaphore>,
     socket_id_key: [u8; 16],
-    /// As of the last commit.
+    /// The usage as of the last commit.
     usage: Arc<Mutex<Usage>>,
     metrics: Arc<Metrics>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -86,13 +90,13 @@ impl fmt::Debug for SqliteStore {
     }
 }
 
-/// Why an operation on the tables did not come to its end.
+/// The reason why an operation on the tables did not finish.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
-    /// A rule forbids it. The transaction goes on.
+    /// A rule forbids the operation. The transaction continues.
     #[error(transparent)]
     Refused(#[from] StoreError),
-    /// The file does. The transaction is over.
+    /// The file has an error. The transaction is over.
     #[error(transparent)]
     Broken(#[from] rusqlite::Error),
 }
@@ -107,10 +111,10 @@ impl From<Failed> for StoreError {
 }
 
 impl SqliteStore {
-    /// Opens the file, or makes one, and hands what is committed to `dispatch`.
+    /// Opens the file, or creates it. Committed events are handed to `dispatch`.
     ///
     /// # Errors
-    /// Why it can't be used, in a line.
+    /// If the file can't be used. The error explains it in one line.
     pub fn open(options: &Options, dispatch: Arc<dyn Dispatch>, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
         let (store, writer) = Self::prepare(options, dispatch, metrics)?;
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
@@ -119,7 +123,7 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// All but the thread that is to run the writer.
+    /// Prepares everything except the thread that runs the writer.
     fn prepare(
         options: &Options,
         dispatch: Arc<dyn Dispatch>,
@@ -173,39 +177,40 @@ impl SqliteStore {
         Ok((store, writer))
     }
 
-    /// The key that tells socket ids from other names, for this process and those after it.
+    /// The key that distinguishes socket ids from other names, for this process and later ones.
     #[must_use]
     pub fn socket_id_key(&self) -> [u8; 16] {
         self.socket_id_key
     }
 
-    /// Carries out what waits, and closes the file. Whatever is asked afterwards is [`StoreError::Unavailable`].
+    /// Carries out the queued requests, and closes the file. Later requests get [`StoreError::Unavailable`].
     pub fn close(&self) {
         self.queue.close();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
-            // Why it panicked was logged by itself.
+            // The panic was already logged.
             let _ = writer.join();
         }
     }
 
-    /// The same, but waits no longer than until `deadline`, and says what was not written by then.
+    /// Closes the store like `close`, but waits only until `deadline`. Returns what was not written by then.
     pub fn close_by(&self, deadline: Instant) -> Ending {
         self.queue.close();
-        // It may stand in a write that never returns: nobody is to wait for it after this.
+        // The thread may hang in a write that never returns, so nothing may wait for it after this.
         drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.queue.wait_for_end(deadline)
     }
 
-    /// Lets the next process recover no session, since changes of some are not written. It may wait for the disk.
+    /// Prevents the next process from recovering any session, because changes of some sessions are not written. It may
+    /// wait for the disk.
     pub fn void_sessions(&self) {
         self.queue.sessions_lost();
     }
 
-    /// Commits what the file has nothing to do with, unless something waits before it.
+    /// Commits, without the writer, a change that needs no access to the file, unless requests are queued before it.
     fn commit_here(&self, change: &Change) -> Option<Result<Committed, StoreError>> {
         let event = match &change.what {
-            What::Room(event) if event.class != Class::Durable && change.key.is_none() => event,
+            ChangeKind::Room(event) if event.class != Class::Durable && change.key.is_none() => event,
             _ => return None,
         };
         let mut order = self.order.try_lock().ok()?;
@@ -218,7 +223,8 @@ impl SqliteStore {
             self.queue.availability.refused();
             return Some(Err(error));
         }
-        let delivery = self.dispatch.dispatch(&[Dispatched { seq, event: CommittedEvent::Room(event) }]).pop()?;
+        let event = CommittedEvent::Event { envelope: event, effect: Effect::None };
+        let delivery = self.dispatch.dispatch(&[Dispatched { seq, event }]).pop()?;
         Some(Ok(Committed { id: Arc::clone(&change.id), stored: false, repeated: false, delivery }))
     }
 
@@ -233,7 +239,7 @@ impl SqliteStore {
         Box::pin(async { answer.await.unwrap_or_else(|_dropped| Err(queue::stopped())) })
     }
 
-    /// Reads what is committed, after what was asked before.
+    /// Reads committed data, after all earlier requests.
     fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> Result<T, Failed> + Send + 'static,
@@ -245,8 +251,8 @@ impl SqliteStore {
         })
     }
 
-    /// Reads in slices what no commit of this life changes, beside what else is asked for: no place in the order is taken.
-    /// `read` is called again for as long as it returns None.
+    /// Reads, in slices, data that no commit of this life changes. The read runs beside other requests and takes no
+    /// place in the order. `read` is called again for as long as it returns `None`.
     fn recall<T: Send + 'static>(
         &self,
         mut read: impl FnMut(&Connection, Instant) -> rusqlite::Result<Option<T>> + Send + 'static,
@@ -254,7 +260,7 @@ impl SqliteStore {
         let (reply, answer) = oneshot::channel::<Result<T, StoreError>>();
         let mut reply = Some(reply);
         let read = move |connection: &Connection, time_up: Instant| {
-            // Whoever is no longer there to hear the answer does not want it.
+            // The caller no longer waits for the answer.
             if reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
                 return true;
             }
@@ -273,7 +279,7 @@ impl SqliteStore {
         Box::pin(async move {
             match at_once {
                 Some(pushed) => pushed?,
-                // In the order in which they came. The places are never closed.
+                // Permits are given in the order of the calls. The semaphore is never closed.
                 None => push(places.acquire_owned().await.map_err(|_closed| queue::stopped())?)?,
             }
             answer.await.unwrap_or_else(|_dropped| Err(queue::stopped()))
@@ -377,6 +383,28 @@ impl Store for SqliteStore {
         self.recall(move |connection, time_up| replay.go_on(connection, time_up))
     }
 
+    fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>> {
+        if let Some(since) = self.queue.availability.since() {
+            return Box::pin(ready(Ok(since)));
+        }
+        let tried = self.ask(|reply| Request::TryToWrite { reply });
+        Box::pin(async move {
+            tried.await?;
+            self.queue.availability.since().ok_or_else(|| StoreError::Unavailable("a commit has failed".into()))
+        })
+    }
+
+    fn is_open(&self) -> bool {
+        self.queue.is_open()
+    }
+
+    fn usage(&self) -> Usage {
+        let usage = *self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        Usage { queued: self.queue.len() as u64, recalls: self.queue.recalls() as u64, ..usage }
+    }
+}
+
+impl SessionStore for SqliteStore {
     fn save_session(&self, session: SessionRecord) {
         self.count_dropped(self.queue.put_session(session.key, SessionChange::Saved(session)));
     }
@@ -400,7 +428,7 @@ impl Store for SqliteStore {
             None => {
                 let (queue, earlier, boot_seq) = (Arc::clone(&self.queue), self.earlier.get(), self.boot_seq);
                 self.recall(move |connection, _| {
-                    // A change that was in the writer's hands, and could not be written.
+                    // A change that the writer had taken but could not write.
                     if let Some(session) = queue.pending_session(&key) {
                         return Ok(Some(session));
                     }
@@ -414,7 +442,9 @@ impl Store for SqliteStore {
             }
         }
     }
+}
 
+impl RevocationStore for SqliteStore {
     fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<Revocations, StoreError>> {
         self.ask(|reply| Request::Revoke { revocation, reply })
     }
@@ -425,25 +455,5 @@ impl Store for SqliteStore {
 
     fn revocations(&self) -> BoxFuture<'_, Result<Revocations, StoreError>> {
         self.read(|connection| Ok(revocations::all(connection)?))
-    }
-
-    fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>> {
-        if let Some(since) = self.queue.availability.since() {
-            return Box::pin(ready(Ok(since)));
-        }
-        let tried = self.ask(|reply| Request::TryToWrite { reply });
-        Box::pin(async move {
-            tried.await?;
-            self.queue.availability.since().ok_or_else(|| StoreError::Unavailable("a commit has failed".into()))
-        })
-    }
-
-    fn is_open(&self) -> bool {
-        self.queue.is_open()
-    }
-
-    fn usage(&self) -> Usage {
-        let usage = *self.usage.lock().unwrap_or_else(PoisonError::into_inner);
-        Usage { queued: self.queue.len() as u64, recalls: self.queue.recalls() as u64, ..usage }
     }
 }

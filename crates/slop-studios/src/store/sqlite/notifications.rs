@@ -8,10 +8,10 @@ use super::super::{
     Fingerprint, Inbox, InboxItem, KeptNotification, NotificationChange, NotificationsPage, ReadMark, StoreError,
 };
 use super::Failed;
-use crate::clock::Moment;
+use crate::contract::time::Moment;
 use crate::limits::{INBOX_BATCH_BYTES, MAX_NOTIFICATIONS_PAGE_BYTES};
 
-/// What a repeat of a notification is answered with.
+/// The stored data for the answer to a repeat of a notification.
 #[derive(Debug)]
 pub(super) struct FirstNotification {
     pub(super) seq: u64,
@@ -50,7 +50,7 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Removes the oldest that are more than `most`, and returns the bytes of each.
+/// Removes the oldest notifications in excess of `most`, and returns the bytes of each.
 pub(super) fn keep_newest(connection: &Connection, user: &str, most: usize) -> rusqlite::Result<Vec<u64>> {
     let kept: usize = connection
         .prepare_cached("SELECT count(*) FROM notifications WHERE user = ?1")?
@@ -74,7 +74,7 @@ pub(super) fn unread(connection: &Connection, user: &str) -> rusqlite::Result<u6
         .query_row([user], |row| row.get(0))
 }
 
-/// Writes down how many sockets a notification was queued for.
+/// Stores the number of sockets that a notification was queued for.
 pub(super) fn set_delivered(connection: &Connection, seq: u64, delivered: u64) -> rusqlite::Result<()> {
     connection.prepare_cached("UPDATE notifications SET delivered = ?2 WHERE seq = ?1")?.execute((seq, delivered))?;
     Ok(())
@@ -93,7 +93,7 @@ pub(super) fn page(
     let mut statement = connection.prepare_cached(
         "SELECT id, payload, read FROM notifications WHERE user = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3",
     )?;
-    // One more tells whether there is a next page.
+    // One more row tells whether there is a next page.
     let mut rows = statement.query((user, end, limit + 1))?;
     let (mut notifications, mut last, mut next, mut bytes) = (Vec::new(), None, None, 0);
     while let Some(row) = rows.next()? {
@@ -114,7 +114,7 @@ pub(super) fn inbox(connection: &Connection, user: &str, limit: usize, as_of: u6
          WHERE user = ?1 AND seq > coalesce((SELECT received FROM inboxes WHERE user = ?1), 0)
          ORDER BY seq LIMIT ?2",
     )?;
-    // One more tells whether there is more.
+    // One more row tells whether there are more.
     let mut rows = statement.query((user, limit + 1))?;
     let (mut undelivered, mut bytes, mut more) = (Vec::new(), 0, false);
     while let Some(row) = rows.next()? {
@@ -140,7 +140,7 @@ pub(super) fn received(connection: &Connection, user: &str, up_to: u64) -> rusql
     Ok(())
 }
 
-/// Marks as read, and says how many had not been.
+/// Marks notifications as read, and returns how many of them were unread.
 pub(super) fn mark_read(connection: &Connection, user: &str, mark: &ReadMark) -> Result<usize, Failed> {
     match mark {
         ReadMark::UpTo(id) => {

@@ -1,4 +1,4 @@
-//! Opening the file, and saying plainly why that can't be done.
+//! Opening the file, and the errors that explain why it can't be opened.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,27 +8,28 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::retention::Bounds;
 use super::schema;
-use crate::data_dir::{self, Unusable};
+use crate::store::data_dir::{self, Unusable};
 
 pub(super) const FILE: &str = "store.db";
 
-/// How long the file may be locked by somebody who only looks. A server holds it for as long as it runs.
+/// How long to wait while a process that only reads the file has it locked. A server holds the lock for as long as it
+/// runs.
 const LOCKED_FOR: Duration = Duration::from_millis(250);
 
-/// More than the statements that there are.
+/// The capacity of the statement cache: more than the number of statements.
 const STATEMENTS: usize = 64;
 
-/// What a success promises.
+/// The durability of accepted changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreSync {
-    /// What was accepted survives that the machine loses its power: each group is synchronised to the disk.
+    /// Accepted changes survive a power failure of the machine: each group is synchronised to the disk.
     Full,
-    /// What was accepted survives that the process is killed; the last moments before the machine itself dies may be lost.
+    /// Accepted changes survive a kill of the process. If the machine itself dies, the last moments before may be lost.
     Normal,
 }
 
 impl StoreSync {
-    /// As the setting names it.
+    /// The name of the value in the settings.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -37,32 +38,32 @@ impl StoreSync {
     }
 }
 
-/// What to open, and how.
+/// The options for opening a store.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The folder of the file.
     pub folder: PathBuf,
-    /// What a success promises.
+    /// The durability of accepted changes.
     pub sync: StoreSync,
-    /// How much is kept.
+    /// The limits of the stored data.
     pub bounds: Bounds,
-    /// How long room events are kept that are not durable, for clients that come back: as long as a client may be away
-    /// and its loss unnoticed. With zero they are not.
+    /// How long room events that are not durable are kept, for returning clients: as long as a client may be away and
+    /// its loss unnoticed. With zero they are not kept.
     pub journal: Duration,
 }
 
-/// Why a store can't be opened.
+/// The reason why a store can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The folder is not there and can't be made.
+    /// The folder does not exist and can't be created.
     #[error("can't use {} as the data folder: {error}", .folder.display())]
     Folder {
         /// The folder.
         folder: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
-    /// A file stands where the folder, or one above it, has to be.
+    /// The path of the folder, or of one of its parents, is taken by a file.
     #[error("{}", data_dir::no_folder(.folder, .file))]
     NotAFolder {
         /// The folder.
@@ -70,15 +71,15 @@ pub enum OpenError {
         /// The file.
         file: PathBuf,
     },
-    /// The file can't be read, written or made.
+    /// The file can't be read, written or created.
     #[error("can't open {}: {error}", .file.display())]
     File {
         /// The file.
         file: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
-    /// A file is another user's.
+    /// A file belongs to another user.
     #[error(
         "{} is another user's: {owner}; give the folder's files to the server's user (chown), or start the server as theirs",
         .file.display()
@@ -86,10 +87,10 @@ pub enum OpenError {
     Foreign {
         /// The file.
         file: PathBuf,
-        /// Whose it is, and who we are.
+        /// The owner, and the server's user.
         owner: String,
     },
-    /// No file can be made in the folder, or one that is there can't be written.
+    /// No file can be created in the folder, or an existing file can't be written.
     #[error(
         "can't write to {}: {error}; {owner}; let the server's user write there, or set DATA_DIR to another folder",
         .path.display()
@@ -97,18 +98,18 @@ pub enum OpenError {
     NotWritable {
         /// The folder or the file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
-        /// Whose it is, and who we are.
+        /// The owner, and the server's user.
         owner: String,
     },
-    /// Another process has it.
+    /// Another process uses the store.
     #[error("the store in {} is in use by another process; each server needs a DATA_DIR of its own", .folder.display())]
     InUse {
         /// The folder.
         folder: PathBuf,
     },
-    /// This version does not know its tables.
+    /// This version does not know the file's tables.
     #[error("{} was written by a newer version (schema {found}, this one knows {known})", .file.display())]
     Newer {
         /// The file.
@@ -118,20 +119,20 @@ pub enum OpenError {
         /// The newest that this version knows.
         known: i64,
     },
-    /// It is not what it should be.
+    /// The file is damaged or is not a store.
     #[error("{} is damaged, or is no store: {problem}", .file.display())]
     Damaged {
         /// The file.
         file: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// Something else, such as a full disk.
+    /// Another error, such as a full disk.
     #[error("can't open {}: {problem}", .file.display())]
     Failed {
         /// The file.
         file: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
 }
@@ -147,7 +148,8 @@ impl OpenError {
     }
 }
 
-/// Opens the file, makes it if there is none, and brings it up to date. It is locked until the connection is closed.
+/// Opens the file, creates it if there is none, and migrates it to the newest version. It is locked until the
+/// connection is closed.
 pub(super) fn open(options: &Options) -> Result<Connection, OpenError> {
     let folder = &options.folder;
     if let Some(file) = data_dir::in_the_way(folder) {
@@ -160,10 +162,10 @@ pub(super) fn open(options: &Options) -> Result<Connection, OpenError> {
         Unusable::NotWritable(error) => not_writable(folder, error),
     })?;
     let file = folder.join(FILE);
-    // SQLite would let everybody read it, and says only "unable to open" if it can't make it, or "disk I/O error" if it can't
-    // write it.
+    // SQLite would make the file readable for everybody. It reports only "unable to open" if it can't create the file,
+    // or "disk I/O error" if it can't write it.
     match data_dir::private_file().create_new(true).open(&file) {
-        // To open a pipe would wait for its reader.
+        // Opening a pipe would wait for its reader.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && file.is_file() => {
             match data_dir::private_file().open(&file) {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -188,7 +190,7 @@ pub(super) fn open(options: &Options) -> Result<Connection, OpenError> {
     let check: String =
         connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|error| failed(&error))?;
     if check != "ok" {
-        // The first line says which part, the others where.
+        // The first line names the damaged part, the others the places in it.
         let problem = check.lines().next().unwrap_or_default().trim_matches(|c| c == '*' || c == ' ').to_owned();
         return Err(OpenError::Damaged { file, problem });
     }
@@ -204,18 +206,18 @@ fn not_writable(path: &Path, error: io::Error) -> OpenError {
     OpenError::NotWritable { owner: data_dir::owner_of(path), path: path.to_owned(), error }
 }
 
-/// Whether a file of this name is the store's: SQLite's, one of the journal's, or a list of sessions.
+/// Whether a file with this name belongs to the store: it is one of SQLite's, a journal file, or a list of sessions.
 fn is_ours(name: &str) -> bool {
     name.starts_with(FILE) || super::journal::is_name(name) || super::unsaved::is_name(name)
 }
 
-/// With `EXCLUSIVE` before the first access, the lock is taken once and kept, and the write-ahead log needs no shared
-/// memory. The system lets go of it however the process ends.
+/// Locks the file. With `EXCLUSIVE` before the first access, the lock is taken once and kept, and the write-ahead log
+/// needs no shared memory. The system releases the lock however the process ends.
 fn lock(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(LOCKED_FOR)?;
     connection.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-    // A file that was in this mode before is locked by the first one to write.
+    // If the file was in this mode before, only the first write takes the lock.
     connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK")
 }
 
@@ -227,14 +229,14 @@ fn settle(connection: &Connection, options: &Options) -> rusqlite::Result<()> {
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
-    // KiB, for it is negative: the inner pages of all indexes, and what is hot.
+    // In KiB, because the number is negative: the inner pages of all indexes, and the frequently used pages.
     connection.pragma_update(None, "cache_size", -1024)?;
-    // After a burst the write-ahead log is cut to what a checkpoint usually finds.
+    // After a burst the write-ahead log is truncated to its usual size at a checkpoint.
     connection.pragma_update_and_check(None, "journal_size_limit", 8 * 1024 * 1024, |_| Ok(()))?;
     Ok(())
 }
 
-/// A secret that is made once and kept in the file.
+/// A secret that is generated once and kept in the file.
 pub(super) fn secret(connection: &Connection, name: &str, options: &Options) -> Result<[u8; 16], OpenError> {
     let mut fresh = [0; 16];
     getrandom::fill(&mut fresh).map_err(|error| OpenError::Failed {

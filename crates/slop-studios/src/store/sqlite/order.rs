@@ -1,26 +1,28 @@
-//! The order of events, behind one lock: the sequence of their numbers, and the journal of those of which nothing else is
-//! kept. Only the holder of the lock may dispatch.
+//! The order of events, behind one lock: the sequence of their numbers, and the journal of the events without a row.
+//! Only the holder of the lock may dispatch.
 
 use std::io;
 use std::time::Instant;
 
-use super::super::{RoomEvent, StoreError};
+use super::super::StoreError;
 use super::journal::Journal;
 use super::sequence::Sequence;
+use crate::contract::delivery::Envelope;
 use crate::limits::{SLOW_WRITE, SLOW_WRITE_AGAIN};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) numbers: Sequence,
-    /// None if nobody is recovered.
+    /// `None` if no client is recovered.
     journal: Option<Journal>,
-    /// The bytes of the journal when it could not be written, or fewer that it had since, so that a full disk is one line in the
-    /// log. Small events may still fit into what is reserved: it can be written again when it grows.
+    /// The bytes of the journal when a write failed, or a smaller number that it had since. So a full disk causes only
+    /// one line in the log. Small events may still fit into the reserved bytes, so the journal counts as writable again
+    /// only when it grows.
     failing: Option<u64>,
-    /// Whether the journal could not be tidied the last time.
+    /// Whether the last attempt to tidy the journal failed.
     is_untidy: bool,
-    /// Until when a write to the journal is left to the thread that may wait for the disk.
+    /// The time until which writes to the journal are left to the writer thread, which may wait for the disk.
     slow_until: Option<Instant>,
 }
 
@@ -32,10 +34,10 @@ impl Order {
     /// Hands events to the operating system before they are dispatched, all or none.
     ///
     /// # Errors
-    /// If it does not take them. They must not be dispatched then.
+    /// If the system does not accept them. They must not be dispatched then.
     pub(super) fn write<'a>(
         &mut self,
-        events: impl IntoIterator<Item = (u64, &'a RoomEvent)>,
+        events: impl IntoIterator<Item = (u64, &'a Envelope)>,
     ) -> Result<(), StoreError> {
         let Some(journal) = &mut self.journal else { return Ok(()) };
         let begun = Instant::now();
@@ -46,15 +48,15 @@ impl Order {
         self.note(written).map_err(|error| StoreError::Unavailable(error.to_string().into()))
     }
 
-    /// Whether to write an event to the journal may take long, so that it is left to the store's thread: another file has to be
-    /// made, or the last writes have waited for the disk. Normally the kernel copies the bytes and returns; on a slow disk it
-    /// can wait for a transaction of the file system.
-    pub(super) fn is_slow(&self, event: &RoomEvent) -> bool {
+    /// Whether writing an event to the journal may take long, so that it is left to the store's thread. This is so if
+    /// another file has to be created, or if the last writes have waited for the disk. Normally the kernel copies the
+    /// bytes and returns. On a slow disk it can wait for a transaction of the file system.
+    pub(super) fn is_slow(&self, event: &Envelope) -> bool {
         self.journal.as_ref().is_some_and(|journal| journal.is_full_for(event))
             || self.slow_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// What is to be done now and then.
+    /// Tidies the journal. This is called from time to time.
     pub(super) fn tidy(&mut self) {
         let last = self.numbers.peek() - 1;
         let tidied = self.journal.as_mut().map_or(Ok(()), |journal| journal.tidy(last));
@@ -65,7 +67,7 @@ impl Order {
         self.is_untidy = tidied.is_err();
     }
 
-    /// Nothing is dispatched any more.
+    /// Closes the journal. Nothing is dispatched afterwards.
     pub(super) fn close(&mut self) {
         if let Some(Err(error)) = self.journal.as_mut().map(Journal::close) {
             tracing::error!(%error, "close the journal");
@@ -105,9 +107,9 @@ mod tests {
     use super::super::journal::Life;
     use super::super::schema;
     use super::*;
-    use crate::store::Class;
+    use crate::contract::delivery::Class;
 
-    /// As after a disk that was full while the journal was large.
+    /// The state after the disk was full while the journal was large.
     #[test]
     fn each_time_that_the_journal_fails_is_told() {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -117,9 +119,10 @@ mod tests {
         let (journal, _) = Journal::open(folder.path(), life, Duration::from_secs(60)).expect("it opens");
         let mut order = Order::new(Sequence::begin(&connection).expect("a block"), journal);
         order.failing = Some(1 << 30);
-        let event = |bytes: usize| RoomEvent {
+        let event = |bytes: usize| Envelope {
             namespace: "/",
             room: "a".into(),
+            owner_room: None,
             event: "e".into(),
             argument: format!("\"{}\"", "x".repeat(bytes)).into(),
             class: Class::Recoverable,

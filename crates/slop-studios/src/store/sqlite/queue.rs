@@ -1,6 +1,6 @@
-//! The writer's queue. Requests are carried out in the order of the calls. Writes without a waiting caller (sessions, inbox
-//! positions) are merged by key, and written some milliseconds later. What is read for clients that come back from earlier
-//! lives of the server needs no place in that order: it waits in a lane of its own, and is read in slices.
+//! The writer's queue. Requests are carried out in the order of the calls. Writes without a waiting caller (sessions,
+//! inbox positions) are merged by key, and written some milliseconds later. Reads for clients that come back from
+//! earlier lives of the server need no place in that order. They wait in a queue of their own, and are done in slices.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,21 +11,21 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::super::{
-    Before, Change, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, Revocations, Revoked, SessionKey,
-    SessionRecord, SnapshotThen, StoreError, What,
+    Before, Change, ChangeKind, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, Revocations, Revoked,
+    SessionKey, SessionRecord, SnapshotThen, StoreError,
 };
 use super::availability::Availability;
 use super::unsaved::Unsaved;
-use crate::clock::Moment;
+use crate::contract::time::Moment;
 use crate::limits::{
     GROUP_BYTES, GROUP_REQUESTS, LAZY_BYTES, LAZY_SESSIONS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER,
     STORE_QUEUE_BYTES, STORE_QUEUE_QUESTIONS, STORE_QUEUE_REQUESTS,
 };
 
-/// Where the answer to a request goes.
+/// The channel for the answer to a request.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// What the writer is asked for. `then` is there until it has run.
+/// A request to the writer. `then` is present until it has run.
 pub(super) enum Request {
     Commit { change: Change, reply: Reply<Committed> },
     CheckKey { key: IdempotencyKey, reply: Reply<()> },
@@ -38,10 +38,10 @@ pub(super) enum Request {
     Read(Box<dyn FnOnce(&Connection) + Send>),
 }
 
-/// A read for a client that comes back.
+/// A read for a returning client.
 pub(super) struct Recall {
     read: Box<RecallRead>,
-    /// Given back with it, whether somebody waits for it still or not.
+    /// The permit. It is released when the read is dropped, whether a caller still waits or not.
     _place: OwnedSemaphorePermit,
 }
 
@@ -55,26 +55,26 @@ impl Recall {
         Self { read: Box::new(read), _place: place }
     }
 
-    /// Reads until it has answered or the time is up, and a little further at least. Says whether it has answered.
+    /// Reads until it has answered or the time is up, but always makes some progress. Returns whether it has answered.
     pub(super) fn go_on(&mut self, connection: &Connection, time_up: Instant) -> bool {
         (self.read)(connection, time_up)
     }
 }
 
 impl Request {
-    /// Whether nobody publishes by it: clients ask such things.
+    /// Whether the request is a client's question and not a publish.
     fn is_question(&self) -> bool {
         matches!(self, Self::Snapshot { .. } | Self::Inbox { .. } | Self::Read(_) | Self::MarkRead { .. })
     }
 
-    /// Bytes that it holds, roughly.
+    /// The approximate number of bytes that it holds.
     fn weight(&self) -> usize {
         size_of::<Self>()
             + match self {
                 Self::Commit { change, .. } => match &change.what {
-                    What::Media(media) => media.payload.len(),
-                    What::Notification(notification) => notification.payload.len(),
-                    What::Room(event) => event.argument.len(),
+                    ChangeKind::Media(media) => media.payload.len(),
+                    ChangeKind::Notification(notification) => notification.payload.len(),
+                    ChangeKind::Room(event) => event.argument.len(),
                 },
                 Self::MarkRead { mark: ReadMark::Ids(ids), .. } => ids.iter().map(String::len).sum(),
                 _ => 0,
@@ -82,32 +82,33 @@ impl Request {
     }
 }
 
-/// What is written when there is time.
+/// The deferred writes.
 #[derive(Debug, Default)]
 pub(super) struct Lazy {
-    /// Whatever is written of it, what is known of all clients that are there must not be more by then.
+    /// Before any of these writes, the stored number for all connected clients (`confirmed`) is lowered to at most this
+    /// one.
     pub(super) confirmed_at_most: Option<u64>,
-    /// What has become of sessions.
+    /// The changes of sessions.
     pub(super) sessions: HashMap<SessionKey, SessionChange>,
-    /// What all clients that are there have received.
+    /// The number up to which all connected clients have received every event.
     pub(super) confirmed: Option<u64>,
-    /// Up to where users have received their notifications.
+    /// The number up to which each user has received notifications.
     pub(super) received: HashMap<Arc<str>, u64>,
 }
 
-/// Changes of sessions on their way to the file, a bounded part with each turn of the writer: those that a crowd leaves, or some
-/// in a thousand rooms each, are not between a publisher and its answer.
+/// Changes of sessions that are being written, a bounded part with each turn of the writer. So a publisher's answer
+/// does not wait for all sessions of a crowd that leaves, or for sessions in a thousand rooms each.
 #[derive(Debug, Default)]
 struct Saving {
     sessions: HashMap<SessionKey, SessionChange>,
-    /// Those of them that are not in the writer's hands.
+    /// The keys of the sessions that the writer has not taken yet.
     left: Vec<SessionKey>,
-    /// Written with the last part: it counts for the sessions as all of these parts leave them.
+    /// Written with the last part, because it is valid only after all of these parts are written.
     confirmed: Option<u64>,
 }
 
 impl Saving {
-    /// All changes so far.
+    /// Takes all changes so far.
     fn of(lazy: &mut Lazy) -> Self {
         let (sessions, confirmed) = (mem::take(&mut lazy.sessions), lazy.confirmed.take());
         Self { left: sessions.keys().copied().collect(), sessions, confirmed }
@@ -117,7 +118,7 @@ impl Saving {
         self.sessions.is_empty() && self.confirmed.is_none()
     }
 
-    /// Moves the next part to what is written now, or all, if it `is_last`.
+    /// Moves the next part to `lazy`, which is written now. If it `is_last`, moves all changes.
     fn take_part(&mut self, lazy: &mut Lazy, is_last: bool) {
         let mut bytes = 0;
         while (is_last || (lazy.sessions.len() < LAZY_SESSIONS && bytes < LAZY_BYTES))
@@ -134,7 +135,7 @@ impl Saving {
     }
 }
 
-/// What has become of a session.
+/// A change of a session.
 #[derive(Debug, Clone)]
 pub(super) enum SessionChange {
     Saved(SessionRecord),
@@ -142,16 +143,16 @@ pub(super) enum SessionChange {
     Forgotten,
 }
 
-/// A session's client has gone.
+/// The departure of a session's client.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Left {
     pub(super) at: Moment,
-    /// The number of the last event that it has received.
+    /// The number of the last event that the client has received.
     pub(super) since_seq: u64,
 }
 
 impl SessionChange {
-    /// Bytes that it holds, roughly.
+    /// The approximate number of bytes that it holds.
     fn weight(&self) -> usize {
         match self {
             Self::Saved(session) => {
@@ -162,12 +163,12 @@ impl SessionChange {
         }
     }
 
-    /// Whether it is a session of which nothing was written before.
+    /// Whether nothing of the session was written before.
     pub(super) fn is_first(&self) -> bool {
         matches!(self, Self::Saved(SessionRecord { before: Before::Nothing, .. }))
     }
 
-    /// Whether a client that comes back must not find what was saved before.
+    /// Whether a returning client must not find the record that was saved before.
     fn outdates_saved(&self) -> bool {
         match self {
             Self::Saved(session) => session.before == Before::Outdated,
@@ -176,7 +177,7 @@ impl SessionChange {
         }
     }
 
-    /// Both, one after the other.
+    /// Combines two successive changes.
     fn then(self, next: Self) -> Self {
         match (self, next) {
             (Self::Saved(mut session), Self::Left(left)) => {
@@ -209,34 +210,35 @@ impl Lazy {
     }
 }
 
-/// What is carried out together.
+/// The requests and writes that are carried out together.
 #[derive(Default)]
 pub(super) struct Group {
     pub(super) requests: Vec<Request>,
     pub(super) lazy: Lazy,
-    /// When it is written, all changes of sessions are that were noted as being written.
+    /// Whether this group completes the write of all changes of sessions that were noted as being written.
     pub(super) ends_saving: bool,
 }
 
-/// How a store ended.
+/// The way in which a store ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ending {
-    /// What was not written by then.
+    /// The data that was not written by the deadline.
     pub unwritten: Backlog,
     /// Whether the store had broken down before.
     pub is_broken: bool,
-    /// Whether it had not ended by then: with nothing left to write, it may still wait for the disk.
+    /// Whether the store had not ended by the deadline. Even with nothing left to write, it may still wait for the
+    /// disk.
     pub is_late: bool,
 }
 
-/// What is not written.
+/// The amount of unwritten data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Requests that nobody has answered.
+    /// Unanswered requests.
     pub requests: usize,
     /// Changes of sessions.
     pub sessions: usize,
-    /// Users whose received notifications are not written down as such.
+    /// Users whose received notifications are not recorded as received.
     pub inboxes: usize,
 }
 
@@ -257,11 +259,11 @@ impl Backlog {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Queue {
-    /// None if sessions are not saved. Taken before what waits.
+    /// `None` if sessions are not saved. This lock is taken before `waiting`.
     unsaved: Mutex<Option<Unsaved>>,
     waiting: Mutex<Waiting>,
     work: Condvar,
-    /// Tells that the writer has ended.
+    /// Notified when the writer has ended.
     over: Condvar,
     pub(super) availability: Availability,
 }
@@ -270,29 +272,29 @@ pub(super) struct Queue {
 struct Waiting {
     requests: VecDeque<Request>,
     bytes: usize,
-    /// How many of the requests are questions.
+    /// The number of requests that are questions.
     questions: usize,
     recalls: VecDeque<Recall>,
     lazy: Lazy,
-    /// What was in `lazy` before, and is being written.
+    /// Changes that were in `lazy` before and are being written.
     saving: Saving,
-    /// When `lazy` is to be written at the latest, if there is any.
+    /// The deadline for the write of `lazy`, if it has changes.
     lazy_due: Option<Instant>,
     /// Whether requests are refused.
     closed: bool,
-    /// Whether the last changes have been taken: what comes now is not written any more.
+    /// Whether the last changes have been taken. Later changes are not written any more.
     lazy_closed: bool,
-    /// What the writer is about to write.
+    /// The data that the writer is about to write.
     in_hand: Backlog,
-    /// What it will not write any more.
+    /// The data that the writer will not write any more.
     given_up: Backlog,
-    /// Whether the writer ended though it was not asked to.
+    /// Whether the writer ended without being asked to.
     is_broken: bool,
     is_over: bool,
 }
 
 impl Queue {
-    /// With the list of sessions that are not saved as they are.
+    /// Creates a queue with the list of sessions whose saved records are outdated.
     pub(super) fn new(unsaved: Option<Unsaved>) -> Self {
         Self { unsaved: Mutex::new(unsaved), ..Self::default() }
     }
@@ -302,7 +304,7 @@ impl Queue {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing in here panics half way.
+        // No code under this lock panics half way.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -326,7 +328,7 @@ impl Queue {
         if let Request::Inbox { user_id, .. } = &request
             && waiting.lazy.received.contains_key(user_id)
         {
-            // What one socket has received must not go to the next.
+            // Notifications that one socket has received must not be sent to the next.
             waiting.lazy_due = Some(Instant::now());
         }
         waiting.bytes += weight;
@@ -335,7 +337,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Adds a read for a client that comes back. There are no more of them than places.
+    /// Adds a read for a returning client. There are no more of them than permits.
     pub(super) fn push_recall(&self, recall: Recall) -> Result<(), StoreError> {
         let mut waiting = self.waiting();
         if waiting.closed {
@@ -346,20 +348,20 @@ impl Queue {
         Ok(())
     }
 
-    /// The read that is to go on next.
+    /// Takes the read that continues next.
     pub(super) fn take_recall(&self) -> Option<Recall> {
         self.waiting().recalls.pop_front()
     }
 
-    /// Takes back a read that has not ended. The others come before it.
+    /// Puts back an unfinished read, behind the others.
     pub(super) fn put_recall_back(&self, recall: Recall) {
         self.waiting().recalls.push_back(recall);
     }
 
-    /// Says whether there was room for it.
+    /// Adds the change, and returns whether there was room for it.
     pub(super) fn put_session(&self, key: SessionKey, change: SessionChange) -> bool {
-        // Held until the change waits, so that nothing takes the key from the list before that. Others who ask the store for
-        // something, or change nothing of what is saved, need not wait for it.
+        // The lock is held until the change is queued, so that its key is not removed from the list before. Other
+        // requests, and changes that do not outdate a saved record, need not wait for this lock.
         let mut unsaved = change.outdates_saved().then(|| self.unsaved());
         let needs_no_note = |earlier: &SessionChange| earlier.outdates_saved() || earlier.is_first();
         let is_noted = || self.waiting().lazy.sessions.get(&key).is_some_and(needs_no_note);
@@ -373,7 +375,7 @@ impl Queue {
         let fits = earlier.is_some() || (!waiting.lazy_closed && waiting.lazy.sessions.len() < LAZY_WRITES);
         if fits {
             let change = match (earlier, change) {
-                // A client that stays for a moment costs the disk nothing.
+                // A short-lived session causes no disk write.
                 (Some(earlier), SessionChange::Forgotten) if earlier.is_first() => return true,
                 (Some(earlier), change) => earlier.then(change),
                 (None, change) => change,
@@ -385,11 +387,11 @@ impl Queue {
             drop((waiting, unsaved));
             self.sessions_lost();
         }
-        // A change that comes after the end is not written, and its key stays on the list.
+        // A change after the end is not written, and its key stays on the list.
         fits
     }
 
-    /// Takes note of what all clients that are there have received.
+    /// Records the number up to which all connected clients have received every event.
     pub(super) fn put_confirmed(&self, up_to: u64) {
         let mut waiting = self.waiting();
         if !waiting.lazy_closed {
@@ -398,7 +400,7 @@ impl Queue {
         }
     }
 
-    /// A session that is on its way to the file, or out of it.
+    /// A session that a pending change saves, or `Some(None)` if a pending change removes it.
     pub(super) fn pending_session(&self, key: &SessionKey) -> Option<Option<SessionRecord>> {
         let waiting = self.waiting();
         let [earlier, later] =
@@ -415,7 +417,7 @@ impl Queue {
         }
     }
 
-    /// Says whether there was room for it.
+    /// Adds the change, and returns whether there was room for it.
     pub(super) fn put_received(&self, user_id: &Arc<str>, up_to: u64) -> bool {
         let mut waiting = self.waiting();
         let fits = waiting.lazy.received.len() < LAZY_WRITES || waiting.lazy.received.contains_key(user_id);
@@ -436,14 +438,14 @@ impl Queue {
         }
     }
 
-    /// Takes back what could not be written. What has come since is newer.
+    /// Puts back changes that could not be written. Changes that were queued since are newer.
     pub(super) fn put_back(&self, mut lazy: Lazy) {
         let mut waiting = self.waiting();
         let saving = mem::take(&mut waiting.saving);
         lazy.sessions.extend(saving.sessions);
         lazy.confirmed = lazy.confirmed.or(saving.confirmed);
         if waiting.lazy_closed {
-            // There is no later.
+            // There is no later write.
             waiting.given_up = waiting.given_up.and(Backlog::of(0, &lazy));
             return;
         }
@@ -451,7 +453,7 @@ impl Queue {
             if let SessionChange::Saved(session) = &mut earlier
                 && session.before == Before::Nothing
             {
-                // A commit that failed may have been written.
+                // A failed commit may be on the disk.
                 session.before = Before::Valid;
             }
             let change = match waiting.lazy.sessions.remove(&key) {
@@ -469,7 +471,7 @@ impl Queue {
         }
     }
 
-    /// Waits for something to do, at most until then. False when there will be nothing any more.
+    /// Waits for work, at most until the given time. Returns false when there will be no more work.
     pub(super) fn wait(&self, until: Instant) -> bool {
         let mut waiting = self.waiting();
         loop {
@@ -487,20 +489,20 @@ impl Queue {
         goes_on
     }
 
-    /// Whether there is something to carry out besides recalls.
+    /// Whether there is work besides recalls.
     pub(super) fn has_work(&self) -> bool {
         let waiting = self.waiting();
         let is_due = || waiting.lazy_due.is_some_and(|due| due <= Instant::now());
         !waiting.requests.is_empty() || !waiting.saving.is_empty() || waiting.closed || is_due()
     }
 
-    /// What is to be carried out together. The writer comes back for what it leaves.
+    /// Takes the next group. The rest stays for later turns of the writer.
     pub(super) fn take(&self) -> Group {
         let mut unsaved = self.unsaved();
         let mut waiting = self.waiting();
         let mut group = Group::default();
         if waiting.closed || waiting.lazy_due.is_some_and(|due| due <= Instant::now()) {
-            // All of it: an inbox that is read with this group must not have it any more.
+            // All of them: an inbox that is read with this group must not contain received notifications.
             group.lazy.received = mem::take(&mut waiting.lazy.received);
             if waiting.saving.is_empty() {
                 waiting.lazy_due = None;
@@ -514,7 +516,7 @@ impl Queue {
                 }
             }
         }
-        // At the end nobody is to be answered any more.
+        // At the end, no new caller needs an answer.
         let is_last = waiting.closed;
         waiting.saving.take_part(&mut group.lazy, is_last);
         group.ends_saving = !group.lazy.sessions.is_empty() && waiting.saving.sessions.is_empty();
@@ -532,53 +534,53 @@ impl Queue {
         group
     }
 
-    /// The changes of sessions that were taken have been written.
+    /// Records that the taken changes of sessions have been written.
     pub(super) fn sessions_written(&self) {
         if let Some(unsaved) = &mut *self.unsaved() {
             unsaved.written();
         }
     }
 
-    /// Changes of sessions will never be written.
+    /// Records that changes of sessions will never be written.
     pub(super) fn sessions_lost(&self) {
         if let Some(unsaved) = &mut *self.unsaved() {
             unsaved.lost();
         }
     }
 
-    /// What was taken has been written, or put back.
+    /// Records that the taken data has been written or put back.
     pub(super) fn put_down(&self) {
         self.waiting().in_hand = Backlog::default();
     }
 
-    /// Whether nothing waits that was asked for, and more may be.
+    /// Whether no request is queued and the queue is open.
     pub(super) fn is_idle(&self) -> bool {
         let waiting = self.waiting();
         waiting.requests.is_empty() && !waiting.closed
     }
 
-    /// How many clients that come back wait.
+    /// The number of queued reads for returning clients.
     pub(super) fn recalls(&self) -> usize {
         self.waiting().recalls.len()
     }
 
-    /// How many requests wait.
+    /// The number of queued requests.
     pub(super) fn len(&self) -> usize {
         self.waiting().requests.len()
     }
 
-    /// Whether requests are taken.
+    /// Whether requests are accepted.
     pub(super) fn is_open(&self) -> bool {
         !self.waiting().closed
     }
 
-    /// Takes no more. What waits is still carried out.
+    /// Closes the queue. Queued requests are still carried out.
     pub(super) fn close(&self) {
         self.waiting().closed = true;
         self.work.notify_one();
     }
 
-    /// Takes no more and drops what waits, which answers it. Nobody writes from now on.
+    /// Closes the queue and drops the queued requests, which answers them. Nothing is written from now on.
     pub(super) fn abandon(&self) {
         let mut waiting = self.waiting();
         (waiting.closed, waiting.lazy_closed) = (true, true);
@@ -591,19 +593,19 @@ impl Queue {
         drop(abandoned);
     }
 
-    /// What will not be written.
+    /// The data that will not be written.
     pub(super) fn given_up(&self) -> Backlog {
         self.waiting().given_up
     }
 
-    /// The writer has ended, as it was asked to or not.
+    /// Records that the writer has ended, whether it was asked to or not.
     pub(super) fn end(&self, is_broken: bool) {
         let mut waiting = self.waiting();
         (waiting.is_over, waiting.is_broken) = (true, is_broken);
         self.over.notify_all();
     }
 
-    /// Waits until the writer has ended, at most until then.
+    /// Waits until the writer has ended, at most until the given time.
     pub(super) fn wait_for_end(&self, until: Instant) -> Ending {
         let mut waiting = self.waiting();
         while !waiting.is_over {
@@ -619,7 +621,7 @@ impl Queue {
     }
 }
 
-/// The answer when nobody is there to give one.
+/// The error of requests after the writer has ended.
 pub(super) fn stopped() -> StoreError {
     StoreError::Unavailable("it has stopped".into())
 }
@@ -657,7 +659,7 @@ mod tests {
             assert!(queue.put_session([1; 32], change));
         }
         assert!(queue.waiting().lazy.sessions.is_empty());
-        // Of this one, a commit that has failed may be on the disk.
+        // A failed commit of this session may be on the disk.
         assert!(queue.put_session([2; 32], first(2)));
         queue.waiting().lazy_due = Some(Instant::now());
         queue.put_back(queue.take().lazy);
@@ -679,8 +681,8 @@ mod tests {
         })
     }
 
-    /// What all clients have received falls before the first part and rises with the last. A session that is in no file yet is
-    /// found, and with what came after it.
+    /// The confirmed number falls before the first part and rises with the last. A session that is not in the file yet
+    /// is found, together with its later changes.
     #[test]
     fn sessions_are_written_in_parts() {
         let queue = Queue::new(None);
@@ -696,7 +698,7 @@ mod tests {
         for part in 0..4 {
             assert!(queue.has_work() && queue.wait(later));
             if part == 2 {
-                // Not among these.
+                // These are not among the changes that are being written.
                 assert!(queue.put_session([9; 32], saved(9, 1)));
                 queue.put_confirmed(9);
             }

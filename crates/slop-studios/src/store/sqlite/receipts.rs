@@ -1,5 +1,5 @@
-//! Receipts by idempotency key. A key is one row, with the receipts of all items of a batch, so that what is remembered of
-//! a request stands and falls together.
+//! Receipts by idempotency key. A key is one row, with the receipts of all items of a batch. So a request is remembered
+//! or forgotten as a whole.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -11,21 +11,21 @@ use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 use serde::{Deserialize, Serialize};
 
 use super::super::{Fingerprint, IdempotencyKey};
-use crate::clock::Moment;
+use crate::contract::time::Moment;
 use crate::limits::{BATCH_ITEMS_PER_KEY, RETENTION_ROWS};
 
-/// What is remembered of an accepted publish: its id, whether it is kept, and the sockets that it was queued for.
+/// The receipt of an accepted publish: its id, whether it is stored, and the number of sockets that it was queued for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Receipt(pub(super) Arc<str>, pub(super) bool, pub(super) u64);
 
-/// Whose key it is, and the key.
+/// A publisher, and its key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Name {
     publisher: Arc<str>,
     key: Arc<str>,
 }
 
-/// An item of a request with a key. Each has a receipt.
+/// An item of a request with a key. Each item has a receipt.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct KeyedItem {
     name: Name,
@@ -33,33 +33,33 @@ pub(super) struct KeyedItem {
 }
 
 impl KeyedItem {
-    /// A request that is no batch has one item.
+    /// The item of a key. A request that is not a batch has one item.
     pub(super) fn of(key: &IdempotencyKey) -> Self {
         let (publisher, name) = (Arc::clone(&key.publisher), Arc::clone(&key.key));
         Self { name: Name { publisher, key: name }, number: key.item.unwrap_or(0) }
     }
 }
 
-/// What a key was used for.
+/// The stored use of a key.
 #[derive(Debug)]
 pub(super) struct Remembered {
     pub(super) fingerprint: Fingerprint,
     row: i64,
     at: Moment,
-    /// By the item.
+    /// The receipts by item number.
     receipts: BTreeMap<u32, Receipt>,
     is_changed: bool,
-    /// What the row says that it counts as.
+    /// The cost as stored in the row.
     written_cost: u64,
 }
 
 impl Remembered {
-    /// The receipt of an item that was accepted.
+    /// The receipt of an item, if the item was accepted.
     pub(super) fn receipt(&self, item: &KeyedItem) -> Option<&Receipt> {
         self.receipts.get(&item.number)
     }
 
-    /// What it counts as.
+    /// The cost of the key.
     fn cost(&self) -> u64 {
         cost(self.receipts.len())
     }
@@ -69,12 +69,12 @@ fn cost(items: usize) -> u64 {
     items.div_ceil(BATCH_ITEMS_PER_KEY).max(1) as u64
 }
 
-/// The keys that a transaction has met, so that a row is read and written once for all items of its batch.
+/// The keys that a transaction has used, so that a row is read and written once for all items of its batch.
 #[derive(Debug, Default)]
 pub(super) struct Keys(HashMap<Name, Remembered>);
 
 impl Keys {
-    /// What a key was used for, unless that was at `since` or earlier.
+    /// The use of a key, unless it was at `since` or earlier.
     pub(super) fn find(
         &mut self,
         connection: &Connection,
@@ -91,7 +91,7 @@ impl Keys {
         Ok((known.at > since).then_some(known))
     }
 
-    /// Remembers a receipt, and says by how much more all keys count than before. A key that is too old is replaced.
+    /// Remembers a receipt, and returns the increase of the total cost of all keys. A key that is too old is replaced.
     pub(super) fn add(
         &mut self,
         connection: &Connection,
@@ -118,7 +118,7 @@ impl Keys {
         Ok(cost as i64 - freed as i64)
     }
 
-    /// Takes note of how many sockets a publish was queued for, if its receipt is still there.
+    /// Records the number of sockets that a publish was queued for, if its receipt still exists.
     pub(super) fn set_delivered(
         &mut self,
         connection: &Connection,
@@ -134,7 +134,7 @@ impl Keys {
         Ok(())
     }
 
-    /// Writes what was changed; the transaction is going to be committed.
+    /// Writes the changed keys. The transaction is committed afterwards.
     pub(super) fn write(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         for (_, known) in self.0.drain() {
             if known.is_changed {
@@ -151,7 +151,7 @@ impl Keys {
         Ok(())
     }
 
-    /// Forgets what was met: the transaction is over.
+    /// Clears the keys at the end of the transaction.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
@@ -209,7 +209,7 @@ fn insert(
         })
 }
 
-/// Forgets a key, and says what it counted as.
+/// Forgets a key, and returns its cost.
 fn forget(connection: &Connection, name: &Name) -> rusqlite::Result<u64> {
     let freed = connection
         .prepare_cached(
@@ -221,20 +221,20 @@ fn forget(connection: &Connection, name: &Name) -> rusqlite::Result<u64> {
     Ok(freed.unwrap_or(0))
 }
 
-/// What all keys count as.
+/// The total cost of all keys.
 pub(super) fn used(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("SELECT coalesce(sum(used), 0) FROM publishers", [], |row| row.get(0))
 }
 
-/// What a publisher's keys count as.
+/// The total cost of a publisher's keys.
 pub(super) fn used_by(connection: &Connection, publisher: &str) -> rusqlite::Result<u64> {
     connection
         .prepare_cached("SELECT coalesce(sum(used), 0) FROM publishers WHERE name = ?1")?
         .query_row([publisher], |row| row.get(0))
 }
 
-/// The last of the oldest keys, all or a publisher's, that together count as `excess`, and when it was used; or of
-/// [`RETENTION_ROWS`], if it takes more.
+/// The last of the oldest keys whose total cost reaches `excess`, and the time of its use. The keys are those of all
+/// publishers or of one. If more than [`RETENTION_ROWS`] keys are needed, it is the last of that many.
 pub(super) fn last_in_the_way(
     connection: &Connection,
     publisher: Option<&str>,
@@ -258,8 +258,8 @@ pub(super) fn last_in_the_way(
     Ok(last)
 }
 
-/// Forgets the keys, all or a publisher's, up to this row that were used at `since` or earlier, and says how many rows
-/// that were and what they counted as.
+/// Forgets the keys, of all publishers or of one, up to this row that were used at `since` or earlier. Returns the
+/// number of rows and their total cost.
 pub(super) fn forget_up_to(
     connection: &Connection,
     publisher: Option<&str>,
@@ -282,8 +282,7 @@ pub(super) fn forget_up_to(
     Ok((removed, freed))
 }
 
-/// Forgets at most so many keys that are too old, the oldest first, and says how many rows that were and what they counted
-/// as.
+/// Forgets at most `most` keys that are too old, the oldest first. Returns the number of rows and their total cost.
 pub(super) fn forget_old(
     connection: &Connection,
     now: Moment,
@@ -298,7 +297,8 @@ pub(super) fn forget_old(
     while let Some(row) = rows.next()? {
         let at: u64 = row.get(1)?;
         if at > now.epoch_ms() {
-            // The clock was ahead: what was used then would stay for as long as it was, and keep what is behind it.
+            // The clock was ahead. Keys used at that time would stay for as long as the clock was ahead, and keep the
+            // keys behind them.
             connection
                 .prepare_cached("UPDATE idempotency_keys SET created_at = ?1 WHERE created_at > ?1")?
                 .execute([now.epoch_ms()])?;

@@ -1,7 +1,7 @@
-//! What a client missed of earlier lives of the server, read in slices.
+//! Reads, in slices, the events that a client missed in earlier lives of the server.
 //!
-//! No commit of this life changes what is read: it has the numbers of earlier ones. So a slice may come between any two
-//! turns of the writer. What leaves the log meanwhile is noticed at the end.
+//! No commit of this life changes these events: they have the numbers of earlier lives. So a slice may run between any
+//! two turns of the writer. Events that are removed from the log meanwhile are noticed at the end.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem;
@@ -13,9 +13,10 @@ use rusqlite::Connection;
 use super::super::{MediaState, Replay, Step, StoredEvent};
 use super::journal::Earlier;
 use super::{log, media};
+use crate::contract::delivery::Class;
+use crate::contract::namespaces::MEDIA;
+use crate::contract::rooms;
 use crate::limits::{MAX_REPLAY_BYTES, REPLAY_LOOK_AHEAD};
-use crate::namespaces::MEDIA;
-use crate::rooms;
 
 /// See [`Store::replay`](super::super::Store::replay).
 #[derive(Debug)]
@@ -26,26 +27,27 @@ pub(super) struct ReplayRead {
     after: u64,
     until: u64,
     place: Place,
-    /// The rooms of which the log has something; none if each has to be looked up.
+    /// The indexes of the rooms with events in the log. `None` if each room has to be looked up.
     logged: Option<HashSet<usize>>,
-    /// The rooms of items whose states may have been missed; the same.
+    /// The indexes of the rooms of items whose states may have been missed. `None` as above.
     with_states: Option<HashSet<usize>>,
     missed: Missed,
-    /// Of the room that is being read and of events of which only the newest matters: its number by the event's name.
+    /// The numbers of the newest events by event name, for the current room and for events of which only the newest
+    /// matters.
     newest: HashMap<Arc<str>, u64>,
 }
 
-/// Where the read goes on.
+/// The position at which the read continues.
 #[derive(Debug, Clone, Copy)]
 enum Place {
     Begin,
-    /// At the events of this room that have a higher number than `past`.
+    /// The events of this room with numbers above `past`.
     Events {
         room: usize,
         source: Source,
         past: u64,
     },
-    /// At the states of the items whose events this room gets; the same.
+    /// The states of the items whose events this room gets, with numbers above `past`.
     States {
         room: usize,
         past: u64,
@@ -55,18 +57,18 @@ enum Place {
 #[derive(Debug, Clone, Copy)]
 enum Source {
     Log,
-    /// The log, where the room is the second one of the event.
+    /// The log's events for which this room is the second room.
     LogOfOwner,
     Journal,
 }
 
-/// What came of a slice.
+/// The outcome of a slice.
 enum Slice {
     /// The time is up.
     Unfinished,
-    /// Some of it is gone, or it is more than can be replayed.
+    /// Some events are gone, or there are more than can be replayed.
     Incomplete,
-    /// There is no more of it.
+    /// There are no more events.
     Finished,
 }
 
@@ -92,7 +94,8 @@ impl ReplayRead {
         }
     }
 
-    /// Goes on until it has ended or the time is up, and a little further at least. None if it has not ended.
+    /// Continues until the read has ended or the time is up, but always makes some progress. Returns `None` if the read
+    /// has not ended.
     pub(super) fn go_on(&mut self, connection: &Connection, time_up: Instant) -> rusqlite::Result<Option<Replay>> {
         let slice = match self.place {
             Place::Begin => self.begin(connection)?,
@@ -131,7 +134,7 @@ impl ReplayRead {
         Ok(Slice::Unfinished)
     }
 
-    /// Rows that may be looked at before it costs less to look up each room.
+    /// The number of rows to examine before it costs less to look up each room.
     fn look_ahead(&self) -> usize {
         self.rooms.len().min(REPLAY_LOOK_AHEAD)
     }
@@ -168,7 +171,7 @@ impl ReplayRead {
     }
 
     fn read_events(&mut self, connection: &Connection, time_up: Instant) -> rusqlite::Result<Slice> {
-        // By number, so that an event which went to several of the rooms is there once.
+        // Events are kept by number, so that an event for several of the rooms occurs once.
         let mut of_room = connection.prepare_cached(
             "SELECT seq, event, argument, latest FROM log
              WHERE namespace = ?1 AND room = ?2 AND seq > ?3 AND seq <= ?4 ORDER BY seq",
@@ -233,7 +236,8 @@ impl ReplayRead {
             && let Some((room, joined)) = self.rooms.get(index)
         {
             if let Some(id) = rooms::media_of(room) {
-                // The state that it was told at the joining need not have arrived, unless it got something since.
+                // The client was sent the state when it joined. It may not have received it, unless it received an
+                // event since.
                 let is_told_again = *joined >= self.after;
                 if is_told_again || self.with_states.as_ref().is_none_or(|rooms| rooms.contains(&index)) {
                     let state = media::find(connection, id)?.filter(|state| state.seq <= self.until);
@@ -289,8 +293,8 @@ impl Missed {
         }
     }
 
-    /// The same of a log's event, unless only the newest of its name in the room matters and it is not that. `newest` has the
-    /// numbers of these.
+    /// Adds an event of the log or the journal, unless only the newest of its name in the room matters and the event is
+    /// older. `newest` has the numbers of the newest events.
     fn add_said(
         &mut self,
         room: &str,
@@ -316,7 +320,7 @@ impl Missed {
     }
 
     fn add_state(&mut self, room: &str, state: MediaState) {
-        let is_latest = matches!(state.step, Step::Progress(_));
-        self.add(room, state.seq, state.step.event().into(), state.payload, is_latest);
+        let route = state.step.route();
+        self.add(room, state.seq, route.event.into(), state.payload, route.class == Class::Latest);
     }
 }

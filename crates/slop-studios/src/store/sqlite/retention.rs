@@ -1,4 +1,4 @@
-//! What leaves, and when: by age and by size, the oldest first, a few rows at a time so that the writer never stalls.
+//! Retention: rows are removed by age and by size, the oldest first, a few at a time so that the writer never stalls.
 
 use std::time::Duration;
 
@@ -7,21 +7,21 @@ use rusqlite::{Connection, Row};
 use super::super::{Amount, Usage};
 use super::revocations::{self, RevocationBound};
 use super::{log, receipts};
-use crate::clock::Moment;
+use crate::contract::time::Moment;
 use crate::limits::ROW_OVERHEAD_BYTES;
 
-/// How much of something is kept.
+/// The limit of one kind of data.
 #[derive(Debug, Clone, Copy)]
 pub struct Bound {
-    /// For how long.
+    /// The maximum age.
     pub age: Duration,
-    /// In how many rows at most.
+    /// The maximum number of rows.
     pub rows: u64,
-    /// How many bytes at most, ids and indexes counted by [`ROW_OVERHEAD_BYTES`].
+    /// The maximum number of bytes, with ids and indexes counted by [`ROW_OVERHEAD_BYTES`].
     pub bytes: u64,
 }
 
-/// How much of everything is kept.
+/// The limits of all kinds of data.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Media items, from their last event on.
@@ -34,35 +34,35 @@ pub struct Bounds {
     pub log: Bound,
     /// Sessions, from when they were last saved.
     pub sessions: Bound,
-    /// Idempotency keys. None leaves before its time: one more is refused.
+    /// Idempotency keys. None is removed before its time; a new one is refused instead.
     pub idempotency_keys: KeyBounds,
-    /// Revocations, none of which leaves by age alone.
+    /// Revocations. None is removed by age alone.
     pub revocations: RevocationBound,
 }
 
-/// How many idempotency keys are remembered, a batch counting as one for every
+/// The limits of remembered idempotency keys. A batch counts as one key for every
 /// [`BATCH_ITEMS_PER_KEY`](crate::limits::BATCH_ITEMS_PER_KEY) of its items.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyBounds {
-    /// For how long.
+    /// The maximum age.
     pub age: Duration,
-    /// Of all publishers.
+    /// The maximum of all publishers.
     pub of_all: u64,
-    /// Of one publisher.
+    /// The maximum of one publisher.
     pub of_publisher: u64,
 }
 
-/// A table of which the oldest rows leave.
+/// A table whose oldest rows are removed.
 struct Shelf {
     bound: fn(&Bounds) -> Bound,
     amount: fn(&mut Usage) -> &mut Amount,
-    /// Rows and bytes of all.
+    /// The query for the number of rows and bytes.
     total: &'static str,
-    /// Key, time and bytes of the oldest rows, at most so many.
+    /// The query for key, time and bytes of the oldest rows, up to a number of rows.
     oldest: &'static str,
-    /// Removes all up to a key.
+    /// The statement that removes all rows up to a key.
     remove: &'static str,
-    /// Takes note of that.
+    /// Records that removal.
     removed: fn(&Connection, u64) -> rusqlite::Result<()>,
 }
 
@@ -118,7 +118,7 @@ impl Amount {
 }
 
 impl Bounds {
-    /// Counts what is kept in the file.
+    /// Counts the data in the file.
     pub(super) fn count(connection: &Connection) -> rusqlite::Result<Usage> {
         let mut usage = Usage::default();
         for shelf in SHELVES {
@@ -130,12 +130,12 @@ impl Bounds {
         Ok(usage)
     }
 
-    /// Whether anything is larger than it may be.
+    /// Whether any limit is exceeded.
     pub(super) fn exceeded(&self, mut usage: Usage) -> bool {
         SHELVES.iter().any(|shelf| (shelf.amount)(&mut usage).exceeds(&(shelf.bound)(self)))
     }
 
-    /// Removes at most `most` rows of each kind, inside a transaction, and says whether there may be more to remove.
+    /// Removes at most `most` rows of each kind, inside a transaction, and returns whether there may be more to remove.
     pub(super) fn enforce(
         &self,
         connection: &Connection,
@@ -154,7 +154,7 @@ impl Bounds {
 }
 
 impl Shelf {
-    /// Removes rows for as long as they are too old or too many, and says how many that were.
+    /// Removes rows while they are too old or too many, and returns the number of removed rows.
     fn remove_oldest(
         &self,
         connection: &Connection,

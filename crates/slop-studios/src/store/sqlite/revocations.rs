@@ -1,20 +1,21 @@
-//! Revoked tokens. A revocation stays for as long as there is room. When there is none, those leave that are over by the
-//! settings in force, the oldest first, and leave a floor: what they covered stays refused, whatever the settings will be.
+//! Revoked tokens. A revocation stays for as long as there is room. When there is no room, revocations that are over
+//! under the current settings are removed, the oldest first. They leave a floor: the tokens that they covered stay
+//! refused under any later settings.
 
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use super::super::{Floors, Revocation, Revocations, Revoked};
-use crate::clock::Moment;
-use crate::defaults::CLOCK_SKEW_SECONDS;
+use crate::contract::time::Moment;
+use crate::limits::CLOCK_SKEW_SECONDS;
 
-/// How many revocations are kept, and when one is over.
+/// The limit of revocations, and the settings that say when one is over.
 #[derive(Debug, Clone, Copy)]
 pub struct RevocationBound {
-    /// How many at most.
+    /// The maximum number.
     pub rows: u64,
-    /// The longest that a token lives after its issue.
+    /// The maximum lifetime of a token after its issue.
     pub max_lifetime: Duration,
     /// How long a token is accepted after its `exp`, and how far in the future it may have been issued.
     pub leeway: Duration,
@@ -55,7 +56,8 @@ pub(super) fn find(connection: &Connection, subject: &Revoked) -> rusqlite::Resu
         .optional()
 }
 
-/// Keeps it, or makes the one that is kept cover as much. Whose end is not known stays longer.
+/// Stores a revocation, or extends the stored one of the same subject to cover as much. If one of the two has no known
+/// end, the result has none, and stays longer.
 pub(super) fn put(connection: &Connection, revocation: &Revocation) -> rusqlite::Result<()> {
     let (kind, name) = name(&revocation.subject);
     connection
@@ -77,7 +79,7 @@ pub(super) fn remove(connection: &Connection, subject: &Revoked) -> rusqlite::Re
     Ok(())
 }
 
-/// All that are kept.
+/// All stored revocations, and the floors.
 pub(super) fn all(connection: &Connection) -> rusqlite::Result<Revocations> {
     let mut statement = connection.prepare_cached("SELECT kind, name, at, expires FROM revocations")?;
     let list = statement.query_map([], revocation)?.collect::<rusqlite::Result<_>>()?;
@@ -93,8 +95,8 @@ pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("SELECT count(*) FROM revocations", [], |row| row.get(0))
 }
 
-/// Those that are over, at most so many, and the floors to put in their place. First those whose `exp` is known: their floor
-/// refuses what has ended by its own `exp`, and nothing besides.
+/// The revocations that are over, at most `most`, and the floors to put in their place. Revocations with a known `exp`
+/// come first: their floor refuses only tokens that have ended by their own `exp`.
 pub(super) fn over(
     connection: &Connection,
     bound: &RevocationBound,
@@ -125,7 +127,7 @@ pub(super) fn over(
     Ok(Revocations { list, floors: Floors { issued: floor, expired: of_expired } })
 }
 
-/// Puts floors in force, unless higher ones are.
+/// Raises the floors to these, unless the current ones are higher.
 pub(super) fn raise(connection: &Connection, floors: Floors) -> rusqlite::Result<()> {
     for (name, floor) in [(ISSUED, floors.issued), (EXPIRED, floors.expired)] {
         let Some(floor) = floor else { continue };

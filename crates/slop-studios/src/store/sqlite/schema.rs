@@ -1,17 +1,17 @@
-//! The tables. The file remembers how many of the migrations it has had.
+//! The tables. The file records the number of applied migrations.
 
 use rusqlite::Connection;
 use rusqlite_migration::{M, Migrations};
 
-/// Never change one that was released: add another.
+/// The migrations. Never change a released one; add another.
 const MIGRATIONS: &[M<'static>] =
     &[M::up(TABLES), M::up(REVOCATIONS), M::up(LIVES), M::up(IDEMPOTENCY_KEYS), M::up(REVOCATIONS_THAT_STAY)];
 
-/// How many migrations this version knows.
+/// The number of migrations that this version knows.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 
-/// Rows are found oldest first by their primary key, `seq` or `row`, so that retention never needs an index of its own.
-/// Where a row is replaced, the new one gets the highest key.
+/// The first tables. The primary key of a table, `seq` or `row`, orders its rows from the oldest to the newest, so that
+/// retention never needs an index of its own. A row that replaces another one gets the highest key.
 const TABLES: &str = "
 -- next_seq: the first number that no process has reserved. log_removed: the highest number that left the log.
 CREATE TABLE meta (
@@ -114,7 +114,7 @@ CREATE TABLE secrets (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// How long a client was away, and what it has, is known across several restarts.
+/// Columns and tables that preserve across several restarts how long a client was away and which events it has.
 const LIVES: &str = "
 -- Of a session: the first number of the life of the server that has saved it, and when its client left; NULL while it is
 -- there. Sessions of before are of no life that is known.
@@ -131,7 +131,7 @@ CREATE TABLE lives (
 ALTER TABLE log ADD COLUMN latest INTEGER NOT NULL DEFAULT 0;
 ";
 
-/// A row for each idempotency key with its publisher, where there was one for each item of a batch.
+/// One row for each idempotency key with its publisher. Before, there was one row for each item of a batch.
 const IDEMPOTENCY_KEYS: &str = "
 -- used: what the publisher's keys count as. Who has none has no row.
 CREATE TABLE publishers (
@@ -199,7 +199,8 @@ DROP TABLE old_receipts;
 DROP TABLE receipts;
 ";
 
-/// A revocation stays for as long as there is room, since when it is over depends on settings that may change.
+/// A revocation stays for as long as there is room, because the time at which it is over depends on settings that may
+/// change.
 const REVOCATIONS_THAT_STAY: &str = "
 -- expires: the `exp` of a single token in ms since 1970, if it is known. Names in meta: revoked_issued and revoked_expired,
 -- also in ms, are the floors that revocations have left which are kept no more.
@@ -210,17 +211,17 @@ CREATE INDEX revocations_by_at ON revocations (at);
 CREATE INDEX revocations_by_expiry ON revocations (expires) WHERE expires IS NOT NULL;
 ";
 
-/// How many migrations the file has had.
+/// The number of migrations applied to the file.
 pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// Brings an older file up to date.
+/// Migrates an older file to the newest version.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migration::Error> {
     Migrations::from_slice(MIGRATIONS).to_latest(connection)
 }
 
-/// As a version left a file that knew so many migrations.
+/// Migrates to an older version, which knew this many migrations.
 #[cfg(test)]
 pub(super) fn migrate_to(connection: &mut Connection, version: usize) {
     Migrations::from_slice(MIGRATIONS).to_version(connection, version).expect("the migrations work");

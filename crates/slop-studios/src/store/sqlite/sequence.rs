@@ -1,9 +1,10 @@
-//! The numbers of events, which no process uses that another has used. They are reserved in blocks, so that an
-//! event that needs no row needs no write either.
+//! The numbers of events. No process uses a number that another process has used. Numbers are reserved in blocks, so
+//! that an event without a row needs no write either.
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-/// Some 50 s of 20,000 events a second between two writes; 2^63 of them last for nine trillion restarts.
+/// The size of a block. At 20,000 events a second, it lasts for about 50 s between two writes. The 2^63 numbers last
+/// for nine trillion restarts.
 const BLOCK: u64 = 1_000_000;
 
 #[derive(Debug, Clone, Copy)]
@@ -20,53 +21,54 @@ impl Sequence {
         Ok(sequence)
     }
 
-    /// The first number of the life that was noted last, 0 without one.
+    /// The first number of the life that was recorded last, or 0 if there is none.
     pub(super) fn previous_life(connection: &Connection) -> rusqlite::Result<u64> {
         let life = "SELECT value FROM meta WHERE name = 'life'";
         Ok(connection.query_row(life, [], |row| row.get(0)).optional()?.unwrap_or_default())
     }
 
-    /// Takes note of the life that begins with this number. What it needs is there: a life that can't begin is none, and
-    /// leaves no gap. Synchronised to the disk: if it were lost, the next life would take this one's journal for that of a
-    /// process which never began.
+    /// Records the life that begins with this number. Everything that the life needs is in place by then: a life that
+    /// can't begin does not count, and leaves no gap. The record is synchronised to the disk: if it were lost, the next
+    /// life would take this life's journal for that of a process that never began.
     pub(super) fn note_life(connection: &Connection, boot_seq: u64) -> rusqlite::Result<()> {
         let note = "INSERT OR REPLACE INTO meta (name, value) VALUES ('life', ?1)";
         synchronised(connection, |connection| connection.execute(note, [boot_seq]).map(drop))
     }
 
-    /// The next number; none is given twice.
+    /// Returns the next number. No number is returned twice.
     pub(super) fn next(&mut self) -> u64 {
         let next = self.next;
         self.next += 1;
         next
     }
 
-    /// How many there are before more must be reserved.
+    /// How many numbers are left before more must be reserved.
     pub(super) fn left(&self) -> u64 {
         self.end - self.next
     }
 
-    /// The number that [`Self::next`] is going to give.
+    /// The number that [`Self::next`] returns next.
     pub(super) fn peek(&self) -> u64 {
         self.next
     }
 
-    /// Takes back the numbers from this one on, which no event has.
+    /// Takes back the numbers from this one on. No event has them.
     pub(super) fn take_back(&mut self, from: u64) {
         self.next = from;
     }
 
-    /// Gives up what is left of the block, so that the next number needs a write first.
+    /// Gives up the rest of the block, so that the next number needs a write first.
     pub(super) fn give_up_block(&mut self) {
         self.end = self.next;
     }
 
-    /// Makes sure that there are at least so many numbers. Must not be called inside a transaction.
+    /// Makes sure that at least `count` numbers are left. Must not be called inside a transaction.
     pub(super) fn ensure(&mut self, count: usize, connection: &Connection) -> rusqlite::Result<()> {
         if self.left() < count as u64 { self.reserve(connection) } else { Ok(()) }
     }
 
-    /// Synchronised to the disk: a number must not come back after a power failure either.
+    /// Reserves a block. The write is synchronised to the disk, because a number must not be used again after a power
+    /// failure either.
     fn reserve(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let (start, end) = synchronised(connection, Self::reserve_block)?;
         if self.end != start {
@@ -85,7 +87,7 @@ impl Sequence {
     }
 }
 
-/// Writes something that is on the disk when this returns, whatever the store's setting.
+/// Runs a write that is on the disk when this returns, whatever the store's setting.
 fn synchronised<T>(
     connection: &Connection,
     write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -111,7 +113,7 @@ mod tests {
         assert_eq!(Sequence::previous_life(&connection).expect("readable"), 0);
         Sequence::note_life(&connection, 1).expect("writable");
         assert_eq!(Sequence::previous_life(&connection).expect("readable"), 1);
-        // The next life does not know how far this one came.
+        // The next life does not know the last number of this one.
         let mut second = Sequence::begin(&connection).expect("a block");
         assert_eq!(second.next(), 1 + BLOCK);
 

@@ -1,19 +1,19 @@
-//! Sessions, kept for recovery, and how far their clients have come.
+//! Sessions for recovery, and the numbers up to which their clients have received events.
 
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::super::{Before, SessionKey, SessionRecord};
 use super::queue::Left;
-use crate::clock::Moment;
+use crate::contract::time::Moment;
 
-/// Lives that are remembered: more than a client can be away for.
+/// The number of remembered lives: more than can pass while a client is away.
 const LIVES: u32 = 100;
 
 /// Adds a session that is saved in this life, and returns its bytes.
 pub(super) fn insert(connection: &Connection, session: &SessionRecord, life: u64) -> rusqlite::Result<u64> {
     // Names and numbers always have a JSON form.
     let rooms = serde_json::to_string(&session.rooms).unwrap_or_default();
-    // Parameters by place: of those by name, each is a search, and sessions come by the thousand.
+    // The parameters are positional: each named parameter needs a search, and sessions are written by the thousand.
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO sessions (key, namespace, socket_id, rooms, data, since_seq, created_at, life, left_at)
@@ -35,7 +35,7 @@ pub(super) fn insert(connection: &Connection, session: &SessionRecord, life: u64
 
 /// Removes a session, and returns its bytes if there was one.
 pub(super) fn remove(connection: &Connection, key: &SessionKey) -> rusqlite::Result<Option<u64>> {
-    // RETURNING would have it build a table of its own for one row.
+    // With RETURNING, SQLite would build a table of its own for one row.
     let found: Option<(i64, u64)> = connection
         .prepare_cached("SELECT row, octet_length(rooms) + octet_length(data) FROM sessions WHERE key = ?1")?
         .query_row([key], |found| Ok((found.get(0)?, found.get(1)?)))
@@ -45,7 +45,7 @@ pub(super) fn remove(connection: &Connection, key: &SessionKey) -> rusqlite::Res
     Ok(Some(bytes))
 }
 
-/// Removes all sessions, since not all of them are as they were.
+/// Removes all sessions, because not all of them are up to date.
 pub(super) fn remove_all(connection: &Connection) -> rusqlite::Result<()> {
     let forgotten = connection.execute("DELETE FROM sessions", [])?;
     if forgotten > 0 {
@@ -66,7 +66,7 @@ pub(super) fn remove_each(connection: &Connection, keys: &[SessionKey]) -> rusql
     transaction.commit()
 }
 
-/// Takes note that a session's client has left.
+/// Records that a session's client has left.
 pub(super) fn left(connection: &Connection, key: &SessionKey, left: Left) -> rusqlite::Result<()> {
     connection
         .prepare_cached("UPDATE sessions SET left_at = ?2, since_seq = max(since_seq, ?3) WHERE key = ?1")?
@@ -74,7 +74,7 @@ pub(super) fn left(connection: &Connection, key: &SessionKey, left: Left) -> rus
     Ok(())
 }
 
-/// Takes note of what every client has received that is there in this life.
+/// Records the number up to which every connected client of this life has received all events.
 pub(super) fn confirmed(connection: &Connection, life: u64, up_to: u64) -> rusqlite::Result<()> {
     let known =
         connection.prepare_cached("UPDATE lives SET confirmed = ?2 WHERE first_seq = ?1")?.execute((life, up_to))?;
@@ -86,7 +86,8 @@ pub(super) fn confirmed(connection: &Connection, life: u64, up_to: u64) -> rusql
     Ok(())
 }
 
-/// The same, unless less is known already: some of the sessions are written that it is not true of yet.
+/// Lowers that number to this one, unless it is already lower: a higher number does not hold yet for some of the
+/// sessions that are being written.
 pub(super) fn confirmed_at_most(connection: &Connection, life: u64, up_to: u64) -> rusqlite::Result<()> {
     connection
         .prepare_cached("UPDATE lives SET confirmed = ?2 WHERE first_seq = ?1 AND confirmed > ?2")?
@@ -94,7 +95,7 @@ pub(super) fn confirmed_at_most(connection: &Connection, life: u64, up_to: u64) 
     Ok(())
 }
 
-/// A session, with what its client is known to have received, and the life that has saved it.
+/// A session, with the number up to which its client is known to have received events, and the life that saved it.
 pub(super) fn find(connection: &Connection, key: &SessionKey) -> rusqlite::Result<Option<(SessionRecord, u64)>> {
     connection
         .prepare_cached(
@@ -110,7 +111,7 @@ pub(super) fn find(connection: &Connection, key: &SessionKey) -> rusqlite::Resul
                 socket_id: row.get("socket_id")?,
                 rooms: serde_json::from_str(&rooms).unwrap_or_default(),
                 data: row.get("data")?,
-                // Who had left by then is not among those of whom it was confirmed.
+                // The confirmed number does not hold for clients that had left by then.
                 since_seq: since.max(confirmed.filter(|_| left_at.is_none()).unwrap_or_default()),
                 updated_at: Moment::from_epoch_ms(row.get("created_at")?),
                 left_at: left_at.map(Moment::from_epoch_ms),

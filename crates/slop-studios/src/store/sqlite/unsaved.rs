@@ -1,15 +1,18 @@
-//! The sessions that have changed since they were saved, for the next process: their saved state is out of date.
+//! The sessions that have changed since they were saved. The list tells the next process that their saved records are
+//! outdated.
 //!
-//! Sessions are written when there is time, some milliseconds after their clients were told of a change, and much later
-//! where the disk is slow or full. If the process is killed meanwhile, a client would come back as it was before it left a
-//! room or logged out, or without a room that it had joined. So the key of a session that changes is noted at once, in a
-//! mapped file beside the store: the system keeps it whatever becomes of the process, normally without waiting for the disk,
-//! and a full one makes no difference where files are written in place. There are two such lists: one for what changes now,
-//! the other one for what is being written. If that fails, it stays there. If a list is full or a change is lost, any session
-//! may be out of date, and the next process uses none.
+//! Sessions are written when there is time: some milliseconds after their clients were told of a change, and much later
+//! if the disk is slow or full. If the process is killed meanwhile, a client would come back in its state before it
+//! left a room or logged out, or without a room that it had joined. So the key of a changed session is noted at once,
+//! in a mapped file beside the store. The system keeps the file whatever happens to the process, normally without
+//! waiting for the disk. A full disk makes no difference where files are written in place.
 //!
-//! Nothing waits for the lists to be on the disk. After a power failure nobody is recovered, since the journal was not closed.
-//! Only changes that come after that, while the process ends, are trusted to the system.
+//! There are two such lists: one for the current changes, the other for the changes that are being written. If that
+//! write fails, the keys stay there. If a list is full or a change is lost, any session may be outdated, and the next
+//! process uses none.
+//!
+//! Nothing waits until the lists are on the disk. After a power failure no client is recovered, because the journal was
+//! not closed. Only changes after the close of the journal, while the process ends, rely on the system.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write as _};
@@ -20,8 +23,8 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use memmap2::MmapMut;
 
 use super::super::SessionKey;
-use crate::data_dir;
 use crate::limits::UNSAVED_SESSIONS;
+use crate::store::data_dir;
 use crate::system::keep_in_memory;
 
 const FILES: [&str; 2] = ["sessions.unsaved-0", "sessions.unsaved-1"];
@@ -31,11 +34,11 @@ pub(super) fn is_name(name: &str) -> bool {
     FILES.contains(&name)
 }
 
-/// A key and the CRC-32 of it and of the place's number. The first place has how many places are in use at least, in the same
-/// way.
+/// A key, and the CRC-32 of the place's number and the key. The first place holds the minimum number of places in use,
+/// in the same form.
 type Place = [u8; 36];
 
-/// In the first place of a list, if any session may be out of date. An empty place is zeros.
+/// The value of a list's first place if any session may be outdated. An empty place is zeros.
 const ALL: Place = [0xff; 36];
 const NONE: Place = [0; 36];
 const LIST_BYTES: usize = UNSAVED_SESSIONS * size_of::<Place>();
@@ -62,19 +65,19 @@ fn key_in(number: usize, place: &Place) -> Option<SessionKey> {
     (checksum(number, key).to_le_bytes() == *crc).then_some(*key)
 }
 
-/// What the first place holds: at least so many others are in use.
+/// The value of the first place: at least this many other places are in use.
 fn in_use(count: usize) -> Place {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&(count as u64).to_le_bytes());
     place(0, &key)
 }
 
-/// Whether a list may have so many bytes. Those of other versions have fewer places.
+/// Whether a list may have this many bytes. Lists of other versions have fewer places.
 const fn is_whole(bytes: u64) -> bool {
     bytes > 0 && bytes.is_multiple_of(size_of::<Place>() as u64) && bytes <= LIST_BYTES as u64
 }
 
-/// The keys of a whole list. None if any session may be among them.
+/// The keys of a complete list. `None` if any session may be outdated.
 fn keys_in(list: &mut impl Read) -> io::Result<Option<Vec<SessionKey>>> {
     let (mut place, mut number, mut count, mut keys, mut is_behind) = (NONE, 0, None, Vec::new(), false);
     while read_place(list, &mut place)? {
@@ -94,7 +97,7 @@ fn keys_in(list: &mut impl Read) -> io::Result<Option<Vec<SessionKey>>> {
     Ok(Some(keys).filter(|keys| count.is_some_and(|count| keys.len() as u64 >= count)))
 }
 
-/// False at the end.
+/// Reads the next place. Returns false at the end.
 fn read_place(list: &mut impl Read, place: &mut Place) -> io::Result<bool> {
     match list.read_exact(place) {
         Ok(()) => Ok(true),
@@ -107,9 +110,9 @@ fn read_place(list: &mut impl Read, place: &mut Place) -> io::Result<bool> {
 #[derive(Debug)]
 pub(super) struct Unsaved {
     lists: [List; 2],
-    /// Which of the lists is for what changes now.
+    /// The index of the list for current changes.
     current: usize,
-    /// Whether a change is lost: no later write makes up for it.
+    /// Whether a change is lost. No later write makes up for it.
     is_final: bool,
 }
 
@@ -117,20 +120,20 @@ pub(super) struct Unsaved {
 #[derive(Debug)]
 struct List {
     places: MmapMut,
-    /// How many places are in use.
+    /// The number of places in use.
     used: usize,
 }
 
-/// What an earlier process had not saved as it was.
+/// The sessions whose saved records an earlier process left outdated.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Sessions(Vec<SessionKey>),
-    /// Any session may be among it.
+    /// Any session may be outdated.
     All,
 }
 
 impl Found {
-    /// A list that is not there, not whole or begins with something else says nothing, so any session may be out of date.
+    /// Reads the lists. If a list is missing, incomplete or begins with something else, any session may be outdated.
     pub(super) fn read(folder: &Path) -> io::Result<Self> {
         let mut found = Vec::new();
         for name in FILES {
@@ -143,7 +146,7 @@ impl Found {
             if !is_whole {
                 return Ok(Self::All);
             }
-            // In pieces, as it is written: memory that is once used in one piece stays with the process.
+            // Read in pieces, as it is written: memory once used in one large piece stays with the process.
             let mut list = BufReader::with_capacity(PIECE_BYTES, File::open(path)?);
             let Some(keys) = keys_in(&mut list)? else { return Ok(Self::All) };
             found.extend(keys);
@@ -153,21 +156,21 @@ impl Found {
 }
 
 impl Unsaved {
-    /// Begins with none.
+    /// Begins with empty lists.
     pub(super) fn begin(folder: &Path) -> io::Result<Self> {
         let [first, second] = FILES;
         let lists = [List::begin(&folder.join(first))?, List::begin(&folder.join(second))?];
         Ok(Self { lists, current: 0, is_final: false })
     }
 
-    /// A session has changed.
+    /// Records that a session has changed.
     pub(super) fn add(&mut self, key: &SessionKey) {
         if let Some(list) = self.lists.get_mut(self.current) {
             list.add(key);
         }
     }
 
-    /// All changes so far are about to be written, together with those that could not be written before.
+    /// Records that all changes so far are about to be written, together with those of a failed write.
     pub(super) fn write(&mut self) {
         let [first, second] = &mut self.lists;
         let (current, other) = if self.current == 0 { (first, second) } else { (second, first) };
@@ -179,7 +182,7 @@ impl Unsaved {
         }
     }
 
-    /// They have been written.
+    /// Records that these changes have been written.
     pub(super) fn written(&mut self) {
         if self.is_final {
             return;
@@ -189,7 +192,7 @@ impl Unsaved {
         }
     }
 
-    /// A change is lost: any session may be out of date until the next process has removed them all.
+    /// Records that a change is lost. Any session may be outdated until the next process has removed them all.
     pub(super) fn lost(&mut self) {
         if !self.is_final {
             self.is_final = true;
@@ -201,13 +204,13 @@ impl Unsaved {
 
 impl List {
     fn begin(path: &Path) -> io::Result<Self> {
-        // To open a pipe would wait for its reader.
+        // Opening a pipe would wait for its reader.
         if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
             return Err(io::Error::other(format!("{} is not a file", path.display())));
         }
-        // A process that is killed here leaves a list as it was, an empty one, or one that is damaged, if there was one.
+        // A process that is killed here leaves the list unchanged or empty, or leaves a damaged one if there was one.
         let mut file = data_dir::private_file().read(true).create(true).truncate(false).open(path)?;
-        // Written, not only made so long: its places on the disk are there from now on.
+        // The zeros are written, not only the length set, so that the blocks on the disk exist from now on.
         let mut writer = BufWriter::with_capacity(PIECE_BYTES, &mut file);
         writer.write_all(&in_use(0))?;
         for _ in 1..UNSAVED_SESSIONS {
@@ -230,12 +233,12 @@ impl List {
         let Some(free) = self.places().get_mut(number) else { return self.add_all() };
         *free = place(number, key);
         self.used = number;
-        // After the key: a process that is killed in between leaves one more than it counts.
+        // The count follows the key: a process that is killed in between leaves one key more than the count.
         compiler_fence(Ordering::Release);
         self.count(in_use(number));
     }
 
-    /// The first place, unless any session may be among them already.
+    /// Sets the first place, unless any session may already be outdated.
     fn count(&mut self, count: Place) {
         self.places().iter_mut().take(1).filter(|first| **first != ALL).for_each(|first| *first = count);
     }
@@ -252,7 +255,7 @@ impl List {
         self.clear();
     }
 
-    /// Any session, whether its key has a place or not.
+    /// Records that any session may be outdated, whether its key has a place or not.
     fn add_all(&mut self) {
         self.places().iter_mut().take(1).for_each(|first| *first = ALL);
         self.used = self.used.max(1);
@@ -261,22 +264,22 @@ impl List {
     fn clear(&mut self) {
         let used = mem::take(&mut self.used);
         let places = self.places();
-        // A process that is killed in between leaves fewer or more than are out of date, but those that are: from the end on, so
-        // that no key is behind an empty place.
+        // A process that is killed in between may leave extra keys, but no outdated session is missing. The places are
+        // cleared from the end on, so that no key is behind an empty place.
         places.iter_mut().take(1).for_each(|first| *first = in_use(0));
         compiler_fence(Ordering::Release);
         places.iter_mut().skip(1).take(used).rev().for_each(|place| *place = NONE);
     }
 }
 
-/// The file as memory.
+/// Maps the file into memory.
 #[expect(
     unsafe_code,
     reason = "another process could change the file under a slice; nobody else has business in the folder"
 )]
 fn map(file: &File) -> io::Result<MmapMut> {
-    // SAFETY: the file belongs to this process, which holds the store's lock and neither shortens it nor maps it again. What
-    // is read from it is plain bytes.
+    // SAFETY: the file belongs to this process, which holds the store's lock and neither shortens it nor maps it again.
+    // Its contents are read as plain bytes.
     unsafe { MmapMut::map_mut(file) }
 }
 
@@ -311,7 +314,7 @@ mod tests {
         assert_eq!(found(), [1, 2]);
         unsaved.written();
         assert_eq!(found(), [2]);
-        // A write that fails: what it was of is written with the next.
+        // A failed write: its changes are written with the next one.
         unsaved.write();
         unsaved.add(&[3; 32]);
         unsaved.write();
@@ -362,7 +365,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut unsaved = Unsaved::begin(folder.path()).expect("writable");
         unsaved.write();
-        // While a write is under way, which succeeds.
+        // The loss happens during a write, which succeeds.
         unsaved.lost();
         unsaved.written();
         for key in 1..4 {
@@ -404,7 +407,7 @@ mod tests {
                 |file| fs::write(file, vec![1; LIST_BYTES]),
             ];
             for damage in damages {
-                // What was there, of whatever length, makes no difference to the next list.
+                // The earlier contents, of any length, make no difference to the next list.
                 drop(Unsaved::begin(folder.path()).expect("writable"));
                 assert_eq!(found(folder.path()), [0; 0]);
                 damage(&file).expect("it can be changed");
@@ -432,7 +435,7 @@ mod tests {
             fs::write(&file, damaged).expect("it can be changed");
             assert!(is_any(folder.path()), "byte {at}");
         }
-        // A place that is empty again, whichever.
+        // Any place that is empty again.
         for number in 1..4 {
             let mut damaged = whole.clone();
             damaged[number * size_of::<Place>()..][..size_of::<Place>()].fill(0);

@@ -1,12 +1,12 @@
-//! The thread that owns the file. It takes as many requests as are there, applies them in one transaction, commits,
-//! dispatches their events in order, and answers. Meanwhile the numbers are its own.
+//! The thread that owns the file. It takes the queued requests, applies them in one transaction, commits, dispatches
+//! their events in order, and answers. Meanwhile only this thread assigns event numbers.
 
 use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::super::{Committed, CommittedEvent, Delivery, Dispatch, Dispatched, RoomEvent, StoreError, Usage, What};
+use super::super::{ChangeKind, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, Effect, StoreError, Usage};
 use super::files::{FilesInUse, Moved};
 use super::journal::EarlierLives;
 use super::ledger::{Applied, Ledger, Origin};
@@ -15,6 +15,7 @@ use super::queue::{Group, Lazy, Queue, Request};
 use super::receipts::{KeyedItem, Receipt};
 use super::sequence::Sequence;
 use super::{media, notifications};
+use crate::contract::delivery::Envelope;
 use crate::limits::{
     FILES_CHECK_INTERVAL, GROUP_REQUESTS, LAZY_WRITES_AGAIN_AFTER, RECALL_SLICE, RECALL_SLICE_AT_MOST, RETENTION_AGAIN,
     RETENTION_INTERVAL, RETENTION_ROWS,
@@ -28,27 +29,27 @@ pub(super) struct Writer {
     dispatch: Arc<dyn Dispatch>,
     metrics: Arc<Metrics>,
     usage: Arc<Mutex<Usage>>,
-    /// Deliveries that the file does not have the count of. There are no more than publishers that wait for one.
+    /// Deliveries whose count is not in the file yet. There are no more of them than publishers that wait for one.
     uncounted: HashMap<Origin, Delivery>,
     next_retention: Instant,
-    /// Whether the last transaction failed, so that a full disk is one line in the log.
+    /// Whether the last transaction failed. So a full disk causes only one line in the log.
     failing: bool,
     files: FilesInUse,
     next_look: Instant,
     earlier: Arc<EarlierLives>,
 }
 
-/// Why the writer ends before it is asked to.
+/// The reason why the writer ends before it is asked to.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
     #[error(transparent)]
     Moved(#[from] Moved),
-    /// Nobody knows who got what.
+    /// It is not known which receivers got which events.
     #[error("a dispatch panicked on another thread")]
     Order,
 }
 
-/// What the writer shares with the store.
+/// The state that the writer shares with the store.
 pub(super) struct Shared {
     pub(super) queue: Arc<Queue>,
     pub(super) order: Arc<Mutex<Order>>,
@@ -78,7 +79,7 @@ impl Writer {
         }
     }
 
-    /// Works until the queue is closed and empty. However it ends, nobody waits for it afterwards.
+    /// Runs until the queue is closed and empty. However it ends, no caller waits for it afterwards.
     pub(super) fn run(mut self) {
         let mut alarm = Alarm { queue: Arc::clone(&self.queue), metrics: Arc::clone(&self.metrics), is_broken: true };
         let order = Arc::clone(&self.order);
@@ -92,14 +93,14 @@ impl Writer {
                 };
             }
             if ended.is_ok() {
-                // Who publishes what the file has nothing to do with does not wait meanwhile.
+                // The lock is free here, so publishers of events that need no access to the file do not wait meanwhile.
                 self.recall(begun.elapsed());
             }
         }
         alarm.is_broken = self.close(ended).is_err();
     }
 
-    /// Carries out what waits.
+    /// Carries out the pending requests and writes.
     fn turn(&mut self, order: &mut Order) -> Result<(), Moved> {
         if Instant::now() >= self.next_look {
             self.next_look = Instant::now() + FILES_CHECK_INTERVAL;
@@ -112,8 +113,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Reads for clients that come back, after a turn that took so long: however many they are, what is asked for next waits
-    /// for a slice, and however slow the disk is, they have a fifth of the time.
+    /// Reads for returning clients, after a turn that took this long. However many reads there are, the next request
+    /// waits for one slice only. However slow the disk is, the reads get a fifth of the time.
     fn recall(&self, turn: Duration) {
         let time_up = Instant::now() + (turn / 4).clamp(RECALL_SLICE, RECALL_SLICE_AT_MOST);
         while let Some(mut recall) = self.queue.take_recall() {
@@ -126,10 +127,10 @@ impl Writer {
         }
     }
 
-    /// Closes the journal and the file, and says in the log why they are broken, if they are by then.
+    /// Closes the journal and the file. If they are broken by then, it logs the reason.
     fn close(mut self, ended: Result<(), Broken>) -> Result<(), Broken> {
         let in_order = if self.order.is_poisoned() { Err(Broken::Order) } else { Ok(()) };
-        // Files that were gone and are back do not make good what was not written meanwhile.
+        // Files that were gone and are back still lack the writes of the meantime.
         let ended = self.files.check().map_err(Broken::from).and(ended).and(in_order);
         if let Err(broken) = &ended {
             self.metrics.store_writable.set(0);
@@ -153,26 +154,27 @@ impl Writer {
             tracing::error!(%error, "move the write-ahead log into the store's file");
         }
         if ended.is_err() {
-            // The process lives on with a store that has broken down. No other one may use the folder beside it.
+            // The process continues with a broken store. No other process may use the folder at the same time.
             mem::forget(self.ledger);
             return ended;
         }
-        // A journal that was not closed recovers nobody after a power failure. So it is closed when the store is on the disk, and
-        // not if changes of sessions are lost: their lists are not synchronised.
+        // After a power failure, a journal that was not closed recovers no client. So the journal is closed only after
+        // the store is on the disk. It is not closed if changes of sessions are lost, because their lists are not
+        // synchronised.
         if checkpointed.is_ok()
             && self.queue.given_up().sessions == 0
             && let Ok(mut order) = self.order.lock()
         {
             order.close();
         }
-        // Last: the next process may open the folder from here on.
+        // This comes last: the next process may open the folder from here on.
         if let Err(error) = self.ledger.close() {
             tracing::error!(%error, "close the store");
         }
         ended
     }
 
-    /// Nothing else is lost if this fails.
+    /// Writes the last delivery counts. Nothing else is lost if this fails.
     fn finish(&mut self) -> rusqlite::Result<()> {
         if !self.uncounted.is_empty() {
             self.ledger.write()?;
@@ -195,7 +197,7 @@ impl Writer {
                 self.write_journal(&requests, &mut applied, order);
                 let deliveries = self.dispatch(&mut requests, &applied);
                 self.answer(requests, applied, deliveries);
-                // Not before: a repeat in this group has seen the row without the count.
+                // Not earlier: a repeat in this group has read the row without the count.
                 for origin in counted {
                     self.uncounted.remove(&origin);
                 }
@@ -211,7 +213,7 @@ impl Writer {
         }
     }
 
-    /// Commits the group, or leaves everything as it was.
+    /// Commits the group, or leaves everything unchanged.
     fn commit(&mut self, requests: &[Request], lazy: &Lazy, numbers: &mut Sequence) -> rusqlite::Result<Outcome> {
         numbers.ensure(GROUP_REQUESTS, self.ledger.connection())?;
         let first = numbers.peek();
@@ -220,8 +222,9 @@ impl Writer {
             self.ledger.rollback();
             numbers.take_back(first);
             if self.ledger.may_come_back() {
-                // Whatever comes next needs a number, so the first thing is to reserve a block: a transaction of its own, in
-                // the place of the one that failed, other than it and synchronised to the disk. It makes that one void.
+                // The next group needs a number, so it first reserves a block. This is a transaction of its own. It is
+                // written in the place of the failed one, differs from it and is synchronised to the disk. So it makes
+                // the failed one void.
                 numbers.give_up_block();
             }
         }
@@ -240,12 +243,12 @@ impl Writer {
         Ok(Outcome { applied, counted, wrote })
     }
 
-    /// Removes what is too old now and then, and what is too much whenever there is a transaction: faster than it can
-    /// come.
+    /// Removes expired rows from time to time, and excess rows in each transaction. Excess rows are removed faster than
+    /// they can be added.
     fn keep_bounds(&mut self, requests: usize) -> rusqlite::Result<()> {
         let now = Instant::now();
         if now >= self.next_retention || (self.ledger.is_in_transaction() && self.ledger.is_over_bounds()) {
-            // Should it fail, it is not tried again at once.
+            // If it fails, it is not tried again at once.
             self.next_retention = now + RETENTION_INTERVAL;
             if self.ledger.enforce_bounds(RETENTION_ROWS + 2 * requests)? {
                 self.next_retention = now + RETENTION_AGAIN;
@@ -265,23 +268,24 @@ impl Writer {
         Ok(counted)
     }
 
-    /// Writes the events into the journal of which nothing else is kept. If it can't be done they are refused.
+    /// Writes the events without a row into the journal. If that fails, they are refused.
     fn write_journal(&self, requests: &[Request], applied: &mut [Applied], order: &mut Order) {
         let pairs = requests.iter().zip(applied.iter());
-        let events: Vec<(u64, &RoomEvent)> = pairs.filter_map(|(request, applied)| unkept(request, applied)).collect();
+        let events: Vec<(u64, &Envelope)> = pairs.filter_map(|(request, applied)| unkept(request, applied)).collect();
         if let Err(error) = order.write(events.iter().copied()) {
             self.metrics.store_commit_failed();
             self.queue.availability.refused();
             let is_unkept = |seq: u64| events.binary_search_by_key(&seq, |(seq, _)| *seq).is_ok();
             for applied in applied {
-                if matches!(applied, Applied::Said { seq, .. } if is_unkept(*seq)) {
+                if matches!(applied, Applied::RoomEvent { seq, .. } if is_unkept(*seq)) {
                     *applied = Applied::Refused(error.clone());
                 }
             }
         }
     }
 
-    /// Hands the events over in order, and runs what is to run between two of them in between.
+    /// Dispatches the events in order, and runs the callbacks of snapshots and inboxes at their places between the
+    /// events.
     fn dispatch(&self, requests: &mut [Request], applied: &[Applied]) -> Vec<Delivery> {
         let mut deliveries = Vec::new();
         let mut group = Vec::new();
@@ -317,7 +321,7 @@ impl Writer {
         let mut deliveries = deliveries.into_iter();
         for (request, applied) in requests.into_iter().zip(applied) {
             let delivery = if event(&request, &applied).is_some() { deliveries.next() } else { None };
-            // Whoever is no longer there to hear the answer does not want it.
+            // A reply that can't be sent is dropped: its caller no longer waits.
             match (request, applied) {
                 (Request::Commit { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
                 (Request::CheckKey { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
@@ -348,7 +352,7 @@ impl Writer {
                             if let Some(place) = place {
                                 self.uncounted.insert(place, delivery.clone());
                             }
-                            let stored = !matches!(applied, Applied::Said { stored: false, .. });
+                            let stored = !matches!(applied, Applied::RoomEvent { stored: false, .. });
                             Committed { id: change.id, stored, repeated: false, delivery }
                         }
                     };
@@ -359,7 +363,7 @@ impl Writer {
         }
     }
 
-    /// The first publish's delivery: that itself, if the file does not have its count yet.
+    /// The delivery of the first publish: the pending delivery itself, if its count is not in the file yet.
     fn first_delivery(&mut self, first: &Origin, place: Option<Origin>, written: u64) -> Delivery {
         let Some(delivery) = self.uncounted.get(first).cloned() else { return Delivery::known(written) };
         if let Some(place) = place {
@@ -368,7 +372,8 @@ impl Writer {
         delivery
     }
 
-    /// Nothing of the group happened. What only reads can still be answered, if the file can be read.
+    /// Answers a group that was not carried out. Requests that only read can still be answered, if the file can be
+    /// read.
     fn answer_failed(&self, requests: Vec<Request>, error: &StoreError, numbers: &Sequence) {
         let as_of = numbers.peek() - 1;
         let failed = |error: rusqlite::Error| StoreError::Unavailable(error.to_string().into());
@@ -425,9 +430,9 @@ impl Writer {
     }
 }
 
-/// What came of a group that was committed.
+/// The outcome of a committed group.
 struct Outcome {
-    /// Of each request.
+    /// The result of each request.
     applied: Vec<Applied>,
     /// The deliveries whose count is in the file now.
     counted: Vec<Origin>,
@@ -435,31 +440,36 @@ struct Outcome {
     wrote: bool,
 }
 
-/// The event of a request that was applied, if nothing is kept of it.
-fn unkept<'a>(request: &'a Request, applied: &Applied) -> Option<(u64, &'a RoomEvent)> {
+/// The event of an applied request, if it has no row.
+fn unkept<'a>(request: &'a Request, applied: &Applied) -> Option<(u64, &'a Envelope)> {
     match (request, applied) {
-        (Request::Commit { change, .. }, Applied::Said { seq, kept: false, .. }) => match &change.what {
-            What::Room(event) => Some((*seq, event)),
-            What::Media(_) | What::Notification(_) => None,
+        (Request::Commit { change, .. }, Applied::RoomEvent { seq, kept: false, .. }) => match &change.what {
+            ChangeKind::Room(event) => Some((*seq, event)),
+            ChangeKind::Media(_) | ChangeKind::Notification(_) => None,
         },
         _ => None,
     }
 }
 
-/// What a request that was applied is to tell clients.
+/// The event of an applied request, for clients.
 fn event<'a>(request: &'a Request, applied: &'a Applied) -> Option<Dispatched<'a>> {
     let (seq, event) = match (request, applied) {
-        (Request::Commit { change, .. }, applied) => match (&change.what, applied) {
-            (What::Media(change), Applied::Media { state, owner_became_known }) => {
-                let (media_id, owner_became_known) = (&change.media_id, *owner_became_known);
-                (state.seq, CommittedEvent::Media { media_id, state, owner_became_known })
-            }
-            (What::Notification(notification), Applied::Notified { seq, unread }) => {
-                (*seq, CommittedEvent::Notification { notification, unread: *unread })
-            }
-            (What::Room(event), Applied::Said { seq, .. }) => (*seq, CommittedEvent::Room(event)),
-            _ => return None,
-        },
+        (Request::Commit { change, .. }, applied) => {
+            let (seq, envelope, effect) = match (&change.what, applied) {
+                (ChangeKind::Media(change), Applied::Media { seq, envelope, owner_became_known }) => {
+                    let effect = owner_became_known
+                        .as_ref()
+                        .map_or(Effect::None, |owner_id| Effect::OwnerKnown { media_id: &change.media_id, owner_id });
+                    (*seq, envelope, effect)
+                }
+                (ChangeKind::Notification(notification), Applied::Notified { seq, envelope, unread }) => {
+                    (*seq, envelope, Effect::Notified { user_id: &notification.user_id, unread: *unread })
+                }
+                (ChangeKind::Room(envelope), Applied::RoomEvent { seq, .. }) => (*seq, envelope, Effect::None),
+                _ => return None,
+            };
+            (seq, CommittedEvent::Event { envelope, effect })
+        }
         (Request::MarkRead { user_id, .. }, Applied::Unread { unread, changed: Some(seq) }) => {
             (*seq, CommittedEvent::Unread { user_id, unread: *unread })
         }
@@ -468,7 +478,7 @@ fn event<'a>(request: &'a Request, applied: &'a Applied) -> Option<Dispatched<'a
     Some(Dispatched { seq, event })
 }
 
-/// Leaves nobody waiting when the writer ends, and says so if it did not mean to.
+/// Ends the waiting of all callers when the writer ends, and logs an unexpected end.
 struct Alarm {
     queue: Arc<Queue>,
     metrics: Arc<Metrics>,
@@ -477,7 +487,7 @@ struct Alarm {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        // Before publishers are refused, so that the gauge never contradicts a 503.
+        // This comes before publishers are refused, so that the gauge never contradicts a 503.
         if self.is_broken {
             self.metrics.store_writable.set(0);
         }
@@ -500,7 +510,7 @@ mod tests {
     use super::super::{Options, SqliteStore};
     use super::*;
 
-    /// What is logged while this runs.
+    /// The log output of `run`.
     fn logged(run: impl FnOnce()) -> String {
         let lines = Arc::<Mutex<Vec<u8>>>::default();
         let to = Arc::clone(&lines);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384};
 use serde_json::json;
-use slop_studios::identity::epoch_seconds;
+use slop_studios::contract::time::epoch_seconds;
 use tempfile::TempDir;
 
 use super::peer::Peer;

@@ -1,4 +1,4 @@
-//! What earlier lives of the server have left in the journal, for clients that come back from them.
+//! The events of earlier lives of the server in the journal, for clients that come back from those lives.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Life;
 use super::record::{Record, decode};
 use super::segment::{Header, Segment};
-use crate::clock::Moment;
+use crate::contract::time::Moment;
 
 /// See the module.
 #[derive(Debug)]
@@ -15,13 +15,13 @@ pub(crate) struct Earlier {
     /// All events of earlier lives with higher numbers are here.
     complete_after: u64,
     segments: Vec<Vec<u8>>,
-    /// By namespace and room, in their order.
+    /// The positions of the records by namespace and room, in order.
     rooms: HashMap<&'static str, HashMap<Box<str>, Vec<Place>>>,
     /// When each life was last known to be alive, by its first number.
     ends: HashMap<u64, Moment>,
 }
 
-/// What earlier lives have left, for as long as clients may come back from them.
+/// The events of earlier lives, for as long as clients may come back from those lives.
 #[derive(Debug)]
 pub(crate) struct EarlierLives {
     known: Mutex<Arc<Earlier>>,
@@ -37,7 +37,7 @@ impl EarlierLives {
         Arc::clone(&self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Gives the memory back when nobody may come back any more. `last` is the number of the last event before this life.
+    /// Frees the memory when no client may come back any more. `last` is the number of the last event before this life.
     pub(crate) fn tidy(&self, last: u64) {
         if Instant::now() > self.until && self.get().complete_after() < last {
             let forgotten = std::mem::replace(
@@ -49,7 +49,7 @@ impl EarlierLives {
     }
 }
 
-/// Where a record is.
+/// The position of a record.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     seq: u64,
@@ -58,8 +58,9 @@ struct Place {
 }
 
 impl Earlier {
-    /// Reads the segments, the oldest first, from the last gap on. There is one wherever not all can be known that was
-    /// dispatched: a file is missing or can't be read, or the machine has ended before the disk had all.
+    /// Reads the segments after the last gap. `segments` has the oldest first. There is a gap wherever some dispatched
+    /// events may be unknown: a file is missing or can't be read, or the machine has ended before all data was on the
+    /// disk.
     pub(super) fn read(segments: &[Segment], life: Life, machine: Option<[u8; 16]>) -> Self {
         let mut earlier = Self::empty(life.boot_seq - 1);
         for segment in segments {
@@ -89,14 +90,14 @@ impl Earlier {
         earlier
     }
 
-    /// Nothing is known of what came up to this number.
+    /// No events up to this number are known.
     pub(crate) fn empty(complete_after: u64) -> Self {
         Self { complete_after, segments: Vec::new(), rooms: HashMap::new(), ends: HashMap::new() }
     }
 
     fn index(&mut self) {
-        // Of those of one room and name the newest, where only that matters. Found first: to take the others out of a room
-        // again would take as long for each as the room has events.
+        // The newest events by room and name, for events of which only the newest matters. They are found first: to
+        // remove each of the others from a room later would take as long as the room has events.
         let mut newest = HashMap::new();
         for (record, _) in self.segments.iter().flat_map(|bytes| records(bytes)).filter(|(record, _)| record.is_latest)
         {
@@ -128,7 +129,7 @@ impl Earlier {
         self.ends.get(&boot_seq).copied()
     }
 
-    /// The events for a room with numbers above `after`, up to and with `until`.
+    /// The events for a room with numbers above `after`, up to and including `until`.
     pub(crate) fn events(
         &self,
         namespace: &str,
@@ -146,7 +147,7 @@ impl Earlier {
     }
 }
 
-/// The records, each with its place.
+/// The records, each with its position.
 fn records(bytes: &[u8]) -> impl Iterator<Item = (Record<'_>, usize)> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -155,7 +156,7 @@ fn records(bytes: &[u8]) -> impl Iterator<Item = (Record<'_>, usize)> {
     })
 }
 
-/// Whether there is nothing but records.
+/// Whether the bytes are records only.
 fn is_whole(bytes: &[u8]) -> bool {
     let mut at = 0;
     while let Some((_, next)) = decode(bytes, at) {

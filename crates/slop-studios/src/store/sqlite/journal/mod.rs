@@ -1,9 +1,11 @@
-//! The journal: files beside the store with the events that only recovery needs, room events that are not durable.
+//! The journal: files beside the store with the events that only recovery needs. These are the room events that are not
+//! durable.
 //!
-//! An event is handed to the operating system before it is dispatched, by a copy into a mapped file and without waiting for
-//! the disk. So the process may end in any way without losing one; only the end of the machine may, and that is noticed.
-//! Records go to the end of a `segment`; the oldest segments are removed, so that as much is kept as the engine keeps in
-//! memory. The next life of the server reads what it finds into [`Earlier`], for the clients that come back from this one.
+//! An event is handed to the operating system before it is dispatched, by a copy into a mapped file and without waiting
+//! for the disk. So no event is lost however the process ends. Only a failure of the machine may lose events, and that
+//! is noticed. Records are added to the end of a `segment`. The oldest segments are removed, so that as much is kept as
+//! the engine keeps in memory. The next life of the server reads the files into [`Earlier`], for the clients that come
+//! back from this life.
 
 mod earlier;
 mod record;
@@ -20,8 +22,8 @@ pub(super) use earlier::{Earlier, EarlierLives};
 pub(super) use segment::is_name;
 use segment::{Current, Header, Segment};
 
-use super::super::RoomEvent;
-use crate::clock::Moment;
+use crate::contract::delivery::Envelope;
+use crate::contract::time::Moment;
 use crate::limits::{ALIVE_INTERVAL, JOURNAL_BYTES, JOURNAL_SEGMENT_BYTES};
 
 /// See the module.
@@ -30,31 +32,31 @@ pub(super) struct Journal {
     folder: PathBuf,
     /// How long an event is kept.
     age: Duration,
-    /// Those that are not written any more, the oldest first.
+    /// The segments that are no longer written, the oldest first.
     segments: VecDeque<Segment>,
     current: Current,
-    /// Records on their way into the file; kept to be used again.
+    /// The buffer for records before they are written, kept for reuse.
     buffer: Vec<u8>,
-    /// When it is written down again that the server is alive.
+    /// The time of the next alive mark.
     alive_due: Instant,
 }
 
-/// What the files belong to.
+/// The life of the server that the files belong to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Life {
     /// The first number of this life.
     pub(super) boot_seq: u64,
-    /// That of the life before.
+    /// The first number of the life before.
     pub(super) previous: u64,
 }
 
 impl Journal {
-    /// Goes on in a folder, and reads what earlier lives have left there. Events are kept for `age`; with zero nobody is
-    /// recovered, and there is no journal.
+    /// Opens the journal in a folder, and reads the files of earlier lives. Events are kept for `age`. With zero, no
+    /// client is recovered, and there is no journal.
     pub(super) fn open(folder: &Path, life: Life, age: Duration) -> io::Result<(Option<Self>, Earlier)> {
         let machine = machine_id();
         let mut segments = segment::list(folder)?;
-        // Of a process that ended while it started: no event is in them.
+        // These files are of a process that ended while it started. They contain no event.
         for unused in segments.extract_if(.., |segment| segment.header().boot_seq > life.previous) {
             unused.remove()?;
         }
@@ -63,7 +65,7 @@ impl Journal {
             return Ok((None, Earlier::empty(life.boot_seq - 1)));
         }
         let earlier = Earlier::read(&segments, life, machine);
-        // Of what is not known in full, nobody may be sent the rest.
+        // Where not all events are known, the remaining ones must not be sent.
         for unusable in segments.extract_if(.., |segment| segment.header().starts_after < earlier.complete_after()) {
             unusable.remove()?;
         }
@@ -73,7 +75,7 @@ impl Journal {
         let (folder, segments) = (folder.to_owned(), segments.into());
         let (buffer, alive_due) = (Vec::new(), Instant::now());
         let mut journal = Self { folder, age, segments, current, buffer, alive_due };
-        // Many starts in a row leave a file each.
+        // Many starts in a row leave one file each.
         journal.trim(Instant::now())?;
         Ok((Some(journal), earlier))
     }
@@ -81,10 +83,10 @@ impl Journal {
     /// Hands events to the operating system, all or none. Their numbers rise.
     ///
     /// # Errors
-    /// If the system does not take them. Then the next call tries to go on after the last event that was taken.
+    /// If the system does not accept them. The next call then tries to continue after the last accepted event.
     pub(super) fn append<'a>(
         &mut self,
-        events: impl IntoIterator<Item = (u64, &'a RoomEvent)>,
+        events: impl IntoIterator<Item = (u64, &'a Envelope)>,
         now: Instant,
     ) -> io::Result<()> {
         self.buffer.clear();
@@ -98,12 +100,12 @@ impl Journal {
             self.begin_segment(first - 1, now)?;
         }
         let written = self.current.append(&self.buffer, now);
-        // One large group is not held for ever.
+        // The memory for one large group is not held for ever.
         self.buffer.shrink_to(JOURNAL_SEGMENT_BYTES / 8);
         written
     }
 
-    /// Writes down that the server is alive, and removes what is too old. `last` is the number of the last event.
+    /// Writes an alive mark, and removes segments that are too old. `last` is the number of the last event.
     pub(super) fn tidy(&mut self, last: u64) -> io::Result<()> {
         let now = Instant::now();
         if now < self.alive_due {
@@ -112,12 +114,12 @@ impl Journal {
         self.alive_due = now + ALIVE_INTERVAL;
         let marked = self.current.mark_alive(Moment::now());
         let trimmed = self.trim(now);
-        // On a full disk the others go on.
+        // This may fail on a full disk. The other steps are done before.
         let begun = if self.current.is_older_than(self.age, now) { self.begin_segment(last, now) } else { Ok(()) };
         marked.and(trimmed).and(begun)
     }
 
-    /// Waits for the disk, and writes down that nothing is missing.
+    /// Waits for the disk, and marks the files as complete.
     pub(super) fn close(&mut self) -> io::Result<()> {
         self.current.mark_alive(Moment::now())?;
         let segments = || self.segments.iter().chain([self.current.segment()]);
@@ -125,8 +127,8 @@ impl Journal {
         segments().try_for_each(Segment::mark_closed)
     }
 
-    /// Whether this event begins another file.
-    pub(super) fn is_full_for(&self, event: &RoomEvent) -> bool {
+    /// Whether this event needs another file.
+    pub(super) fn is_full_for(&self, event: &Envelope) -> bool {
         !self.current.fits(record::record_bytes(event))
     }
 
@@ -135,20 +137,20 @@ impl Journal {
         self.segments.iter().map(Segment::bytes).sum::<u64>() + self.current.segment().bytes()
     }
 
-    /// Goes on in another file. The current one has events, or the other one would have its name.
+    /// Continues in another file. The current file must have events; otherwise both files would have the same name.
     fn begin_segment(&mut self, starts_after: u64, now: Instant) -> io::Result<()> {
-        // What can't be removed now is when the next is, or when the journal is tidied.
+        // A file that can't be removed now is removed with the next one, or when the journal is tidied.
         let _ = self.trim(now);
         let last = self.current.segment().header();
         let header = Header { starts_after, previous: last.starts_after, ..*last };
         let next = Current::create(&self.folder, header)?;
-        // Or nobody would miss the next one.
+        // Without this mark, a missing next file would not be noticed.
         self.current.mark_continued(starts_after)?;
         self.segments.push_back(std::mem::replace(&mut self.current, next).finish());
         Ok(())
     }
 
-    /// Removes what is too old, or too much if there is to be another file.
+    /// Removes files that are too old, or that leave no room for another file.
     fn trim(&mut self, now: Instant) -> io::Result<()> {
         while let Some(first) = self.segments.front()
             && (self.bytes() + JOURNAL_SEGMENT_BYTES as u64 > JOURNAL_BYTES || first.was_written_before(self.age, now))
@@ -160,7 +162,8 @@ impl Journal {
     }
 }
 
-/// Tells one run of the machine from another. Linux has a random number for each; without one no run is like another.
+/// The id of this run of the machine. Linux has a random number for each run. Without that number, no two runs count as
+/// the same.
 fn machine_id() -> Option<[u8; 16]> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(uuid::Uuid::parse_str(text.trim()).ok()?.into_bytes())

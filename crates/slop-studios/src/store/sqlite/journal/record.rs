@@ -1,15 +1,18 @@
 //! An event in a file of the journal.
 //!
-//! All numbers are little-endian. A record has its length from here on (4 bytes), the CRC-32 of what follows (4), the event's
-//! number (8), the index of its namespace (1), 1 if only the newest of its name matters (1), the lengths of the room's and the
-//! event's name (2 each), and these names and the argument.
+//! All numbers are little-endian. A record has:
+//! - its length after this field (4 bytes);
+//! - the CRC-32 of the rest (4);
+//! - the event's number (8);
+//! - the index of its namespace (1);
+//! - 1 if only the newest event of its name matters (1);
+//! - the lengths of the room's and the event's name (2 each);
+//! - these names and the argument.
 
 use std::str;
 
-use super::super::super::{Class, RoomEvent};
-use crate::namespaces::{DEFAULT, MEDIA, NOTIFICATIONS};
-
-const NAMESPACES: [&str; 3] = [DEFAULT, MEDIA, NOTIFICATIONS];
+use crate::contract::delivery::{Class, Envelope};
+use crate::contract::namespaces::ALL;
 
 /// See the module.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,20 +26,20 @@ pub(crate) struct Record<'a> {
 }
 
 /// Bytes of an event's record.
-pub(super) fn record_bytes(event: &RoomEvent) -> usize {
+pub(super) fn record_bytes(event: &Envelope) -> usize {
     22 + event.room.len() + event.event.len() + event.argument.len()
 }
 
 /// Appends a record.
-pub(super) fn encode(out: &mut Vec<u8>, seq: u64, event: &RoomEvent) {
+pub(super) fn encode(out: &mut Vec<u8>, seq: u64, event: &Envelope) {
     let begin = out.len();
     out.extend_from_slice(&[0; 8]);
     out.extend_from_slice(&seq.to_le_bytes());
-    let namespace = NAMESPACES.iter().position(|name| *name == event.namespace).unwrap_or_default();
+    let namespace = ALL.iter().position(|name| *name == event.namespace).unwrap_or_default();
     out.push(namespace as u8);
     out.push((event.class == Class::Latest).into());
     for name in [&event.room, &event.event] {
-        // Names are checked where a publish is read: they have 128 bytes and a prefix at most.
+        // Names are checked when a publish is read. They have at most 128 bytes and a prefix.
         out.extend_from_slice(&(name.len() as u16).to_le_bytes());
     }
     for text in [&event.room, &event.event, &event.argument] {
@@ -50,7 +53,7 @@ pub(super) fn encode(out: &mut Vec<u8>, seq: u64, event: &RoomEvent) {
     }
 }
 
-/// The record at a place, and where the next one begins. None if there is none, as at the end, or it is damaged.
+/// The record at a position, and the position of the next one. `None` at the end, or if the record is damaged.
 pub(super) fn decode(bytes: &[u8], at: usize) -> Option<(Record<'_>, usize)> {
     let (length, rest) = bytes.get(at..)?.split_first_chunk()?;
     let length = u32::from_le_bytes(*length) as usize;
@@ -70,7 +73,7 @@ fn record(body: &[u8]) -> Option<Record<'_>> {
     let (event, argument) = body.split_at_checked(u16::from_le_bytes(*event).into())?;
     Some(Record {
         seq: u64::from_le_bytes(*seq),
-        namespace: NAMESPACES.get(usize::from(*namespace))?,
+        namespace: ALL.get(usize::from(*namespace))?,
         is_latest: *is_latest == 1,
         room: str::from_utf8(room).ok()?,
         event: str::from_utf8(event).ok()?,

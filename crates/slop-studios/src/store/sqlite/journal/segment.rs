@@ -1,12 +1,17 @@
-//! A file of the journal: a header, and one `record` after the other.
+//! A file of the journal: a header, followed by the records (`record`).
 //!
-//! All numbers are little-endian. The header has 80 bytes: 8 that name the format, `boot_seq`, `starts_after`, `previous` (8
-//! each), the machine's id (16, zeros if unknown), the moment at which the server was last known to be alive in ms since 1970
-//! (8), the bytes of all records (8), 1 if all that belongs in the file is on the disk (1), zeros (7), and where the next file
-//! of the same life starts, 0 if there is none (8).
+//! All numbers are little-endian. The header has 80 bytes:
+//! - the name of the format (8 bytes);
+//! - `boot_seq`, `starts_after` and `previous` (8 each);
+//! - the machine's id (16, zeros if unknown);
+//! - the moment at which the server was last known to be alive, in ms since 1970 (8);
+//! - the bytes of all records (8);
+//! - 1 if all data that belongs in the file is on the disk (1);
+//! - zeros (7);
+//! - the start of the next file of the same life, 0 if there is none (8).
 //!
-//! The file is mapped while it is written. Records are copied into it, and count when the header has their number of bytes.
-//! Before that the file is extended by a `write` of zeros, so that a full disk is an error and not a signal.
+//! The file is mapped while it is written. Records are copied into it. They count when the header includes their bytes.
+//! Before the copy, the file is extended by a `write` of zeros, so that a full disk is an error and not a signal.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -17,9 +22,9 @@ use std::time::{Duration, Instant};
 
 use memmap2::{MmapMut, MmapOptions};
 
-use crate::clock::Moment;
-use crate::data_dir;
+use crate::contract::time::Moment;
 use crate::limits::{ALIVE_INTERVAL, JOURNAL_BYTES, JOURNAL_GROWTH_BYTES, JOURNAL_SEGMENT_BYTES};
+use crate::store::data_dir;
 
 const MAGIC: &[u8; 8] = b"slopev2\n";
 const HEADER_BYTES: usize = 80;
@@ -28,25 +33,25 @@ const RECORD_BYTES_AT: usize = 56;
 const CLOSED_AT: usize = 64;
 const CONTINUED_AT: usize = 72;
 
-/// What a file says of itself.
+/// The fixed part of a file's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    /// The life that has written it.
+    /// The life that wrote the file.
     pub(super) boot_seq: u64,
-    /// All events with higher numbers are in it, up to where the next file starts.
+    /// All events with higher numbers are in the file, up to the start of the next file.
     pub(super) starts_after: u64,
-    /// Where the file before starts; 0 if there is none.
+    /// The start of the previous file; 0 if there is none.
     pub(super) previous: u64,
-    /// The run of the machine in which it was written.
+    /// The run of the machine in which the file was written.
     pub(super) machine: Option<[u8; 16]>,
 }
 
-/// What changes in a header, besides the bytes of all records.
+/// The variable part of a file's header, without the bytes of all records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct End {
     pub(super) alive_at: Moment,
     pub(super) closed: bool,
-    /// Where the next file of the same life starts, if there is one.
+    /// The start of the next file of the same life, if there is one.
     pub(super) continued: Option<u64>,
 }
 
@@ -66,19 +71,19 @@ pub(super) struct Segment {
 pub(super) struct Current {
     segment: Segment,
     map: MmapMut,
-    /// Where the next record goes.
+    /// The position of the next record.
     at: usize,
     created: Instant,
 }
 
-/// The files of a folder, the oldest first. One that can't be read is passed over: a gap. One that has no whole header is
-/// removed.
+/// The journal files of a folder, the oldest first. A file that can't be read is skipped, which leaves a gap. A file
+/// without a complete header is removed.
 pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let path = entry.path();
-        // To open a pipe would wait for its writer.
+        // Opening a pipe would wait for its writer.
         if !entry.file_type()?.is_file() {
             continue;
         }
@@ -86,7 +91,7 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
         if is_name(name) {
             match Segment::open(path.clone()) {
                 Ok(Ok(segment)) => segments.push(segment),
-                // The server ended while it made the file.
+                // The server ended while it created the file.
                 Ok(Err(path)) => fs::remove_file(path)?,
                 Err(error) => tracing::warn!(file = %path.display(), %error, "read a file of the journal"),
             }
@@ -96,7 +101,7 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     Ok(segments)
 }
 
-/// Where a file that starts after this event is.
+/// The path of the file that starts after this event.
 fn path_of(folder: &Path, starts_after: u64) -> PathBuf {
     folder.join(format!("events-{starts_after:020}.log"))
 }
@@ -108,7 +113,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 }
 
 impl Segment {
-    /// A file that is there; its path if it has no header.
+    /// Opens an existing file. Returns its path if it has no header.
     fn open(path: PathBuf) -> io::Result<Result<Self, PathBuf>> {
         let mut file = data_dir::private_file().read(true).open(&path)?;
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
@@ -126,7 +131,7 @@ impl Segment {
         let is_whole = bytes.len() == HEADER_BYTES && bytes.starts_with(MAGIC);
         let Some(header) = header().filter(|_| is_whole) else { return Ok(Err(path)) };
         let length = file.metadata()?.len();
-        // Its last event may be so much younger than the last mark.
+        // The last event may be this much younger than the last alive mark.
         let alive_at = Moment::from_epoch_ms(number(ALIVE_AT).unwrap_or_default()).after(ALIVE_INTERVAL);
         let age = Duration::from_millis(Moment::now().epoch_ms().saturating_sub(alive_at.epoch_ms()));
         let now = Instant::now();
@@ -150,13 +155,13 @@ impl Segment {
         self.file.sync_data()
     }
 
-    /// All that belongs in it is on the disk.
+    /// Records that all data that belongs in the file is on the disk.
     pub(super) fn mark_closed(&self) -> io::Result<()> {
         self.file.write_all_at(&[1], CLOSED_AT as u64)?;
         self.sync()
     }
 
-    /// What was last written down in the header.
+    /// The variable part of the header, as last written.
     pub(super) fn end(&self) -> io::Result<End> {
         let (mut alive, mut closed, mut continued) = ([0; 8], [0; 1], [0; 8]);
         self.file.read_exact_at(&mut alive, ALIVE_AT as u64)?;
@@ -169,11 +174,11 @@ impl Segment {
         })
     }
 
-    /// Its records.
+    /// Reads the records.
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
         let mut length = [0; 8];
         self.file.read_exact_at(&mut length, RECORD_BYTES_AT as u64)?;
-        // Not even all files of ours have more; what is larger was made by somebody else.
+        // Even all files of the server together have no more bytes. A larger number was written by another program.
         let length = u64::from_le_bytes(length).min(JOURNAL_BYTES);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
         self.file.read_exact_at(&mut bytes, HEADER_BYTES as u64)?;
@@ -194,7 +199,7 @@ impl Current {
         let file = data_dir::private_file().read(true).create(true).truncate(true).open(&path)?;
         let segment = Segment { path: path.clone(), file, header, length: 0, written: Instant::now() };
         Self::begin(segment).inspect_err(|_| {
-            // On a full disk there is room for its name, and each try has another one.
+            // A full disk still has room for the file's name, and each try uses another name.
             let _ = fs::remove_file(&path);
         })
     }
@@ -211,7 +216,7 @@ impl Current {
         current.put(32, &machine.unwrap_or_default())?;
         current.mark_alive(Moment::now())?;
         compiler_fence(Ordering::Release);
-        // Last: without it there is no header.
+        // This comes last: without it there is no header.
         current.put(0, MAGIC)?;
         Ok(current)
     }
@@ -225,12 +230,12 @@ impl Current {
         self.segment
     }
 
-    /// Whether so many bytes of records belong into this file. One that has none takes any group.
+    /// Whether this many bytes of records fit into the file. An empty file takes any group.
     pub(super) fn fits(&self, bytes: usize) -> bool {
         self.at == HEADER_BYTES || self.at + bytes <= JOURNAL_SEGMENT_BYTES
     }
 
-    /// Whether it has events and was begun longer ago than `age`.
+    /// Whether the file has events and was begun longer ago than `age`.
     pub(super) fn is_older_than(&self, age: Duration, now: Instant) -> bool {
         self.at > HEADER_BYTES && now.duration_since(self.created) > age
     }
@@ -240,7 +245,7 @@ impl Current {
         self.reserve(records.len())?;
         self.put(self.at, records)?;
         let end = self.at + records.len();
-        // If the process ends before this, there is nothing of the records.
+        // If the process ends before this, none of the records counts.
         compiler_fence(Ordering::Release);
         self.put(RECORD_BYTES_AT, &((end - HEADER_BYTES) as u64).to_le_bytes())?;
         self.at = end;
@@ -252,12 +257,12 @@ impl Current {
         self.put(ALIVE_AT, &now.epoch_ms().to_le_bytes())
     }
 
-    /// The next file starts after this event.
+    /// Records that the next file starts after this event.
     pub(super) fn mark_continued(&mut self, after: u64) -> io::Result<()> {
         self.put(CONTINUED_AT, &after.to_le_bytes())
     }
 
-    /// Extends the file with zeros, so that the next bytes have their blocks on the disk.
+    /// Extends the file with zeros, so that the disk has blocks for the next bytes.
     fn reserve(&mut self, bytes: usize) -> io::Result<()> {
         let (end, length) = (self.at + bytes, self.segment.length);
         if end > self.map.len() {
@@ -272,7 +277,7 @@ impl Current {
         Ok(())
     }
 
-    /// Bytes at a place that is reserved: to touch a page behind the end of the file would end the process by a signal.
+    /// Writes bytes at a reserved place. Access to a page behind the end of the file would end the process by a signal.
     fn put(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
         let reserved = (self.segment.length as usize).min(self.map.len());
         let place = self.map.get_mut(..reserved).and_then(|reserved| reserved.get_mut(at..at + bytes.len()));
@@ -280,7 +285,7 @@ impl Current {
         Ok(())
     }
 
-    /// Has the file opened so that it can't be extended.
+    /// Reopens the file so that it can't be extended, if `broken`.
     #[cfg(test)]
     pub(super) fn break_writes(&mut self, broken: bool) {
         self.segment.file =
@@ -288,13 +293,13 @@ impl Current {
     }
 }
 
-/// The beginning of the file as memory, so long at most.
+/// Maps the beginning of the file into memory, at most this many bytes.
 #[expect(
     unsafe_code,
     reason = "another process could change the file under a slice; nobody else has business in the folder"
 )]
 fn map(file: &File, length: usize) -> io::Result<MmapMut> {
-    // SAFETY: the file belongs to this process, which holds the store's lock, does not shorten it and touches no page behind
-    // its end. What is read from it is plain bytes.
+    // SAFETY: the file belongs to this process, which holds the store's lock, does not shorten it and touches no page
+    // behind its end. Its contents are read as plain bytes.
     unsafe { MmapOptions::new().len(length).map_mut(file) }
 }

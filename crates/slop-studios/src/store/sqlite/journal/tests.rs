@@ -4,16 +4,16 @@ use std::os::unix::fs::FileExt as _;
 use tempfile::TempDir;
 
 use super::*;
+use crate::contract::delivery::Class;
 use crate::limits::JOURNAL_GROWTH_BYTES;
-use crate::store::Class;
 
 const AGE: Duration = Duration::from_secs(60);
 
-/// Lives of a server on one folder, each of a thousand numbers.
+/// Successive lives of a server on one folder, each with a thousand numbers.
 struct Lives {
     folder: TempDir,
     count: u64,
-    /// The first number of the life that is noted.
+    /// The first number of the last recorded life.
     noted: u64,
 }
 
@@ -28,7 +28,7 @@ impl Lives {
         begun
     }
 
-    /// A life that ends before it is noted in the store.
+    /// A life that ends before it is recorded in the store.
     fn try_to_begin(&mut self) -> (Journal, Earlier) {
         self.count += 1;
         let life = Life { boot_seq: self.count * 1_000, previous: self.noted };
@@ -49,11 +49,18 @@ impl Lives {
     }
 }
 
-fn event(room: &str, event: &str, class: Class) -> RoomEvent {
-    RoomEvent { namespace: "/", room: room.into(), event: event.into(), argument: "{\"a\":1}".into(), class }
+fn event(room: &str, event: &str, class: Class) -> Envelope {
+    Envelope {
+        namespace: "/",
+        room: room.into(),
+        owner_room: None,
+        event: event.into(),
+        argument: "{\"a\":1}".into(),
+        class,
+    }
 }
 
-fn append<'a>(journal: &mut Journal, events: impl IntoIterator<Item = (u64, &'a RoomEvent)>) -> io::Result<()> {
+fn append<'a>(journal: &mut Journal, events: impl IntoIterator<Item = (u64, &'a Envelope)>) -> io::Result<()> {
     journal.append(events, Instant::now())
 }
 
@@ -73,7 +80,7 @@ fn the_next_life_finds_what_was_written() {
     let events = [event("a", "e", Class::Recoverable), event("b", "f", Class::Recoverable)];
     append(&mut journal, [(1_000, &events[0]), (1_001, &events[1])]).expect("they are written");
     write(&mut journal, 1_002, "a");
-    // Killed.
+    // The process is killed.
     let (mut journal, earlier) = lives.begin();
     assert_eq!(
         (earlier.complete_after(), found(&earlier, "a"), found(&earlier, "b")),
@@ -105,7 +112,7 @@ fn of_latest_events_the_newest_of_a_name_is_found() {
     assert_eq!(found(&lives.begin().1, "a"), [1_001, 1_002, 1_003]);
 }
 
-/// The process was killed while it copied.
+/// The process was killed while it copied records.
 #[test]
 fn records_that_the_header_does_not_count_are_none() {
     let mut lives = Lives::new();
@@ -155,7 +162,7 @@ fn what_was_closed_outlives_the_machine() {
     let mut lives = Lives::new();
     let (mut journal, _) = lives.begin();
     write(&mut journal, 1_000, "a");
-    // Killed, and the next life ends in order.
+    // The process is killed. The next life ends in order.
     let (mut journal, _) = lives.begin();
     write(&mut journal, 2_000, "a");
     journal.begin_segment(2_000, Instant::now()).expect("another file");
@@ -189,7 +196,7 @@ fn the_newest_file_is_missed_too() {
     }
 }
 
-/// Killed after the next file was made, and before anything was written to it.
+/// The process was killed after it created the next file, and before it wrote anything to it.
 #[test]
 fn a_file_that_was_just_begun_is_no_gap() {
     let mut lives = Lives::new();
@@ -220,7 +227,7 @@ fn the_oldest_files_leave() {
     assert_eq!((found[0], found.last()), (earlier.complete_after() + 1, Some(&1_199)));
     assert!((1_115..1_140).contains(&found[0]), "{}", found[0]);
 
-    // And those that are older than a client may be away.
+    // Files older than the time that a client may be away are removed too.
     let mut lives = Lives::new();
     let (mut journal, _) = lives.begin();
     write(&mut journal, 1_000, "a");
@@ -265,9 +272,9 @@ fn other_files_are_left_alone() {
     for name in ["store.db", "events-old.txt", "notes.log"] {
         fs::write(folder.join(name), "x").expect("it can be written");
     }
-    // A file of the journal that was never finished.
+    // A journal file that was never completed.
     fs::write(folder.join("events-00000000000000000001.log"), "slopev1\n").expect("it can be written");
-    // One that can't be read.
+    // A journal file that can't be read.
     fs::create_dir(folder.join("events-00000000000000000002.log")).expect("a folder");
     let (mut journal, _) = lives.begin();
     assert_eq!(lives.files().len(), 5);
@@ -326,7 +333,7 @@ fn what_can_be_tidied_is_tidied_whatever_fails() {
     let aged = Instant::now() + 2 * AGE;
     journal.begin_segment(1_000, aged).expect("another file");
     write(&mut journal, 1_001, "a");
-    // The next file can't be made, and the current one is too old.
+    // The next file can't be created, and the current one is too old.
     let name = lives.folder.path().join(format!("events-{:020}.log", 1_001));
     fs::create_dir(&name).expect("a folder");
     journal.age = Duration::ZERO;
@@ -361,7 +368,7 @@ fn a_file_that_cannot_be_removed_is_tried_again_and_refuses_no_event() {
     assert_eq!((journal.segments.len(), lives.files().len()), (0, 1));
 }
 
-/// As a server leaves them that is started again and again.
+/// The files are those of a server that is started again and again.
 #[test]
 fn files_of_earlier_lives_leave_when_they_are_too_old() {
     let mut lives = Lives::new();
@@ -372,7 +379,7 @@ fn files_of_earlier_lives_leave_when_they_are_too_old() {
     let old = Moment::now().before(AGE + 2 * ALIVE_INTERVAL).epoch_ms();
     Lives::overwrite(&lives.files()[0], 48, &old.to_le_bytes());
     let (journal, earlier) = lives.begin();
-    // What was read is known to this life all the same.
+    // This life still knows the events that it has read.
     assert_eq!(found(&earlier, "a"), [1_000, 2_000]);
     assert_eq!((journal.segments.len(), lives.files().len()), (1, 2));
     drop(journal);

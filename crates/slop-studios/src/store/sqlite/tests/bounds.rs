@@ -1,4 +1,4 @@
-//! Bounds: what leaves and when, what may wait, and how large a replay is.
+//! Limits: retention, queues, and the size of a replay.
 
 use futures_util::FutureExt as _;
 
@@ -28,7 +28,7 @@ fn the_oldest_leave_first() {
         assert!(store.usage().log.rows <= 10);
     }
     let numbers = recorder.numbers();
-    // What was removed can't be replayed, and that is said.
+    // Removed events can't be replayed, and the replay is reported as incomplete.
     assert_eq!(replayed(&store, numbers[begin + 88]), Replay::default());
     let kept = replayed(&store, numbers[begin + 89]);
     assert_eq!((kept.complete, kept.events.len()), (true, 10));
@@ -66,7 +66,7 @@ fn what_is_too_old_leaves() {
     publish(&store, Change { at: day_before, ..keyed(room("1", "e"), key("k", 1)) });
     drop(store);
 
-    // By itself, a few at a time; and never more than is too old.
+    // Rows are removed without a request, a few at a time, and only rows that are too old.
     let (store, _) = place.open();
     publish(&store, durable("2", "new"));
     until(|| store.usage().log.rows == 1);
@@ -138,7 +138,7 @@ fn bytes_that_wait_are_bounded() {
     let closed = gate.0.lock().expect("no test panicked");
     let large = || {
         let mut change = room("1", "e");
-        if let What::Room(event) = &mut change.what {
+        if let ChangeKind::Room(event) = &mut change.what {
             event.argument = "x".repeat(1_000_000).into();
         }
         change
@@ -151,17 +151,17 @@ fn bytes_that_wait_are_bounded() {
     assert!(wait(first).is_ok());
 }
 
-/// Of those that are replaced only the newest is sent.
+/// Of events that replace each other, only the newest is sent.
 #[test]
 fn latest_events_that_were_replaced_do_not_make_a_replay_too_large() {
     let place = Place::new();
     let (store, _) = place.open();
     for n in 0..20 {
         let mut state = room_event(&n.to_string(), "r", "state", Class::Latest);
-        if let What::Room(event) = &mut state.what {
+        if let ChangeKind::Room(event) = &mut state.what {
             event.argument = format!("\"{}\"", "x".repeat(100_000)).into();
         }
-        // Half of them are in the log, for their keys' sake, and half in the journal.
+        // Half of the events are in the log, because they have keys, and half are in the journal.
         publish(&store, if n % 2 == 0 { keyed(state, key(&n.to_string(), 1)) } else { state });
     }
     let (again, _) = place.killed().open();
@@ -176,7 +176,7 @@ fn a_replay_that_is_too_large_is_not_complete() {
     let (store, _) = place.open();
     for n in 0..3 {
         let mut change = durable(&n.to_string(), "e");
-        if let What::Room(event) = &mut change.what {
+        if let ChangeKind::Room(event) = &mut change.what {
             event.argument = "x".repeat(crate::limits::MAX_REPLAY_BYTES / 2).into();
         }
         publish(&store, change);
@@ -201,7 +201,7 @@ fn only_what_is_over_leaves_and_it_leaves_a_floor() {
         assert_eq!(revoke(revoked), Ok(Revocations::default()), "there is room");
     }
     let fresh = row("fresh", ago(0), None);
-    // The one whose own end has come makes room first, though it is not the oldest.
+    // The revocation whose own end has come is removed first, although it is not the oldest.
     let floors =
         |issued: Option<Moment>, expired: Option<u64>| Floors { issued, expired: expired.map(Moment::from_epoch_ms) };
     let gone = Revocations { list: vec![short.clone()], floors: floors(None, short.expires_at.map(Moment::epoch_ms)) };
@@ -220,7 +220,7 @@ fn only_what_is_over_leaves_and_it_leaves_a_floor() {
     assert_eq!((kept.list.len(), kept.floors), (3, floors(Some(long.at.after(skew)), Some(ago(0) - 1_000))));
 }
 
-/// With a shorter longest life or less leeway more is over, and with more of either less.
+/// With a shorter maximum lifetime or less leeway, more revocations are over. With more of either, fewer are over.
 #[test]
 fn the_settings_in_force_say_what_is_over() {
     let hour = Duration::from_secs(3_600);
@@ -241,7 +241,8 @@ fn the_settings_in_force_say_what_is_over() {
     }
 }
 
-/// Sessions with this many rooms come back. More was logged meanwhile, so that each room has to be looked up.
+/// A place for returning sessions with many rooms, and their rooms. More events were logged meanwhile, so that each
+/// room has to be looked up.
 fn place_of_crowded_sessions() -> (Place, Vec<(Arc<str>, u64)>) {
     let place = Place::new();
     let (store, _) = place.open();
@@ -274,7 +275,8 @@ fn what_is_asked_for_waits_for_a_slice_of_those_that_come_back() {
     }
 }
 
-/// Whoever hangs up leaves its place only when its read is gone, so those behind it are never one too many.
+/// A client that disconnects releases its permit only when its read is gone, so the reads behind it never exceed the
+/// limit.
 #[test]
 fn who_hangs_up_while_the_store_is_busy_costs_nobody_a_session() {
     let gate = Arc::<Gate>::default();
@@ -291,7 +293,7 @@ fn who_hangs_up_while_the_store_is_busy_costs_nobody_a_session() {
     assert!(wait(first).is_ok() && wait(waits).is_ok_and(|replay| replay.complete));
 }
 
-/// Those that come back are saved again.
+/// Returning sessions are saved again.
 #[test]
 fn what_is_asked_for_waits_for_a_part_of_the_sessions_that_are_saved() {
     let gate = Arc::<Gate>::default();
@@ -337,7 +339,7 @@ fn a_full_queue_turns_nobody_away_that_comes_back() {
     assert!(waiting.into_iter().all(|commit| wait(commit).is_ok()));
 }
 
-/// However it is cut, a replay has the same events; whether few were logged or too many to look at.
+/// A replay has the same events however it is sliced, whether few events were logged or too many to examine.
 #[test]
 fn a_replay_in_slices_is_what_one_at_once_is() {
     for others in [0, 200] {
@@ -354,7 +356,7 @@ fn a_replay_in_slices_is_what_one_at_once_is() {
             publish(&store, durable(&n.to_string(), "another"));
         }
         for n in 0..30 {
-            let item = What::Media(MediaChange {
+            let item = ChangeKind::Media(MediaChange {
                 media_id: format!("m{n}").into(),
                 owner_id: Some(["u", "v"][n % 2].into()),
                 attempt: None,
@@ -371,7 +373,8 @@ fn a_replay_in_slices_is_what_one_at_once_is() {
         let until = store.boot_seq() - 1;
         let rooms = |names: &[&str]| names.iter().map(|name| (Arc::from(*name), 0)).collect::<Vec<_>>();
         let mut media_rooms = rooms(&["user:u"]);
-        media_rooms.extend((0..30).map(|n| (crate::rooms::media_room(&format!("m{n}")).into(), [0, last][n % 2])));
+        media_rooms
+            .extend((0..30).map(|n| (crate::contract::rooms::media_room(&format!("m{n}")).into(), [0, last][n % 2])));
         let mut read = 0;
         for (namespace, rooms) in [("/", rooms(&["r", "s", "nothing"])), ("/media", media_rooms)] {
             for after in [first - 1, first + 10, last - 5, last] {
@@ -407,7 +410,7 @@ fn a_thousand_subscriptions_take_a_handful_of_turns() {
     let snapshots: Vec<_> = (0..1_000)
         .map(|n| {
             let (turns, queue) = (Arc::clone(&turns), Arc::clone(&store.queue));
-            // What waits behind a turn is less with each.
+            // With each turn, fewer requests are queued.
             let then = move |state: Option<&MediaState>| {
                 assert_eq!(state.is_some(), n == 7);
                 turns.lock().expect("no test panicked").insert(queue.len());

@@ -1,6 +1,7 @@
-//! Full disks, panics, and a stop that is late.
+//! Full disks, panics, and late stops.
 
 use super::*;
+use crate::contract::namespaces::MEDIA;
 use crate::limits::LAZY_WRITES;
 use crate::store::{Before, CommittedEvent};
 
@@ -13,22 +14,22 @@ fn on_a_full_disk_nothing_is_accepted_and_then_it_goes_on() {
 
     let large = |id: &str| {
         let mut change = media(id, id, Step::Complete);
-        if let What::Media(media) = &mut change.what {
+        if let ChangeKind::Media(media) = &mut change.what {
             media.payload = "x".repeat(50_000).into();
         }
         change
     };
-    // A group is carried out or not at all; what is small may still fit.
+    // A group is carried out as a whole or not at all. Small changes may still fit.
     let commits: Vec<_> = (0..20).map(|n| store.commit(large(&format!("l{n}")))).collect();
     for commit in commits {
         let outcome = wait(commit).map(|committed| committed.id);
         assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
     }
     assert!(matches!(wait(store.check_key(key("k", 1))), Ok(()) | Err(StoreError::Unavailable(_))));
-    assert_eq!(recorder.lines(), ["m Progress(1.0)"]);
+    assert_eq!(recorder.lines(), ["m mediaProgress 1"]);
     assert_eq!(store.usage().media, Amount { rows: 1, bytes: r#"{"id":"1"}"#.len() as u64 });
     assert_eq!(wait(store.media_state("l0")), Ok(None));
-    // What only reads is answered.
+    // Requests that only read are answered.
     let then = Box::new(|state: Option<&MediaState>| assert!(state.is_some()));
     assert_eq!(wait(store.media_snapshot_then("m", then)), Ok(()));
 
@@ -49,12 +50,12 @@ fn the_store_says_since_when_it_takes_all() {
     assert_eq!(since(), begun, "nothing was refused");
     leave_room(&store, 0);
     let mut large = durable("2", "e");
-    if let What::Room(event) = &mut large.what {
+    if let ChangeKind::Room(event) = &mut large.what {
         event.argument = "x".repeat(50_000).into();
     }
     assert!(wait(store.commit(large.clone())).is_err());
     assert_eq!(store.queue.availability.since(), None);
-    // It tries to write, what fits here.
+    // The store tries a write, which fits here.
     let again = since();
     assert!(again > begun);
     assert_eq!((since(), store.queue.availability.since()), (again, Some(again)));
@@ -78,7 +79,7 @@ fn what_nobody_waits_for_is_written_when_there_is_room_again() {
     until(|| store.usage().sessions.rows == 1);
 }
 
-/// Without room, without numbers, and with something to do that nobody asked for.
+/// The disk has no room, no numbers are reserved, and there is work that no caller requested.
 #[test]
 fn what_fails_is_not_tried_again_at_once() {
     let place = Place::new();
@@ -88,7 +89,7 @@ fn what_fails_is_not_tried_again_at_once() {
         publish(&store, Change { at: day_before, ..durable(&n.to_string(), "old") });
     }
     drop(store);
-    // It is busy removing them for a second.
+    // The store is busy for a second with their removal.
     let (store, _) = place.open();
     let read_only = store.read(|connection| Ok(connection.pragma_update(None, "query_only", true)?));
     assert_eq!(wait(read_only), Ok(()));
@@ -111,7 +112,7 @@ fn numbers_of_a_group_that_failed_go_to_the_next() {
     publish(&store, durable("1", "e"));
     leave_room(&store, 0);
     let mut large = durable("2", "e");
-    if let What::Room(event) = &mut large.what {
+    if let ChangeKind::Room(event) = &mut large.what {
         event.argument = "x".repeat(50_000).into();
     }
     assert!(matches!(wait(store.commit(large)), Err(StoreError::Unavailable(_))));
@@ -120,7 +121,7 @@ fn numbers_of_a_group_that_failed_go_to_the_next() {
     assert_eq!(numbers, [store.boot_seq(), store.boot_seq() + 1]);
 }
 
-/// As a stop finds it when the disk is full.
+/// The store stops while the disk is full.
 #[test]
 fn what_is_not_written_in_the_end_is_said_and_sessions_are_void() {
     let place = Place::new();
@@ -160,7 +161,7 @@ fn after_a_power_failure_lost_changes_of_sessions_are_not_undone() {
             let path = file.expect("a file").path();
             if path.extension().is_some_and(|extension| extension == "log") {
                 let mut bytes = std::fs::read(&path).expect("readable");
-                // As another run of the machine finds it.
+                // The file as another run of the machine finds it.
                 bytes[32..48].fill(1);
                 std::fs::write(&path, bytes).expect("it can be written");
             }
@@ -207,7 +208,7 @@ fn a_session_for_which_there_is_no_room_voids_all_in_the_next_life() {
     assert_eq!(store.queue.given_up().sessions, 1);
     drop(closed);
     assert!(wait(first).is_ok());
-    // Everything that waited is written, and the next life knows that it is not all.
+    // All queued changes are written, and the next life knows that they are not complete.
     publish(&store, durable("1", "e"));
     assert_eq!(Found::read(place.folder.path()).expect("readable"), Found::All);
     drop(store);
@@ -242,16 +243,15 @@ fn a_store_that_does_not_end_in_time_says_what_waits() {
     assert_eq!(store.close_by(Instant::now() + DEADLINE), Ending::default());
 }
 
-/// Breaks at some events.
+/// A dispatch that breaks at some events.
 #[derive(Debug, Default)]
 struct Broken;
 
 impl Dispatch for Broken {
     fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery> {
         let breaks = |dispatched: &Dispatched<'_>| match dispatched.event {
-            CommittedEvent::Media { .. } => true,
-            CommittedEvent::Room(event) => &*event.event == "broken",
-            _ => false,
+            CommittedEvent::Event { envelope, .. } => envelope.namespace == MEDIA || &*envelope.event == "broken",
+            CommittedEvent::Unread { .. } => false,
         };
         assert!(!group.iter().any(breaks), "as the test asks for");
         vec![Delivery::known(0); group.len()]
@@ -280,7 +280,7 @@ fn after_a_panic_on_the_publishers_thread_nothing_is_accepted_either() {
     let deadline = Instant::now() + DEADLINE;
     let mut store = temporary(Arc::new(Broken));
     while !breaks(&store) {
-        // The writer had the numbers, and so the event and the panic were its own.
+        // The writer held the numbers, so the event and the panic were its own.
         assert!(Instant::now() < deadline, "it did not come about in time");
         store = temporary(Arc::new(Broken));
     }

@@ -43,7 +43,7 @@ fn a_key_that_is_not_too_old_is_never_forgotten() {
         assert_eq!(commit(room("7", "e"), of(publisher, name)), Ok(true), "{publisher} {name}");
     }
     assert_eq!(wait(store.check_key(of("p", "a"))), Ok(()));
-    // What has no key is not concerned, and what was refused left nothing behind.
+    // Changes without a key are not affected, and refused changes left nothing behind.
     publish(&store, durable("8", "e"));
     assert_eq!((recorder.lines().len(), store.usage().idempotency_keys), (4, 3));
     assert_eq!(wait(store.notifications("u", None, 10)), Ok(NotificationsPage::default()));
@@ -65,7 +65,7 @@ fn a_batch_is_one_key_for_every_ten_of_its_items() {
             (0..1_000).map(|n| store.commit(keyed(room(&n.to_string(), "e"), item("batch", n)))).collect();
         commits.into_iter().map(|commit| wait(commit).expect("accepted")).collect::<Vec<_>>()
     };
-    // There is room for it, and for nothing behind it.
+    // There is room for the batch, and for nothing behind it.
     let first = batch(&store);
     assert_eq!((store.usage().idempotency_keys, first.iter().filter(|each| each.repeated).count()), (101, 0));
     assert!(matches!(wait(store.check_key(of("p", "b"))), Err(StoreError::TooManyKeys { .. })));
@@ -92,12 +92,12 @@ fn a_batch_that_was_cut_off_by_a_kill_goes_on_where_it_was() {
 
 #[test]
 fn a_place_is_free_when_the_wait_is_over() {
-    // On a machine that is too slow to meet the refusal the wait is a longer one.
+    // On a machine that is too slow to get the refusal, a longer wait is tried.
     let waits = [200, 2_000, 10_000].map(Duration::from_millis);
     assert!(waits.into_iter().any(is_free_after), "no refusal was met");
 }
 
-/// Whether all refusals were met before the keys were too old.
+/// Whether all refusals came before the keys were too old.
 fn is_free_after(longest: Duration) -> bool {
     let place = Place::bounded(|bounds| {
         bounds.idempotency_keys = KeyBounds { age: DAY, of_all: 2, of_publisher: 1 };
@@ -164,7 +164,7 @@ fn keys_of_an_older_version_are_read() {
     old(b"p\0batch", 1, None, 0);
     old(b"p\0batch\0\0\0\0\0", 1, Some("first"), 1);
     old(b"p\0batch\0\0\0\x03\xe7", 1, Some("last"), 2);
-    // Its claim was the oldest and left first; then the key was used for another request.
+    // Its claim was the oldest and was removed first. Then the key was used for another request.
     old(b"p\0again\0\0\0\0\0", 1, Some("older"), 1);
     old(b"p\0again\0\0\0\0\x01", 1, Some("older too"), 1);
     old(b"p\0again", 2, Some("newest"), 5);

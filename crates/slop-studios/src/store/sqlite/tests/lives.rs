@@ -1,4 +1,4 @@
-//! Lives of a store: what one leaves to the next, and the files that it opens with.
+//! Successive lives of a store: the data that one leaves to the next, and the files that a store opens with.
 
 use rusqlite::Connection;
 
@@ -15,7 +15,7 @@ fn what_was_accepted_survives_a_kill() {
     let first = publish(&store, keyed(durable("4", "e"), key("k", 1)));
     store.save_session(session(1, "{}"));
     until(|| store.usage().sessions.rows == 1);
-    // It settles the count of the keyed one.
+    // This commit writes the count of the keyed change.
     publish(&store, durable("5", "f"));
 
     let after = place.killed();
@@ -87,7 +87,7 @@ fn how_far_a_client_has_come_is_known_in_the_next_life() {
     }
     store.session_left([2; 32], 9);
     store.sessions_confirmed(12);
-    // It was there when that was confirmed, and left after it.
+    // This client was connected at the confirmation, and left after it.
     store.session_left([3; 32], 10);
     until(|| store.usage().sessions.rows == 3);
     let first_end = Moment::now();
@@ -98,14 +98,14 @@ fn how_far_a_client_has_come_is_known_in_the_next_life() {
     let left_at = |store: &SqliteStore| [1, 2, 3].map(|key| found(store, key).and_then(|session| session.left_at));
     assert!(left_at(&second).iter().all(|left_at| left_at.is_some_and(|at| at <= first_end.after(DEADLINE))));
 
-    // One comes back that has received less than the others.
+    // A client comes back that has received less than the others.
     second.sessions_confirmed(11);
     second.save_session(SessionRecord { since_seq: 11, ..session(1, "{}") });
     second.close();
     let (third, _) = killed.open();
     assert_eq!(since(&third), [Some(11), Some(9), Some(10)]);
     third.close();
-    // A session that nobody has come back for has the end of its own life.
+    // A session whose client has not come back has the end of its own life.
     let (fourth, _) = killed.open();
     let [first, second, _] = left_at(&fourth).map(|at| at.expect("it is known"));
     assert!(second <= first);
@@ -143,7 +143,7 @@ fn what_changes_while_the_store_ends_is_not_undone() {
         store.save_session(session(key, "old"));
     }
     until(|| store.usage().sessions.rows == 5);
-    // The writer waits for this before it takes anything.
+    // The writer waits for this lock before it takes any request.
     let dispatching = store.order.lock().expect("no test panicked");
     let closed = gate.0.lock().expect("no test panicked");
     store.save_session(changed(1, "older"));
@@ -153,7 +153,7 @@ fn what_changes_while_the_store_ends_is_not_undone() {
     store.save_session(changed(2, "new"));
     store.forget_session([3; 32]);
     drop(dispatching);
-    // All that is committed; the writer waits before it takes note of that.
+    // All of this is committed. The writer waits before it records that.
     until(|| store.usage().log.rows == 1);
     store.save_session(changed(1, "newest"));
     store.save_session(changed(4, "new"));
@@ -175,7 +175,7 @@ fn a_session_that_has_changed_since_it_was_saved_is_not_found() {
         store.save_session(session(key, "{}"));
     }
     until(|| store.usage().sessions.rows == 4);
-    // Nothing is written for as long as somebody dispatches.
+    // Nothing is written while the order is locked.
     let dispatching = store.order.lock().expect("no test panicked");
     store.save_session(SessionRecord { before: Before::Outdated, ..session(1, "logged out") });
     store.save_session(SessionRecord { before: Before::Valid, ..session(2, "{}") });
@@ -268,7 +268,7 @@ fn a_refusal_to_open_says_why() {
     let refused = place.refused();
     assert!(refused.contains("is damaged, or is no store"), "{refused}");
 
-    // As root nothing is read-only, so something that is no folder and something that is no file stand in the way.
+    // For root nothing is read-only, so the test puts a non-folder and a non-file in the way.
     let mut place = Place::new();
     std::fs::create_dir(place.file()).expect("a folder");
     let refused = place.refused();
@@ -310,7 +310,7 @@ fn closing_carries_out_what_waits() {
     }
     assert_eq!(recorder.lines().len(), 2_000);
     assert!(matches!(wait(store.commit(room("1", "e"))), Err(StoreError::Unavailable(_))));
-    // All of it is in the one file.
+    // All data is in the one file.
     assert!(place.file().exists() && !place.folder.path().join("store.db-wal").exists());
     let (again, _) = place.open();
     assert_eq!((again.usage().log.rows, again.usage().sessions.rows), (2_000, 1));

@@ -1,4 +1,4 @@
-//! The tests of the store by their subjects. Here: what they share, and what belongs to no subject.
+//! The tests of the store by subject. This file has the shared helpers, and the tests without a subject.
 
 mod bounds;
 mod faults;
@@ -13,11 +13,13 @@ use futures_util::FutureExt as _;
 use tempfile::TempDir;
 
 use super::super::suite::{
-    Recorder, change, durable, key, keyed, media, notification, revocation, room, room_event, run, session, wait,
+    Recorder, change, contract_suite, durable, key, keyed, media, notification, revocation, room, room_event, session,
+    wait,
 };
-use super::super::{Amount, Class, Delivery, Dispatched, MediaChange, Revoked, Step, What};
+use super::super::{Amount, ChangeKind, Delivery, Dispatched, MediaChange, Revoked, Step};
 use super::*;
-use crate::clock::Moment;
+use crate::contract::delivery::Class;
+use crate::contract::time::Moment;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -43,7 +45,7 @@ pub(crate) fn options(folder: &Path) -> Options {
 }
 
 thread_local! {
-    /// Gone when the test ends.
+    /// The folders of the test. They are removed when the test ends.
     static FOLDERS: RefCell<Vec<TempDir>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -55,7 +57,7 @@ pub(crate) fn temporary(dispatch: Arc<dyn Dispatch>) -> SqliteStore {
     store
 }
 
-/// Tells nobody.
+/// A dispatch without receivers.
 #[derive(Debug)]
 pub(crate) struct Silent;
 
@@ -65,7 +67,7 @@ impl Dispatch for Silent {
     }
 }
 
-/// A store, what it dispatched, and the folder it is in.
+/// A store's folder and options.
 struct Place {
     folder: TempDir,
     options: Options,
@@ -93,13 +95,13 @@ impl Place {
         (store.expect("it opens"), recorder)
     }
 
-    /// What the operator is told.
+    /// The error text for the operator.
     fn refused(&self) -> String {
         let store = SqliteStore::open(&self.options, Arc::<Recorder>::default(), Arc::default());
         store.expect_err("it does not open").to_string()
     }
 
-    /// The files as a process that is killed now leaves them.
+    /// A copy of the files as a process that is killed now leaves them.
     fn killed(&self) -> Self {
         let copy = Self::new();
         for file in std::fs::read_dir(self.folder.path()).expect("a folder") {
@@ -126,7 +128,7 @@ fn until(what: impl Fn() -> bool) {
     }
 }
 
-/// As if the disk had room for so many pages more.
+/// Limits the store to this many more pages, as a nearly full disk does.
 pub(crate) fn leave_room(store: &SqliteStore, pages: u32) {
     let done = store.read(move |connection| {
         let used: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
@@ -136,7 +138,7 @@ pub(crate) fn leave_room(store: &SqliteStore, pages: u32) {
     assert_eq!(wait(done), Ok(()));
 }
 
-/// Stands in a dispatch until it is let go.
+/// A dispatch that blocks until it is released.
 #[derive(Debug, Default)]
 struct Gate(Mutex<()>);
 
@@ -147,16 +149,13 @@ impl Dispatch for Gate {
     }
 }
 
-#[test]
-fn keeps_what_a_store_promises() {
-    run(|dispatch| Arc::new(temporary(dispatch)));
-}
+contract_suite!(|dispatch| Arc::new(temporary(dispatch)));
 
 #[test]
 fn a_new_owner_is_told_once() {
     let (store, recorder) = Place::new().open();
     for progress in [1.0, 2.0] {
-        let owned = What::Media(MediaChange {
+        let owned = ChangeKind::Media(MediaChange {
             media_id: "m".into(),
             owner_id: Some("u".into()),
             attempt: None,
@@ -166,7 +165,7 @@ fn a_new_owner_is_told_once() {
         });
         publish(&store, change("1", owned));
     }
-    assert_eq!(recorder.lines(), ["m Progress(1.0) owned", "m Progress(2.0)"]);
+    assert_eq!(recorder.lines(), ["m mediaProgress owned", "m mediaProgress "]);
 }
 
 #[test]

@@ -1,0 +1,11 @@
+//! The names of the namespaces.
+
+/// The default namespace.
+pub const DEFAULT: &str = "/";
+/// Media progress and results.
+pub const MEDIA: &str = "/media";
+/// Notifications of users.
+pub const NOTIFICATIONS: &str = "/notifications";
+
+/// All of them.
+pub const ALL: [&str; 3] = [DEFAULT, MEDIA, NOTIFICATIONS];

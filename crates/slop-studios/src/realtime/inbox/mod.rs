@@ -1,0 +1,285 @@
+//! The notification inbox. Notifications that a user has not received on any socket are sent when one of the user's
+//! sockets connects. Clients can also list the kept notifications and mark them as read.
+//!
+//! A notification counts as received when a socket has confirmed it: the engine asks for this by a heartbeat right
+//! after it. A socket with pending notifications confirms no newer ones, so that the mark never skips one.
+
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use socketio_server::{Ack, EventArgs, Namespace, OwnedEvent, Socket};
+
+pub(crate) mod progress;
+
+use progress::Progress;
+
+use crate::contract::events::{Failed, KeptNotifications, NotificationsRead, UnreadCount, client, server};
+use crate::contract::namespaces::NOTIFICATIONS;
+use crate::contract::rooms;
+use crate::limits::{INBOX_AGAIN_AFTER, INBOX_BATCH, MAX_IDS_PER_MARK, MAX_NOTIFICATIONS_PAGE, NOTIFICATIONS_PAGE};
+use crate::realtime::session::{self, identity, send_to_user};
+use crate::store::{self, ReadMark, Store, StoreError};
+
+/// Sends and reads inboxes.
+#[derive(Debug, Default)]
+pub(crate) struct Inboxes {
+    /// Weak, since the store dispatches through the inboxes.
+    store: OnceLock<Weak<dyn Store>>,
+}
+
+impl Inboxes {
+    /// Sets the store of the notifications. Called once, before the server starts.
+    pub(crate) fn use_store(&self, store: &Arc<dyn Store>) {
+        let _ = self.store.set(Arc::downgrade(store));
+    }
+
+    fn store(&self) -> Option<Arc<dyn Store>> {
+        self.store.get()?.upgrade()
+    }
+
+    /// Sends the pending notifications of the socket's user. Call this when the socket has got a user, or has recovered
+    /// its session.
+    pub(crate) fn deliver(self: &Arc<Self>, socket: &Socket) {
+        let (Some(identity), Some(store)) = (identity(socket), self.store()) else { return };
+        let (inboxes, handle, reference) = (Arc::clone(self), socket.handle().clone(), socket.reference());
+        let user_id: Arc<str> = identity.user_id.as_str().into();
+        if !session::inbox(socket, |progress| progress.begin(&user_id)) {
+            return;
+        }
+        let asked = Arc::clone(&user_id);
+        tokio::task::spawn_local(async move {
+            let (failed, at) = (Arc::clone(&inboxes), handle.clone());
+            let then = move |inbox: &store::Inbox| {
+                let inbox = inbox.clone();
+                handle.with_socket(reference, move |socket| {
+                    if let Some(socket) = socket {
+                        inboxes.was_read(socket, |is_late| inboxes.give(socket, &user_id, &inbox, is_late));
+                    }
+                });
+            };
+            if let Err(error) = store.inbox_then(&asked, INBOX_BATCH, Box::new(then)).await {
+                at.with_socket(reference, move |socket| {
+                    if let Some(socket) = socket {
+                        failed.try_again_later(socket, &error);
+                    }
+                });
+            }
+        });
+    }
+
+    /// Reads the inbox again after a wait, which is longer after each failure. Meanwhile the inbox counts as being
+    /// read, so that a socket has one retry at a time, whatever its client does.
+    fn try_again_later(self: &Arc<Self>, socket: &Socket, error: &StoreError) {
+        let wait = session::inbox(socket, Progress::failed);
+        if wait <= INBOX_AGAIN_AFTER {
+            tracing::warn!(%error, socket = socket.id(), "read an inbox; it is tried again");
+        }
+        let wait = jittered(wait);
+        let (inboxes, handle, reference) = (Arc::clone(self), socket.handle().clone(), socket.reference());
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(wait).await;
+            handle.with_socket(reference, move |socket| {
+                // A broken store stays broken until the server is restarted.
+                if let Some(socket) = socket
+                    && inboxes.store().is_some_and(|store| store.is_open())
+                {
+                    session::inbox(socket, Progress::try_again);
+                    inboxes.deliver(socket);
+                }
+            });
+        });
+    }
+
+    /// Calls `done` after a read, and reads again if the socket got a user meanwhile.
+    fn was_read(self: &Arc<Self>, socket: &Socket, done: impl FnOnce(bool)) {
+        let is_late = session::inbox(socket, Progress::was_read);
+        done(is_late);
+        if is_late {
+            self.deliver(socket);
+        }
+    }
+
+    /// Sends an inbox to the socket. Runs on the socket's shard, in order with the dispatches. `is_late`: the inbox is
+    /// about to be read again.
+    fn give(self: &Arc<Self>, socket: &Socket, user_id: &Arc<str>, inbox: &store::Inbox, is_late: bool) {
+        // The user may have changed meanwhile. Then the new user's inbox is on its way.
+        let Some(joined) = socket.joined_at(&rooms::user_room(user_id)) else { return };
+        let (new, is_drained, tells_count) = session::inbox(socket, |progress| {
+            (progress.take(inbox, joined, is_late), progress.is_drained, progress.take_count(is_late, inbox.unread))
+        });
+        for item in new {
+            let args = EventArgs::from_raw(&*item.payload);
+            // A session that is recovered as another user, or as anonymous, does not get it again.
+            if let Err(error) = socket.emit_args_in(&rooms::user_room(user_id), server::NOTIFICATION, &args) {
+                tracing::error!(%error, "encode a notification");
+            }
+        }
+        if tells_count {
+            // Later changes of the count are dispatched later.
+            send_count(socket, user_id, inbox.unread);
+        }
+        let last = inbox.undelivered.last().map_or(0, |item| item.seq);
+        let up_to = if is_drained { inbox.as_of } else { last };
+        if inbox.undelivered.is_empty() {
+            return;
+        }
+        let (inboxes, user_id, again) = (Arc::clone(self), Arc::clone(user_id), socket.clone());
+        socket.when_arrived(move || {
+            inboxes.received(&user_id, up_to);
+            if !is_drained && !is_late {
+                inboxes.deliver(&again);
+            }
+        });
+    }
+
+    fn received(&self, user_id: &str, up_to: u64) {
+        if let Some(store) = self.store() {
+            store.received(user_id, up_to);
+        }
+    }
+
+    /// Handles a notification that has just been sent to the socket. Runs on the socket's shard.
+    pub(crate) fn notified(self: &Arc<Self>, socket: &Socket, user_id: &Arc<str>, seq: u64, unread: u64) {
+        self.count_changed(socket, unread);
+        if session::inbox(socket, |progress| progress.is_drained) {
+            let (inboxes, user_id) = (Arc::clone(self), Arc::clone(user_id));
+            socket.when_arrived(move || inboxes.received(&user_id, seq));
+        }
+    }
+
+    /// Sends the client the number of unread notifications, if the client has used an inbox event. Runs on the socket's
+    /// shard.
+    pub(crate) fn count_changed(&self, socket: &Socket, unread: u64) {
+        let Some(identity) = identity(socket) else { return };
+        let wants_count = session::inbox(socket, |progress| {
+            progress.held = None;
+            progress.wants_count
+        });
+        if wants_count {
+            send_count(socket, &identity.user_id, unread);
+        }
+    }
+}
+
+/// Half to all of the wait, at random, so that sockets that met the same fault do not retry at the same time.
+fn jittered(wait: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(u32::MAX);
+    wait.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
+}
+
+fn send_count(socket: &Socket, user_id: &str, unread: u64) {
+    send_to_user(socket, user_id, server::UNREAD_COUNT, &UnreadCount { count: unread });
+}
+
+/// Adds the extensions `listNotifications` and `markNotificationsRead` to a namespace.
+pub(crate) fn extensions(namespace: Namespace, store: &Arc<dyn Store>) -> Namespace {
+    let (list, mark) = (Arc::clone(store), Arc::clone(store));
+    namespace
+        .on_async(client::LIST_NOTIFICATIONS, move |socket, event| answer(Arc::clone(&list), socket, event, list_page))
+        .on_async(client::MARK_NOTIFICATIONS_READ, move |socket, event| {
+            answer(Arc::clone(&mark), socket, event, mark_read)
+        })
+}
+
+/// Answers a request for the user's own inbox. The socket needs an identity.
+async fn answer<F: Future<Output = Result<String, String>>>(
+    store: Arc<dyn Store>,
+    socket: Socket,
+    mut event: OwnedEvent,
+    f: impl Fn(Arc<dyn Store>, Rc<crate::identity::Identity>, Option<Box<RawValue>>) -> F,
+) {
+    let ack: Option<Ack> = event.take_ack();
+    let Some(identity) = identity(&socket) else {
+        if let Some(ack) = ack {
+            ack.send(&Failed::new("Not authenticated"));
+        }
+        return;
+    };
+    let (asked, is_first) = session::inbox(&socket, |progress| (progress.times_stale, progress.want_count()));
+    if is_first {
+        socket.session_changed();
+    }
+    let result = f(store, identity, event.arg(0).map(ToOwned::to_owned)).await;
+    let told = ack.is_some() && result.is_ok();
+    match (ack, result) {
+        (Some(ack), Ok(json)) => ack.send_args(&EventArgs::from_raw(json)),
+        (Some(ack), Err(error)) => ack.send(&Failed::new(&error)),
+        (None, _) => {}
+    }
+    let held = session::inbox(&socket, |progress| progress.answered(asked, told));
+    if let (Some(unread), Some(identity)) = (held, self::identity(&socket)) {
+        send_count(&socket, &identity.user_id, unread);
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    before: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn list_page(
+    store: Arc<dyn Store>,
+    identity: Rc<crate::identity::Identity>,
+    payload: Option<Box<RawValue>>,
+) -> Result<String, String> {
+    let List { before, limit } = match payload.as_deref().map(RawValue::get) {
+        None | Some("null") => List::default(),
+        Some(json) => object(json)?,
+    };
+    let limit = limit.unwrap_or(NOTIFICATIONS_PAGE);
+    if !(1..=MAX_NOTIFICATIONS_PAGE).contains(&limit) {
+        return Err(format!("limit must be 1 to {MAX_NOTIFICATIONS_PAGE}"));
+    }
+    let page = store.notifications(&identity.user_id, before.as_deref(), limit).await.map_err(text)?;
+    let notifications = page.notifications.iter().map(|kept| kept.with_read_mark()).collect::<Result<Vec<_>, _>>();
+    let notifications = notifications.map_err(|error| error.to_string())?;
+    let next = page.next.as_deref();
+    let response = KeptNotifications { success: true, notifications, next, unread_count: page.unread };
+    serde_json::to_string(&response).map_err(|error| error.to_string())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Mark {
+    ids: Option<Vec<String>>,
+    up_to: Option<String>,
+}
+
+async fn mark_read(
+    store: Arc<dyn Store>,
+    identity: Rc<crate::identity::Identity>,
+    payload: Option<Box<RawValue>>,
+) -> Result<String, String> {
+    let mark: Mark = object(payload.as_deref().map_or("null", RawValue::get))?;
+    let mark = match (mark.ids, mark.up_to) {
+        (Some(ids), None) if ids.len() <= MAX_IDS_PER_MARK => ReadMark::Ids(ids),
+        (Some(_), None) => return Err(format!("ids must be at most {MAX_IDS_PER_MARK}")),
+        (None, Some(id)) => ReadMark::UpTo(id),
+        _ => return Err("ids or upTo is required".to_owned()),
+    };
+    let unread_count = store.mark_read(&identity.user_id, mark).await.map_err(text)?;
+    serde_json::to_string(&NotificationsRead { success: true, unread_count }).map_err(|error| error.to_string())
+}
+
+/// Reads an object only: serde would also fill a struct from an array.
+fn object<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, String> {
+    if !json.starts_with('{') {
+        return Err("An object is required".to_owned());
+    }
+    serde_json::from_str(json).map_err(|error| error.to_string())
+}
+
+fn text(error: StoreError) -> String {
+    match error {
+        StoreError::UnknownNotification => "No such notification is kept".to_owned(),
+        error => {
+            tracing::warn!(%error, namespace = NOTIFICATIONS, "an inbox is not available");
+            "Try again later".to_owned()
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The progress of a socket through its user's inbox.
+
+use std::mem::{self, replace};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::limits::{INBOX_AGAIN_AFTER, INBOX_AGAIN_AT_LATEST};
+use crate::store::{self, InboxItem};
+
+/// The progress of a socket on `/notifications` through its user's inbox.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    /// The user of the inbox. It stays after a logout: the same user continues, and another user starts again.
+    user_id: Option<Arc<str>>,
+    /// Number up to which everything was sent from the inbox. A recovered session can rely on it, because the recovery
+    /// repeats events that were sent to one socket alone.
+    sent: u64,
+    /// The notifications sent on this connection, from the inbox or live. At least all up to `sent`.
+    has: Sent,
+    /// The notifications sent to earlier users of the socket, the latest user last: one of them may come back.
+    earlier: Vec<(Arc<str>, Sent)>,
+    /// Whether no pending notification is left: later ones come live.
+    pub(super) is_drained: bool,
+    /// Whether the client has used an inbox event, as any user. Only such clients understand the count.
+    pub(super) wants_count: bool,
+    /// Whether the count of unread notifications may have changed since the client was told.
+    is_count_stale: bool,
+    /// How often the count became stale.
+    pub(super) times_stale: u64,
+    /// Number of unanswered requests whose answer may bring the client the count.
+    unanswered: usize,
+    /// The count of an inbox that was read meanwhile, in case that no answer brings one.
+    pub(super) held: Option<u64>,
+    reading: Reading,
+    /// Number of consecutive failed reads.
+    failures: u32,
+}
+
+/// The numbers of the sent notifications.
+#[derive(Debug, Clone, Default)]
+struct Sent {
+    /// All notifications up to this one.
+    up_to: u64,
+    /// The notifications that came live while older ones were pending: above the first number, up to the second.
+    live: Vec<(u64, u64)>,
+}
+
+/// Maximum number of live intervals, and of earlier users, that a socket remembers. Each takes a logout or another
+/// token before the inbox has been sent. Beyond the limit, a notification may come twice.
+const MAX_REMEMBERED: usize = 16;
+
+impl Sent {
+    pub(super) fn has(&self, seq: u64) -> bool {
+        seq <= self.up_to || self.live.iter().any(|(after, until)| seq > *after && seq <= *until)
+    }
+
+    pub(super) fn all_up_to(&mut self, seq: u64) {
+        self.up_to = self.up_to.max(seq);
+        self.live.retain(|(_, until)| *until > self.up_to);
+    }
+
+    pub(super) fn came_live(&mut self, after: u64, until: u64) {
+        if until > after {
+            push_bounded(&mut self.live, (after, until));
+        }
+    }
+}
+
+fn push_bounded<T>(list: &mut Vec<T>, item: T) {
+    if list.len() == MAX_REMEMBERED {
+        list.remove(0);
+    }
+    list.push(item);
+}
+
+/// The read state of a socket's inbox. One read runs at a time, however often the client authenticates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Reading {
+    #[default]
+    No,
+    Once,
+    /// The socket got a user, the same or another, since the read began: the result may be incomplete.
+    Again,
+}
+
+impl Progress {
+    /// The progress of a recovered session, whose user's inbox was sent up to this number.
+    pub(crate) fn restored(user_id: Option<&str>, sent: u64, wants_count: bool) -> Self {
+        let (user_id, has) = (user_id.map(Arc::from), Sent { up_to: sent, live: Vec::new() });
+        Self { user_id, sent, has, wants_count, is_count_stale: true, ..Self::default() }
+    }
+
+    /// The number up to which this user's inbox was sent, for a session that may be recovered.
+    pub(crate) fn sent_to(&self, user_id: &str) -> u64 {
+        if self.user_id.as_deref() == Some(user_id) { self.sent } else { 0 }
+    }
+
+    /// Whether the client is told the number of unread notifications, for a session that may be recovered.
+    pub(crate) fn wants_count(&self) -> bool {
+        self.wants_count
+    }
+
+    /// Records a request for the inbox, whose answer contains the count. Returns whether it is the first one.
+    pub(super) fn want_count(&mut self) -> bool {
+        self.unanswered += 1;
+        !replace(&mut self.wants_count, true)
+    }
+
+    /// Records the answer to a request that was made when `times_stale` was `asked`. `told`: the answer contained the
+    /// count. Returns the count to send now.
+    pub(super) fn answered(&mut self, asked: u64, told: bool) -> Option<u64> {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        if told && self.times_stale == asked {
+            (self.is_count_stale, self.held) = (false, None);
+        }
+        let held = if self.unanswered == 0 { self.held.take() } else { None };
+        self.is_count_stale &= held.is_none();
+        held
+    }
+
+    /// Records that the socket has got a user. Returns whether the inbox is to be read now.
+    pub(super) fn begin(&mut self, user_id: &Arc<str>) -> bool {
+        if self.user_id.as_ref() != Some(user_id) {
+            let mut earlier = mem::take(&mut self.earlier);
+            if let Some(before) = self.user_id.take() {
+                push_bounded(&mut earlier, (before, mem::take(&mut self.has)));
+            }
+            let known = earlier.iter().position(|(earlier, _)| earlier == user_id);
+            *self = Self {
+                has: known.map(|known| earlier.remove(known).1).unwrap_or_default(),
+                earlier,
+                user_id: Some(Arc::clone(user_id)),
+                reading: self.reading,
+                wants_count: self.wants_count,
+                is_count_stale: true,
+                times_stale: self.times_stale + 1,
+                unanswered: self.unanswered,
+                failures: self.failures,
+                ..Self::default()
+            };
+        }
+        if self.is_drained {
+            return false;
+        }
+        let is_first = self.reading == Reading::No;
+        self.reading = if is_first { Reading::Once } else { Reading::Again };
+        is_first
+    }
+
+    /// Records a successful read. Returns whether the inbox is to be read again.
+    pub(super) fn was_read(&mut self) -> bool {
+        self.failures = 0;
+        replace(&mut self.reading, Reading::No) == Reading::Again
+    }
+
+    /// Records a failed read. The inbox counts as being read until the retry. Returns the longest wait before the
+    /// retry.
+    pub(super) fn failed(&mut self) -> Duration {
+        let wait = INBOX_AGAIN_AFTER * 2_u32.saturating_pow(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        wait.min(INBOX_AGAIN_AT_LATEST)
+    }
+
+    /// Allows the retry, for the socket's current user.
+    pub(super) fn try_again(&mut self) {
+        self.reading = Reading::No;
+    }
+
+    /// Records that the socket leaves its user's room. It got all notifications after `joined` up to `position` live.
+    /// While older ones are pending, that says nothing about them.
+    pub(crate) fn end(&mut self, joined: u64, position: u64) {
+        self.is_count_stale = true;
+        self.times_stale += 1;
+        self.held = None;
+        if replace(&mut self.is_drained, false) {
+            self.has.all_up_to(position);
+        } else {
+            self.has.came_live(joined, position);
+        }
+    }
+
+    /// Whether to send the client the count of an inbox that was read.
+    pub(super) fn take_count(&mut self, is_late: bool, unread: u64) -> bool {
+        if is_late || !self.is_count_stale {
+            return false;
+        }
+        if self.unanswered > 0 {
+            self.held = Some(unread);
+            return false;
+        }
+        self.is_count_stale = false;
+        self.wants_count
+    }
+
+    /// The notifications of an inbox that the socket has not got. Those with a higher number than `joined` came live.
+    /// `is_late`: the inbox was read before the socket joined.
+    pub(super) fn take<'a>(&mut self, inbox: &'a store::Inbox, joined: u64, is_late: bool) -> Vec<&'a InboxItem> {
+        let is_new = |item: &&InboxItem| !self.has.has(item.seq) && item.seq <= joined;
+        let new = inbox.undelivered.iter().filter(is_new).collect();
+        // Notifications that came live before a logout may be lost with the connection. Then only the inbox repeats
+        // them.
+        let is_unsure = inbox.undelivered.iter().any(|item| item.seq > self.sent && self.has.has(item.seq));
+        let last = inbox.undelivered.last().map_or(0, |item| item.seq).min(joined);
+        if !is_unsure {
+            self.sent = self.sent.max(last);
+        }
+        self.is_drained = !inbox.more && !is_late;
+        self.has.all_up_to(if self.is_drained { inbox.as_of } else { last });
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(numbers: &[u64], as_of: u64) -> store::Inbox {
+        let item = |&seq| InboxItem { seq, id: "n".into(), payload: "{}".into() };
+        store::Inbox { undelivered: numbers.iter().map(item).collect(), as_of, ..store::Inbox::default() }
+    }
+
+    fn taken(progress: &mut Progress, inbox: &store::Inbox, joined: u64) -> Vec<u64> {
+        progress.take(inbox, joined, false).iter().map(|item| item.seq).collect()
+    }
+
+    #[test]
+    fn what_came_before_a_logout_does_not_come_again() {
+        let (user, other) = ("u".into(), "v".into());
+        let mut progress = Progress::default();
+        progress.begin(&user);
+        assert_eq!(taken(&mut progress, &waiting(&[2, 3, 6], 7), 4), [2, 3], "the last one came live");
+        progress.end(4, 8);
+        progress.begin(&user);
+        // Nothing is confirmed yet, and 9 came while it was logged out.
+        assert_eq!(taken(&mut progress, &waiting(&[2, 3, 6, 8, 9], 10), 9), [9]);
+        assert_eq!(taken(&mut progress, &waiting(&[2, 3, 6, 8, 9], 10), 9), [0; 0]);
+        progress.end(9, 10);
+        progress.begin(&other);
+        assert_eq!(taken(&mut progress, &waiting(&[5], 11), 11), [5], "another one's inbox");
+    }
+
+    #[test]
+    fn what_came_before_another_user_does_not_come_again() {
+        let (user, other): (Arc<str>, Arc<str>) = ("u".into(), "v".into());
+        let mut progress = Progress::default();
+        progress.begin(&user);
+        assert_eq!(taken(&mut progress, &waiting(&[2], 3), 3), [2]);
+        progress.end(3, 5);
+        progress.begin(&other);
+        assert_eq!(taken(&mut progress, &waiting(&[4], 5), 5), [4]);
+        progress.end(5, 7);
+        progress.begin(&user);
+        // 5 came live, and none is confirmed yet.
+        assert_eq!(taken(&mut progress, &waiting(&[2, 5, 6], 8), 8), [6]);
+        assert_eq!(progress.sent_to("u"), 0, "who comes back counts on nothing that came live");
+        for number in 0..2 * MAX_REMEMBERED {
+            progress.begin(&number.to_string().into());
+        }
+        assert_eq!(progress.earlier.len(), MAX_REMEMBERED);
+    }
+
+    #[test]
+    fn what_came_live_while_others_waited_does_not_come_again() {
+        let user = "u".into();
+        let mut progress = Progress::default();
+        progress.begin(&user);
+        // The inbox is not read yet when the client logs out.
+        progress.end(3, 5);
+        progress.was_read();
+        progress.begin(&user);
+        let batch = store::Inbox { more: true, ..waiting(&[2, 4], 8) };
+        assert_eq!(taken(&mut progress, &batch, 7), [2], "4 came live");
+        progress.end(7, 9);
+        progress.begin(&user);
+        assert_eq!(taken(&mut progress, &waiting(&[2, 4, 6, 8, 10], 10), 10), [6, 10]);
+        assert!(progress.has.live.is_empty(), "all are sent");
+    }
+
+    #[test]
+    fn one_read_at_a_time_and_one_more_after_it() {
+        let (user, other) = ("u".into(), "v".into());
+        let mut progress = Progress::default();
+        assert!(progress.begin(&user));
+        for user in [&user, &other, &user] {
+            assert!(!progress.begin(user));
+        }
+        assert!(progress.was_read(), "for those that came meanwhile");
+        // The socket joined after that read: 2 is on its way, and the live notifications do not replace it.
+        assert_eq!(progress.take(&waiting(&[1], 1), 3, true).len(), 1);
+        progress.end(3, 4);
+        assert!(progress.begin(&user));
+        assert!(!progress.was_read());
+        assert_eq!(taken(&mut progress, &waiting(&[1, 2, 4], 4), 3), [2]);
+        assert!(!progress.begin(&user), "nothing waits");
+        progress.end(3, 5);
+        assert!(progress.begin(&user));
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_tried_again_once_at_a_time_and_less_and_less_often() {
+        let (user, other) = ("u".into(), "v".into());
+        let mut progress = Progress::default();
+        assert!(progress.begin(&user));
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            waits.push(progress.failed());
+            assert!(!progress.begin(&user), "one try at a time");
+            progress.try_again();
+            assert!(progress.begin(&user));
+        }
+        assert_eq!((waits[0], waits[1]), (INBOX_AGAIN_AFTER, 2 * INBOX_AGAIN_AFTER));
+        assert!(waits.is_sorted() && waits[39] == INBOX_AGAIN_AT_LATEST, "{waits:?}");
+        progress.end(0, 1);
+        assert!(!progress.begin(&other), "not by another user either");
+        assert_eq!(progress.failed(), INBOX_AGAIN_AT_LATEST);
+        progress.try_again();
+        assert!(progress.begin(&other));
+        assert!(!progress.was_read());
+        assert!(progress.begin(&other));
+        assert_eq!(progress.failed(), INBOX_AGAIN_AFTER);
+    }
+
+    #[test]
+    fn what_comes_live_does_not_pass_for_what_waits() {
+        let mut progress = Progress::default();
+        progress.begin(&"u".into());
+        let batch = store::Inbox { more: true, ..waiting(&[1, 2], 500) };
+        assert_eq!(taken(&mut progress, &batch, 400), [1, 2]);
+        progress.end(400, 501);
+        assert_eq!(taken(&mut progress, &waiting(&[300, 502], 502), 502), [300, 502]);
+    }
+
+    #[test]
+    fn a_session_that_comes_back_counts_on_nothing_that_came_live() {
+        let user = "u".into();
+        let mut progress = Progress::default();
+        progress.begin(&user);
+        assert_eq!(taken(&mut progress, &waiting(&[1], 2), 2), [1]);
+        progress.end(2, 3);
+        progress.begin(&user);
+        assert_eq!(taken(&mut progress, &waiting(&[1, 3, 4], 5), 5), [4]);
+        assert_eq!((progress.sent_to("u"), progress.sent_to("v")), (1, 0));
+        let mut back = Progress::restored(Some("u"), 1, false);
+        back.begin(&user);
+        assert_eq!(taken(&mut back, &waiting(&[1, 3, 4], 5), 5), [3, 4]);
+    }
+
+    #[test]
+    fn the_count_is_told_when_it_may_have_changed_unheard() {
+        let (user, other) = ("u".into(), "v".into());
+        let mut progress = Progress::default();
+        progress.begin(&user);
+        assert!(!progress.take_count(false, 1), "the client has not asked for it");
+        assert_eq!([progress.want_count(), progress.want_count()], [true, false]);
+        assert_eq!([progress.answered(1, true), progress.answered(1, true)], [None; 2]);
+        assert!(!progress.take_count(false, 1), "what it asked for had the count");
+        progress.end(0, 1);
+        progress.begin(&user);
+        assert!(!progress.take_count(true, 1), "read before the socket joined");
+        assert_eq!([progress.take_count(false, 1), progress.take_count(false, 1)], [true, false]);
+        progress.begin(&other);
+        assert!(progress.take_count(false, 1), "it is another one's");
+        assert!(Progress::restored(None, 0, progress.wants_count()).take_count(false, 1));
+    }
+
+    #[test]
+    fn the_count_of_an_inbox_is_told_unless_an_answer_tells_it() {
+        let begun = || {
+            let mut progress = Progress::default();
+            progress.begin(&"u".into());
+            progress.want_count();
+            let asked = progress.times_stale;
+            assert!(!progress.take_count(false, 5), "the answer will tell it");
+            (progress, asked)
+        };
+        let (mut told, asked) = begun();
+        assert_eq!((told.answered(asked, true), told.take_count(false, 5)), (None, false));
+        let (mut failed, asked) = begun();
+        assert_eq!((failed.answered(asked, false), failed.take_count(false, 5)), (Some(5), false));
+        let (mut away, asked) = begun();
+        away.end(0, 2);
+        away.begin(&"u".into());
+        assert_eq!((away.answered(asked, true), away.take_count(false, 6)), (None, true), "it was away since it asked");
+    }
+}

@@ -1,0 +1,142 @@
+//! Session persistence across restarts: the engine's session keeper on top of the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use socketio_server::{MissedEvent, Recalled, SavedSession, SessionKeeper};
+
+use crate::contract::time::Moment;
+use crate::limits::ALIVE_INTERVAL;
+use crate::realtime::session::SavedState;
+use crate::store::{SessionKey, SessionRecord, Store, StoreError, StoredEvent};
+
+/// A session keeper that stores each session under the hash of its secret.
+#[derive(Debug)]
+pub(crate) struct StoreKeeper {
+    store: Arc<dyn Store>,
+    window: Duration,
+}
+
+impl StoreKeeper {
+    /// Creates a keeper. A client may be away for up to `window`, even if the server restarts during that time.
+    pub(crate) fn new(store: Arc<dyn Store>, window: Duration) -> Self {
+        Self { store, window }
+    }
+}
+
+fn key_of(pid: &str) -> SessionKey {
+    let mut key = SessionKey::default();
+    key.copy_from_slice(digest(&SHA256, pid.as_bytes()).as_ref());
+    key
+}
+
+impl SessionKeeper for StoreKeeper {
+    fn save(&self, pid: &str, session: SavedSession) {
+        self.store.save_session(SessionRecord {
+            key: key_of(pid),
+            namespace: session.namespace,
+            socket_id: session.socket_id,
+            rooms: session.rooms,
+            data: session.data,
+            since_seq: session.since,
+            updated_at: Moment::now(),
+            left_at: None,
+            before: session.before,
+        });
+    }
+
+    fn left(&self, pid: &str, since: u64) {
+        self.store.session_left(key_of(pid), since);
+    }
+
+    fn confirmed(&self, up_to: u64) {
+        self.store.sessions_confirmed(up_to);
+    }
+
+    fn forget(&self, pid: &str) {
+        self.store.forget_session(key_of(pid));
+    }
+
+    fn recall(&self, pid: &str) -> Recalled<SavedSession> {
+        let (store, key, window) = (Arc::clone(&self.store), key_of(pid), self.window);
+        Box::pin(async move {
+            recall(&*store, key, window).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "recall a session");
+                None
+            })
+        })
+    }
+
+    fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
+        let (store, namespace) = (Arc::clone(&self.store), namespace.to_owned());
+        Box::pin(async move {
+            let until = store.boot_seq().saturating_sub(1);
+            match store.replay(&namespace, rooms, offset, until).await {
+                Ok(replay) => replay.complete.then(|| replay.events.into_iter().map(missed).collect()),
+                Err(error) => {
+                    tracing::warn!(%error, "read what a session has missed");
+                    None
+                }
+            }
+        })
+    }
+}
+
+async fn recall(store: &dyn Store, key: SessionKey, window: Duration) -> Result<Option<SavedSession>, StoreError> {
+    let Some(record) = store.session(key).await? else { return Ok(None) };
+    if record.left_at.is_some_and(|left_at| left_at.after(window + ALIVE_INTERVAL) < Moment::now()) {
+        return Ok(None);
+    }
+    let mut session = SavedSession::new(record.namespace, record.socket_id, record.since_seq);
+    session.rooms = record.rooms;
+    session.data = up_to_date(store, &record.data).await?;
+    Ok(Some(session))
+}
+
+fn missed(event: StoredEvent) -> MissedEvent {
+    MissedEvent::new(event.seq, &*event.event, &*event.argument).to(event.rooms)
+}
+
+/// The saved state of a session, completed with the media owners that became known since the save.
+async fn up_to_date(store: &dyn Store, saved: &str) -> Result<String, StoreError> {
+    let Ok(mut state) = serde_json::from_str::<SavedState>(saved) else { return Ok(saved.to_owned()) };
+    let without = state.subscriptions.iter().filter(|(_, owner)| owner.is_none());
+    let without: Vec<_> = without.map(|(media_id, _)| media_id.clone()).collect();
+    if !without.is_empty() {
+        let owners = store.media_owners(without).await?;
+        state.subscriptions.extend(owners.into_iter().map(|(media_id, owner)| (media_id, Some(owner))));
+    }
+    state.forget_unconfirmed();
+    Ok(serde_json::to_string(&state).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Before;
+    use crate::store::sqlite::tests::temporary;
+    use crate::store::suite::{Recorder, wait};
+
+    #[test]
+    fn a_client_may_be_away_for_the_window_however_often_the_server_was_restarted() {
+        let window = Duration::from_secs(120);
+        let store: Arc<dyn Store> = Arc::new(temporary(Arc::<Recorder>::default()));
+        let keeper = StoreKeeper::new(Arc::clone(&store), window);
+        for (pid, away, is_known) in [("a", 0, true), ("b", 119, true), ("c", 126, false)] {
+            store.save_session(SessionRecord {
+                key: key_of(pid),
+                namespace: "/".to_owned(),
+                socket_id: pid.to_owned(),
+                rooms: Vec::new(),
+                data: "{}".to_owned(),
+                since_seq: 1,
+                updated_at: Moment::now(),
+                left_at: Some(Moment::now().before(Duration::from_secs(away))),
+                before: Before::Nothing,
+            });
+            assert_eq!(wait(keeper.recall(pid)).is_some(), is_known, "{away}");
+        }
+        assert!(wait(keeper.recall("d")).is_none());
+    }
+}

@@ -1,0 +1,655 @@
+//! A socket's session: its identity, and the memberships that the identity permits. One rule holds throughout: after a
+//! change of the identity, every room and subscription that the new identity may not have is left before anything else
+//! is sent.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::mem::replace;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+use socketio_server::{Ack, ConnectError, EventArgs, Socket};
+use tokio::time::Instant;
+
+use crate::contract::auth_error::AuthError;
+use crate::contract::events::{Authenticated, Message, TokenExpiring, server};
+use crate::contract::rooms;
+use crate::contract::time::Moment;
+use crate::hot_swap::HotSwap;
+use crate::identity::{Flaw, Identity, TokenVerifier};
+use crate::limits::EXPIRY_RECHECK;
+use crate::metrics::{Limit, Metrics};
+use crate::policy::Policy;
+use crate::realtime::inbox::progress::Progress;
+use crate::realtime::owners::NewOwners;
+use crate::realtime::user_rate::{UserRate, UserRates};
+use crate::refusals::{Reason, Refusals};
+
+mod memberships;
+
+pub(crate) use memberships::Denied;
+use memberships::is_custom;
+
+/// The text of every refusal by policy.
+pub(crate) const NOT_ALLOWED: &str = "Not allowed";
+
+/// The state shared by all sessions.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    pub(crate) verifier: Arc<TokenVerifier>,
+    pub(crate) policy: HotSwap<Policy>,
+    /// Number of changes of keys or rules.
+    pub(crate) changes: AtomicU64,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Records every refused token.
+    pub(crate) refusals: Arc<Refusals>,
+    /// How long before the end of its token a client is notified; zero for never.
+    pub(crate) expiry_notice: Duration,
+    /// Consecutive failed authentications after which a connection is closed.
+    pub(crate) auth_failure_limit: u32,
+    /// Maximum number of rooms and subscriptions of a socket, without its own rooms.
+    pub(crate) max_rooms_per_socket: usize,
+    pub(crate) user_rates: UserRates,
+    /// Owners that became known while clients may have been away.
+    pub(crate) owners: NewOwners,
+}
+
+/// The state kept with a socket. A socket that only listens has none: an idle anonymous connection costs nothing here.
+#[derive(Debug, Default)]
+struct Session {
+    identity: Option<Rc<Identity>>,
+    /// The outcome of the handshake's token, until the client has been told.
+    handshake: Option<Result<(), AuthError>>,
+    /// Failed authentications that were restored with the session; the connection counts the new ones.
+    auth_failures: u32,
+    /// Why the socket has no identity, until the client is known to have received the reason.
+    untold: Option<Rc<AuthError>>,
+    /// The number of changes of keys and rules at the last check of the socket's identity and memberships.
+    checked: u64,
+    /// Whether the client was told that its token is about to end.
+    expiry_noticed: bool,
+    /// Number of custom rooms and subscriptions of the socket.
+    memberships: usize,
+    /// The subscribed media items, and their owners as far as this shard knows them.
+    subscriptions: BTreeMap<Box<str>, Option<Arc<str>>>,
+    /// The socket's progress through its user's inbox.
+    inbox: Progress,
+    /// The recent event rate of its user. `None` if the socket has sent no event.
+    rate: Option<Arc<UserRate>>,
+    /// The acks of handlers that wait for the store, in the order of their events.
+    unanswered: VecDeque<(Unanswered, Ack)>,
+    next_unanswered: u64,
+}
+
+/// Calls `f` with the socket's session, which is created if there is none. The calls must not nest.
+fn with_session<R: Default>(socket: &Socket, f: impl FnOnce(&mut Session) -> R) -> R {
+    if socket.with_data(|_: &mut Session| ()).is_none() {
+        socket.set_data(Session::default());
+    }
+    socket.with_data(f).unwrap_or_default()
+}
+
+/// The socket's identity.
+pub(crate) fn identity(socket: &Socket) -> Option<Rc<Identity>> {
+    socket.with_data(|session: &mut Session| session.identity.clone()).flatten()
+}
+
+/// Sends one of the contract's events.
+pub(crate) fn send(socket: &Socket, event: &'static str, payload: &impl Serialize) {
+    if let Err(error) = socket.emit(event, payload) {
+        tracing::error!(event, %error, "encode an event");
+    }
+}
+
+/// Sends one of the contract's events with arguments that are already encoded.
+pub(crate) fn send_args(socket: &Socket, event: &'static str, args: &EventArgs) {
+    if let Err(error) = socket.emit_args(event, args) {
+        tracing::error!(event, %error, "encode an event");
+    }
+}
+
+/// Sends one of the contract's events to this user only: a session that is recovered as another user, or as anonymous,
+/// does not get it again.
+pub(crate) fn send_to_user(socket: &Socket, user_id: &str, event: &'static str, payload: &impl Serialize) {
+    let sent = EventArgs::new(payload).and_then(|args| socket.emit_args_in(&rooms::user_room(user_id), event, &args));
+    if let Err(error) = sent {
+        tracing::error!(event, %error, "encode an event");
+    }
+}
+
+#[derive(Deserialize)]
+struct AuthPayload<'a> {
+    #[serde(borrow)]
+    token: Option<&'a RawValue>,
+}
+
+/// Reads the token of `{token}`. Otherwise returns why there is none.
+fn token_of(payload: Option<&RawValue>) -> Result<String, Flaw> {
+    // Only an object counts: serde would also fill a struct from an array.
+    let payload = payload.filter(|payload| payload.get().starts_with('{')).ok_or(Flaw::Missing)?;
+    let token = serde_json::from_str::<AuthPayload<'_>>(payload.get()).ok().and_then(|payload| payload.token);
+    let token = token.ok_or(Flaw::Missing)?;
+    let token: String = serde_json::from_str(token.get()).map_err(|_not_a_string| Flaw::NoText)?;
+    if token.is_empty() { Err(Flaw::Missing) } else { Ok(token) }
+}
+
+fn bearer(header: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+}
+
+impl Sessions {
+    /// Verifies a token. The identity has the claims that the rules in force name.
+    ///
+    /// # Errors
+    /// Why the token is refused.
+    pub(crate) fn verify(&self, token: &str) -> Result<Identity, Flaw> {
+        let mut identity = self.verifier.examine(token)?;
+        identity.claims = self.policy.get().claims().of_verified_token(token);
+        Ok(identity)
+    }
+
+    /// Returns a future to wait for before the handshake is processed, if the key of its token may not be known yet.
+    /// The same applies to the token of the session that the client recovers.
+    pub(crate) fn before_connect(
+        &self,
+        auth: Option<&RawValue>,
+        headers: Option<&HeaderMap>,
+    ) -> Option<BoxFuture<'static, ()>> {
+        let key = self.verifier.fetch_unknown_key(|| handshake_token(auth, || headers?.get(AUTHORIZATION)).ok());
+        key.or_else(|| names_session(auth).then(|| self.verifier.first_keys()).flatten())
+    }
+
+    /// The same for the token of `authenticate`.
+    pub(crate) fn before_authenticate(&self, payload: Option<&RawValue>) -> Option<BoxFuture<'static, ()>> {
+        self.verifier.fetch_unknown_key(|| token_of(payload).ok())
+    }
+
+    /// Verifies the handshake's token, before the client is told that it is connected.
+    ///
+    /// # Errors
+    /// If a token is required and there is no valid one.
+    pub(crate) fn admit(&self, socket: &Socket, auth: Option<&RawValue>) -> Result<(), ConnectError> {
+        let verified = offered_token(socket, auth).and_then(|token| self.verify(&token));
+        let outcome = verified.as_ref().map(|_| ()).map_err(Flaw::error);
+        if outcome != Err(AuthError::Required) {
+            self.metrics.authenticated(socket.namespace(), outcome);
+        }
+        let is_required = self.policy.get().auth_required();
+        match &verified {
+            Err(Flaw::Missing) if is_required => self.note_refused(socket, "connect", &Flaw::Missing, "AUTH_REQUIRED"),
+            Ok(_) | Err(Flaw::Missing) => {}
+            Err(flaw) => self.note_refused(socket, "connect", flaw, flaw.setting()),
+        }
+        match outcome {
+            Ok(()) => socket.set_strikes(0),
+            Err(AuthError::Required) => {}
+            Err(_) => strike(socket),
+        }
+        if is_required && outcome.is_err() {
+            self.enforce_failure_limit(socket);
+            return Err(ConnectError::new("Unauthorized").with_data(&json!({"code": "UNAUTHORIZED"})));
+        }
+        match verified {
+            // No token was offered: the socket is anonymous, and there is nothing to report.
+            Err(Flaw::Missing) => {}
+            Err(flaw) => with_session(socket, |session| session.handshake = Some(Err(flaw.error()))),
+            Ok(identity) => with_session(socket, |session| {
+                session.identity = Some(Rc::new(identity));
+                session.handshake = Some(Ok(()));
+            }),
+        }
+        Ok(())
+    }
+
+    /// Tells a newly connected client the outcome of its token, and adds it to its user's room.
+    pub(crate) fn begin(&self, socket: &Socket) {
+        let handshake = socket.with_data(|session: &mut Session| session.handshake.take()).flatten();
+        match handshake {
+            None => {}
+            Some(Err(error)) => {
+                send_auth_error(socket, error);
+                self.enforce_failure_limit(socket);
+            }
+            Some(Ok(())) => {
+                self.enter(socket);
+                send_authenticated(socket);
+            }
+        }
+    }
+
+    /// Verifies the token of `authenticate`, takes on its identity, and sends the outcome as an event.
+    ///
+    /// # Errors
+    /// Why the token was refused; the socket keeps its previous identity.
+    pub(crate) fn authenticate(&self, socket: &Socket, payload: Option<&RawValue>) -> Result<String, AuthError> {
+        let verified = token_of(payload).and_then(|token| self.verify(&token));
+        self.metrics.authenticated(socket.namespace(), verified.as_ref().map(|_| ()).map_err(Flaw::error));
+        match verified {
+            Ok(identity) => {
+                let user_id = identity.user_id.clone();
+                socket.set_strikes(0);
+                self.become_user(socket, Some(identity));
+                send_authenticated(socket);
+                Ok(user_id)
+            }
+            Err(flaw) => {
+                strike(socket);
+                self.note_refused(socket, "authenticate", &flaw, flaw.setting());
+                send_auth_error(socket, flaw.error());
+                Err(flaw.error())
+            }
+        }
+    }
+
+    /// Reports a refused token and its purpose to the operator.
+    fn note_refused(&self, socket: &Socket, asked: &str, flaw: &Flaw, setting: impl Into<Option<&'static str>>) {
+        let detail = format!("{asked} to {}: {flaw}", socket.namespace());
+        self.refusals.note(Reason::from(flaw), socket.remote_addr(), &detail, setting);
+    }
+
+    /// Records a change of keys or rules. From here on, every socket is checked before its next event is handled.
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Counts an event of the socket's user. Returns `false` if the event exceeds the rate.
+    pub(crate) fn admits_event(&self, socket: &Socket) -> bool {
+        let changes = self.changes.load(Ordering::Acquire);
+        let is_stale = socket.with_data(|session: &mut Session| replace(&mut session.checked, changes) != changes);
+        if is_stale == Some(true) {
+            self.check_again(socket);
+        }
+        let rate = socket.with_data(|session: &mut Session| {
+            let identity = session.identity.as_deref()?;
+            session.rate = self.user_rates.of(&identity.user_id, session.rate.take());
+            session.rate.clone()
+        });
+        let admits = rate.flatten().is_none_or(|rate| rate.admits());
+        if !admits {
+            self.metrics.limit_met(Limit::UserRate);
+        }
+        admits
+    }
+
+    /// Closes the connection of a client with too many failed authentications.
+    pub(crate) fn enforce_failure_limit(&self, socket: &Socket) {
+        let failures = socket.strikes();
+        if failures >= self.auth_failure_limit {
+            self.metrics.limit_met(Limit::AuthFailures);
+            tracing::debug!(
+                namespace = socket.namespace(),
+                socket = socket.id(),
+                failures,
+                "close a connection that fails to authenticate"
+            );
+            socket.close_connection();
+        }
+    }
+
+    /// Makes the socket anonymous, and tells the client.
+    pub(crate) fn logout(&self, socket: &Socket) {
+        self.become_user(socket, None);
+        send(socket, server::LOGGED_OUT, &Message { message: "Logged out" });
+    }
+
+    /// Handles the socket's timer: the token has expired, is about to expire, or is due for another check.
+    pub(crate) fn check_expiry(&self, socket: &Socket) {
+        if self.check_identity(socket).is_some() {
+            return;
+        }
+        let Some(identity) = identity(socket) else { return };
+        let Some(expires_at) = identity.expires_at else { return };
+        if time_left(expires_at) <= self.expiry_notice
+            && !with_session(socket, |session| replace(&mut session.expiry_noticed, true))
+        {
+            let expires_at = Moment::from_epoch_ms(expires_at.saturating_mul(1000));
+            send_to_user(socket, &identity.user_id, server::TOKEN_EXPIRING, &TokenExpiring { expires_at });
+        }
+        self.set_expiry_timer(socket, Some(expires_at));
+    }
+
+    /// Makes the socket anonymous if its token is no longer accepted, and tells the client why. Returns the reason.
+    pub(crate) fn check_identity(&self, socket: &Socket) -> Option<AuthError> {
+        let identity = identity(socket)?;
+        let reason = self.verifier.recheck(&identity).err()?;
+        self.metrics.identity_lost(reason);
+        self.become_user(socket, None);
+        let untold = Rc::new(reason);
+        with_session(socket, |session| session.untold = Some(Rc::clone(&untold)));
+        // A returning client is told by `before_replay`. The replay of this event is only for a client that has its
+        // identity again.
+        let message = reason.to_string();
+        send_to_user(socket, &identity.user_id, server::AUTH_ERROR, &Message { message: &message });
+        told_when_arrived(socket, untold);
+        Some(reason)
+    }
+
+    /// Changes the identity, and the memberships that depend on it.
+    fn become_user(&self, socket: &Socket, next: Option<Identity>) {
+        let before = identity(socket);
+        if next.is_none() && before.is_none() {
+            return;
+        }
+        let next = next.map(Rc::new);
+        with_session(socket, |session| {
+            session.identity.clone_from(&next);
+            session.expiry_noticed = false;
+            session.untold = None;
+        });
+        socket.session_changed();
+        // For the rules, this is only another token of the same user, and they were applied before. When the rules
+        // change, the sockets in rooms that are decided differently are checked again.
+        let is_same = (before.as_ref().zip(next.as_ref()))
+            .is_some_and(|(before, next)| (&before.user_id, &before.claims) == (&next.user_id, &next.claims));
+        if let Some(before) = before
+            && next.is_none_or(|next| next.user_id != before.user_id)
+        {
+            let room = rooms::user_room(&before.user_id);
+            let (joined, position) = (socket.joined_at(&room).unwrap_or(u64::MAX), socket.position());
+            with_session(socket, |session| session.inbox.end(joined, position));
+            socket.leave(&room);
+        }
+        if !is_same {
+            self.leave_what_is_denied(socket);
+        }
+        self.enter(socket);
+    }
+}
+
+/// The saved state of a socket's session, for its recovery.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct SavedState {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<Identity>,
+    /// Why there is no identity, if the client may not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    untold: Option<AuthError>,
+    /// The subscribed media items, and their owners as far as known.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) subscriptions: BTreeMap<Box<str>, Option<Arc<str>>>,
+    #[serde(skip_serializing_if = "is_zero")]
+    auth_failures: u32,
+    /// Number of the last notification that was sent from the inbox.
+    #[serde(skip_serializing_if = "is_zero")]
+    inbox_sent: u64,
+    /// Whether the client is told the number of unread notifications.
+    #[serde(skip_serializing_if = "is_zero")]
+    wants_count: bool,
+}
+
+impl SavedState {
+    /// Forgets the last sent notifications: they may have been lost with the server.
+    pub(crate) fn forget_unconfirmed(&mut self) {
+        self.inbox_sent = 0;
+    }
+}
+
+fn is_zero<T: Default + PartialEq>(count: &T) -> bool {
+    *count == T::default()
+}
+
+impl Sessions {
+    /// The state to save of the socket's session.
+    pub(crate) fn save(&self, socket: &Socket) -> String {
+        let state = socket.with_data(|session: &mut Session| SavedState {
+            identity: session.identity.as_deref().cloned(),
+            untold: session.untold.as_deref().copied(),
+            subscriptions: session.subscriptions.clone(),
+            auth_failures: socket.strikes(),
+            inbox_sent: (session.identity.as_ref()).map_or(0, |identity| session.inbox.sent_to(&identity.user_id)),
+            wants_count: session.inbox.wants_count(),
+        });
+        state.and_then(|state| serde_json::to_string(&state).ok()).unwrap_or_default()
+    }
+
+    /// Restores a saved session, as far as it is valid now: its token may have ended, its key may have been withdrawn,
+    /// and a followed media item may have an owner by now. Returns `false` if the session is not for this client.
+    pub(crate) fn restore(&self, socket: &Socket, saved: &str, auth: Option<&RawValue>) -> bool {
+        let state = match saved {
+            "" => SavedState::default(),
+            saved => match serde_json::from_str::<SavedState>(saved) {
+                Ok(state) => state,
+                Err(error) => {
+                    tracing::warn!(%error, "a kept session is not readable");
+                    return false;
+                }
+            },
+        };
+        // An invalid token does no harm: the session may have a better one, which was sent later. A valid token must be
+        // of the same user, and may be newer.
+        let offered = offered_token(socket, auth).and_then(|token| self.verify(&token));
+        let mut saved = state.identity;
+        let lost =
+            saved.as_mut().and_then(|saved| self.verifier.recheck(saved).map(|end| saved.expires_at = end).err());
+        let end = |identity: &Identity| identity.expires_at.unwrap_or(u64::MAX);
+        // A missing token is nothing to report.
+        let refused = offered.as_ref().err().filter(|flaw| **flaw != Flaw::Missing).cloned();
+        let identity = match (saved, offered.ok()) {
+            (Some(saved), Some(offered)) if saved.user_id != offered.user_id => return false,
+            // The saved session was logged out or its token had ended, and the client has an identity again: that is a
+            // new session.
+            (None, Some(_)) => return false,
+            // If both end at the same time, the offered token is used, because the rules in force were applied to it.
+            (Some(saved), Some(offered)) if lost.is_some() || end(&offered) >= end(&saved) => Some(offered),
+            (Some(_), None) if lost.is_some() => None,
+            (saved, _) => saved,
+        };
+        if identity.is_none() {
+            if self.policy.get().auth_required() {
+                return false;
+            }
+            lost.into_iter().for_each(|reason| self.metrics.identity_lost(reason));
+        }
+        // A user's notifications are not repeated to another user. If the user comes back later, the inbox starts
+        // again.
+        let user_id = identity.as_ref().map(|identity| &*identity.user_id);
+        let inbox = Progress::restored(user_id, state.inbox_sent, state.wants_count);
+        if let Some(flaw) = &refused {
+            self.note_refused(socket, "come back", flaw, flaw.setting());
+        }
+        let refused = refused.map(|flaw| flaw.error());
+        let untold = lost.or(state.untold).or(refused).filter(|_| identity.is_none());
+        let identity = identity.map(Rc::new);
+        let mut subscriptions = state.subscriptions;
+        for (media_id, owner) in &mut subscriptions {
+            if owner.is_none() {
+                *owner = self.owners.of(media_id);
+            }
+        }
+        let custom = socket.rooms().into_iter().filter(|room| is_custom(room)).count();
+        socket.set_data(Session {
+            identity: identity.clone(),
+            untold: untold.map(Rc::new),
+            auth_failures: state.auth_failures,
+            memberships: custom + subscriptions.len(),
+            subscriptions,
+            inbox,
+            ..Session::default()
+        });
+        let own = identity.as_ref().map(|identity| rooms::user_room(&identity.user_id));
+        for room in socket.rooms() {
+            if room.starts_with(rooms::USER_PREFIX) && Some(&room) != own.as_ref() {
+                socket.leave(&room);
+            }
+        }
+        self.leave_what_is_denied(socket);
+        true
+    }
+
+    /// Tells a client with a recovered session why it has no identity any more, before it gets any other event.
+    pub(crate) fn before_replay(&self, socket: &Socket) {
+        if let Some(untold) = socket.with_data(|session: &mut Session| session.untold.clone()).flatten() {
+            send_auth_error(socket, *untold);
+            told_when_arrived(socket, untold);
+        }
+    }
+
+    /// Resumes a restored session.
+    pub(crate) fn resume(&self, socket: &Socket) {
+        let failures = socket.with_data(|session: &mut Session| session.auth_failures).unwrap_or_default();
+        // Each of the connection's sockets may restore the failures of the whole connection.
+        socket.set_strikes(socket.strikes().max(failures));
+        self.enter(socket);
+    }
+
+    /// Joins the user's room and sets the timer for the token's end.
+    fn enter(&self, socket: &Socket) {
+        let identity = identity(socket);
+        if let Some(identity) = &identity
+            && let Err(error) = socket.join_always(&rooms::user_room(&identity.user_id))
+        {
+            // Only a socket that is being disconnected gets here.
+            tracing::debug!(socket = socket.id(), %error, "join the user's room");
+        }
+        self.set_expiry_timer(socket, identity.and_then(|identity| identity.expires_at));
+    }
+
+    /// Sets the timer for the token's end, or for the expiry notice if the client has yet to get it.
+    fn set_expiry_timer(&self, socket: &Socket, expires_at: Option<u64>) {
+        let timer = expires_at.and_then(|expires_at| {
+            let left = time_left(expires_at);
+            let noticed = self.expiry_notice.is_zero() || with_session(socket, |session| session.expiry_noticed);
+            let left = if noticed { left } else { left.saturating_sub(self.expiry_notice) };
+            Instant::now().checked_add(left.min(EXPIRY_RECHECK))
+        });
+        socket.set_timer(timer);
+    }
+}
+
+/// Counts a failed authentication. The connection keeps the count: a client can leave and create sockets at will.
+fn strike(socket: &Socket) {
+    socket.set_strikes(socket.strikes().saturating_add(1));
+}
+
+/// The token in a socket's handshake.
+fn offered_token(socket: &Socket, auth: Option<&RawValue>) -> Result<String, Flaw> {
+    handshake_token(auth, || socket.header(&AUTHORIZATION))
+}
+
+fn handshake_token<'a>(
+    auth: Option<&RawValue>,
+    header: impl FnOnce() -> Option<&'a HeaderValue>,
+) -> Result<String, Flaw> {
+    match token_of(auth) {
+        Err(Flaw::Missing) => header().and_then(bearer).map(str::to_owned).ok_or(Flaw::Missing),
+        found => found,
+    }
+}
+
+/// Whether the client asks for the recovery of a session.
+fn names_session(auth: Option<&RawValue>) -> bool {
+    #[derive(Deserialize)]
+    struct Auth<'a> {
+        #[serde(borrow)]
+        pid: Option<&'a RawValue>,
+    }
+    let auth = auth.filter(|auth| auth.get().starts_with('{'));
+    auth.and_then(|auth| serde_json::from_str::<Auth<'_>>(auth.get()).ok()).is_some_and(|auth| auth.pid.is_some())
+}
+
+fn send_authenticated(socket: &Socket) {
+    if let Some(identity) = identity(socket) {
+        let payload = Authenticated {
+            user_id: &identity.user_id,
+            email: identity.email.as_deref(),
+            authenticated_at: Moment::now(),
+        };
+        send_to_user(socket, &identity.user_id, server::AUTHENTICATED, &payload);
+    }
+}
+
+/// Calls `f` with the socket's progress through its user's inbox.
+pub(crate) fn inbox<R: Default>(socket: &Socket, f: impl FnOnce(&mut Progress) -> R) -> R {
+    with_session(socket, |session| f(&mut session.inbox))
+}
+
+/// The identifier of an ack that is kept with its socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Unanswered(u64);
+
+/// Keeps the ack of a handler that waits for the store: acks stay on their shard, and the store runs on another thread.
+pub(crate) fn keep_unanswered(socket: &Socket, ack: Option<Ack>) -> Unanswered {
+    with_session(socket, |session| {
+        let name = Unanswered(session.next_unanswered);
+        session.next_unanswered += 1;
+        session.unanswered.extend(ack.map(|ack| (name, ack)));
+        name
+    })
+}
+
+/// The kept ack, if it was not answered since.
+pub(crate) fn take_unanswered(socket: &Socket, name: Unanswered) -> Option<Ack> {
+    // A disconnected socket gets no new session.
+    socket
+        .with_data(|session: &mut Session| {
+            let place = session.unanswered.iter().position(|(kept, _)| *kept == name)?;
+            session.unanswered.remove(place).map(|(_, ack)| ack)
+        })
+        .flatten()
+}
+
+fn send_auth_error(socket: &Socket, error: AuthError) {
+    let message = error.to_string();
+    send(socket, server::AUTH_ERROR, &Message { message: &message });
+}
+
+/// Records that the client was told why it has no identity, once the event has arrived. If the connection is lost
+/// before, the client is told again when it comes back.
+fn told_when_arrived(socket: &Socket, told: Rc<AuthError>) {
+    let told_socket = socket.clone();
+    socket.when_arrived(move || {
+        let is_known = told_socket.with_data(|session: &mut Session| {
+            // The socket may have lost another identity since.
+            session.untold.take_if(|untold| Rc::ptr_eq(untold, &told)).is_some()
+        });
+        if is_known == Some(true) {
+            told_socket.session_changed();
+        }
+    });
+}
+
+/// The time left, including its fraction of a second, so that the timer does not fire a second early or late.
+fn time_left(expires_at: u64) -> Duration {
+    Duration::from_secs(expires_at).saturating_sub(Duration::from_millis(Moment::now().epoch_ms()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(json: &str) -> Result<String, AuthError> {
+        let raw: Box<RawValue> = serde_json::from_str(json).expect("JSON");
+        token_of(Some(&raw)).map_err(|flaw| flaw.error())
+    }
+
+    #[test]
+    fn a_token_is_a_string_in_an_object() {
+        assert_eq!(token(r#"{"token":"t","more":[1]}"#), Ok("t".to_owned()));
+        for missing in ["null", "{}", r#"{"token":null}"#, r#"{"token":""}"#, r#""t""#, "5", "[]", r#"["t"]"#] {
+            assert_eq!(token(missing), Err(AuthError::Required), "{missing}");
+        }
+        assert_eq!(token_of(None), Err(Flaw::Missing));
+        for wrong in [r#"{"token":5}"#, r#"{"token":["t"]}"#, r#"{"token":{"a":1}}"#] {
+            assert_eq!(token(wrong), Err(AuthError::Invalid), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_bearer_header_has_a_scheme_and_a_token() {
+        let parse = |text: &str| bearer(&HeaderValue::from_str(text).expect("a header")).map(str::to_owned);
+        assert_eq!(parse("Bearer abc"), Some("abc".to_owned()));
+        assert_eq!(parse("bearer  abc "), Some("abc".to_owned()));
+        for other in ["", "Bearer", "Bearer ", "Basic abc", "abc"] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+    }
+}

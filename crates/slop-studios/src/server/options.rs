@@ -1,0 +1,110 @@
+//! The settings in the form of the engine's and the store's options.
+
+use std::time::Duration;
+
+use http::header::AUTHORIZATION;
+use socketio_server::Config;
+
+use super::open_files::{self, Places};
+use crate::config::Settings;
+use crate::limits;
+use crate::store::sqlite::{Bound, Bounds, KeyBounds, Options, RevocationBound};
+
+pub(super) fn store_options(settings: &Settings) -> Options {
+    let unnoticed = settings.ping_interval + settings.ping_timeout;
+    Options {
+        folder: settings.data_dir.clone(),
+        sync: settings.store_sync,
+        journal: if settings.recovery.is_zero() { Duration::ZERO } else { settings.recovery + unnoticed },
+        bounds: Bounds {
+            media: Bound {
+                age: settings.media_retention,
+                rows: limits::MAX_MEDIA_ITEMS,
+                bytes: limits::MAX_MEDIA_BYTES,
+            },
+            notifications: Bound {
+                age: settings.notification_retention,
+                rows: u64::MAX,
+                bytes: limits::MAX_NOTIFICATION_BYTES,
+            },
+            notifications_per_user: limits::MAX_NOTIFICATIONS_PER_USER,
+            log: Bound { age: settings.log_retention, rows: u64::MAX, bytes: settings.log_max_bytes },
+            sessions: Bound { age: limits::SESSION_AGE, rows: limits::MAX_SESSIONS, bytes: limits::MAX_SESSION_BYTES },
+            revocations: RevocationBound {
+                rows: limits::MAX_REVOCATIONS,
+                max_lifetime: settings.jwt_max_lifetime,
+                leeway: settings.jwt_leeway,
+            },
+            idempotency_keys: KeyBounds {
+                age: limits::IDEMPOTENCY_KEY_AGE,
+                of_all: settings.max_idempotency_keys as u64,
+                of_publisher: match settings.max_idempotency_keys_per_publisher {
+                    0 => u64::MAX,
+                    most => most as u64,
+                },
+            },
+        },
+    }
+}
+
+pub(super) fn engine_config(settings: &Settings, places: Places) -> Config {
+    Config {
+        shards: settings.shards,
+        ping_interval: settings.ping_interval,
+        ping_timeout: settings.ping_timeout,
+        connect_timeout: settings.connect_timeout,
+        max_payload: settings.max_payload_bytes,
+        origins: settings.cors_origin.clone(),
+        origins_setting: "CORS_ORIGIN",
+        base_path: settings.base_path.clone(),
+        // A client that can't set `auth` may send its token as a header.
+        kept_headers: vec![AUTHORIZATION],
+        outbox_soft_limit: settings.outbox_soft_bytes,
+        outbox_hard_limit: settings.outbox_hard_bytes,
+        write_stall_timeout: settings.write_stall,
+        // One more for the user's room, which a socket gets in addition to all others.
+        max_rooms_per_socket: settings.max_rooms_per_socket.saturating_add(1),
+        max_header_bytes: settings.max_header_bytes,
+        header_timeout: settings.header_timeout,
+        keep_alive_timeout: settings.keep_alive_timeout,
+        body_timeout: settings.body_timeout,
+        max_connections: places.connections,
+        max_http_connections: places.http,
+        max_connections_per_address: places.of_address(settings.max_connections_per_address, wanted_places(settings)),
+        connection_rate_per_address: settings.connection_rate_per_address,
+        max_handshakes: settings.max_handshakes,
+        max_handshakes_per_address: settings.max_handshakes_per_address,
+        trusted_proxies: settings.trusted_proxies.clone(),
+        request_rate_per_session: settings.request_rate_per_session,
+        event_rate_per_socket: settings.event_rate_per_socket,
+        max_attachments: settings.max_attachments,
+        max_json_depth: settings.max_json_depth,
+        max_pending_acks: settings.max_pending_acks,
+        max_unfinished_bytes: settings.max_unfinished_bytes,
+        max_unarrived_bytes: settings.max_unarrived_bytes,
+        max_rooms: settings.max_rooms,
+        ..Config::default()
+    }
+}
+
+fn wanted_places(settings: &Settings) -> Places {
+    Places { connections: settings.max_connections, http: settings.max_http_connections }
+}
+
+/// The wanted places, or fewer if the system's limit on open files does not allow them.
+pub(super) fn places_that_fit(settings: &Settings) -> anyhow::Result<Places> {
+    let files = open_files::raise_limit();
+    let wanted = wanted_places(settings);
+    let fit = wanted.that_fit(files, settings.shards)?;
+    if fit != wanted {
+        tracing::warn!(
+            open_files = files,
+            "MAX_CONNECTIONS is {} and MAX_HTTP_CONNECTIONS {}, but the system's limit of open files leaves room for {} and {}",
+            wanted.connections,
+            wanted.http,
+            fit.connections,
+            fit.http
+        );
+    }
+    Ok(fit)
+}

@@ -1,0 +1,176 @@
+//! The parts of the server, made from the settings, and the links between them.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use anyhow::Context as _;
+use socketio_server::{Handle, Recovery, Server, ServerBuilder, SessionKeeper};
+use tokio::runtime::Runtime;
+
+use super::checks::check_identities;
+use super::options::{engine_config, places_that_fit, store_options};
+use crate::config::Settings;
+use crate::config::certificate::Certificate;
+use crate::hot_swap::HotSwap;
+use crate::http::{Api, ApiOptions, App, Bodies, BodyLimits, PublishRate, scrape};
+use crate::identity::{Jwks, Revocations, TokenVerifier};
+use crate::metrics::Metrics;
+use crate::publish::Executor;
+use crate::publish::publishers::Publishers;
+use crate::realtime::dispatch::EngineDispatch;
+use crate::realtime::inbox::Inboxes;
+use crate::realtime::namespaces;
+use crate::realtime::owners::NewOwners;
+use crate::realtime::revoke::Revoker;
+use crate::realtime::saved_sessions::StoreKeeper;
+use crate::realtime::session::Sessions;
+use crate::realtime::user_rate::UserRates;
+use crate::refusals::Refusals;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Revocations as Forgotten, Store};
+
+/// The parts that the composition root keeps.
+pub(super) struct Started {
+    pub(super) server: Server,
+    pub(super) store: Arc<SqliteStore>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) publishers: Arc<Publishers>,
+    pub(super) refusals: Arc<Refusals>,
+}
+
+/// Makes the parts, joins them, and starts the engine.
+pub(super) fn start(
+    settings: &Settings,
+    runtime: &Runtime,
+    listener: TcpListener,
+    metrics: &Arc<Metrics>,
+    certificate: Option<&Certificate>,
+) -> anyhow::Result<Started> {
+    let builder = Server::builder(engine_config(settings, places_that_fit(settings)?));
+    let handle = builder.handle();
+    let revocations = Arc::<Revocations>::default();
+    let refusals = Arc::new(Refusals::new(Arc::clone(metrics)));
+    let sessions = sessions(settings, runtime, &handle, &revocations, &refusals, metrics)?;
+    let inboxes = Arc::<Inboxes>::default();
+    let dispatch = Arc::new(EngineDispatch::new(handle.clone(), Arc::clone(&sessions), Arc::clone(&inboxes)));
+    let embedded = Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(metrics))?);
+    let store: Arc<dyn Store> = Arc::<SqliteStore>::clone(&embedded);
+    inboxes.use_store(&store);
+    read_revocations(runtime, &*store, &revocations)?;
+    let revoker = Arc::new(Revoker::new(
+        Arc::<SqliteStore>::clone(&embedded),
+        revocations,
+        Arc::clone(&sessions),
+        handle.clone(),
+        settings.jwt_max_lifetime,
+        settings.jwt_leeway,
+    ));
+    let publishers = Arc::new(Publishers::new(settings.publisher_credentials(), Arc::clone(&sessions.verifier)));
+    let app = App {
+        executor: Executor::new(Arc::clone(&store), Arc::clone(metrics)),
+        revoker,
+        publishers: Arc::clone(&publishers),
+        registry: scrape::registry(metrics, handle.clone(), Arc::clone(&store)),
+        bodies: Bodies::new(body_limits(settings), Arc::clone(metrics)),
+        publish_rate: PublishRate::new(settings.publish_rate_per_key, Arc::clone(metrics)),
+        store: Arc::clone(&store),
+        handle,
+        metrics: Arc::clone(metrics),
+        refusals: Arc::clone(&refusals),
+    };
+    let options = ApiOptions {
+        over_tls: certificate.is_some(),
+        access_log: settings.access_log,
+        serve_client: settings.serve_client,
+        base_path: &settings.base_path,
+    };
+    let noted = Arc::clone(&refusals);
+    let builder = builder
+        .recovery(recovery(settings, &embedded, &store))
+        .fallback(Api::new(Arc::new(app), options))
+        .on_refusal(move |client| noted.note_client(client));
+    let builder = namespaces::all(&sessions, &inboxes, &store).into_iter().fold(builder, ServerBuilder::namespace);
+    let builder = match certificate {
+        Some(certificate) => builder.tls(certificate.tls()),
+        None => builder,
+    };
+    let server = builder.start(listener).context("start the server")?;
+    Ok(Started { server, store: embedded, sessions, publishers, refusals })
+}
+
+/// The state shared by all sessions. When keys are removed, the identity of every socket is checked again.
+fn sessions(
+    settings: &Settings,
+    runtime: &Runtime,
+    handle: &Handle,
+    revocations: &Arc<Revocations>,
+    refusals: &Arc<Refusals>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Arc<Sessions>> {
+    let (verifier, jwks) = verifier(settings, runtime, metrics)?;
+    let sessions = Arc::new(Sessions {
+        verifier: Arc::new(verifier.with_revocations(Arc::clone(revocations))),
+        policy: HotSwap::new(settings.policy()),
+        changes: AtomicU64::new(0),
+        metrics: Arc::clone(metrics),
+        refusals: Arc::clone(refusals),
+        expiry_notice: settings.token_expiring_notice,
+        auth_failure_limit: settings.auth_failure_limit,
+        max_rooms_per_socket: settings.max_rooms_per_socket,
+        user_rates: UserRates::new(settings.event_rate_per_user),
+        owners: NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout),
+    });
+    let (handle, shared) = (handle.clone(), Arc::clone(&sessions));
+    sessions.verifier.when_keys_leave(move || {
+        shared.changed();
+        check_identities(&handle, &shared);
+    });
+    jwks.into_iter().for_each(|jwks| drop(runtime.spawn(jwks.keep_fresh())));
+    Ok(sessions)
+}
+
+fn read_revocations(runtime: &Runtime, store: &dyn Store, revocations: &Revocations) -> anyhow::Result<()> {
+    let kept = runtime.block_on(store.revocations()).context("read the revocations")?;
+    kept.list.iter().for_each(|revocation| revocations.add(revocation));
+    revocations.forget(&Forgotten { floors: kept.floors, ..Forgotten::default() });
+    Ok(())
+}
+
+fn body_limits(settings: &Settings) -> BodyLimits {
+    BodyLimits {
+        bytes: settings.max_payload_bytes,
+        time: settings.body_timeout,
+        unfinished: settings.max_unfinished_bytes,
+    }
+}
+
+/// The token verifier, with the issuer's keys if they can be fetched now. The caller must keep those keys fresh.
+fn verifier(
+    settings: &Settings,
+    runtime: &Runtime,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(TokenVerifier, Option<Arc<Jwks>>)> {
+    let keys = settings.token_keys()?;
+    let is_alone = keys.is_empty();
+    let verifier = TokenVerifier::new(keys, settings.claim_rules());
+    let Some(jwks) = settings.jwks(metrics)? else { return Ok((verifier, None)) };
+    let fetched = runtime.block_on(jwks.fetch());
+    if is_alone {
+        // Otherwise every token would be refused, and clients would conclude that their tokens are bad.
+        fetched.context("fetch the keys of JWKS_URL, without which no token can be verified")?;
+    }
+    Ok((verifier.with_jwks(Arc::clone(&jwks)), Some(jwks)))
+}
+
+/// The options for recovery. Offsets are the store's numbers even without recovery: the inbox depends on them too.
+fn recovery(settings: &Settings, embedded: &SqliteStore, store: &Arc<dyn Store>) -> Recovery {
+    let keeper = StoreKeeper::new(Arc::clone(store), settings.recovery);
+    Recovery {
+        window: settings.recovery,
+        after: Some(store.boot_seq().saturating_sub(1)),
+        id_key: Some(embedded.socket_id_key()),
+        keeper: (!settings.recovery.is_zero()).then(|| Arc::new(keeper) as Arc<dyn SessionKeeper>),
+        ..Recovery::default()
+    }
+}
