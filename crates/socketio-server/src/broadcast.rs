@@ -42,7 +42,7 @@ pub(crate) struct Node {
     pub(crate) admission: Arc<Admission>,
     /// Whether a peer that is no trusted proxy has sent a proxy's header.
     pub(crate) untrusted_proxy: AtomicBool,
-    /// Broadcasts encoded outside of the shards.
+    /// Broadcasts encoded.
     pub(crate) packets_encoded: AtomicU64,
 }
 
@@ -229,7 +229,7 @@ impl Broadcast {
     }
 
     /// Sets the event's offset for [recovery](crate::Config::recovery), instead of the next one. It must be higher than
-    /// the offsets of all earlier broadcasts.
+    /// the offsets of all earlier broadcasts. Without recovery, and for a volatile event, it is ignored.
     pub fn offset(mut self, offset: u64) -> Self {
         self.offset = Some(offset);
         self
@@ -244,8 +244,8 @@ impl Broadcast {
     /// Sends an event with one argument. It is encoded once, here.
     ///
     /// # Errors
-    /// If the payload has no JSON form, the name is reserved by Socket.IO, the namespace is not known, or the offset is not
-    /// above the last one.
+    /// If the payload has no JSON form, the name is reserved by Socket.IO, the namespace is not known, or the offset is
+    /// not above the last one.
     pub fn emit(self, event: &str, payload: &impl Serialize) -> Result<Delivery, EncodeError> {
         self.emit_args(event, &EventArgs::new(payload)?)
     }

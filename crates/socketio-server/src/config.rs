@@ -49,7 +49,7 @@ pub struct Config {
     /// connections of publishers and proxies, and as many requests of polling clients.
     pub max_http_connections: usize,
     /// Most Engine.IO connections of one client address; 0 for no limit. Past it a client gets 429. The limit for an
-    /// address's TCP connections that speak HTTP is this number plus a quarter of `max_http_connections`. Default
+    /// address's TCP connections that speak HTTP is this number plus a quarter of `max_http_connections`, or none. Default
     /// 20,000: one address can't take more than a fifth of the places, and a company's or a carrier's network behind
     /// one address is not that large.
     pub max_connections_per_address: usize,

@@ -60,7 +60,7 @@
 //! | `system` | functions that only Linux has |
 //! | `tls` | the certificate, which can be replaced, and the handshake |
 //! | `transport` | long-polling, WebSocket, and the upgrade from one to the other, on plain TCP or TLS |
-//! | `connection` | an Engine.IO connection: packets in and out, heartbeat, connecting, closing; its limits |
+//! | `connection` | an Engine.IO connection: packets in and out, heartbeat, connecting, resuming, closing; its limits |
 //! | `identifier` | unguessable ids of sessions and sockets |
 //! | `reason`, `metrics` | the reasons for disconnections, and the counters of each shard |
 //! | `outbox`, `frame` | the frames that wait to be written, and how a frame is encoded once |

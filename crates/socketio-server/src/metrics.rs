@@ -71,15 +71,31 @@ macro_rules! metrics {
         impl MetricsSnapshot {
             /// All metrics except those by reason or limit and the longest turn, each with the name of its field.
             pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                let of_shards = [$((stringify!($name), self.$name)),*];
+                // Without a rest pattern, so that a new field is named here.
+                let Self {
+                    $($name,)*
+                    streams,
+                    http_connections,
+                    handshakes,
+                    addresses,
+                    history_entries,
+                    history_bytes,
+                    sessions_away,
+                    disconnects: _,
+                    recovery_failures: _,
+                    limits: _,
+                    refusals: _,
+                    longest_turn: _,
+                } = self;
+                let of_shards = [$((stringify!($name), *$name)),*];
                 let of_all = [
-                    ("streams", self.streams),
-                    ("http_connections", self.http_connections),
-                    ("handshakes", self.handshakes),
-                    ("addresses", self.addresses),
-                    ("history_entries", self.history_entries),
-                    ("history_bytes", self.history_bytes),
-                    ("sessions_away", self.sessions_away),
+                    ("streams", *streams),
+                    ("http_connections", *http_connections),
+                    ("handshakes", *handshakes),
+                    ("addresses", *addresses),
+                    ("history_entries", *history_entries),
+                    ("history_bytes", *history_bytes),
+                    ("sessions_away", *sessions_away),
                 ];
                 of_shards.into_iter().chain(of_all)
             }

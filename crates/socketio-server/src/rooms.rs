@@ -41,7 +41,7 @@ pub(crate) struct Member {
     pub(crate) socket: Socket,
     /// The socket's connection. It is kept here too, so that a broadcast need not touch the socket's memory.
     pub(crate) connection: Rc<Connection>,
-    /// The last fan-out pass that delivered to it, or that was under way when it joined.
+    /// The last fan-out pass that visited the member, or that was under way when it joined.
     pub(crate) delivered_through: Cell<u64>,
     /// Index in the socket's memberships.
     slot: u32,

@@ -37,7 +37,7 @@ impl EngineDispatch {
             Ok(delivery) => Delivery::new(delivery),
             Err(error) => {
                 // The names were checked when the publish was read.
-                tracing::error!(%error, "encode a committed event");
+                tracing::error!(%error, seq, "dispatch a committed event");
                 Delivery::known(0)
             }
         }

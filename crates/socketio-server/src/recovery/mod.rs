@@ -8,8 +8,8 @@
 //! - [`direct`]: the events emitted to one socket alone, until a heartbeat confirms their arrival;
 //! - [`keeper`]: the data that outlives the process, if the application keeps sessions.
 //!
-//! [`sessions`] records where each session is: with a socket, or kept for a client that is away. `connection::resuming` brings it
-//! back.
+//! [`sessions`] records where each session is: with a socket, or kept for a client that is away.
+//! `connection::resuming` brings it back.
 
 mod confirmed;
 mod direct;

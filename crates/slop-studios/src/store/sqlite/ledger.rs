@@ -24,7 +24,7 @@ use crate::contract::time::Moment;
 #[derive(Debug)]
 pub(super) enum Applied {
     /// A media item has a new state. Its event is to be sent.
-    Media { seq: u64, envelope: Envelope, owner_became_known: Option<Arc<str>> },
+    Media { seq: u64, envelope: Envelope, new_owner: Option<Arc<str>> },
     /// A user has a new notification, which is to be sent.
     Notified { seq: u64, envelope: Envelope, unread: u64 },
     /// An event for a room is to be sent. `kept`: the event is in the log, whether that was requested or not.
@@ -245,8 +245,8 @@ impl Ledger {
         if envelope.class == Class::Durable {
             self.log(&Entry { seq: state.seq, at, envelope: &envelope })?;
         }
-        let owner_became_known = state.owner_id.filter(|_| owner_became_known);
-        Ok(Applied::Media { seq: state.seq, envelope, owner_became_known })
+        let new_owner = state.owner_id.filter(|_| owner_became_known);
+        Ok(Applied::Media { seq: state.seq, envelope, new_owner })
     }
 
     fn notification(

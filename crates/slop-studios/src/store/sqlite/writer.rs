@@ -456,8 +456,8 @@ fn event<'a>(request: &'a Request, applied: &'a Applied) -> Option<Dispatched<'a
     let (seq, event) = match (request, applied) {
         (Request::Commit { change, .. }, applied) => {
             let (seq, envelope, effect) = match (&change.what, applied) {
-                (ChangeKind::Media(change), Applied::Media { seq, envelope, owner_became_known }) => {
-                    let effect = owner_became_known
+                (ChangeKind::Media(change), Applied::Media { seq, envelope, new_owner }) => {
+                    let effect = new_owner
                         .as_ref()
                         .map_or(Effect::None, |owner_id| Effect::OwnerKnown { media_id: &change.media_id, owner_id });
                     (*seq, envelope, effect)

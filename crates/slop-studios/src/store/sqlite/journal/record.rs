@@ -12,7 +12,10 @@
 use std::str;
 
 use crate::contract::delivery::{Class, Envelope};
-use crate::contract::namespaces::ALL;
+use crate::contract::namespaces::{DEFAULT, MEDIA, NOTIFICATIONS};
+
+/// The namespaces by their index in the file. Their order is a part of the format: a new one is appended.
+const NAMESPACES: [&str; 3] = [DEFAULT, MEDIA, NOTIFICATIONS];
 
 /// See the module.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,7 +38,7 @@ pub(super) fn encode(out: &mut Vec<u8>, seq: u64, event: &Envelope) {
     let begin = out.len();
     out.extend_from_slice(&[0; 8]);
     out.extend_from_slice(&seq.to_le_bytes());
-    let namespace = ALL.iter().position(|name| *name == event.namespace).unwrap_or_default();
+    let namespace = NAMESPACES.iter().position(|name| *name == event.namespace).unwrap_or_default();
     out.push(namespace as u8);
     out.push((event.class == Class::Latest).into());
     for name in [&event.room, &event.event] {
@@ -73,7 +76,7 @@ fn record(body: &[u8]) -> Option<Record<'_>> {
     let (event, argument) = body.split_at_checked(u16::from_le_bytes(*event).into())?;
     Some(Record {
         seq: u64::from_le_bytes(*seq),
-        namespace: ALL.get(usize::from(*namespace))?,
+        namespace: NAMESPACES.get(usize::from(*namespace))?,
         is_latest: *is_latest == 1,
         room: str::from_utf8(room).ok()?,
         event: str::from_utf8(event).ok()?,
