@@ -2,8 +2,6 @@
 
 use std::rc::Rc;
 
-use smallvec::SmallVec;
-
 use crate::{
     broadcast::Job,
     frame::{Encoding, Frame},
@@ -11,32 +9,42 @@ use crate::{
 
 /// The frames of some broadcasts in each encoding that a receiver has asked for.
 #[derive(Default)]
-pub(super) struct Encodings(SmallVec<[(Encoding, Vec<Rc<Frame>>); 1]>);
+pub(super) struct Encodings {
+    /// The encoding of the last receiver: most receivers have the same one.
+    last: Option<(Encoding, Vec<Rc<Frame>>)>,
+    others: Vec<(Encoding, Vec<Rc<Frame>>)>,
+}
 
 impl Encodings {
     /// The frames in one encoding; made of the broadcasts for the first receiver that has it.
+    #[inline]
     pub(super) fn frames<'j>(&mut self, encoding: Encoding, jobs: impl Iterator<Item = &'j Job>) -> &[Rc<Frame>] {
-        let index = match self.0.iter().position(|(known, _)| *known == encoding) {
-            Some(index) => index,
-            None => {
-                let frames = jobs.flat_map(|job| job.frames_in(encoding)).map(Rc::new).collect();
-                self.0.push((encoding, frames));
-                self.0.len() - 1
-            }
-        };
-        self.0.get(index).map_or(&[], |(_, frames)| frames)
+        if !matches!(&self.last, Some((last, _)) if *last == encoding) {
+            self.change_to(encoding, jobs);
+        }
+        self.last.as_ref().map_or(&[], |(_, frames)| frames)
+    }
+
+    #[cold]
+    fn change_to<'j>(&mut self, encoding: Encoding, jobs: impl Iterator<Item = &'j Job>) {
+        self.others.extend(self.last.take());
+        let known = self.others.iter().position(|(known, _)| *known == encoding);
+        self.last = Some(match known {
+            Some(index) => self.others.swap_remove(index),
+            None => (encoding, jobs.flat_map(|job| job.frames_in(encoding)).map(Rc::new).collect()),
+        });
     }
 
     /// Adds a broadcast's frames.
     pub(super) fn add(&mut self, job: &Job) {
-        for (encoding, frames) in &mut self.0 {
+        for (encoding, frames) in self.last.iter_mut().chain(&mut self.others) {
             frames.extend(job.frames_in(*encoding).into_iter().map(Rc::new));
         }
     }
 
     /// Discards the first frames.
     pub(super) fn discard(&mut self, count: usize) {
-        for (_, frames) in &mut self.0 {
+        for (_, frames) in self.last.iter_mut().chain(&mut self.others) {
             frames.drain(..count);
         }
     }
