@@ -83,3 +83,14 @@ fn record(body: &[u8]) -> Option<Record<'_>> {
         argument: str::from_utf8(argument).ok()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise the next version would replay events of this one to another namespace.
+    #[test]
+    fn the_indexes_of_the_namespaces_are_those_of_the_format() {
+        assert_eq!(NAMESPACES, ["/", "/media", "/notifications"]);
+    }
+}
