@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, net::SocketAddr};
 
-use ::http::{HeaderMap, HeaderValue, Request, Uri};
+use ::http::{HeaderMap, HeaderValue, Uri, request::Parts};
 
 use crate::{Config, config::MAX_KEPT_HEADER_BYTES, transport::EngineError};
 
@@ -16,18 +16,14 @@ pub struct Handshake {
 
 impl Handshake {
     /// The parts of a request to keep, if any.
-    pub(crate) fn of<B>(
-        request: &Request<B>,
-        peer: SocketAddr,
-        config: &Config,
-    ) -> Result<Option<Box<Self>>, EngineError> {
+    pub(crate) fn of(parts: &Parts, peer: SocketAddr, config: &Config) -> Result<Option<Box<Self>>, EngineError> {
         let mut headers = HeaderMap::new();
         if config.keep_handshake {
             // Copies with memory of their own: a clone would hold all bytes that were read together with it.
-            headers.extend(request.headers().iter().filter_map(|(name, value)| Some((name.clone(), detached(value)?))));
+            headers.extend(parts.headers.iter().filter_map(|(name, value)| Some((name.clone(), detached(value)?))));
         } else {
             for name in &config.kept_headers {
-                let Some(value) = request.headers().get(name) else { continue };
+                let Some(value) = parts.headers.get(name) else { continue };
                 if value.len() > MAX_KEPT_HEADER_BYTES {
                     return Err(EngineError::HeaderTooLarge);
                 }
@@ -37,7 +33,7 @@ impl Handshake {
                 return Ok(None);
             }
         }
-        let uri = if config.keep_handshake { Uri::try_from(request.uri().to_string()).ok() } else { None };
+        let uri = if config.keep_handshake { Uri::try_from(parts.uri.to_string()).ok() } else { None };
         Ok(Some(Box::new(Self { uri, headers, peer })))
     }
 
@@ -93,9 +89,14 @@ pub(crate) struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
+    /// The query of a request.
+    pub(crate) fn of(parts: &'a Parts) -> Self {
+        Self::parse(parts.uri.query().unwrap_or_default())
+    }
+
     /// Parses a query, as the reference does. If a parameter occurs twice, the first one counts. An empty `sid` counts
     /// as missing.
-    pub(crate) fn parse(query: &'a str) -> Self {
+    fn parse(query: &'a str) -> Self {
         let mut parsed = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let slot = match &*name {

@@ -210,7 +210,7 @@ impl ServerBuilder {
     #[must_use]
     pub fn allow_request<F>(
         mut self,
-        f: impl Fn(&::http::Request<hyper::body::Incoming>) -> F + Send + Sync + 'static,
+        f: impl Fn(&::http::request::Parts) -> F + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = bool> + 'static,

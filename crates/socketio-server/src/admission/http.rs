@@ -218,6 +218,13 @@ impl Admission {
         }
     }
 
+    /// Whether another connection may be a client's.
+    fn has_place(&self, pool: &HttpPool) -> Result<(), Limit> {
+        // The number of WebSockets and of requests of sessions.
+        let clients = self.streams.load(Relaxed).saturating_sub(pool.movable + pool.kept + pool.leaving);
+        if clients < self.most_held() { Ok(()) } else { Err(Limit::HttpConnections) }
+    }
+
     /// Most TCP connections of clients, including WebSockets. Half of the places for other peers is not available to
     /// them.
     fn most_held(&self) -> usize {
@@ -328,16 +335,17 @@ impl HttpPermit {
         self.occupant.parting.notified()
     }
 
+    /// Whether there is a place among the connections that are not closed to make room.
+    pub(crate) fn may_be_held(&self) -> Result<(), Limit> {
+        self.admission.has_place(&self.admission.addresses().http)
+    }
+
     /// Protects the connection from being closed while a request of a client's session is in progress.
     pub(crate) fn hold(&self) -> Result<HeldPlace<'_>, Limit> {
         let now = self.admission.now();
         let mut addresses = self.admission.addresses();
         let pool = &mut addresses.http;
-        // The number of WebSockets and of requests of sessions.
-        let clients = self.admission.streams.load(Relaxed).saturating_sub(pool.movable + pool.kept + pool.leaving);
-        if clients >= self.admission.most_held() {
-            return Err(Limit::HttpConnections);
-        }
+        self.admission.has_place(pool)?;
         // A connection that the application keeps stays as it is. A connection that is told to close is about to close.
         if pool.unlist(&self.occupant, HELD, now) {
             pool.held += 1;

@@ -16,7 +16,7 @@ use ::http::{
     HeaderMap, Request, Version,
     header::{CONNECTION, HeaderName, UPGRADE},
 };
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hyper::{
     body::{Body, Incoming},
     server::conn::http1,
@@ -51,14 +51,19 @@ pub(super) fn head_of(request: &Request<Incoming>) -> BytesMut {
     head.extend_from_slice(b" ");
     head.extend_from_slice(request.uri().to_string().as_bytes());
     head.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in request.headers() {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
+    add_headers(request.headers(), &mut head);
     head
+}
+
+/// Appends the bytes of headers, and the empty line after them.
+pub(super) fn add_headers(headers: &HeaderMap, head: &mut impl BufMut) {
+    for (name, value) in headers {
+        head.put_slice(name.as_str().as_bytes());
+        head.put_slice(b": ");
+        head.put_slice(value.as_bytes());
+        head.put_slice(b"\r\n");
+    }
+    head.put_slice(b"\r\n");
 }
 
 /// Lets the fallback answer the request that begins with `read`, and waits until the fallback is done with the stream.

@@ -1,9 +1,7 @@
-//! The connection that hyper reads, and the state of a request's headers.
+//! The connection as hyper reads and writes it.
 
 use std::{
-    cell::Cell,
     io::{self, ErrorKind, IoSlice},
-    net::IpAddr,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -11,161 +9,26 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Instant,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::{BoxError, ResponseBody, exchange::Exchange};
 use crate::{
     Limit,
-    admission::HttpPermit,
     config::SMALL_READ,
-    http::{BoxError, ResponseBody},
     shard::Shard,
     transport::{Stream, read_at_most, take_scratch},
 };
 
-/// Polls that a handler gets to take its body. A body that has arrived reaches the handler at its next poll, or after a
-/// few turns of other tasks.
-const END_PATIENCE: u8 = 16;
-
-/// The received part of a request's headers, and their deadline. hyper holds the headers, but does not report these.
-pub(super) struct Headers {
-    shard: Rc<Shard>,
-    peer: IpAddr,
-    place: Rc<HttpPermit>,
-    count: Cell<usize>,
-    /// The bytes counted in the shard's account.
-    held: Cell<usize>,
-    /// No request is under way.
-    are_awaited: Cell<bool>,
-    /// Some header bytes have arrived, or the headers are the connection's first: the connection is not idle.
-    have_begun: Cell<bool>,
-    deadline: Cell<Instant>,
-    /// The request has its answer, but the answer is not written yet.
-    is_answering: Cell<bool>,
-    /// The answer's last byte is on its way to the stream.
-    answer_ends: Cell<bool>,
-    /// Remaining polls of the handler before the end of the client's data counts as a cut-off body.
-    patience: Cell<u8>,
-    /// The last answer is written together with the first data after HTTP.
-    is_held_back: Cell<bool>,
-}
-
-impl Headers {
-    /// Creates the state for a connection with this peer address. The first headers must arrive by `deadline`, if there
-    /// is one.
-    pub(super) fn new(shard: &Rc<Shard>, peer: IpAddr, place: &Rc<HttpPermit>, deadline: Option<Instant>) -> Rc<Self> {
-        let deadline = deadline.unwrap_or_else(|| Instant::now() + shard.config.header_timeout);
-        Rc::new(Self {
-            shard: shard.clone(),
-            peer,
-            place: place.clone(),
-            count: Cell::new(0),
-            held: Cell::new(0),
-            are_awaited: Cell::new(true),
-            have_begun: Cell::new(true),
-            deadline: Cell::new(deadline),
-            is_answering: Cell::new(false),
-            answer_ends: Cell::new(false),
-            patience: Cell::new(0),
-            is_held_back: Cell::new(false),
-        })
-    }
-
-    /// Records that the headers are complete.
-    pub(super) fn came(&self, has_body: bool) {
-        self.place.request_came(has_body);
-        self.are_awaited.set(false);
-        self.is_answering.set(false);
-        self.answer_ends.set(false);
-        self.patience.set(END_PATIENCE);
-        self.release();
-    }
-
-    /// Records that the request has its answer, and returns the body to write.
-    pub(super) fn answer_with(self: &Rc<Self>, body: ResponseBody) -> AnswerBody {
-        self.is_answering.set(true);
-        AnswerBody { body, headers: self.clone() }
-    }
-
-    /// Whether the server still has to answer a request.
-    pub(super) fn lack_answer(&self) -> bool {
-        self.place.owes_answer() && !self.is_answering.get()
-    }
-
-    /// Records that all pending output is written.
-    fn flushed(&self) {
-        if self.answer_ends.take() {
-            self.answered();
-        }
-    }
-
-    /// Records that the request is answered. The next request's headers are now awaited.
-    fn answered(&self) {
-        self.place.answered();
-        self.are_awaited.set(true);
-        self.have_begun.set(false);
-        self.deadline.set(Instant::now() + self.shard.config.keep_alive_timeout);
-    }
-
-    /// Holds the next answer back, to write it together with the data after it. This saves a write and a packet for
-    /// every WebSocket.
-    pub(super) fn hold_answer_back(&self) {
-        self.is_held_back.set(true);
-    }
-
-    /// Releases the bytes counted for the headers.
-    fn release(&self) {
-        self.count.set(0);
-        self.shard.hold(self.peer, self.held.take(), 0);
-    }
-
-    pub(super) fn are_awaited(&self) -> bool {
-        self.are_awaited.get()
-    }
-
-    pub(super) fn have_begun(&self) -> bool {
-        self.have_begun.get()
-    }
-
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline.get()
-    }
-
-    /// Prepares for the next read of headers.
-    fn go_on(&self) -> Result<(), Limit> {
-        // Headers that arrive in one piece are not counted. Most do, and the server does not wait for them.
-        if self.count.get() > 0 { self.place.request_began() } else { Ok(()) }
-    }
-
-    fn add(&self, read: usize) -> Result<(), Limit> {
-        if read > 0 && !self.have_begun.replace(true) {
-            self.deadline.set(Instant::now() + self.shard.config.header_timeout);
-        }
-        let count = self.count.get() + read;
-        self.count.set(count);
-        if count <= SMALL_READ {
-            return Ok(());
-        }
-        // hyper's buffer grows in the same way.
-        let held = count.next_power_of_two();
-        let before = self.held.replace(held);
-        // The shard has already counted that the limit was met.
-        if self.shard.hold(self.peer, before, held) { Ok(()) } else { Err(Limit::UnfinishedBytes) }
-    }
-}
-
-impl Drop for Headers {
-    fn drop(&mut self) {
-        self.shard.hold(self.peer, self.held.get(), 0);
-    }
-}
-
 /// An answer's body. hyper drops it after it has taken the last part.
 pub(super) struct AnswerBody {
     body: ResponseBody,
-    headers: Rc<Headers>,
+    exchange: Rc<Exchange>,
+}
+
+impl AnswerBody {
+    pub(super) fn new(body: ResponseBody, exchange: Rc<Exchange>) -> Self {
+        Self { body, exchange }
+    }
 }
 
 impl Body for AnswerBody {
@@ -187,7 +50,7 @@ impl Body for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        self.headers.answer_ends.set(true);
+        self.exchange.answer_ends();
     }
 }
 
@@ -199,16 +62,19 @@ impl Drop for AnswerBody {
 /// client waits for an answer: `printf … | nc` gets an answer, too. The exception is a client that waits for a long
 /// time and would come back.
 pub(super) struct HttpStream {
+    /// Bytes that were read before.
+    first: Bytes,
     stream: Stream,
-    headers: Rc<Headers>,
+    exchange: Rc<Exchange>,
     has_ended: bool,
     /// The bytes held back.
     held_back: Vec<u8>,
 }
 
 impl HttpStream {
-    pub(super) fn new(stream: Stream, headers: Rc<Headers>) -> Self {
-        Self { stream, headers, has_ended: false, held_back: Vec::new() }
+    /// `first` holds the bytes that were already read.
+    pub(super) fn new(first: Bytes, stream: Stream, exchange: Rc<Exchange>) -> Self {
+        Self { first, stream, exchange, has_ended: false, held_back: Vec::new() }
     }
 
     pub(super) fn into_stream(self) -> Stream {
@@ -218,10 +84,6 @@ impl HttpStream {
     /// Takes the bytes that must be written before anything else.
     pub(super) fn take_held_back(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held_back)
-    }
-
-    fn holds_back(&self) -> bool {
-        self.headers.is_held_back.get()
     }
 
     /// Whether the client has ended its side of the stream.
@@ -236,7 +98,7 @@ impl HttpStream {
 
     /// Releases the bytes counted for the headers: hyper and its buffer are gone.
     pub(super) fn forget_headers(&self) {
-        self.headers.release();
+        self.exchange.release();
     }
 
     /// Reads and discards bytes. Returns 0 at the end of the stream.
@@ -254,7 +116,7 @@ impl HttpStream {
 
     fn refuse(&self, limit: Limit) -> io::Error {
         if limit != Limit::UnfinishedBytes {
-            self.headers.shard.metrics.limit_met(limit);
+            self.exchange.shard.metrics.limit_met(limit);
         }
         io::Error::new(io::ErrorKind::QuotaExceeded, limit.as_str())
     }
@@ -263,13 +125,17 @@ impl HttpStream {
 impl AsyncRead for HttpStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let place = &this.headers.place;
+        let place = &this.exchange.place;
         let is_header = !place.is_busy();
-        if is_header && let Err(limit) = this.headers.go_on() {
+        if is_header && let Err(limit) = this.exchange.go_on() {
             return Poll::Ready(Err(this.refuse(limit)));
         }
         if !this.has_ended {
-            let read = if place.reads_body() {
+            let read = if !this.first.is_empty() {
+                let first = this.first.split_to(this.first.len().min(buffer.remaining()));
+                buffer.put_slice(&first);
+                first.len()
+            } else if place.reads_body() {
                 let before = buffer.filled().len();
                 ready!(Pin::new(&mut this.stream).poll_read(cx, buffer)).or_else(without_notice)?;
                 buffer.filled().len() - before
@@ -278,7 +144,7 @@ impl AsyncRead for HttpStream {
                     .or_else(|error| without_notice(error).map(|()| 0))?
             };
             if read > 0 {
-                let counted = if is_header { this.headers.add(read) } else { Ok(()) };
+                let counted = if is_header { this.exchange.add(read) } else { Ok(()) };
                 return Poll::Ready(counted.map_err(|limit| this.refuse(limit)));
             }
             this.has_ended = true;
@@ -288,9 +154,7 @@ impl AsyncRead for HttpStream {
             return Poll::Pending;
         }
         // hyper may already have the whole body while the handler does not.
-        let patience = this.headers.patience.get();
-        if place.owes_answer() && patience > 0 {
-            this.headers.patience.set(patience - 1);
+        if place.owes_answer() && this.exchange.is_patient() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -306,7 +170,7 @@ fn without_notice(error: io::Error) -> io::Result<()> {
 impl AsyncWrite for HttpStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.holds_back() {
+        if this.exchange.holds_back() {
             this.held_back.extend_from_slice(data);
             return Poll::Ready(Ok(data.len()));
         }
@@ -319,7 +183,7 @@ impl AsyncWrite for HttpStream {
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.holds_back() {
+        if this.exchange.holds_back() {
             data.iter().for_each(|data| this.held_back.extend_from_slice(data));
             return Poll::Ready(Ok(data.iter().map(|data| data.len()).sum()));
         }
@@ -334,7 +198,7 @@ impl AsyncWrite for HttpStream {
         // hyper calls this after it has written all its output.
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
-        this.headers.flushed();
+        this.exchange.flushed();
         Poll::Ready(Ok(()))
     }
 

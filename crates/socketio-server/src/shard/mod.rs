@@ -269,6 +269,13 @@ impl Shard {
         self.draining.get()
     }
 
+    /// Completes when the shard drains.
+    pub(crate) async fn drained(&self) {
+        if !self.is_draining() {
+            self.drain_began.notified().await;
+        }
+    }
+
     fn connection(&self, key: ConnectionKey) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
         connections.get(key.index as usize).filter(|connection| connection.key == key).cloned()

@@ -211,7 +211,7 @@ async fn an_old_client_and_a_stranger_are_told_of() {
 async fn the_application_may_refuse_a_connection() {
     let server = TestServer::start(one_shard(), |server| {
         server.namespace(echo("/")).allow_request(|request| {
-            let is_allowed = request.headers().contains_key("x-pass");
+            let is_allowed = request.headers.contains_key("x-pass");
             async move { is_allowed }
         })
     });
