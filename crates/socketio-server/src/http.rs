@@ -15,6 +15,7 @@ use std::{convert::Infallible, error::Error, future::Future, net::SocketAddr, pi
 
 use ::http::{Request, Response, request::Parts};
 use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt as _, future::OptionFuture};
 use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Incoming};
 use tokio::{
@@ -80,81 +81,90 @@ enum Upgrade {
     Fallback(BytesMut, SocketAddr),
 }
 
-/// Serves one TCP connection until it ends or becomes a WebSocket.
-pub(crate) async fn serve_connection(
+/// Serves one TCP connection until it ends.
+pub(crate) fn serve_connection(
     shard: Rc<Shard>,
     stream: TcpStream,
     peer: SocketAddr,
     served: StreamGuard,
     place: HttpPermit,
-) {
+) -> impl Future<Output = ()> {
+    // Boxed, so that the task of a WebSocket takes no memory for the state of what was before. An async block would keep
+    // places for all its variables.
+    let opening = Box::pin(until_websocket(shard.clone(), stream, peer, place));
+    let websocket = opening.map(move |opening| {
+        OptionFuture::from(opening.map(|(stream, Opening { origin, answer, leftover })| {
+            open_websocket(&shard, origin, stream, answer, &leftover, served)
+        }))
+    });
+    websocket.flatten().map(drop)
+}
+
+/// Serves a connection until HTTP ends on it. Returns the stream if it becomes the WebSocket of a new session.
+async fn until_websocket(
+    shard: Rc<Shard>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: HttpPermit,
+) -> Option<(Stream, Opening)> {
     // The first request shares the deadline of the TLS handshake, so a client that is slow at both does not get the
     // time twice.
     let deadline = Instant::now() + shard.config.header_timeout;
     let mut stream = match &shard.application.tls {
         None => Stream::Plain(stream),
-        // Boxed, so that the handshake's state takes no memory in the connection's task afterwards.
-        Some(tls) => match Box::pin(tls::handshake(&shard, tls, stream, &place, deadline)).await {
-            Some(stream) => stream,
-            None => return,
-        },
+        // Boxed: the state of a handshake is large.
+        Some(tls) => Box::pin(tls::handshake(&shard, tls, stream, &place, deadline)).await?,
     };
-    let Some(first) = first::read(&shard, &mut stream, peer, &place, deadline).await else { return };
-    if let Some(Opening { origin, answer, leftover }) = first::accept_websocket(&shard, peer, &place, &first) {
-        drop((place, first));
-        return open_websocket(&shard, origin, stream, answer, &leftover, served);
-    }
-    let exchange = Exchange::new(shard, peer, place, deadline);
-    // Boxed, so that the memory of the HTTP connection is freed when HTTP ends.
-    let Some(ended) = Box::pin(requests::serve(&exchange, first, stream)).await else { return };
-    match exchange.upgrade.take() {
-        Some(upgrade) => carry_out(exchange, upgrade, ended, served).await,
-        None => close(&exchange, ended).await,
+    let first = first::read(&shard, &mut stream, peer, &place, deadline).await?;
+    match first::accept_websocket(&shard, peer, &place, &first) {
+        Some(opening) => Some((stream, opening)),
+        // Boxed: so is the state of an HTTP connection.
+        None => Box::pin(serve_http(Exchange::new(shard, peer, place, deadline), first, stream)).await,
     }
 }
 
-/// Closes a connection after HTTP.
-async fn close(exchange: &Exchange, Served { stream, leftover, may_send_on, is_parting }: Served) {
-    // The bytes already read of a refused request are freed now, not after the linger.
-    drop(leftover);
-    if may_send_on {
-        Box::pin(requests::linger(exchange, stream, is_parting)).await;
-    } else if let Stream::Tls(stream) = stream.into_stream() {
-        Box::pin(tls::shut_down(stream, &exchange.place)).await;
-    }
-}
-
-/// Passes the stream on to the target of its upgrade.
-async fn carry_out(exchange: Rc<Exchange>, upgrade: Upgrade, ended: Served, served: StreamGuard) {
-    let (shard, peer) = (exchange.shard.clone(), exchange.peer);
-    let Served { mut stream, leftover, .. } = ended;
+/// Serves requests until HTTP ends on the connection. Returns the stream if it becomes the WebSocket of a new session.
+async fn serve_http(exchange: Rc<Exchange>, first: Bytes, stream: Stream) -> Option<(Stream, Opening)> {
+    let Served { mut stream, leftover, may_send_on, is_parting } = requests::serve(&exchange, first, stream).await?;
+    let Some(upgrade) = exchange.upgrade.take() else {
+        // The bytes already read of a refused request are freed now, not after the linger.
+        drop(leftover);
+        if may_send_on {
+            requests::linger(&exchange, stream, is_parting).await;
+        } else if let Stream::Tls(stream) = stream.into_stream() {
+            tls::shut_down(stream, &exchange.place).await;
+        }
+        return None;
+    };
     let answer = stream.take_held_back();
-    let mut stream = stream.into_stream();
+    let stream = stream.into_stream();
     match upgrade {
+        Upgrade::Open(origin) => return Some((stream, Opening { origin, answer, leftover })),
         Upgrade::Fallback(mut head, client) => {
             head.extend_from_slice(&leftover);
-            let place = &exchange.place;
-            // This connection must not be closed to make room, like one with a client's request.
-            let Ok(_held) = place.hold() else {
-                shard.metrics.limit_met(Limit::HttpConnections);
-                let _ = timeout(CLOSE_LINGER, stream.write_all(turned_away(Limit::HttpConnections))).await;
-                return;
-            };
-            let max_headers = max_headers(&shard.config);
-            Box::pin(reread::serve(&shard, stream, head.freeze(), client, place.connection(), max_headers)).await;
+            serve_upgrade(&exchange, stream, head.freeze(), client).await;
         }
-        Upgrade::Open(origin) => {
-            drop(exchange);
-            open_websocket(&shard, origin, stream, answer, &leftover, served);
-        }
-        Upgrade::Session(sid) => {
-            drop(exchange);
-            match stream.detach() {
-                Ok(stream) => shard.route(EngineRequest::Upgrade { sid, stream, leftover, peer: peer.ip() }),
-                Err(error) => tracing::debug!(%error, "failed to hand over a stream"),
+        Upgrade::Session(sid) => match stream.detach() {
+            Ok(stream) => {
+                let peer = exchange.peer.ip();
+                exchange.shard.route(EngineRequest::Upgrade { sid, stream, leftover, peer });
             }
-        }
+            Err(error) => tracing::debug!(%error, "failed to hand over a stream"),
+        },
     }
+    None
+}
+
+/// Passes an upgrade on to the fallback. `head` holds the request again.
+async fn serve_upgrade(exchange: &Exchange, mut stream: Stream, head: Bytes, client: SocketAddr) {
+    let Exchange { shard, place, .. } = exchange;
+    // This connection must not be closed to make room, like one with a client's request.
+    let Ok(_held) = place.hold() else {
+        shard.metrics.limit_met(Limit::HttpConnections);
+        let _ = timeout(CLOSE_LINGER, stream.write_all(turned_away(Limit::HttpConnections))).await;
+        return;
+    };
+    reread::serve(shard, stream, head, client, place.connection(), max_headers(&shard.config)).await;
 }
 
 /// Completes when the connection must make room for another. The runtime polls the network once more before, so a

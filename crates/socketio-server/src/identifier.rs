@@ -4,9 +4,15 @@
 //! id ends with a keyed checksum. With it, any shard can recognize a room name as a socket's id (and refuse that room
 //! to other sockets) without asking the other shards.
 
-use std::hash::{DefaultHasher, Hasher};
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hasher},
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+/// A map of ids with a quick hash. Clients can't choose the keys: the server makes them, at random.
+pub(crate) type IdMap<V> = HashMap<Id, V, foldhash::fast::RandomState>;
 
 const BYTES: usize = 15;
 pub(crate) const ID_LEN: usize = 20;

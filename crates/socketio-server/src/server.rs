@@ -208,10 +208,7 @@ impl ServerBuilder {
     /// Sets a check of each request that opens a connection. It is called before the connection is opened. If it
     /// returns false, the request gets 403. It is like the reference's `allowRequest`.
     #[must_use]
-    pub fn allow_request<F>(
-        mut self,
-        f: impl Fn(&::http::request::Parts) -> F + Send + Sync + 'static,
-    ) -> Self
+    pub fn allow_request<F>(mut self, f: impl Fn(&::http::request::Parts) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = bool> + 'static,
     {

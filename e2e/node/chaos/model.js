@@ -12,7 +12,7 @@ import { RULES, allows } from './rules.js';
 
 export const [IN, OUT, MAYBE] = ['IN', 'OUT', 'MAYBE'];
 
-/** How late the server may save a session: some 10 ms, and the wait for a slow disk and machine. */
+/** How late the server may save a session: some 50 ms, and the wait for a slow disk and machine. */
 const SAVE_MS = 1_500;
 /** A heartbeat behind a notification and the mark in the store, on a slow machine. */
 const CONFIRM_MS = 2_500;

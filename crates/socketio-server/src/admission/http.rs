@@ -366,7 +366,6 @@ impl HttpPermit {
 
 impl Drop for HttpPermit {
     fn drop(&mut self) {
-        self.end_wait();
         let now = self.admission.now();
         let mut addresses = self.admission.addresses();
         let pool = &mut addresses.http;
@@ -378,8 +377,14 @@ impl Drop for HttpPermit {
                 _ => {}
             }
         }
-        drop(addresses);
-        self.admission.change(self.limited(), |counts| counts.streams = counts.streams.saturating_sub(1));
+        let awaits_request = self.awaits_request.replace(false);
+        if awaits_request {
+            self.admission.handshakes.requests.fetch_sub(1, Relaxed);
+        }
+        addresses.change(self.limited(), now, |counts| {
+            counts.streams = counts.streams.saturating_sub(1);
+            counts.handshakes.requests = counts.handshakes.requests.saturating_sub(u32::from(awaits_request));
+        });
     }
 }
 

@@ -127,6 +127,16 @@ impl Addresses {
         self.tidied = self.known.len();
     }
 
+    /// Changes the counts of an address, and removes the address if nothing is left of it.
+    fn change(&mut self, address: Option<Address>, now: u64, change: impl FnOnce(&mut Counts)) {
+        let Some(address) = address else { return };
+        let Some(counts) = self.known.get_mut(&address) else { return };
+        change(counts);
+        if counts.is_gone(now) {
+            self.known.remove(&address);
+        }
+    }
+
     fn entry(&mut self, address: Address, now: u64) -> &mut Counts {
         if self.known.len() >= FEW_ADDRESSES.max(self.tidied * 2) {
             self.tidy(now);
@@ -232,16 +242,9 @@ impl Admission {
         });
     }
 
-    /// Changes the counts of an address, and removes the address if nothing is left of it.
     fn change(&self, address: Option<Address>, change: impl FnOnce(&mut Counts)) {
-        let Some(address) = address else { return };
         let now = self.now();
-        let mut addresses = self.addresses();
-        let Some(counts) = addresses.known.get_mut(&address) else { return };
-        change(counts);
-        if counts.is_gone(now) {
-            addresses.known.remove(&address);
-        }
+        self.addresses().change(address, now, change);
     }
 
     /// The address as the limits identify it. `None` for a trusted proxy, which stands for many clients.

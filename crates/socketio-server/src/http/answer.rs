@@ -19,12 +19,7 @@ use hyper::body::Incoming;
 
 use super::{ResponseBody, Upgrade, base_path, engine::EngineCall, exchange::Exchange, reread};
 use crate::{
-    Origins, Refusal,
-    admission::HttpPermit,
-    connection::Protocol,
-    handshake::detached,
-    origin,
-    shard::Shard,
+    Origins, Refusal, admission::HttpPermit, connection::Protocol, handshake::detached, origin, shard::Shard,
     transport::EngineError,
 };
 

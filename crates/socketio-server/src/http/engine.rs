@@ -108,7 +108,11 @@ impl EngineCall<'_> {
         query: &Query<'_>,
     ) -> Result<(Response<ResponseBody>, Origin), EngineError> {
         let response = self.accept_websocket(parts)?;
-        if self.shard.is_draining() { Err(EngineError::Unavailable) } else { Ok((response, self.origin(parts, query)?)) }
+        if self.shard.is_draining() {
+            Err(EngineError::Unavailable)
+        } else {
+            Ok((response, self.origin(parts, query)?))
+        }
     }
 
     /// Admits a new session.

@@ -101,9 +101,8 @@ pub(super) fn accept_websocket(
     let client = client_of(shard, peer.ip(), &parts.headers);
     let protocol = protocol_of(shard, &mut parts.uri)?;
     let query = Query::of(&parts);
-    let is_new = query.version.as_deref() == Some("4")
-        && query.transport.as_deref() == Some("websocket")
-        && query.sid.is_none();
+    let is_new =
+        query.version.as_deref() == Some("4") && query.transport.as_deref() == Some("websocket") && query.sid.is_none();
     if !is_new || !is_allowed(shard, peer.ip(), &parts.headers) {
         return None;
     }

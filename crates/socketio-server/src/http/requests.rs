@@ -64,10 +64,7 @@ pub(super) async fn serve(exchange: &Rc<Exchange>, first: Bytes, stream: Stream)
         .max_buf_size(max_header_bytes(config))
         .max_headers(max_headers(config))
         .header_read_timeout(None)
-        .serve_connection(
-            TokioIo::new(HttpStream::new(first, stream, exchange.clone())),
-            Responder(exchange.clone()),
-        );
+        .serve_connection(TokioIo::new(HttpStream::new(first, stream, exchange.clone())), Responder(exchange.clone()));
     let mut is_parting = false;
     let ended = serve_until_end(exchange, &mut connection, &mut is_parting).await;
     let may_send_on = may_send_on(exchange, ended)?;

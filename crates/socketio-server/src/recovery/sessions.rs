@@ -14,13 +14,13 @@ use crate::{
     SocketRef,
     address::Address,
     frame::Frame,
-    identifier::Id,
+    identifier::{Id, IdMap},
     recovery::{Direct, Recovery, SavedSession},
 };
 
 /// The sessions of a node, by their secret.
 pub(crate) struct Sessions {
-    known: HashMap<Id, Whereabouts>,
+    known: IdMap<Whereabouts>,
     /// Stored together, not in separate allocations. Separate allocations would lie between the memory that departed
     /// clients free, and the system would get none of that memory back.
     kept: Slab<Away>,
@@ -142,7 +142,7 @@ impl Away {
 impl Sessions {
     pub(crate) fn new(settings: &Recovery) -> Self {
         Self {
-            known: HashMap::new(),
+            known: IdMap::default(),
             kept: Slab::new(),
             away: VecDeque::new(),
             taken: Taken::default(),

@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
@@ -27,7 +27,7 @@ use crate::{
     frame::Frame,
     held::Accounts,
     http::{AllowRequest, Fallback, serve_connection},
-    identifier::{Entropy, Id, SocketIds},
+    identifier::{Entropy, Id, IdMap, SocketIds},
     metrics::ShardMetrics,
     rate::Rate,
     recovery::{Confirmed, Offset, Readers},
@@ -58,7 +58,7 @@ pub(crate) struct Space {
     application: Arc<Application>,
     index: usize,
     pub(crate) rooms: RefCell<Rooms>,
-    pub(crate) sockets: RefCell<HashMap<Id, Socket>>,
+    pub(crate) sockets: RefCell<IdMap<Socket>>,
     pub(crate) namespace: &'static str,
 }
 
@@ -81,7 +81,7 @@ pub(crate) struct Shard {
     spaces: Vec<Space>,
     pub(crate) connections: RefCell<Slab<Rc<Connection>>>,
     /// The sessions that polling requests may name. A session that began as a WebSocket is not among them.
-    pub(crate) sessions: RefCell<HashMap<Id, Rc<Connection>>>,
+    pub(crate) sessions: RefCell<IdMap<Rc<Connection>>>,
     pub(crate) farewells: RefCell<Farewells>,
     pub(crate) entropy: RefCell<Entropy>,
     pub(crate) scratch: Cell<Option<Box<[u8]>>>,
@@ -296,10 +296,7 @@ impl Shard {
         (stream_place, http_place): (StreamPermit, HttpPermit),
     ) {
         let served = StreamGuard::new(self, stream_place);
-        let shard = self.clone();
-        tokio::task::spawn_local(async move {
-            serve_connection(shard, stream, peer, served, http_place).await;
-        });
+        tokio::task::spawn_local(serve_connection(self.clone(), stream, peer, served, http_place));
     }
 
     /// Nanoseconds since the shard began.

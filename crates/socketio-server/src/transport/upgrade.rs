@@ -127,5 +127,5 @@ fn change_over(session: Rc<Connection>, read: ReadHalf, write: WriteHalf, rest: 
         polling.end();
     }
     session.flush();
-    websocket::start(session, read, rest, served);
+    tokio::task::spawn_local(websocket::serve(session, read, rest, served));
 }

@@ -7,7 +7,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendAncillaryBuffer, recv, send, sendmsg},
@@ -40,15 +39,15 @@ use crate::{
 };
 
 /// Opens a session that begins as a WebSocket. The `answer` to the request is still to be written. `leftover` holds the
-/// bytes that came with the request.
+/// bytes that came with the request. Returns the future that serves the connection until it ends.
 pub(crate) fn open(
     shard: &Rc<Shard>,
     origin: Origin,
     stream: Stream,
     answer: Vec<u8>,
-    leftover: &Bytes,
+    leftover: &[u8],
     served: StreamGuard,
-) {
+) -> impl Future<Output = ()> + use<> {
     let (read, write) = stream.into_split();
     let connection = Connection::open(shard, origin, Transport::WebSocket(write));
     let sid = shard.entropy.borrow_mut().session_id(shard.id);
@@ -56,15 +55,20 @@ pub(crate) fn open(
         connection.queue_uncounted(Rc::new(Frame::ahead(answer)));
         connection.queue_uncounted(Rc::new(Frame::text(|out| open_packet(shard, sid.as_str(), &[], out))));
     });
-    start(connection, read, leftover, served);
+    serve(connection, read, leftover, served)
 }
 
-/// Starts the task that reads a connection.
-pub(crate) fn start(connection: Rc<Connection>, read: ReadHalf, leftover: &[u8], served: StreamGuard) {
+/// Serves a connection until it ends.
+pub(crate) fn serve(
+    connection: Rc<Connection>,
+    read: ReadHalf,
+    leftover: &[u8],
+    served: StreamGuard,
+) -> impl Future<Output = ()> + use<> {
     connection.shard.metrics.websockets.increment();
     let decoder = Decoder::new(connection.shard.config.max_payload);
     let reader = Reader { read, decoder, carry: leftover.to_vec(), stopped: !leftover.is_empty() };
-    tokio::task::spawn_local(run(connection, reader, served));
+    run(connection, reader, served)
 }
 
 async fn run(connection: Rc<Connection>, mut reader: Reader, served: StreamGuard) {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use std::{collections::VecDeque, mem};
 
+use foldhash::fast::RandomState;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -82,6 +83,9 @@ impl Request {
     }
 }
 
+/// The newest change of each session, with a quick hash: the keys are hashes already.
+pub(super) type SessionChanges = HashMap<SessionKey, SessionChange, RandomState>;
+
 /// The deferred writes.
 #[derive(Debug, Default)]
 pub(super) struct Lazy {
@@ -89,7 +93,7 @@ pub(super) struct Lazy {
     /// one.
     pub(super) confirmed_at_most: Option<u64>,
     /// The changes of sessions.
-    pub(super) sessions: HashMap<SessionKey, SessionChange>,
+    pub(super) sessions: SessionChanges,
     /// The number up to which all connected clients have received every event.
     pub(super) confirmed: Option<u64>,
     /// The number up to which each user has received notifications.
@@ -100,7 +104,7 @@ pub(super) struct Lazy {
 /// does not wait for all sessions of a crowd that leaves, or for sessions in a thousand rooms each.
 #[derive(Debug, Default)]
 struct Saving {
-    sessions: HashMap<SessionKey, SessionChange>,
+    sessions: SessionChanges,
     /// The keys of the sessions that the writer has not taken yet.
     left: Vec<SessionKey>,
     /// Written with the last part, because it is valid only after all of these parts are written.
@@ -110,7 +114,10 @@ struct Saving {
 impl Saving {
     /// Takes all changes so far.
     fn of(lazy: &mut Lazy) -> Self {
-        let (sessions, confirmed) = (mem::take(&mut lazy.sessions), lazy.confirmed.take());
+        // The next changes will be about as many, so their map need not grow step by step.
+        let next = lazy.sessions.len().min(LAZY_SESSIONS);
+        let next = SessionChanges::with_capacity_and_hasher(next, RandomState::default());
+        let (sessions, confirmed) = (mem::replace(&mut lazy.sessions, next), lazy.confirmed.take());
         Self { left: sessions.keys().copied().collect(), sessions, confirmed }
     }
 
@@ -121,6 +128,7 @@ impl Saving {
     /// Moves the next part to `lazy`, which is written now. If it `is_last`, moves all changes.
     fn take_part(&mut self, lazy: &mut Lazy, is_last: bool) {
         let mut bytes = 0;
+        lazy.sessions.reserve(self.left.len().min(LAZY_SESSIONS));
         while (is_last || (lazy.sessions.len() < LAZY_SESSIONS && bytes < LAZY_BYTES))
             && let Some(key) = self.left.pop()
         {
