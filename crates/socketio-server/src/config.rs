@@ -1,11 +1,11 @@
 //! Settings and limits of the engine, each with the reason for its default.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use ::http::HeaderName;
 use socketio_protocol::packet::MAX_DEPTH;
 
-use crate::{Origins, Recovery, TrustedProxies};
+use crate::{address::TrustedProxies, origin::Origins, recovery::keeper::SessionKeeper};
 
 /// Settings and limits of a [`Server`](crate::Server).
 #[derive(Debug, Clone)]
@@ -415,3 +415,61 @@ pub(crate) const CLOSE_LINGER_BYTES: usize = 8 * 1024 * 1024;
 
 /// Most closed polling sessions, for each shard, whose last packets wait for one more poll.
 pub(crate) const MAX_FAREWELLS: usize = 1024;
+
+/// Settings and limits of connection state recovery; see [`Config::recovery`](crate::Config::recovery).
+///
+/// If a client's handlers can't take the additional argument of every event, the client declines with `recovery: false`
+/// in its `auth` object. (Handlers of python-socketio have to be written for that argument.)
+#[derive(Clone)]
+pub struct Recovery {
+    /// How long a client may be away. Default 2 minutes, as in Node's server. With zero, no session is recovered, and
+    /// clients notice nothing; broadcasts still have their offsets.
+    pub window: Duration,
+    /// The limit of remembered broadcasts, in bytes. Above it, the oldest are evicted, and clients that missed them are
+    /// not recovered. Default 64 MiB.
+    pub max_bytes: usize,
+    /// The same limit for broadcasts of which only the newest is needed
+    /// ([`Broadcast::latest`](crate::Broadcast::latest)). It is separate, so that they never evict other broadcasts.
+    /// Default 16 MiB.
+    pub max_latest_bytes: usize,
+    /// The limit of remembered events emitted to one socket alone, in bytes. They are remembered until their arrival is
+    /// confirmed. Default 256 KiB, as many bytes as may wait for a client that is still read from.
+    pub max_direct_bytes: usize,
+    /// The limit of sessions kept for clients that are away. Above it, sessions of the address with the most are
+    /// evicted, if it has a 256th of a limit or more; otherwise the oldest sessions are evicted. Default
+    /// 100,000.
+    pub max_sessions: usize,
+    /// The limit of the bytes of those sessions: their rooms, their data, and the events emitted to them alone. Above
+    /// it, the same sessions are evicted. Default 64 MiB: 600 bytes for each session of the maximum number.
+    pub max_session_bytes: usize,
+    /// The first broadcast gets a higher offset than this. Offsets never decrease: a server that takes over the
+    /// sessions of an earlier one continues after its offsets. Default: the microseconds since 1970.
+    pub after: Option<u64>,
+    /// The key that distinguishes socket ids from other names. A server that takes over sessions must recognize their
+    /// ids. Default: random.
+    pub id_key: Option<[u8; 16]>,
+    /// The keeper of sessions across the end of the process. Default: none.
+    pub keeper: Option<Arc<dyn SessionKeeper>>,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(120),
+            max_bytes: 64 * 1024 * 1024,
+            max_latest_bytes: 16 * 1024 * 1024,
+            max_direct_bytes: 256 * 1024,
+            max_sessions: 100_000,
+            max_session_bytes: 64 * 1024 * 1024,
+            after: None,
+            id_key: None,
+            keeper: None,
+        }
+    }
+}
+
+impl fmt::Debug for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recovery").field("window", &self.window).finish_non_exhaustive()
+    }
+}

@@ -26,19 +26,12 @@ use crate::{
     address::Address,
     admission::ConnectionPermit,
     config::{MANY_ROOMS, SMALL_UNARRIVED},
-    handshake::{Abilities, Handshake},
-    identifier::Id,
-    outbox::Outbox,
+    delivery::outbox::Outbox,
+    http::handshake::{Abilities, Handshake},
+    identifier::{ConnectionKey, Id},
     shard::Shard,
-    transport::Transport,
+    writer::Writer,
 };
-
-/// Identifies a connection of a shard. The generation distinguishes it from other connections that had the same index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ConnectionKey {
-    pub(crate) index: u32,
-    generation: u32,
-}
 
 /// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +71,7 @@ pub(crate) struct Connection {
     /// The reason of a pending close, which takes place when no handler runs.
     close_due: Cell<Option<DisconnectReason>>,
     pub(crate) shard: Rc<Shard>,
-    pub(crate) transport: RefCell<Transport>,
+    pub(crate) writer: RefCell<Writer>,
     outbox: RefCell<Outbox>,
     /// Bytes that the last flush left in the outbox, as recorded in the metrics.
     waiting: Cell<usize>,
@@ -205,7 +198,7 @@ pub(crate) type Violation = DisconnectReason;
 
 impl Connection {
     /// Opens a connection on its shard. The caller sends the handshake.
-    pub(crate) fn open(shard: &Rc<Shard>, origin: Origin, transport: Transport) -> Rc<Self> {
+    pub(crate) fn open(shard: &Rc<Shard>, origin: Origin, writer: Writer) -> Rc<Self> {
         let now = Instant::now();
         let mut connections = shard.connections.borrow_mut();
         let entry = connections.vacant_entry();
@@ -215,7 +208,7 @@ impl Connection {
         let connection = Rc::new(Self {
             key,
             shard: shard.clone(),
-            sid: transport.sid(),
+            sid: writer.sid(),
             client: origin.client,
             strikes: Cell::new(0),
             place: Cell::new(Some(origin.place)),
@@ -223,7 +216,7 @@ impl Connection {
             takes_base64: origin.abilities.takes_base64,
             is_python: origin.abilities.is_python,
             protocol: origin.protocol,
-            transport: RefCell::new(transport),
+            writer: RefCell::new(writer),
             outbox: RefCell::default(),
             sockets: RefCell::default(),
             assembling: RefCell::default(),
@@ -325,7 +318,7 @@ impl Connection {
             self.shard.metrics.reads_paused.increment();
         } else {
             self.wake_reader();
-            if self.transport.borrow().has_post() {
+            if self.writer.borrow().has_post() {
                 self.wait_for_turn();
             }
         }

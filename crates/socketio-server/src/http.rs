@@ -7,9 +7,13 @@ mod body;
 mod engine;
 mod exchange;
 mod first;
+pub(crate) mod handshake;
+mod page;
 mod requests;
 mod reread;
+mod response;
 mod stream;
+mod tls;
 
 use std::{convert::Infallible, error::Error, future::Future, net::SocketAddr, pin::Pin, rc::Rc};
 
@@ -31,15 +35,15 @@ use crate::{
     config::{CLOSE_LINGER, MIN_HEADER_BYTES, SHORT_HEADER},
     connection::Origin,
     identifier::Id,
-    server::turned_away,
     shard::{Shard, StreamGuard},
-    tls,
-    transport::{EngineRequest, Stream, open_websocket},
+    stream::Stream,
+    transport::{EngineRequest, open_websocket},
 };
 
 use exchange::Exchange;
 use first::Opening;
 use requests::Served;
+pub(crate) use response::turned_away;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;

@@ -1,6 +1,6 @@
-//! Unguessable identifiers: session ids (Engine.IO's `sid`) and socket ids (Socket.IO's).
+//! Names: unguessable ids of sessions (Engine.IO's `sid`) and sockets (Socket.IO's), and names within the process.
 //!
-//! Both are 20 characters of URL-safe base64. A session id ends with its shard, so that any shard can find it. A socket
+//! Both ids are 20 characters of URL-safe base64. A session id ends with its shard, so that any shard can find it. A socket
 //! id ends with a keyed checksum. With it, any shard can recognize a room name as a socket's id (and refuse that room
 //! to other sockets) without asking the other shards.
 
@@ -51,6 +51,29 @@ impl Id {
     /// The shard in a session id.
     pub(crate) fn shard(&self) -> Option<usize> {
         self.decode().map(|bytes| usize::from(bytes[BYTES - 1]))
+    }
+}
+
+/// Identifies a connection of a shard. The generation distinguishes it from other connections that had the same index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ConnectionKey {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// A name of a socket, valid on any thread for as long as the process runs; see [`Handle::with_socket`](crate::Handle::with_socket).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketRef {
+    pub(crate) connection: ConnectionKey,
+    pub(crate) serial: u32,
+    pub(crate) shard: u16,
+    pub(crate) namespace: u16,
+}
+
+impl SocketRef {
+    /// Whether the socket belongs to this connection.
+    pub(crate) fn is_of(&self, connection: ConnectionKey, shard: u8) -> bool {
+        self.connection == connection && self.shard == u16::from(shard)
     }
 }
 

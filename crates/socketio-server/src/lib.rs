@@ -45,81 +45,72 @@
 //!
 //! # The modules
 //!
-//! | file | content |
+//! | module | content |
 //! |---|---|
-//! | `config` | settings and limits, with the reason for each default |
-//! | `admission`, `address`, `rate` | admission, rates and quotas of clients, and evictions to make room for others |
-//! | `turns` | the order of work on a shard |
-//! | `held` | the accounts of the resources that peers hold on a shard |
-//! | `limit`, `refusal` | the limits for peers, and the other reasons for refusals, for answers, logs and metrics |
 //! | `server` | builder, acceptor, drain |
-//! | `shard`, `timers` | one thread's state, its mailbox and its loops; its deadlines in one heap |
-//! | `http` | routes requests to the transports or the fallback; CORS |
-//! | `origin` | the web origins that may use the server |
-//! | `handshake` | the request that opens a connection |
-//! | `system` | functions that only Linux has |
-//! | `tls` | the certificate, which can be replaced, and the handshake |
-//! | `transport` | long-polling, WebSocket, and the upgrade from one to the other, on plain TCP or TLS |
+//! | `http` | requests: the engine's paths, the fallback, CORS, upgrades; the request that opens a connection |
+//! | `transport` | bytes in: long-polling, WebSocket, and the upgrade from one to the other |
 //! | `connection` | an Engine.IO connection: packets in and out, heartbeat, connecting, resuming, closing; its limits |
-//! | `identifier` | unguessable ids of sessions and sockets |
-//! | `reason`, `metrics` | the reasons for disconnections, and the counters of each shard |
-//! | `outbox`, `frame` | the frames that wait to be written, and how a frame is encoded once |
-//! | `namespace`, `socket`, `event` | the interface for applications |
-//! | `raw` | Engine.IO without Socket.IO, on a separate path |
-//! | `rooms`, `broadcast`, `fanout` | rooms, and the delivery of broadcasts to their receivers |
+//! | `api` | the interface for applications: namespaces, sockets, events, broadcasts; Engine.IO without Socket.IO |
+//! | `shard` | one thread's state: its loops, its mailbox, its order of work, timers, rooms, fan-out, and the accounts of what peers hold |
+//! | `writer` | bytes out: what a connection writes over its transport |
+//! | `stream` | a TCP connection, plain or with TLS |
 //! | `recovery` | the sessions and the missed events of returning clients |
+//! | `delivery` | a packet that is encoded once, the packets that wait for a client, a broadcast on its way to the shards |
+//! | `admission`, `address`, `rate` | admission, rates and quotas of clients, and evictions to make room for others |
+//! | `tls` | the certificate, which can be replaced, and the handshake |
+//! | `config` | settings and limits, with the reason for each default |
+//! | `identifier` | unguessable ids of sessions and sockets, and their names within the process |
+//! | `origin` | the web origins of pages |
+//! | `limit`, `refusal`, `engine_error` | the limits for peers, the other reasons for refusals, and the errors of requests, for answers, logs and metrics |
+//! | `reason`, `metrics` | the reasons for disconnections and failed recoveries, and the counters of each shard |
+//! | `system` | functions that only Linux has |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 mod address;
 mod admission;
-mod broadcast;
+mod api;
 mod config;
 mod connection;
-mod event;
-mod fanout;
-mod frame;
-mod handshake;
-mod held;
+mod delivery;
+mod engine_error;
 mod http;
 mod identifier;
 mod limit;
 mod metrics;
-mod namespace;
 mod origin;
-mod outbox;
 mod rate;
-mod raw;
 mod reason;
 mod recovery;
 mod refusal;
-mod rooms;
 mod server;
 mod shard;
-mod socket;
+mod stream;
 mod system;
-mod timers;
 mod tls;
 mod transport;
-mod turns;
+mod writer;
 
 pub use address::TrustedProxies;
 pub use admission::{BodyPermit, HttpConnection};
-pub use broadcast::{Broadcast, Delivery, Handle};
-pub use config::{Config, MAX_LEAVING};
-pub use event::{Ack, AckError, AckReply, EncodeError, Event, EventArgs, OwnedEvent};
-pub use handshake::Handshake;
+pub use api::broadcast::{Broadcast, Delivery};
+pub use api::event::{Ack, AckError, AckReply, EncodeError, Event, EventArgs, OwnedEvent};
+pub use api::handle::Handle;
+pub use api::namespace::{ConnectError, Namespace};
+pub use api::raw::{RawEndpoint, RawMessage, RawSocket};
+pub use api::socket::Socket;
+pub use config::{Config, MAX_LEAVING, Recovery};
+pub use http::handshake::Handshake;
+pub use identifier::SocketRef;
 pub use limit::Limit;
 pub use metrics::MetricsSnapshot;
-pub use namespace::{ConnectError, Namespace};
 pub use origin::{Origins, WebOrigin, WrongOrigin};
-pub use raw::{RawEndpoint, RawMessage, RawSocket};
-pub use reason::DisconnectReason;
-pub use recovery::{Before, MissedEvent, Recalled, Recovery, RecoveryFailure, SavedSession, SessionKeeper};
+pub use reason::{DisconnectReason, RecoveryFailure};
+pub use recovery::keeper::{Before, MissedEvent, Recalled, SavedSession, SessionKeeper};
 pub use refusal::{Refusal, RefusedClient};
-pub use rooms::JoinError;
 pub use server::{Drained, Server, ServerBuilder};
-pub use socket::{Socket, SocketRef};
+pub use shard::rooms::JoinError;
 pub use tls::Tls;
 /// The crates whose types are in this crate's API: attachments, requests (`hyper::http`) and their bodies, JSON,
 /// services, and the arguments of [`Tls`].

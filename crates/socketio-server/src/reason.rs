@@ -1,4 +1,5 @@
-//! The reasons for a socket's disconnect: one table for handlers, logs and metrics.
+//! The reasons for a socket's disconnect, and for a session that is not recovered: one table each, for handlers, logs
+//! and metrics.
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
@@ -79,4 +80,37 @@ impl DisconnectReason {
             | Self::HandlerPanic => false,
         }
     }
+}
+
+macro_rules! failures {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// The reason why a client that asked for its session got a new one.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum RecoveryFailure { $($(#[$doc])* $name,)* }
+
+        impl RecoveryFailure {
+            /// Every failure, in the order of the table.
+            pub const ALL: [Self; [$($text),*].len()] = [$(Self::$name),*];
+
+            /// The name in logs and metrics.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+failures! {
+    /// The session is not known: it ended, or the client was away for too long.
+    UnknownSession => "unknown session",
+    /// The client can't have received the offset that it sent.
+    BadOffset => "bad offset",
+    /// Some of the missed events are no longer remembered.
+    Forgotten => "events forgotten",
+    /// The application refused the session.
+    Refused => "refused",
+    /// The limits do not allow the client to join all rooms of its session again.
+    TooManyRooms => "too many rooms",
 }

@@ -3,13 +3,6 @@
 
 use std::net::IpAddr;
 
-use ::http::{
-    HeaderMap, HeaderName,
-    header::{ORIGIN, USER_AGENT},
-};
-
-use crate::shard::Shard;
-
 macro_rules! refusals {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
         /// The reason for a client's refusal.
@@ -55,17 +48,3 @@ pub struct RefusedClient<'a> {
 
 /// The callback for a refused client.
 pub(crate) type OnRefusal = dyn Fn(&RefusedClient<'_>) + Send + Sync;
-
-impl Shard {
-    /// Counts and reports a refused client. Its request's headers, if there are any, identify it.
-    pub(crate) fn refuse(&self, refusal: Refusal, address: IpAddr, headers: Option<&HeaderMap>) {
-        let text = |name: HeaderName| headers?.get(name)?.to_str().ok();
-        let refused = RefusedClient { refusal, address, origin: text(ORIGIN), user_agent: text(USER_AGENT) };
-        self.metrics.client_refused(refusal);
-        let (origin, user_agent) = (refused.origin, refused.user_agent);
-        tracing::debug!(%address, reason = refusal.as_str(), origin, user_agent, "refuse a client");
-        if let Some(on_refusal) = &self.application.on_refusal {
-            self.guarded(|| on_refusal(&refused));
-        }
-    }
-}

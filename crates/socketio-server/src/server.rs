@@ -25,9 +25,9 @@ use tokio::{
 use crate::{
     Config, Handle, Limit, Namespace, RawEndpoint, Recovery, RefusedClient, Tls,
     admission::{Admission, TIDY_INTERVAL},
-    broadcast::Node,
+    api::handle::Node,
     config::{MAX_SHARDS, USER_TIMEOUT_STALLS, check_path},
-    http::Fallback,
+    http::{Fallback, turned_away},
     identifier::SocketIds,
     metrics::ShardMetrics,
     recovery::Memory,
@@ -366,11 +366,9 @@ fn is_for_want_of_files(error: &io::Error) -> bool {
 
 /// Distributes connections to the shards in turn.
 async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
-    let mailboxes = &shard.handle.0.mailboxes;
     let admission = &shard.handle.0.admission;
     let mut tidying = tokio::time::interval(TIDY_INTERVAL);
-    let mut spare = SpareFile::open();
-    let mut complained: Option<Instant> = None;
+    let mut failures = AcceptFailures { spare: SpareFile::open(), complained: None };
     let mut turn = 0;
     while !shard.is_draining() {
         // A connection told to close does so when its shard runs its task. New connections wait for that instead of
@@ -393,52 +391,57 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
             }
             accepted = listener.accept() => accepted,
         };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok((stream, peer)) => turn = distribute(&shard, stream, peer, turn),
             Err(error) => {
-                shard.metrics.accept_failures.increment();
-                if complained.is_none_or(|at| at.elapsed() >= ACCEPT_COMPLAINTS) {
-                    complained = Some(Instant::now());
-                    tracing::warn!(%error, "failed to accept a connection");
-                }
-                // A waiting connection is accepted when an idle one has closed. If none can close, the waiting one is
-                // refused.
-                if is_for_want_of_files(&error) && !admission.make_room() {
-                    spare.turn_away_one(&listener, shard.application.tls.is_some());
-                }
+                failures.meet(&shard, &listener, &error);
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
-                continue;
             }
-        };
-        let place = match admission.stream(peer.ip()) {
-            Ok(place) => place,
-            Err(limit) => {
-                shard.metrics.limit_met(limit);
-                tracing::debug!(%peer, limit = limit.as_str(), "turn a connection away");
-                // The refusal is plain text, which a client in a TLS handshake could not read.
-                if shard.application.tls.is_none() {
-                    // Written directly, because the runtime does not know yet that the socket has room.
-                    let _ = rustix::io::write(&stream, turned_away(limit));
-                }
-                continue;
-            }
-        };
-        system::prepare_stream(&stream);
-        if turn == usize::from(shard.id) {
-            shard.accept(stream, peer, place);
-        } else if let (Some(mailbox), Ok(stream)) = (mailboxes.get(turn), stream.into_std()) {
-            let _ = mailbox.send(Command::Accept(stream, peer, place));
         }
-        turn = (turn + 1) % mailboxes.len();
     }
 }
 
-/// The answer to a client without a place, sent before its request is read. The client may not see it: if the client
-/// has sent data meanwhile, that data stays unread, and the kernel resets the connection.
-pub(crate) fn turned_away(limit: Limit) -> &'static [u8] {
-    if limit.is_shared() {
-        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    } else {
-        b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+/// Gives a connection to the shard whose turn it is, if the limits admit it. Returns the next turn.
+fn distribute(shard: &Rc<Shard>, stream: tokio::net::TcpStream, peer: SocketAddr, turn: usize) -> usize {
+    let mailboxes = &shard.handle.0.mailboxes;
+    let place = match shard.handle.0.admission.stream(peer.ip()) {
+        Ok(place) => place,
+        Err(limit) => {
+            shard.metrics.limit_met(limit);
+            tracing::debug!(%peer, limit = limit.as_str(), "turn a connection away");
+            // The refusal is plain text, which a client in a TLS handshake could not read.
+            if shard.application.tls.is_none() {
+                // Written directly, because the runtime does not know yet that the socket has room.
+                let _ = rustix::io::write(&stream, turned_away(limit));
+            }
+            return turn;
+        }
+    };
+    system::prepare_stream(&stream);
+    if turn == usize::from(shard.id) {
+        shard.accept(stream, peer, place);
+    } else if let (Some(mailbox), Ok(stream)) = (mailboxes.get(turn), stream.into_std()) {
+        let _ = mailbox.send(Command::Accept(stream, peer, place));
+    }
+    (turn + 1) % mailboxes.len()
+}
+
+/// The state for connections that can't be accepted.
+struct AcceptFailures {
+    spare: SpareFile,
+    complained: Option<Instant>,
+}
+
+impl AcceptFailures {
+    fn meet(&mut self, shard: &Shard, listener: &tokio::net::TcpListener, error: &io::Error) {
+        shard.metrics.accept_failures.increment();
+        if self.complained.is_none_or(|at| at.elapsed() >= ACCEPT_COMPLAINTS) {
+            self.complained = Some(Instant::now());
+            tracing::warn!(%error, "failed to accept a connection");
+        }
+        // A waiting connection is accepted when an idle one has closed. If none can close, the waiting one is refused.
+        if is_for_want_of_files(error) && !shard.handle.0.admission.make_room() {
+            self.spare.turn_away_one(listener, shard.application.tls.is_some());
+        }
     }
 }

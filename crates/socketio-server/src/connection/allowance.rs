@@ -6,8 +6,8 @@ use super::{Connection, Held, Slice, Turn, Violation};
 use crate::{
     DisconnectReason, Event, Limit, Socket,
     config::{HEAD_START, LONGEST_WORK_SHARE, REMEMBERED_STEP, SLICE, SMALL_UNARRIVED},
-    held::Level,
     rate::Pace,
+    shard::held::Level,
     transport::handle_post,
 };
 
@@ -103,7 +103,7 @@ impl Connection {
     /// Starts the connection's turn.
     pub(crate) fn take_turn(self: &Rc<Self>) {
         self.turn.set(Turn::Given);
-        if self.transport.borrow().is_polling() {
+        if self.writer.borrow().is_polling() {
             handle_post(self);
         } else {
             self.wake_reader();

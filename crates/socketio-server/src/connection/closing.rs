@@ -9,10 +9,10 @@ use tokio::{sync::oneshot, time::Instant};
 use super::Connection;
 use crate::{
     DisconnectReason, Socket,
-    frame::Frame,
+    delivery::frame::Frame,
     recovery::{Away, SavedSession},
-    timers::Timer,
-    transport::Transport,
+    shard::timers::Timer,
+    writer::{Ending, Writer},
 };
 
 impl Connection {
@@ -102,7 +102,7 @@ impl Connection {
     /// Ends the connection because its client has come back on another one. `done` is dropped when this connection has
     /// ended. Bytes already received are processed first: they may hold a DISCONNECT.
     pub(crate) fn hand_over(self: &Rc<Self>, done: oneshot::Sender<()>) {
-        let is_being_handled = !self.is_paused() && self.transport.borrow().has_unhandled();
+        let is_being_handled = !self.is_paused() && self.writer.borrow().has_unhandled();
         if self.reader.borrow().is_none() && !is_being_handled {
             return self.close(DisconnectReason::SessionResumed);
         }
@@ -139,8 +139,17 @@ impl Connection {
         if let Some(sid) = self.sid {
             self.shard.sessions.borrow_mut().remove(&sid);
         }
-        let transport = std::mem::replace(&mut *self.transport.borrow_mut(), Transport::Closed);
-        transport.close(self, reason, code, &mut self.outbox.borrow_mut());
+        let writer = std::mem::replace(&mut *self.writer.borrow_mut(), Writer::Closed);
+        let shard = &self.shard;
+        let ending = Ending {
+            reason,
+            code,
+            is_python: self.is_python,
+            farewells: &shard.farewells,
+            keep: shard.config.ping_timeout,
+            metrics: &shard.metrics,
+        };
+        writer.close(&ending, &mut self.outbox.borrow_mut());
         self.outbox.borrow_mut().clear();
         self.count_waiting();
         self.assembling.borrow_mut().take();

@@ -11,12 +11,12 @@ use super::{
 };
 use crate::{
     ConnectError, DisconnectReason, Socket, SocketRef,
+    api::namespace::{HandlerFuture, OnSocket},
     config::EVENT_OVERHEAD,
-    frame::Frame,
-    handshake::Handshake,
-    held::HeldMessage,
-    namespace::{HandlerFuture, OnSocket},
+    delivery::frame::Frame,
+    http::handshake::Handshake,
     recovery::SocketRecovery,
+    shard::held::HeldMessage,
 };
 
 impl Connection {

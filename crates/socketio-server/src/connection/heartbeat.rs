@@ -5,7 +5,11 @@ use std::{rc::Rc, time::Duration};
 use tokio::time::Instant;
 
 use super::{Connection, ExtraPings, Heartbeat};
-use crate::{DisconnectReason, config::FIRST_HEARTBEAT, shard::Shard, timers::Timer};
+use crate::{
+    DisconnectReason,
+    config::FIRST_HEARTBEAT,
+    shard::{Shard, timers::Timer},
+};
 
 impl Connection {
     /// The delay until the next heartbeat: a random time in the last fifth of the interval.
@@ -99,7 +103,8 @@ impl Connection {
     /// Sends the next heartbeat now, unless one is under way or a replay is about to be queued. In the second case, the
     /// answer would confirm the replay too.
     pub(crate) fn ask_what_arrived(self: &Rc<Self>) {
-        let is_before_replay = self.shard.before_replay.get().is_some_and(|(socket, _)| socket.is_of(self));
+        let is_before_replay =
+            self.shard.before_replay.get().is_some_and(|(socket, _)| socket.is_of(self.key, self.shard.id));
         if let Heartbeat::PingAt(_) = self.heartbeat.get()
             && !is_before_replay
         {

@@ -11,11 +11,11 @@ use socketio_protocol::{
 use super::{Assembling, Connection, Protocol, Violation};
 use crate::{
     AckReply, ConnectError, DisconnectReason, Event, Limit, OwnedEvent, RawMessage, RawSocket, Refusal, Socket,
+    api::namespace::{Handler, HandlerFuture, Namespace},
     config::SLICE,
-    frame::Frame,
-    handshake::Handshake,
-    held::HeldMessage,
-    namespace::{Handler, HandlerFuture, Namespace},
+    delivery::frame::Frame,
+    http::handshake::Handshake,
+    shard::held::HeldMessage,
 };
 
 impl Connection {

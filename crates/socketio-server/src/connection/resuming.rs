@@ -12,15 +12,15 @@ use tokio::{
 use super::Connection;
 use crate::{
     RecoveryFailure, Socket, SocketRef,
+    api::event::EventArgs,
     config::{CROWDED_PAUSE, CROWDED_PAUSES, LARGEST_WAIT},
-    event::EventArgs,
-    frame::Frame,
+    delivery::frame::Frame,
     identifier::Id,
     recovery::{
         Away, Direct, Entry, Memory, MissedEvent, Offset, SavedSession, SessionKeeper, SocketRecovery, TooLate,
         Whereabouts,
     },
-    shard::{Command, Shard},
+    shard::Shard,
 };
 
 /// A client's claim to its earlier session.
@@ -115,15 +115,8 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
         }
         sleep(CROWDED_PAUSE).await;
     }
-    // This shard must have processed every broadcast that the client received through another shard. A command to all
-    // shards is posted under the history's lock. It therefore precedes the mark on every shard or follows it on every
-    // shard.
-    let (mark, reached) = oneshot::channel();
-    {
-        let _order = recovery.history();
-        shard.post(Command::Mark(mark));
-    }
-    let _ = reached.await;
+    // This shard must have processed every broadcast that the client received through another shard.
+    shard.caught_up().await;
     // The client may have missed many events, and the session may be in many rooms.
     shard.turn().await;
     if connection.is_closed() {
@@ -190,7 +183,7 @@ async fn take_when_free(
     loop {
         match take(recovery, pid) {
             Taken::Session(taken) => return Some(taken),
-            Taken::HeldBy(socket) if socket.is_of(connection) => return None,
+            Taken::HeldBy(socket) if socket.is_of(connection.key, shard.id) => return None,
             // The client noticed the loss of its connection before the server did.
             Taken::HeldBy(socket) => {
                 let _ = timeout(patience, hang_up(shard, socket)).await;

@@ -9,8 +9,8 @@ use super::Connection;
 use crate::{
     DisconnectReason, Socket,
     config::{LARGEST_ANSWERS, LARGEST_WAIT, SLOW_POLL_BYTES},
-    frame::Frame,
-    transport::Flushed,
+    delivery::frame::Frame,
+    stream::Flushed,
 };
 
 impl Connection {
@@ -43,7 +43,7 @@ impl Connection {
     /// as long as for one, since the processor waits for all of them together. Between the writes, it would wait for
     /// each fetch.
     pub(crate) fn prefetch(&self) {
-        black_box((self.closed.get(), self.transport.borrow().prefetch()));
+        black_box((self.closed.get(), self.writer.borrow().prefetch()));
     }
 
     /// Writes frames at once, if no earlier frames wait. Bytes that the client does not take at once are queued.
@@ -51,7 +51,7 @@ impl Connection {
     pub(crate) fn write_through(self: &Rc<Self>, frames: &[Rc<Frame>], bytes: &[u8]) {
         let nothing_waits = !self.closed.get() && !self.flush_pending.get() && !self.is_behind.get();
         let written = if nothing_waits && !self.takes_base64 {
-            self.transport.borrow().write(bytes, &self.shard.metrics)
+            self.writer.borrow().write(bytes, &self.shard.metrics)
         } else {
             0
         };
@@ -114,7 +114,7 @@ impl Connection {
     /// Whether the waiting bytes wait for the client, and not just for their turn. Between two polls, some bytes always
     /// wait.
     fn is_slow(&self, waiting: usize) -> bool {
-        self.blocked_since.get().is_some() || (waiting > SLOW_POLL_BYTES && !self.transport.borrow().is_ready())
+        self.blocked_since.get().is_some() || (waiting > SLOW_POLL_BYTES && !self.writer.borrow().is_ready())
     }
 
     pub(super) fn want_flush(self: &Rc<Self>) {
@@ -125,7 +125,7 @@ impl Connection {
 
     /// Whether a packet that is sent now would leave at once.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.closed.get() && self.blocked_since.get().is_none() && self.transport.borrow().is_ready()
+        !self.closed.get() && self.blocked_since.get().is_none() && self.writer.borrow().is_ready()
     }
 
     /// Writes the waiting frames. Then closes, pauses or resumes the connection, if that is due.
@@ -180,7 +180,7 @@ impl Connection {
         if self.shard.has_unsaved() {
             self.save_sessions();
         }
-        let flushed = self.transport.borrow_mut().flush(&mut self.outbox.borrow_mut(), &self.shard.metrics);
+        let flushed = self.writer.borrow_mut().flush(&mut self.outbox.borrow_mut(), &self.shard.metrics);
         self.is_behind.set(flushed != Flushed::All);
         self.count_waiting();
         match flushed {

@@ -9,18 +9,16 @@ use ::http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONNECTION,
-        CONTENT_TYPE, ORIGIN, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CONNECTION, CONTENT_TYPE,
+        ORIGIN, RETRY_AFTER, VARY,
     },
 };
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
 
-use super::{ResponseBody, Upgrade, base_path, engine::EngineCall, exchange::Exchange, reread};
+use super::{ResponseBody, Upgrade, base_path, engine::EngineCall, exchange::Exchange, page, reread, response::text};
 use crate::{
-    Origins, Refusal, admission::HttpPermit, connection::Protocol, handshake::detached, origin, shard::Shard,
-    transport::EngineError,
+    Origins, Refusal, admission::HttpPermit, connection::Protocol, engine_error::EngineError,
+    http::handshake::detached, shard::Shard,
 };
 
 /// Answers a request. `None` if the request is answered elsewhere.
@@ -49,7 +47,7 @@ pub(super) async fn answer(exchange: &Exchange, request: Request<Incoming>) -> O
             tracing::debug!(%client, limit = limit.as_str(), "refuse a request");
         }
         // Other refusals have nothing to do with the page's origin.
-        let reason = if allowed { None } else { Some(origin::refusal(&shard.config)) };
+        let reason = if allowed { None } else { Some(page::refusal(&shard.config)) };
         refusal(error, reason)
     });
     say_close(place, &mut response);
@@ -135,7 +133,7 @@ pub(super) fn protocol_of(shard: &Shard, target: &mut Uri) -> Option<Protocol> {
 
 /// Whether a request comes from an allowed page, or from no page.
 pub(super) fn is_allowed(shard: &Shard, peer: IpAddr, headers: &HeaderMap) -> bool {
-    origin::is_allowed(&shard.config, peer, shard.application.tls.is_some(), headers)
+    page::is_allowed(&shard.config, peer, shard.application.tls.is_some(), headers)
 }
 
 pub(super) fn allow_origin(origins: &Origins, origin: HeaderValue, headers: &mut HeaderMap) {
@@ -159,24 +157,5 @@ fn preflight(requested_headers: Option<HeaderValue>) -> Response<ResponseBody> {
     if let Some(requested) = requested_headers {
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, requested);
     }
-    response
-}
-
-/// An answer without a body.
-pub(super) fn empty(status: StatusCode) -> Response<ResponseBody> {
-    let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
-    *response.status_mut() = status;
-    response
-}
-
-/// An answer of plain text.
-pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
-    let mut response = Response::new(Full::new(body.into()).map_err(|never| match never {}).boxed_unsync());
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // A browser must not interpret other clients' content as a page.
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
-use crate::{shard::Shard, transport::EngineError};
+use crate::{engine_error::EngineError, shard::Shard};
 
 /// Receives the body of a client's request.
 pub(super) async fn read(shard: &Shard, client: IpAddr, body: Incoming) -> Result<Bytes, EngineError> {

@@ -19,19 +19,19 @@ use socketio_protocol::websocket;
 use tokio::sync::oneshot;
 
 use super::{
-    ResponseBody, Upgrade,
-    answer::{empty, text},
-    body,
+    ResponseBody, Upgrade, body,
     reread::has_token,
+    response::{empty, text},
 };
 use crate::{
     Refusal,
     admission::{BodyPermit, HttpPermit},
     connection::{Origin, Protocol},
-    handshake::{Handshake, Query},
+    engine_error::EngineError,
+    http::handshake::{Handshake, Query},
     identifier::Id,
     shard::Shard,
-    transport::{EngineError, EngineRequest, open_polling},
+    transport::{EngineRequest, open_polling},
 };
 
 /// A request to one of the engine's paths.

@@ -4,7 +4,7 @@ use std::{cell::Cell, net::SocketAddr, rc::Rc};
 
 use tokio::time::Instant;
 
-use super::{ResponseBody, Upgrade, stream::AnswerBody};
+use super::Upgrade;
 use crate::{Limit, admission::HttpPermit, config::SMALL_READ, shard::Shard};
 
 /// Polls that a handler gets to take its body. A body that has arrived reaches the handler at its next poll, or after a
@@ -106,10 +106,9 @@ impl Exchange {
         self.had_body.get()
     }
 
-    /// Records that the request has its answer, and returns the body to write.
-    pub(super) fn answer_with(self: &Rc<Self>, body: ResponseBody) -> AnswerBody {
+    /// Records that the request has its answer, which is written now.
+    pub(super) fn begin_answer(&self) {
         self.is_answering.set(true);
-        AnswerBody::new(body, self.clone())
     }
 
     /// Whether the server still has to answer a request.

@@ -33,9 +33,9 @@ use crate::{
     admission::HttpPermit,
     config::SMALL_READ,
     connection::Origin,
-    handshake::{Query, detached},
+    http::handshake::{Query, detached},
     shard::Shard,
-    transport::Stream,
+    stream::Stream,
 };
 
 /// Headers of a request that is answered here; a browser sends about fifteen. A request with more is hyper's.

@@ -34,7 +34,7 @@ use crate::{
     Limit,
     config::{CLOSE_LINGER, CLOSE_LINGER_BYTES, HTTP_LINGER, HTTP_LINGER_SILENCE},
     shard::Shard,
-    transport::Stream,
+    stream::Stream,
 };
 
 type Connection = http1::Connection<TokioIo<HttpStream>, Responder>;
@@ -168,7 +168,7 @@ impl Service<Request<Incoming>> for Responder {
             if exchange.opens_websocket() {
                 exchange.hold_answer_back();
             }
-            Ok(response.map(|body| exchange.answer_with(body)))
+            Ok(response.map(|body| AnswerBody::new(body, exchange)))
         })
     }
 }

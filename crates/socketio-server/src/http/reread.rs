@@ -28,7 +28,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::{HttpConnection, shard::Shard, transport::Stream};
+use crate::{HttpConnection, shard::Shard, stream::Stream};
 
 /// Whether a request asks for an upgrade to another protocol.
 pub(super) fn wants_upgrade(request: &Request<Incoming>) -> bool {

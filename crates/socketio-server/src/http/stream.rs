@@ -16,7 +16,8 @@ use crate::{
     Limit,
     config::SMALL_READ,
     shard::Shard,
-    transport::{Stream, read_at_most, take_scratch},
+    stream::{Stream, read_at_most},
+    transport::take_scratch,
 };
 
 /// An answer's body. hyper drops it after it has taken the last part.
@@ -26,7 +27,9 @@ pub(super) struct AnswerBody {
 }
 
 impl AnswerBody {
+    /// The body of the answer that is written now.
     pub(super) fn new(body: ResponseBody, exchange: Rc<Exchange>) -> Self {
+        exchange.begin_answer();
         Self { body, exchange }
     }
 }

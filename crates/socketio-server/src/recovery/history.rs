@@ -9,10 +9,9 @@ use std::{
 use smallvec::SmallVec;
 
 use crate::{
-    config::MOST_MISSED,
-    frame::{Frame, Frames},
+    config::{MOST_MISSED, Recovery},
+    delivery::frame::{Frame, Frames},
     identifier::Id,
-    recovery::Recovery,
 };
 
 /// A remembered broadcast.
@@ -261,6 +260,20 @@ impl History {
         }
     }
 
+    /// Whether every broadcast after `offset` is remembered, as far as no newer one replaces it.
+    pub(crate) fn reaches(&self, offset: u64) -> bool {
+        offset >= self.forgotten || self.start >= self.forgotten
+    }
+
+    /// The remembered broadcasts to a room after `offset`, up to and including `until`, in order.
+    pub(crate) fn of_room(&self, namespace: u16, room: &str, offset: u64, until: u64) -> Vec<Arc<Entry>> {
+        let Some(room) = self.rooms.get(&(namespace, Some(room.into()))) else { return Vec::new() };
+        let newer = room.entries.iter().rev().take_while(|entry| entry.offset > offset);
+        let mut newer: Vec<_> = newer.filter(|entry| entry.offset <= until).cloned().collect();
+        newer.reverse();
+        newer
+    }
+
     /// The broadcasts after `offset` for a socket in these rooms, in order. Each room comes with the last broadcast
     /// before the socket joined it. `None` if some of them may have been evicted, or if there are too many.
     pub(crate) fn missed(
@@ -271,7 +284,7 @@ impl History {
         offset: u64,
         until: u64,
     ) -> Option<Vec<Arc<Entry>>> {
-        if offset < self.forgotten && self.start < self.forgotten {
+        if !self.reaches(offset) {
             return None;
         }
         let own = (Arc::from(socket.as_str()), 0);

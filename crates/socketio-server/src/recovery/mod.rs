@@ -14,16 +14,15 @@
 mod confirmed;
 mod direct;
 mod history;
-mod keeper;
+pub(crate) mod keeper;
 mod offset;
 mod readers;
 mod sessions;
 
 use std::{
     cell::{Cell, RefCell},
-    fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -32,103 +31,16 @@ use std::{
 pub(crate) use confirmed::{Confirmed, WatermarkId};
 pub(crate) use direct::Direct;
 pub(crate) use history::{Audience, Entry, History};
-pub use keeper::{Before, MissedEvent, Recalled, SavedSession, SessionKeeper};
+pub(crate) use keeper::{Before, MissedEvent, SavedSession, SessionKeeper};
 pub(crate) use offset::Offset;
 pub(crate) use readers::Readers;
 pub(crate) use sessions::{Away, Sessions, TooLate, Whereabouts};
 
-use crate::{Config, SocketRef, identifier::Id};
-
-/// Settings and limits of connection state recovery; see [`Config::recovery`](crate::Config::recovery).
-///
-/// If a client's handlers can't take the additional argument of every event, the client declines with `recovery: false`
-/// in its `auth` object. (Handlers of python-socketio have to be written for that argument.)
-#[derive(Clone)]
-pub struct Recovery {
-    /// How long a client may be away. Default 2 minutes, as in Node's server. With zero, no session is recovered, and
-    /// clients notice nothing; broadcasts still have their offsets.
-    pub window: Duration,
-    /// The limit of remembered broadcasts, in bytes. Above it, the oldest are evicted, and clients that missed them are
-    /// not recovered. Default 64 MiB.
-    pub max_bytes: usize,
-    /// The same limit for broadcasts of which only the newest is needed
-    /// ([`Broadcast::latest`](crate::Broadcast::latest)). It is separate, so that they never evict other broadcasts.
-    /// Default 16 MiB.
-    pub max_latest_bytes: usize,
-    /// The limit of remembered events emitted to one socket alone, in bytes. They are remembered until their arrival is
-    /// confirmed. Default 256 KiB, as many bytes as may wait for a client that is still read from.
-    pub max_direct_bytes: usize,
-    /// The limit of sessions kept for clients that are away. Above it, sessions of the address with the most are
-    /// evicted, if it has a 256th of a limit or more; otherwise the oldest sessions are evicted. Default
-    /// 100,000.
-    pub max_sessions: usize,
-    /// The limit of the bytes of those sessions: their rooms, their data, and the events emitted to them alone. Above
-    /// it, the same sessions are evicted. Default 64 MiB: 600 bytes for each session of the maximum number.
-    pub max_session_bytes: usize,
-    /// The first broadcast gets a higher offset than this. Offsets never decrease: a server that takes over the
-    /// sessions of an earlier one continues after its offsets. Default: the microseconds since 1970.
-    pub after: Option<u64>,
-    /// The key that distinguishes socket ids from other names. A server that takes over sessions must recognize their
-    /// ids. Default: random.
-    pub id_key: Option<[u8; 16]>,
-    /// The keeper of sessions across the end of the process. Default: none.
-    pub keeper: Option<Arc<dyn SessionKeeper>>,
-}
-
-impl Default for Recovery {
-    fn default() -> Self {
-        Self {
-            window: Duration::from_secs(120),
-            max_bytes: 64 * 1024 * 1024,
-            max_latest_bytes: 16 * 1024 * 1024,
-            max_direct_bytes: 256 * 1024,
-            max_sessions: 100_000,
-            max_session_bytes: 64 * 1024 * 1024,
-            after: None,
-            id_key: None,
-            keeper: None,
-        }
-    }
-}
-
-impl fmt::Debug for Recovery {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recovery").field("window", &self.window).finish_non_exhaustive()
-    }
-}
-
-macro_rules! failures {
-    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
-        /// The reason why a client that asked for its session got a new one.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum RecoveryFailure { $($(#[$doc])* $name,)* }
-
-        impl RecoveryFailure {
-            /// Every failure, in the order of the table.
-            pub const ALL: [Self; [$($text),*].len()] = [$(Self::$name),*];
-
-            /// The name in logs and metrics.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $text,)* }
-            }
-        }
-    };
-}
-
-failures! {
-    /// The session is not known: it ended, or the client was away for too long.
-    UnknownSession => "unknown session",
-    /// The client can't have received the offset that it sent.
-    BadOffset => "bad offset",
-    /// Some of the missed events are no longer remembered.
-    Forgotten => "events forgotten",
-    /// The application refused the session.
-    Refused => "refused",
-    /// The limits do not allow the client to join all rooms of its session again.
-    TooManyRooms => "too many rooms",
-}
+use crate::{
+    Config,
+    config::Recovery,
+    identifier::{Id, SocketRef},
+};
 
 /// The recovery data of a node.
 pub(crate) struct Memory {
@@ -142,8 +54,13 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn new(settings: &Recovery, config: &Config) -> Self {
-        // A lost connection is noticed after one heartbeat at the latest. The client's window begins then.
-        let age = settings.window + config.ping_interval + config.ping_timeout;
+        let age = if settings.window.is_zero() {
+            // Only sockets that join a room need them.
+            TIDY_INTERVAL
+        } else {
+            // A lost connection is noticed after one heartbeat at the latest. The client's window begins then.
+            settings.window + config.ping_interval + config.ping_timeout
+        };
         let history = History::new(settings, age);
         let confirmed = (0..config.shards.max(1)).map(|_| AtomicU64::new(history.start())).collect();
         Self {

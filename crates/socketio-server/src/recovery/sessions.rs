@@ -13,9 +13,10 @@ use tokio::sync::oneshot;
 use crate::{
     SocketRef,
     address::Address,
-    frame::Frame,
+    config::Recovery,
+    delivery::frame::Frame,
     identifier::{Id, IdMap},
-    recovery::{Direct, Recovery, SavedSession},
+    recovery::{Direct, SavedSession},
 };
 
 /// The sessions of a node, by their secret.

@@ -12,7 +12,7 @@ use crate::{
     SocketRef,
     config::{FLUSH_TURN, FLUSHES_PER_LOOK, SLICE},
     recovery::TIDY_INTERVAL,
-    timers::Timer,
+    shard::timers::Timer,
 };
 
 impl Shard {

@@ -18,10 +18,10 @@ use super::Shard;
 use crate::{
     DisconnectReason, Socket, SocketRef,
     admission::{HttpPermit, StreamPermit},
-    broadcast::Job,
-    connection::{Connection, ConnectionKey},
-    fanout::{Fanout, Pace},
-    identifier::Id,
+    connection::Connection,
+    delivery::job::Job,
+    identifier::{ConnectionKey, Id},
+    shard::fanout::{Fanout, Pace},
     transport::EngineRequest,
 };
 

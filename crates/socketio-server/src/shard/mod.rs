@@ -4,42 +4,52 @@ use std::{
     any::Any,
     cell::{Cell, RefCell},
     collections::VecDeque,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
 };
 
-use ::http::HeaderValue;
+use ::http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{ORIGIN, USER_AGENT},
+};
 use slab::Slab;
 use tokio::{
-    sync::{Notify, mpsc::UnboundedReceiver},
+    sync::{Notify, mpsc::UnboundedReceiver, oneshot},
     task::yield_now,
     time::Instant,
 };
 
 use crate::{
-    Config, Handle, Namespace, RawEndpoint, Socket, SocketRef, Tls,
+    Config, Handle, Namespace, RawEndpoint, Refusal, RefusedClient, Socket, SocketRef, Tls,
     admission::{HttpPermit, StreamPermit},
     config::{BURST_SECONDS, TURN, WORK_PER_SECOND},
-    connection::{Connection, ConnectionKey},
-    fanout::Fanout,
-    frame::Frame,
-    held::Accounts,
+    connection::Connection,
+    delivery::frame::Frame,
     http::{AllowRequest, Fallback, serve_connection},
-    identifier::{Entropy, Id, IdMap, SocketIds},
+    identifier::{ConnectionKey, Entropy, Id, IdMap, SocketIds},
     metrics::ShardMetrics,
     rate::Rate,
-    recovery::{Confirmed, Offset, Readers},
+    recovery::{Confirmed, Memory, Offset, Readers},
     refusal::OnRefusal,
-    rooms::Rooms,
-    timers::{Timer, Timers},
-    transport::Farewells,
-    turns::Turns,
+    shard::{
+        fanout::Fanout,
+        held::Accounts,
+        rooms::Rooms,
+        timers::{Timer, Timers},
+        turns::Turns,
+    },
+    writer::polling::Farewells,
 };
 
+pub(crate) mod fanout;
+pub(crate) mod held;
 mod loops;
 mod mailbox;
+pub(crate) mod rooms;
+pub(crate) mod timers;
+pub(crate) mod turns;
 
 pub(crate) use mailbox::Command;
 
@@ -63,6 +73,16 @@ pub(crate) struct Space {
 }
 
 impl Space {
+    fn new(application: &Arc<Application>, index: usize) -> Self {
+        Self {
+            application: application.clone(),
+            index,
+            rooms: RefCell::default(),
+            sockets: RefCell::default(),
+            namespace: application.namespaces[index].name(),
+        }
+    }
+
     /// The namespace's handlers.
     pub(crate) fn handlers(&self) -> &Namespace {
         &self.application.namespaces[self.index]
@@ -127,18 +147,7 @@ impl Shard {
         handle: Handle,
         metrics: Arc<ShardMetrics>,
     ) -> Rc<Self> {
-        let spaces = application
-            .namespaces
-            .iter()
-            .enumerate()
-            .map(|(index, namespace)| Space {
-                application: application.clone(),
-                index,
-                rooms: RefCell::default(),
-                sockets: RefCell::default(),
-                namespace: namespace.name(),
-            })
-            .collect();
+        let spaces = (0..application.namespaces.len()).map(|index| Space::new(&application, index)).collect();
         let start = handle.recovery().map_or(0, |recovery| recovery.history().start());
         let rate = |per_second: u32| Rate::new(per_second, per_second.saturating_mul(BURST_SECONDS));
         let (event_rate, request_rate) = (rate(config.event_rate_per_socket), rate(config.request_rate_per_session));
@@ -254,6 +263,18 @@ impl Shard {
         }
     }
 
+    /// Waits until this shard has carried out every command that was posted to it before, and every broadcast. A command
+    /// to all shards is posted under the history's lock, so it precedes the mark on every shard or follows it on every
+    /// shard.
+    pub(crate) async fn caught_up(&self) {
+        let (mark, reached) = oneshot::channel();
+        {
+            let _order = self.handle.recovery().map(Memory::history);
+            self.post(Command::Mark(mark));
+        }
+        let _ = reached.await;
+    }
+
     /// A serial number that no other live connection or socket of this shard has.
     pub(crate) fn next_serial(&self) -> u32 {
         self.serial.set(self.serial.get().wrapping_add(1));
@@ -285,6 +306,18 @@ impl Shard {
         self.connection(reference.connection)?
             .socket(reference.namespace)
             .filter(|socket| socket.reference() == reference)
+    }
+
+    /// Counts and reports a refused client. Its request's headers, if there are any, identify it.
+    pub(crate) fn refuse(&self, refusal: Refusal, address: IpAddr, headers: Option<&HeaderMap>) {
+        let text = |name: HeaderName| headers?.get(name)?.to_str().ok();
+        let refused = RefusedClient { refusal, address, origin: text(ORIGIN), user_agent: text(USER_AGENT) };
+        self.metrics.client_refused(refusal);
+        let (origin, user_agent) = (refused.origin, refused.user_agent);
+        tracing::debug!(%address, reason = refusal.as_str(), origin, user_agent, "refuse a client");
+        if let Some(on_refusal) = &self.application.on_refusal {
+            self.guarded(|| on_refusal(&refused));
+        }
     }
 
     // --- TCP connections ---

@@ -1,91 +1,24 @@
 //! HTTP long-polling: packets arrive in the bodies of POST requests and leave in the responses to GET requests.
 
-use std::{collections::VecDeque, net::IpAddr, rc::Rc, time::Duration};
+use std::{net::IpAddr, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use socketio_protocol::engine_io::{DecodeError, Open, PayloadWriter, TextPacket, decode_payload};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep},
-};
+use socketio_protocol::engine_io::{DecodeError, TextPacket, decode_payload};
+use tokio::{sync::oneshot, time::sleep};
 
 use crate::{
     DisconnectReason, Limit,
-    config::{MAX_FAREWELLS, POLL_RESPONSE_LIMIT, POLL_RESPONSE_PACKETS},
     connection::{Connection, Origin},
+    engine_error::EngineError,
     identifier::Id,
-    outbox::Outbox,
     shard::Shard,
-    transport::{Flushed, Transport, stream::Detached, upgrade},
+    stream::Detached,
+    transport::{open_packet, upgrade, with_polling},
+    writer::{
+        Writer,
+        polling::{Polling, Post, Reply},
+    },
 };
-
-/// The reason why a request on the engine's path fails. The codes and messages are those of Engine.IO.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EngineError {
-    UnknownTransport,
-    UnknownSession,
-    BadHandshakeMethod,
-    BadRequest,
-    Forbidden,
-    UnsupportedVersion,
-    TooLarge,
-    HeaderTooLarge,
-    Timeout,
-    Unavailable,
-    UnsupportedEncoding,
-    /// Too many bytes of other request bodies are on their way.
-    NoRoom,
-    /// A limit is met.
-    Limit(Limit),
-}
-
-impl EngineError {
-    /// The `{code, message}` of the response, and its HTTP status.
-    pub(crate) fn describe(self) -> (u16, u8, &'static str) {
-        match self {
-            Self::UnknownTransport => (400, 0, "Transport unknown"),
-            Self::UnknownSession => (400, 1, "Session ID unknown"),
-            Self::BadHandshakeMethod => (400, 2, "Bad handshake method"),
-            Self::BadRequest => (400, 3, "Bad request"),
-            Self::Forbidden => (403, 4, "Forbidden"),
-            Self::UnsupportedVersion => (400, 5, "Unsupported protocol version"),
-            Self::TooLarge => (413, 3, "Payload too large"),
-            Self::HeaderTooLarge => (431, 3, "Request header fields too large"),
-            Self::Timeout => (408, 3, "Request timeout"),
-            Self::UnsupportedEncoding => (415, 3, "Unsupported content encoding"),
-            Self::Limit(Limit::Connections | Limit::HttpConnections | Limit::Handshakes)
-            | Self::NoRoom
-            | Self::Unavailable => (503, 3, "Service unavailable"),
-            Self::Limit(_) => (429, 3, "Too many connections"),
-        }
-    }
-
-    /// Seconds after which the client may try again; `None` if a later attempt does not help.
-    pub(crate) fn retry_after(self) -> Option<u32> {
-        match self {
-            Self::Limit(limit) => Some(limit.retry_after()),
-            Self::NoRoom => Some(Limit::UnfinishedBytes.retry_after()),
-            _ => None,
-        }
-    }
-
-    /// Whether the response ends the connection: the connection has no further use, and holds a place that others need.
-    pub(crate) fn ends_connection(self) -> bool {
-        matches!(self, Self::Limit(_) | Self::NoRoom | Self::Unavailable | Self::Timeout)
-    }
-
-    /// The limit that was met, if it is not counted already.
-    pub(crate) fn limit(self) -> Option<Limit> {
-        match self {
-            Self::Limit(limit) => Some(limit),
-            Self::HeaderTooLarge => Some(Limit::HeaderSize),
-            Self::Timeout => Some(Limit::BodyTime),
-            _ => None,
-        }
-    }
-}
-
-pub(crate) type Reply = Result<Vec<u8>, EngineError>;
 
 /// A request for a session, on any shard.
 pub(crate) enum EngineRequest {
@@ -145,188 +78,14 @@ impl EngineRequest {
     }
 }
 
-/// Writes the handshake of Engine.IO.
-pub(super) fn open_packet(shard: &Shard, sid: &str, upgrades: &[&str], out: &mut Vec<u8>) {
-    let open = Open {
-        sid,
-        upgrades,
-        ping_interval_ms: shard.config.ping_interval.as_millis() as u64,
-        ping_timeout_ms: shard.config.ping_timeout.as_millis() as u64,
-        max_payload: shard.config.max_payload,
-    };
-    open.encode(out);
-}
-
 /// Opens a session and returns the response body with its handshake.
 pub(crate) fn open(shard: &Rc<Shard>, origin: Origin) -> Vec<u8> {
     let sid = shard.entropy.borrow_mut().session_id(shard.id);
-    let polling =
-        Box::new(Polling { sid, poll: None, resting: false, receiving: false, post: None, probing: false, tat: 0 });
-    let connection = Connection::open(shard, origin, Transport::Polling(polling));
+    let connection = Connection::open(shard, origin, Writer::Polling(Box::new(Polling::new(sid))));
     shard.sessions.borrow_mut().insert(sid, connection);
     let mut body = Vec::with_capacity(128);
     open_packet(shard, sid.as_str(), &["websocket"], &mut body);
     body
-}
-
-/// The polling requests of a session.
-pub(crate) struct Polling {
-    sid: Id,
-    /// The GET request that waits for packets.
-    poll: Option<oneshot::Sender<Reply>>,
-    /// The poll is not answered yet, even if packets wait: the client is ahead of its rate.
-    resting: bool,
-    /// The body of a POST request is on its way.
-    receiving: bool,
-    /// A POST request that is not answered yet.
-    post: Option<Post>,
-    /// A WebSocket has begun to take over.
-    probing: bool,
-    /// The theoretical arrival time of the request rate: when all requests are paid for, in the shard's time.
-    tat: u64,
-}
-
-/// A POST request. It is answered when its whole body is handled and the session is not paused.
-struct Post {
-    body: String,
-    /// The position of the next packet in the body; `None` if all packets are handled.
-    next: Option<usize>,
-    reply: oneshot::Sender<Reply>,
-}
-
-impl Polling {
-    pub(crate) fn is_polled(&self) -> bool {
-        self.poll.is_some() && !self.resting
-    }
-
-    pub(crate) fn sid(&self) -> Id {
-        self.sid
-    }
-
-    pub(crate) fn probing_mut(&mut self) -> &mut bool {
-        &mut self.probing
-    }
-
-    pub(crate) fn flush(&mut self, outbox: &mut Outbox) -> Flushed {
-        if outbox.is_empty() {
-            return Flushed::All;
-        }
-        let Some(poll) = self.poll.take_if(|_| !self.resting) else { return Flushed::Waiting };
-        let mut payload = PayloadWriter::new();
-        outbox.drain_into(&mut payload, POLL_RESPONSE_PACKETS, POLL_RESPONSE_LIMIT);
-        // If the client is gone, the packets are lost, and its dropped poll closes the session.
-        let _ = poll.send(Ok(payload.finish()));
-        if outbox.is_empty() { Flushed::All } else { Flushed::Waiting }
-    }
-
-    /// Ends the waiting poll with a NOOP packet.
-    pub(crate) fn noop(&mut self) {
-        if let Some(poll) = self.poll.take() {
-            let _ = poll.send(Ok(b"6".to_vec()));
-        }
-    }
-
-    pub(crate) fn has_post(&self) -> bool {
-        self.post.is_some()
-    }
-
-    /// Whether a part of a POST request is not handled yet.
-    pub(crate) fn has_unhandled(&self) -> bool {
-        self.post.as_ref().is_some_and(|post| post.next.is_some())
-    }
-
-    /// Answers the POST request. No more of it is handled.
-    fn release_post(&mut self) {
-        if let Some(Post { next, reply, .. }) = self.post.take() {
-            let _ = reply.send(if next.is_none() { Ok(b"ok".to_vec()) } else { Err(EngineError::Unavailable) });
-        }
-    }
-
-    /// Ends the polling transport after a WebSocket has taken over.
-    pub(crate) fn end(mut self) {
-        self.noop();
-        self.release_post();
-    }
-
-    pub(crate) fn close(mut self, connection: &Rc<Connection>, reason: DisconnectReason, outbox: &mut Outbox) {
-        let shard = &connection.shard;
-        self.release_post();
-        let last = match reason {
-            // The client closed the session, so there is nothing left to tell it.
-            DisconnectReason::TransportClose => Ok(VecDeque::from([b"6".to_vec()])),
-            DisconnectReason::ServerNamespace
-            | DisconnectReason::ParseError
-            | DisconnectReason::OverlappingRequests => Ok(last_payloads(outbox)),
-            // The client is expected to come back. After a close packet, python-engineio would not.
-            _ if connection.is_python() => Err(EngineError::Unavailable),
-            // All other waiting packets are sent again when the client comes back, or they are lost.
-            _ => Ok(VecDeque::from([b"1".to_vec()])),
-        };
-        match (self.poll.take(), last) {
-            (Some(poll), Ok(mut payloads)) => {
-                let first = payloads.pop_front().unwrap_or_default();
-                let _ = poll.send(Ok(first));
-                shard.farewells.borrow_mut().add(self.sid, payloads, shard.config.ping_timeout);
-            }
-            (Some(poll), Err(error)) => drop(poll.send(Err(error))),
-            // A poll may be on its way. It gets the response of a poll that was already waiting.
-            (None, Ok(payloads))
-                if matches!(reason, DisconnectReason::TransportClose | DisconnectReason::ServerNamespace) =>
-            {
-                shard.farewells.borrow_mut().add(self.sid, payloads, shard.config.ping_timeout);
-            }
-            // The next poll gets the error for an unknown session, so the client comes back.
-            (None, _) => {}
-        }
-    }
-}
-
-/// The waiting packets, and then the CLOSE packet in a payload of its own. The stock client closes as soon as it reads
-/// CLOSE. It passes packets that it read before to its application only afterwards, when it is no longer connected.
-fn last_payloads(outbox: &mut Outbox) -> VecDeque<Vec<u8>> {
-    let mut payloads = VecDeque::new();
-    while !outbox.is_empty() {
-        let mut payload = PayloadWriter::new();
-        outbox.drain_into(&mut payload, POLL_RESPONSE_PACKETS, POLL_RESPONSE_LIMIT);
-        payloads.push_back(payload.finish());
-    }
-    payloads.push_back(b"1".to_vec());
-    payloads
-}
-
-/// The last packets of sessions that the server closed between two polls. They are the responses to the next polls.
-#[derive(Default)]
-pub(crate) struct Farewells(VecDeque<Farewell>);
-
-struct Farewell {
-    until: Instant,
-    sid: Id,
-    payloads: VecDeque<Vec<u8>>,
-}
-
-/// The largest farewell that is kept: a farewell is for a disconnect packet and the packets just before it.
-const MAX_FAREWELL_BYTES: usize = 16 * 1024;
-
-impl Farewells {
-    fn add(&mut self, sid: Id, payloads: VecDeque<Vec<u8>>, keep: Duration) {
-        let now = Instant::now();
-        self.0.retain(|farewell| farewell.until > now);
-        let bytes: usize = payloads.iter().map(Vec::len).sum();
-        if !payloads.is_empty() && bytes <= MAX_FAREWELL_BYTES {
-            self.0.truncate(MAX_FAREWELLS - 1);
-            self.0.push_front(Farewell { until: now + keep, sid, payloads });
-        }
-    }
-
-    fn take(&mut self, sid: Id) -> Option<Vec<u8>> {
-        let position = self.0.iter().position(|farewell| farewell.sid == sid)?;
-        let payloads = &mut self.0.get_mut(position)?.payloads;
-        let next = payloads.pop_front();
-        if payloads.is_empty() {
-            self.0.remove(position);
-        }
-        next
-    }
 }
 
 impl Shard {
@@ -375,14 +134,6 @@ impl Shard {
             EngineRequest::Find { reply, .. } => drop(reply.send(())),
             EngineRequest::Upgrade { stream, leftover, peer, .. } => upgrade::adopt(&session, stream, leftover, peer),
         }
-    }
-}
-
-/// Calls `f` with the session's polling transport, unless the session has changed to another transport.
-pub(super) fn with_polling<T>(session: &Connection, f: impl FnOnce(&mut Polling) -> T) -> Option<T> {
-    match &mut *session.transport.borrow_mut() {
-        Transport::Polling(polling) => Some(f(polling)),
-        _ => None,
     }
 }
 

@@ -16,15 +16,11 @@ use tokio::{
 use crate::{
     config::PROBE_NOOP_INTERVAL,
     connection::Connection,
-    frame::Frame,
-    outbox::Outbox,
+    delivery::{frame::Frame, outbox::Outbox},
     shard::StreamGuard,
-    transport::{
-        Flushed, Transport,
-        polling::with_polling,
-        stream::{Detached, ReadHalf, WriteHalf},
-        websocket,
-    },
+    stream::{Detached, Flushed, ReadHalf, WriteHalf},
+    transport::{websocket, with_polling},
+    writer::Writer,
 };
 
 /// The largest message of a probe, which is two short packets. A longer message is not part of a probe.
@@ -122,8 +118,8 @@ async fn send(session: &Connection, read: &ReadHalf, write: &WriteHalf, frame: F
 }
 
 fn change_over(session: Rc<Connection>, read: ReadHalf, write: WriteHalf, rest: &[u8], served: StreamGuard) {
-    let before = std::mem::replace(&mut *session.transport.borrow_mut(), Transport::WebSocket(write));
-    if let Transport::Polling(polling) = before {
+    let before = std::mem::replace(&mut *session.writer.borrow_mut(), Writer::WebSocket(write));
+    if let Writer::Polling(polling) = before {
         polling.end();
     }
     session.flush();

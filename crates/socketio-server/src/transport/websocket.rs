@@ -1,4 +1,4 @@
-//! The WebSocket transport: a task reads, and writes go straight to the socket.
+//! The WebSocket transport: a task reads its frames.
 
 use std::{
     io::ErrorKind,
@@ -9,33 +9,28 @@ use std::{
 
 use rustix::{
     io::Errno,
-    net::{RecvFlags, SendAncillaryBuffer, recv, send, sendmsg},
+    net::{RecvFlags, recv},
 };
 use socketio_protocol::{
     engine_io::TextPacket,
-    websocket::{CloseCode, Decoder, Message, encode_close},
+    websocket::{CloseCode, Decoder, Message},
 };
 use tokio::{
-    io::{AsyncRead, Interest, ReadBuf},
-    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
+    io::{AsyncRead, ReadBuf},
+    net::tcp::OwnedReadHalf,
     task::yield_now,
     time::timeout,
 };
 
 use crate::{
     DisconnectReason,
-    config::{CLOSE_LINGER, CLOSE_LINGER_BYTES, READ_BUFFER, READS_PER_TURN, SMALL_WRITE},
+    config::{CLOSE_LINGER, CLOSE_LINGER_BYTES, READ_BUFFER, READS_PER_TURN},
     connection::{Connection, Origin},
-    frame::Frame,
-    metrics::ShardMetrics,
-    outbox::Outbox,
+    delivery::frame::Frame,
     shard::{Shard, StreamGuard},
-    system::NO_SIGNAL,
-    transport::{
-        Flushed, Transport,
-        polling::open_packet,
-        stream::{ReadHalf, Stream, WriteHalf},
-    },
+    stream::{ReadHalf, Stream},
+    transport::open_packet,
+    writer::Writer,
 };
 
 /// Opens a session that begins as a WebSocket. The `answer` to the request is still to be written. `leftover` holds the
@@ -49,7 +44,7 @@ pub(crate) fn open(
     served: StreamGuard,
 ) -> impl Future<Output = ()> + use<> {
     let (read, write) = stream.into_split();
-    let connection = Connection::open(shard, origin, Transport::WebSocket(write));
+    let connection = Connection::open(shard, origin, Writer::WebSocket(write));
     let sid = shard.entropy.borrow_mut().session_id(shard.id);
     connection.turn(|| {
         connection.queue_uncounted(Rc::new(Frame::ahead(answer)));
@@ -297,81 +292,4 @@ fn handle_frames(
         }
     }
     Ok(used)
-}
-
-/// Writes as many of the waiting bytes as the kernel takes. The runtime is not asked first whether the socket is
-/// writable: reading tokio's readiness state costs a cache miss for each of thousands of connections.
-pub(crate) fn flush(stream: &OwnedWriteHalf, outbox: &mut Outbox, metrics: &ShardMetrics) -> Flushed {
-    if outbox.is_abandoned() {
-        return Flushed::Broken;
-    }
-    let mut progress = false;
-    while !outbox.is_empty() {
-        let result = send_next(stream, outbox, metrics);
-        match result {
-            Ok(0) => return Flushed::Broken,
-            Ok(written) => {
-                outbox.advance(written);
-                progress = true;
-            }
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                // This makes the runtime report when the socket has room again.
-                let _ = stream.as_ref().try_io(Interest::WRITABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
-                return if progress { Flushed::Some } else { Flushed::Nothing };
-            }
-            Err(_) => return Flushed::Broken,
-        }
-    }
-    Flushed::All
-}
-
-/// Sends bytes with one system call. The call is not `write`, which reads the file table before it finds the socket, at
-/// the cost of a cache miss. That was a twentieth of a broadcast's cost.
-pub(crate) fn send_one(stream: &OwnedWriteHalf, bytes: &[u8], metrics: &ShardMetrics) -> Result<usize, Errno> {
-    count(send(stream.as_ref(), bytes, NO_SIGNAL), metrics)
-}
-
-/// Sends the next waiting bytes. Small frames are copied together first, which takes less time than passing each one's
-/// address to the kernel.
-fn send_next(stream: &OwnedWriteHalf, outbox: &Outbox, metrics: &ShardMetrics) -> Result<usize, Errno> {
-    if let Some(one) = outbox.only() {
-        return send_one(stream, one, metrics);
-    }
-    let mut together = [0; SMALL_WRITE];
-    if let Some(all) = outbox.copy_to(&mut together) {
-        return send_one(stream, all, metrics);
-    }
-    count(sendmsg(stream.as_ref(), &outbox.gather(), &mut SendAncillaryBuffer::default(), NO_SIGNAL), metrics)
-}
-
-fn count(result: Result<usize, Errno>, metrics: &ShardMetrics) -> Result<usize, Errno> {
-    if let Ok(written) = result {
-        metrics.writes.increment();
-        metrics.bytes_written.add(written as u64);
-    }
-    result
-}
-
-/// Sends a close frame, if that is possible at once, and ends the server's side of the stream.
-pub(crate) fn close(
-    stream: &WriteHalf,
-    connection: &Rc<Connection>,
-    reason: DisconnectReason,
-    code: Option<CloseCode>,
-    outbox: &mut Outbox,
-) {
-    let code = code.unwrap_or(match reason {
-        DisconnectReason::ServerShutdown => CloseCode::GOING_AWAY,
-        DisconnectReason::ParseError => CloseCode::PROTOCOL,
-        DisconnectReason::PayloadTooLarge => CloseCode::TOO_BIG,
-        DisconnectReason::TooManyEvents => CloseCode::POLICY,
-        DisconnectReason::HandlerPanic => CloseCode::INTERNAL,
-        _ => CloseCode::NORMAL,
-    });
-    // Earlier queued frames may still leave. After a partly written frame, no other frame may begin.
-    if stream.flush(outbox, &connection.shard.metrics) == Flushed::All {
-        stream.write_last(&encode_close(code, reason.as_str()));
-    }
-    // The caller drops the write half. This ends the server's side of the stream after the written bytes.
 }

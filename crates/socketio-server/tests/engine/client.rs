@@ -39,7 +39,7 @@ pub(crate) const COME_BACK: (u16, &str) = (503, r#"{"code":3,"message":"Service 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Response {
     pub(crate) status: u16,
-    headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
 }
 

@@ -4,7 +4,7 @@ use socketio_protocol::websocket::OpCode;
 use socketio_server::{Config, DisconnectReason};
 
 use crate::{
-    client::{Received, Ws, masked, text_frames},
+    client::{Http, Received, Ws, get, masked, text_frames},
     harness::TestServer,
 };
 
@@ -14,6 +14,42 @@ on_one_and_three_shards!(
     the_client_closes,
     a_message_may_be_as_large_as_allowed,
 );
+
+/// A request that has come in one piece is answered in another place than others.
+#[tokio::test]
+async fn a_request_in_one_piece_is_answered_like_any_other() {
+    const REQUEST: &str = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+                           Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: a, b\r\n\
+                           Origin: https://page.example\r\nSec-WebSocket-Key: ";
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let server = TestServer::echo(Config { shards: 1, ..Config::default() });
+    let answer = async |pieces: &[&str]| {
+        let mut http = Http::connect(server.addr).await;
+        for piece in pieces {
+            http.send_raw(piece.as_bytes()).await;
+            // Once another request is answered, the piece has been read.
+            assert_eq!(get(server.addr, "/").await.status, 404);
+        }
+        let mut response = http.response().await.expect("an answer");
+        response.headers.retain(|(name, _)| name != "date");
+        response.headers.sort();
+        response
+    };
+    let whole = format!("{REQUEST}{KEY}\r\n");
+    let expected = answer(&[&whole]).await;
+    assert_eq!((expected.status, expected.header("sec-websocket-protocol")), (101, Some("a")));
+    assert_eq!(expected.header("access-control-allow-origin"), Some("*"));
+    for at in [1, whole.len() / 2, whole.len() - 1] {
+        let (first, rest) = whole.split_at(at);
+        assert_eq!(answer(&[first, rest]).await, expected);
+    }
+    let headers: String = (0..60).map(|number| format!("X-{number}: {number}\r\n")).collect();
+    assert_eq!(answer(&[&format!("{REQUEST}{KEY}{headers}\r\n")]).await, expected);
+    let bad = server.metrics().bad_requests;
+    assert_eq!(answer(&[&format!("{REQUEST}x\r\n\r\n")]).await.status, 400);
+    assert_eq!(server.metrics().bad_requests, bad + 1, "a refusal is counted once");
+    assert_eq!(server.metrics().connections_opened, 5);
+}
 
 async fn messages_come_back(shards: usize) {
     let server = TestServer::echo(Config { shards, ..Config::default() });

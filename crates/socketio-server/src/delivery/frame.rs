@@ -99,16 +99,22 @@ impl Frame {
         }
     }
 
-    /// The same text packet without the last `bytes` bytes of its arguments, and with a closing bracket again.
-    pub(crate) fn without_tail(&self, bytes: usize) -> Self {
+    /// The same text packet with another end of its arguments: `tail` in place of the last `bytes` bytes.
+    pub(crate) fn with_tail(&self, bytes: usize, tail: &[u8]) -> Self {
         let payload = self.payload();
         let kept = payload.get(..payload.len().saturating_sub(bytes + 1)).unwrap_or_default();
-        let mut shorter = Self::text(|out| {
+        let mut other = Self::text(|out| {
             out.extend_from_slice(kept);
+            out.extend_from_slice(tail);
             out.push(b']');
         });
-        (shorter.memory, shorter.latest) = (self.memory, self.latest);
-        shorter
+        (other.memory, other.latest) = (self.memory, self.latest);
+        other
+    }
+
+    /// A copy for one client alone.
+    pub(crate) fn of_one(self) -> Self {
+        Self { memory: FrameMemory::Own, latest: None, ..self }
     }
 
     /// A binary message as text, for a client that accepts only text.

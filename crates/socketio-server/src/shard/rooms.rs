@@ -5,7 +5,7 @@ use std::{cell::Cell, collections::HashMap, rc::Rc, sync::Arc};
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::{connection::Connection, frame::Encoding, socket::Socket};
+use crate::{api::socket::Socket, connection::Connection, delivery::frame::Encoding};
 
 /// Why a socket could not join a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

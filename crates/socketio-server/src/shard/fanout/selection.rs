@@ -8,9 +8,11 @@ use smallvec::{SmallVec, smallvec};
 use super::encodings::Encodings;
 use crate::{
     Socket,
-    broadcast::Job,
     connection::Connection,
-    frame::{Encoding, Frame},
+    delivery::{
+        frame::{Encoding, Frame},
+        job::Job,
+    },
     identifier::Id,
     shard::{Shard, Space},
 };
@@ -95,7 +97,7 @@ impl Selection {
             }
         }
         shard.metrics.packets_queued.add(self.sockets * self.frames.len() as u64);
-        self.jobs.iter().for_each(|job| job.finish(self.sockets));
+        self.jobs.iter().for_each(|job| job.receipt.finish(self.sockets));
         true
     }
 

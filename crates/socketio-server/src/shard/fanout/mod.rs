@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::{Config, Socket, broadcast::Job, shard::Shard};
+use crate::{Config, Socket, delivery::job::Job, shard::Shard};
 
 mod encodings;
 mod room;
@@ -32,7 +32,7 @@ pub(crate) enum Pace {
 
 impl Fanout {
     pub(crate) fn of(job: Arc<Job>, shard: &Shard) -> Self {
-        match job.is_for_one_room(&shard.handle) {
+        match job.is_for_one_room(shard.handle.0.socket_ids.get()) {
             true => Self::Room(RoomFanout::of(job, shard)),
             false => Self::Selection(Selection::of(job)),
         }

@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use crate::{
-    broadcast::Job,
+use crate::delivery::{
     frame::{Encoding, Frame},
+    job::Job,
 };
 
 /// The frames of some broadcasts in each encoding that a receiver has asked for.

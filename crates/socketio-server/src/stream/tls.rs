@@ -17,7 +17,7 @@ use tokio::{
 use tokio_rustls::rustls::ServerConnection;
 
 use super::Flushed;
-use crate::{metrics::ShardMetrics, outbox::Outbox};
+use crate::{delivery::outbox::Outbox, metrics::ShardMetrics};
 
 /// The TLS session, which the two halves share.
 type Session = Rc<RefCell<ServerConnection>>;

@@ -1,6 +1,9 @@
 //! A client's TCP connection, plain or with TLS. HTTP reads and writes it as one [`Stream`]. A WebSocket uses its two
 //! halves, which work on the socket directly and hold no buffers of their own.
 
+mod tcp;
+mod tls;
+
 use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
@@ -19,12 +22,8 @@ use tokio::{
 };
 use tokio_rustls::{rustls::ServerConnection, server::TlsStream};
 
-use super::{
-    Flushed,
-    tls::{self, TlsReadHalf, TlsWriteHalf},
-    websocket,
-};
-use crate::{config::SMALL_READ, metrics::ShardMetrics, outbox::Outbox};
+use crate::{config::SMALL_READ, delivery::outbox::Outbox, metrics::ShardMetrics};
+use tls::{TlsReadHalf, TlsWriteHalf};
 
 /// A connection as HTTP uses it.
 pub(crate) enum Stream {
@@ -54,6 +53,21 @@ pub(crate) enum WriteHalf {
 pub(crate) struct Detached {
     tcp: std::net::TcpStream,
     session: Option<Box<ServerConnection>>,
+}
+
+/// The result of a flush of an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// The outbox is empty.
+    All,
+    /// The client took some bytes, and takes no more now.
+    Some,
+    /// The client takes no bytes now.
+    Nothing,
+    /// The outbox waits for the client's next poll.
+    Waiting,
+    /// The connection to the client is lost.
+    Broken,
 }
 
 impl Stream {
@@ -129,7 +143,7 @@ impl WriteHalf {
     #[inline(always)]
     pub(crate) fn flush(&self, outbox: &mut Outbox, metrics: &ShardMetrics) -> Flushed {
         match self {
-            Self::Plain(tcp) => websocket::flush(tcp, outbox, metrics),
+            Self::Plain(half) => tcp::flush(half, outbox, metrics),
             Self::Tls(tls) => tls.flush(outbox, metrics),
         }
     }
@@ -149,7 +163,7 @@ impl WriteHalf {
     pub(crate) fn write(&self, frames: &[u8], metrics: &ShardMetrics) -> usize {
         match self {
             // The flush that follows gets any error of the stream too.
-            Self::Plain(tcp) => websocket::send_one(tcp, frames, metrics).unwrap_or_default(),
+            Self::Plain(half) => tcp::send_one(half, frames, metrics).unwrap_or_default(),
             Self::Tls(_) => 0,
         }
     }
@@ -302,13 +316,11 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::Transport;
 
     /// Every idle connection holds these types, so TLS must not make plain connections larger.
     #[test]
     fn a_plain_connection_is_as_small_as_without_tls() {
         assert_eq!(size_of::<WriteHalf>(), size_of::<OwnedWriteHalf>());
-        assert_eq!(size_of::<Transport>(), size_of::<OwnedWriteHalf>());
         assert_eq!(size_of::<ReadHalf>(), size_of::<OwnedReadHalf>() + size_of::<usize>());
     }
 }

@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 use socketio_protocol::packet::{self, Args};
 
 use crate::{
+    api::socket::Socket,
     config::ANSWER_PER_MESSAGE,
-    frame::{Frame, Frames},
+    delivery::frame::{Frame, Frames},
     recovery::Offset,
-    socket::Socket,
 };
 
 /// Why an event could not be encoded.

@@ -3,31 +3,29 @@
 use std::{
     any::Any,
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     fmt,
     net::IpAddr,
     rc::Rc,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use ::http::{HeaderName, HeaderValue};
-use serde::Serialize;
-use smallvec::SmallVec;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
+
+mod emit;
+
+use emit::PendingAcks;
 
 use crate::{
-    AckError, AckReply, Broadcast, EncodeError, EventArgs, Handle, Handshake, JoinError, Limit, OwnedEvent,
+    Broadcast, Handle, Handshake, JoinError, OwnedEvent,
     config::MAX_OVERLAPPING,
-    connection::{Connection, ConnectionKey},
-    event::check_name,
-    frame::{Encoding, Frame},
-    held::HeldMessage,
-    identifier::Id,
-    recovery::{ASK_AT_BYTES, Before, Offset, SavedSession, SocketRecovery},
-    rooms::Memberships,
-    shard::{Shard, Space},
-    timers::Timer,
+    connection::Connection,
+    delivery::frame::{Encoding, Frame},
+    identifier::{Id, SocketRef},
+    recovery::{Before, SavedSession, SocketRecovery},
+    shard::{Shard, Space, held::HeldMessage, rooms::Memberships, timers::Timer},
 };
 
 /// A client's connection to one namespace, as passed to handlers. It lives on its connection's shard; other threads use
@@ -54,15 +52,6 @@ pub(crate) struct SocketInner {
     pub(crate) recovery: Option<Box<SocketRecovery>>,
 }
 
-/// Whether an event is sent again to a returning client that lacks it.
-#[derive(Clone, Copy)]
-enum Memorable<'a> {
-    No,
-    Yes,
-    /// If the client is still in this room.
-    In(&'a str),
-}
-
 /// The running futures of a socket's handlers, and the events that wait for them. It is boxed, because hardly any
 /// socket has one at a time.
 #[derive(Default)]
@@ -77,28 +66,6 @@ impl Backlog {
     /// Whether one more future may run. `overlaps` says whether that future may run beside others.
     pub(crate) fn takes(&self, overlaps: bool) -> bool {
         self.running == 0 || (self.overlaps && overlaps && self.running < MAX_OVERLAPPING)
-    }
-}
-
-#[derive(Default)]
-struct PendingAcks {
-    next: u64,
-    waiting: HashMap<u64, oneshot::Sender<AckReply>>,
-}
-
-/// A name of a socket, valid on any thread for as long as the process runs; see [`Handle::with_socket`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SocketRef {
-    pub(crate) connection: ConnectionKey,
-    pub(crate) serial: u32,
-    pub(crate) shard: u16,
-    pub(crate) namespace: u16,
-}
-
-impl SocketRef {
-    /// Whether the socket belongs to this connection.
-    pub(crate) fn is_of(&self, connection: &Connection) -> bool {
-        self.connection == connection.key && self.shard == u16::from(connection.shard.id)
     }
 }
 
@@ -243,133 +210,7 @@ impl Socket {
     /// The client's current transport, in Engine.IO's words: `polling` or `websocket`.
     #[must_use]
     pub fn transport(&self) -> &'static str {
-        if self.0.connection.transport.borrow().is_polling() { "polling" } else { "websocket" }
-    }
-
-    /// Sends an event with one argument. Does nothing once the socket is disconnected.
-    ///
-    /// # Errors
-    /// If the payload has no JSON form or the name is reserved by Socket.IO.
-    pub fn emit(&self, event: &str, payload: &impl Serialize) -> Result<(), EncodeError> {
-        self.emit_args(event, &EventArgs::new(payload)?)
-    }
-
-    /// Sends an event with any arguments.
-    ///
-    /// # Errors
-    /// If the name is reserved by Socket.IO.
-    pub fn emit_args(&self, event: &str, args: &EventArgs) -> Result<(), EncodeError> {
-        self.emit_frames(event, args, Memorable::Yes)
-    }
-
-    /// Like [`Socket::emit_args`], for an event that the socket gets as a member of a room. With
-    /// [recovery](crate::Config::recovery), the event is sent again to a returning client only if the client is still
-    /// in that room.
-    ///
-    /// # Errors
-    /// As [`Socket::emit_args`].
-    pub fn emit_args_in(&self, room: &str, event: &str, args: &EventArgs) -> Result<(), EncodeError> {
-        self.emit_frames(event, args, Memorable::In(room))
-    }
-
-    fn emit_frames(&self, event: &str, args: &EventArgs, memorable: Memorable<'_>) -> Result<(), EncodeError> {
-        let Some(recovery) = self.0.recovery.as_ref().filter(|_| self.is_connected()) else {
-            self.queue(args.event_frames(self.namespace(), None, event, None)?);
-            return Ok(());
-        };
-        check_name(event)?;
-        let after = self.shard().position_of(self);
-        let before_replay = self.shard().before_replay.get().filter(|(socket, _)| *socket == self.reference());
-        let (offset, remember) = match (before_replay, memorable) {
-            (Some((_, claimed)), _) => (claimed, false),
-            (None, Memorable::No) => (Offset::of_direct(after, recovery.direct.borrow().last(), &self.0.id), false),
-            (None, _) => (Offset::of_direct(after, recovery.direct.borrow_mut().next(), &self.0.id), true),
-        };
-        let frames = args.event_frames(self.namespace(), None, event, Some(offset))?;
-        let frames: SmallVec<[Rc<Frame>; 1]> = frames.into_iter().map(Rc::new).collect();
-        self.shard().metrics.packets_encoded.increment();
-        for frame in &frames {
-            self.0.connection.queue(frame.clone());
-        }
-        if remember {
-            let max_bytes = self.handle().recovery().map_or(0, |recovery| recovery.settings.max_direct_bytes);
-            let room = if let Memorable::In(room) = memorable { Some(room) } else { None };
-            let bytes = recovery.direct.borrow_mut().push(after, room, frames, max_bytes);
-            self.0.connection.hold_remembered();
-            if bytes > ASK_AT_BYTES {
-                self.0.connection.ask_what_arrived();
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends an event with one argument, unless the client is not ready to take it at once.
-    ///
-    /// # Errors
-    /// As [`Socket::emit`].
-    pub fn emit_volatile(&self, event: &str, payload: &impl Serialize) -> Result<(), EncodeError> {
-        if self.0.connection.is_ready() {
-            return self.emit_frames(event, &EventArgs::new(payload)?, Memorable::No);
-        }
-        check_name(event)?;
-        self.shard().metrics.volatile_dropped.increment();
-        Ok(())
-    }
-
-    /// Sends an event with one argument and waits for the client's acknowledgement.
-    ///
-    /// # Errors
-    /// If the client does not acknowledge in time, is disconnected or has too many pending acknowledgements, or if the
-    /// event can't be encoded.
-    pub async fn emit_with_ack(
-        &self,
-        event: &str,
-        payload: &impl Serialize,
-        timeout: Duration,
-    ) -> Result<AckReply, AckError> {
-        self.emit_args_with_ack(event, &EventArgs::new(payload)?, timeout).await
-    }
-
-    /// Like [`Socket::emit_with_ack`], with any arguments.
-    ///
-    /// # Errors
-    /// As [`Socket::emit_with_ack`].
-    pub async fn emit_args_with_ack(
-        &self,
-        event: &str,
-        args: &EventArgs,
-        timeout: Duration,
-    ) -> Result<AckReply, AckError> {
-        if !self.is_connected() {
-            return Err(AckError::Disconnected);
-        }
-        let (sender, receiver) = oneshot::channel();
-        let id = {
-            let mut acks = self.0.acks.borrow_mut();
-            let acks = acks.get_or_insert_default();
-            if acks.waiting.len() >= self.shard().config.max_pending_acks {
-                self.shard().metrics.limit_met(Limit::PendingAcks);
-                return Err(AckError::TooMany);
-            }
-            let id = acks.next;
-            acks.next += 1;
-            acks.waiting.insert(id, sender);
-            id
-        };
-        let _forget = ForgetAck { socket: self, id };
-        self.queue(args.event_frames(self.namespace(), Some(id), event, None)?);
-        match tokio::time::timeout(timeout, receiver).await {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(_)) => Err(AckError::Disconnected),
-            Err(_) => Err(AckError::Timeout),
-        }
-    }
-
-    pub(crate) fn acknowledged(&self, id: u64, reply: AckReply) {
-        let sender = self.0.acks.borrow_mut().as_mut().and_then(|acks| acks.waiting.remove(&id));
-        if let Some(sender) = sender {
-            let _ = sender.send(reply);
-        }
+        if self.0.connection.writer.borrow().is_polling() { "polling" } else { "websocket" }
     }
 
     /// Drops the pending acks and events of this socket: the futures of its acks end.
@@ -642,19 +483,5 @@ impl Socket {
     pub(crate) fn drop_data(&self) {
         let data = self.0.data.take();
         drop(data);
-    }
-}
-
-/// Removes an ack when its caller no longer waits for it.
-struct ForgetAck<'a> {
-    socket: &'a Socket,
-    id: u64,
-}
-
-impl Drop for ForgetAck<'_> {
-    fn drop(&mut self) {
-        if let Some(acks) = self.socket.inner().acks.borrow_mut().as_mut() {
-            acks.waiting.remove(&self.id);
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::{io::IoSlice, rc::Rc};
 use smallvec::SmallVec;
 use socketio_protocol::engine_io::PayloadWriter;
 
-use crate::{config::FRAMES_PER_WRITE, frame::Frame};
+use crate::{config::FRAMES_PER_WRITE, delivery::frame::Frame};
 
 /// The waiting frames of a connection, first in, first out. The usual number of frames for one flush pass is stored
 /// inline, so that the pass need not fetch separate memory.

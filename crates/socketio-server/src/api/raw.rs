@@ -2,7 +2,7 @@
 
 use std::{fmt, rc::Rc};
 
-use crate::{DisconnectReason, connection::Connection, frame::Frame};
+use crate::{DisconnectReason, connection::Connection, delivery::frame::Frame};
 
 type OnMessage = dyn Fn(&RawSocket, RawMessage<'_>) + Send + Sync;
 

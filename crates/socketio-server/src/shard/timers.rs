@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use tokio::time::Instant;
 
-use crate::{connection::ConnectionKey, socket::SocketRef};
+use crate::identifier::{ConnectionKey, SocketRef};
 
 /// The owner of a deadline. The owner decides what is due. An entry may outlive its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,7 +4,7 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use ::http::{HeaderMap, HeaderValue, Uri, request::Parts};
 
-use crate::{Config, config::MAX_KEPT_HEADER_BYTES, transport::EngineError};
+use crate::{Config, config::MAX_KEPT_HEADER_BYTES, engine_error::EngineError};
 
 /// The request that opened a connection, for handlers: see [`Socket::handshake`](crate::Socket::handshake).
 #[derive(Debug, Clone)]

@@ -12,11 +12,12 @@ use tokio::time::Instant;
 use super::{Pace, encodings::Encodings};
 use crate::{
     Socket,
-    broadcast::Job,
     config::{FLUSH_TURN, FLUSHES_PER_LOOK, FRAMES_PER_WRITE},
-    frame::{Encoding, Frame},
-    rooms::Member,
-    shard::Shard,
+    delivery::{
+        frame::{Encoding, Frame},
+        job::Job,
+    },
+    shard::{Shard, rooms::Member},
 };
 
 /// Broadcasts to a room, in order.
@@ -115,7 +116,7 @@ impl RoomFanout {
         let members = shard.space(job.namespace).rooms.borrow().members(job.room()).len();
         shard.metrics.broadcasts.increment();
         shard.metrics.packets_queued.add((members * job.frames.len()) as u64);
-        job.finish(members as u64);
+        job.receipt.finish(members as u64);
         self.jobs.push(Begun { job, number, frames_at });
         members
     }
