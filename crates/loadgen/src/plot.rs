@@ -49,8 +49,6 @@ pub fn growth(results: &Results) -> Option<String> {
         .iter()
         .map(|(count, _)| *count)
         .collect();
-    let (first, last) = (*counts.first()? as f64, *counts.last()? as f64);
-
     let width = PANELS.len() as f64 * (WIDTH + MARGIN) + MARGIN / 2.0;
     let height = TOP + HEIGHT + MARGIN;
     let mut svg = format!(
@@ -68,49 +66,61 @@ pub fn growth(results: &Results) -> Option<String> {
         );
     }
     for (index, panel) in PANELS.iter().enumerate() {
-        let left = MARGIN + index as f64 * (WIDTH + MARGIN);
-        let values = lines.iter().flat_map(|(_, points)| points).filter_map(|(_, sample)| (panel.figure)(sample));
-        let step = step(values.fold(0.0, f64::max));
-        let top = step * 5.0;
-        let x = |count: usize| left + (count as f64 / first).ln() / (last / first).ln() * WIDTH;
-        let y = |value: f64| TOP + HEIGHT - value / top * HEIGHT;
-
-        let _ = writeln!(svg, "<text x=\"{left}\" y=\"{}\" font-weight=\"bold\">{}</text>", TOP - 12.0, panel.title);
-        for mark in 0..=5 {
-            let value = step * f64::from(mark);
-            let _ = writeln!(
-                svg,
-                "<line x1=\"{left}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>\
-                 <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                left + WIDTH,
-                left - 5.0,
-                y(value) + 4.0,
-                (value * 100.0).round() / 100.0,
-                y = y(value),
-            );
-        }
-        for &count in &counts {
-            let _ = writeln!(
-                svg,
-                "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{count}</text>",
-                x(count),
-                TOP + HEIGHT + 18.0
-            );
-        }
-        let _ = writeln!(svg, "<text x=\"{left}\" y=\"{}\">connections</text>", TOP + HEIGHT + 36.0);
-        for (kind, points) in &lines {
-            let drawn = points.iter().filter_map(|(count, sample)| Some((x(*count), y((panel.figure)(sample)?))));
-            let path: Vec<String> = drawn.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-            let _ = writeln!(
-                svg,
-                "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>",
-                path.join(" "),
-                colour(*kind)
-            );
-        }
+        draw(&mut svg, panel, MARGIN + index as f64 * (WIDTH + MARGIN), &lines, &counts)?;
     }
     svg.push_str("</svg>\n");
     Some(svg)
+}
+
+/// Draws a panel whose left edge is at `left`.
+fn draw(
+    svg: &mut String,
+    panel: &Panel,
+    left: f64,
+    lines: &[(Kind, Vec<(usize, Sample)>)],
+    counts: &[usize],
+) -> Option<()> {
+    let (first, last) = (*counts.first()? as f64, *counts.last()? as f64);
+    let values = lines.iter().flat_map(|(_, points)| points).filter_map(|(_, sample)| (panel.figure)(sample));
+    let step = step(values.fold(0.0, f64::max));
+    let top = step * 5.0;
+    let x = |count: usize| left + (count as f64 / first).ln() / (last / first).ln() * WIDTH;
+    let y = |value: f64| TOP + HEIGHT - value / top * HEIGHT;
+
+    let _ = writeln!(svg, "<text x=\"{left}\" y=\"{}\" font-weight=\"bold\">{}</text>", TOP - 12.0, panel.title);
+    for mark in 0..=5 {
+        let value = step * f64::from(mark);
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{left}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>\
+             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            left + WIDTH,
+            left - 5.0,
+            y(value) + 4.0,
+            (value * 100.0).round() / 100.0,
+            y = y(value),
+        );
+    }
+    for &count in counts {
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{count}</text>",
+            x(count),
+            TOP + HEIGHT + 18.0
+        );
+    }
+    let _ = writeln!(svg, "<text x=\"{left}\" y=\"{}\">connections</text>", TOP + HEIGHT + 36.0);
+    for (kind, points) in lines {
+        let drawn = points.iter().filter_map(|(count, sample)| Some((x(*count), y((panel.figure)(sample)?))));
+        let path: Vec<String> = drawn.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let _ = writeln!(
+            svg,
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>",
+            path.join(" "),
+            colour(*kind)
+        );
+    }
+    Some(())
 }
 
 /// A fifth of an axis that is a little longer than `most`, with one figure: 1, 2 or 5 times a power of ten.
