@@ -6,28 +6,29 @@
 //! only the first. No error shows the value of a secret.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use http::Uri;
 use secrecy::SecretString;
 use socketio_server::{Origins, TrustedProxies};
 
 use crate::identity::PublicKeyFile;
 use crate::store::sqlite::StoreSync;
-use crate::text::nearest::nearest;
 
 pub(crate) mod certificate;
 pub mod defaults;
+mod errors;
+mod flags;
 mod layers;
 mod parse;
 mod plain_keys;
 mod tables;
 mod together;
 
+use errors::nearest_name;
+pub use errors::{Misspelt, SettingError, SettingErrors};
+pub use flags::SettingFlags;
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
     accepted_claims, api_keys, base_path, boolean, buffer, claim_name, cors_origin, count, days, headers, host, hours,
@@ -441,185 +442,6 @@ fn is_setting(key: &str) -> bool {
     SETTINGS.iter().any(|setting| setting.key() == key)
 }
 
-/// A problem of one setting, or of the file as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SettingError {
-    /// The setting is missing and has no default.
-    #[error("{name} is not set: {hint}")]
-    Missing {
-        /// The setting.
-        name: &'static str,
-        /// The purpose of the setting, and how to make a value.
-        hint: &'static str,
-    },
-    /// Its value can't be used.
-    #[error("{name} (from {origin}) {problem}")]
-    Value {
-        /// The setting.
-        name: &'static str,
-        /// The flag, variable or key that holds it.
-        origin: String,
-        /// The flaw of the value, and the valid values.
-        problem: String,
-    },
-    /// The setting contradicts another one.
-    #[error("{name} {problem}")]
-    Contradiction {
-        /// The setting.
-        name: &'static str,
-        /// The other setting, and the reason.
-        problem: String,
-    },
-    /// The file has an unknown key.
-    #[error("unknown setting `{key}` in {}{}", .file.display(), suggestion_text(.nearest.as_deref()))]
-    UnknownKey {
-        /// The file.
-        file: PathBuf,
-        /// The key as written in the file.
-        key: String,
-        /// The most similar existing key.
-        nearest: Option<String>,
-    },
-    /// An entry of one of the file's tables can't be used.
-    #[error("[[{table}]] {number} in {}: {problem}", .file.display())]
-    Entry {
-        /// The table.
-        table: &'static str,
-        /// The position of the entry in the table, from 1.
-        number: usize,
-        /// The file.
-        file: PathBuf,
-        /// The flaw of the entry.
-        problem: String,
-    },
-    /// The file has settings in a table.
-    #[error(
-        "[{table}] in {} is no table of this file: settings such as `{setting}` stand at its top, in none", .file.display()
-    )]
-    Section {
-        /// The file.
-        file: PathBuf,
-        /// The table's name.
-        table: String,
-        /// The first setting in the table.
-        setting: String,
-    },
-    /// The file has a publisher's key in plain text.
-    #[error(
-        "line {line} of {} has a publisher's key in plain text: take it out, since [[publisher_keys]] need its hash only, and \
-         make another one (slop-studios key new) if others may have read it",
-        .file.display()
-    )]
-    PlainKey {
-        /// The file.
-        file: PathBuf,
-        /// The number of the line.
-        line: usize,
-    },
-    /// The file can't be read or is not TOML.
-    #[error("can't use {}: {problem}", .file.display())]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// The reason, without any of the file's text, which may be a secret.
-        problem: String,
-    },
-}
-
-/// An environment variable that resembles a setting but is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misspelt {
-    /// The variable.
-    pub variable: String,
-    /// The setting.
-    pub setting: &'static str,
-}
-
-fn suggestion_text(nearest: Option<&str>) -> String {
-    nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
-}
-
-/// Every problem of a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SettingErrors(pub Vec<SettingError>);
-
-impl fmt::Display for SettingErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, error) in self.0.iter().enumerate() {
-            if position > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "error: {error}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for SettingErrors {}
-
-/// The most similar of these names, if any is similar at all.
-fn nearest_name<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
-    nearest(written, names).map(str::to_owned)
-}
-
-/// The settings' flags and `--config`, from the command line.
-#[derive(Clone, Default)]
-pub struct SettingFlags {
-    values: BTreeMap<&'static str, String>,
-    config: Option<PathBuf>,
-}
-
-impl SettingFlags {
-    /// The flags of a command that accepts only a few settings.
-    pub(crate) fn of(
-        config: Option<PathBuf>,
-        values: impl IntoIterator<Item = (&'static str, Option<String>)>,
-    ) -> Self {
-        Self { values: values.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(), config }
-    }
-}
-
-impl fmt::Debug for SettingFlags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SettingFlags").field("names", &self.values.keys()).field("config", &self.config).finish()
-    }
-}
-
-impl Args for SettingFlags {
-    fn augment_args(command: Command) -> Command {
-        let command = command.arg(
-            Arg::new("config")
-                .long("config")
-                .value_name("FILE")
-                .value_parser(clap::value_parser!(PathBuf))
-                .help("TOML file with settings, named as here but with underscores"),
-        );
-        SETTINGS.iter().fold(command, |command, setting| command.arg(setting.argument()))
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
-
-impl FromArgMatches for SettingFlags {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let values = SETTINGS
-            .iter()
-            .filter_map(|setting| {
-                let value = matches.get_one::<String>(setting.name)?;
-                Some((setting.name, value.clone()))
-            })
-            .collect();
-        Ok(Self { values, config: matches.get_one::<PathBuf>("config").cloned() })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
 impl Setting {
     /// Its key in the file: `ping_interval_ms`.
     pub fn key(&self) -> String {
@@ -640,37 +462,6 @@ impl Setting {
     /// Whether its value must not be shown.
     pub fn is_secret(&self) -> bool {
         matches!(self.kind, Kind::Secret | Kind::SecretList)
-    }
-
-    fn argument(&self) -> Arg {
-        let default = match &self.default {
-            DefaultValue::Fixed("") => String::new(),
-            DefaultValue::Cores => " [default: one per core]".to_owned(),
-            DefaultValue::Fixed(text) => format!(" [default: {text}]"),
-            DefaultValue::Share { of, parts } => format!(" [default: {of} / {parts}]"),
-            DefaultValue::Profile { serve, dev } => {
-                let serve = if serve.is_empty() { "none" } else { serve };
-                format!(" [default: {serve}; dev: {dev}]")
-            }
-        };
-        let argument = Arg::new(self.name)
-            .long(self.flag())
-            .help(format!("{}{default} [env: {}]", self.help(), self.name))
-            .help_heading(self.group)
-            .action(ArgAction::Set)
-            // A negative number is reported as a wrong value, not as an unknown flag.
-            .allow_negative_numbers(true);
-        match self.kind {
-            Kind::Boolean => argument
-                .value_name("true|false")
-                .num_args(0..=1)
-                .require_equals(true)
-                .default_missing_value("true")
-                .value_parser(PossibleValuesParser::new(["true", "false"])),
-            Kind::Number => argument.value_name("N"),
-            Kind::List | Kind::SecretList => argument.value_name("LIST"),
-            Kind::Text | Kind::Secret => argument.value_name("VALUE"),
-        }
     }
 
     /// The text of the default. `set` has the settings above this one.
