@@ -14,12 +14,13 @@ use crate::commands::failure::Failure;
 use crate::config::{Effective, Profile, SettingFlags};
 use crate::contract::time::epoch_seconds;
 use crate::identity::{SigningAlgorithm, TokenSigner};
+use crate::server::Keep;
 
 const USER: &str = "dev";
 /// A working week, so that a page left open over night still works.
 pub(super) const TOKEN_SECONDS: u64 = 7 * 86_400;
 
-pub(crate) fn run(flags: &SettingFlags) -> Result<ExitCode, Failure> {
+pub(crate) fn run(flags: &SettingFlags, in_memory: bool) -> Result<ExitCode, Failure> {
     let mut effective = Effective::load(flags, Profile::Dev);
     let data_dir = effective.data_dir()?;
     for (name, file) in [("JWT_SECRET", DevFile::JwtSecret), ("API_KEYS", DevFile::PublisherKey)] {
@@ -38,7 +39,8 @@ pub(crate) fn run(flags: &SettingFlags) -> Result<ExitCode, Failure> {
     let executable = std::env::current_exe().context("can't find the running executable")?;
     let scheme = settings.scheme();
     // Without a reload on SIGHUP: a closed terminal sends SIGHUP, and the server must then end.
-    start(settings, None, move |address| guide(scheme, address, &executable, &token, &key))
+    let keep = if in_memory { Keep::InMemory } else { Keep::InFolder };
+    start(settings, keep, None, move |address| guide(scheme, address, &executable, &token, &key))
 }
 
 /// The text with commands to try. Every command works when pasted into another shell.

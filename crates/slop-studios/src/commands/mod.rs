@@ -44,6 +44,9 @@ enum Command {
     ///
     /// Secrets that aren't set are made once and kept in DATA_DIR.
     Dev {
+        /// Keep nothing of what is published: the server begins empty, and forgets it when it ends
+        #[arg(long)]
+        memory: bool,
         #[command(flatten)]
         flags: SettingFlags,
     },
@@ -80,7 +83,7 @@ impl Cli {
         let done = match self.command {
             // A stopped server has its own exit codes.
             Command::Serve { flags } => return serve::run(&flags),
-            Command::Dev { flags } => return dev::run(&flags),
+            Command::Dev { memory, flags } => return dev::run(&flags, memory),
             Command::Token(args) => token::run(&args),
             Command::Publish(args) => publish::run(&args),
             Command::Listen(args) => listen::run(args),

@@ -7,20 +7,20 @@ use std::process::ExitCode;
 use super::terminal::one_line;
 use crate::commands::failure::Failure;
 use crate::config::{Effective, LogFormat, LogLevel, Profile, SettingFlags, Settings};
-use crate::server::logging;
-use crate::server::reload;
+use crate::server::{Keep, logging, reload};
 
 pub(crate) fn run(flags: &SettingFlags) -> Result<ExitCode, Failure> {
     let settings = Effective::load(flags, Profile::Serve).settings()?;
     let flags = flags.clone();
     let load = move || Effective::load(&flags, Profile::Serve);
-    start(settings, Some(Box::new(load)), |_| String::new())
+    start(settings, Keep::InFolder, Some(Box::new(load)), |_| String::new())
 }
 
 /// Serves until a signal ends the server. SIGHUP reads the settings with `load`. Once the server listens, it prints the
 /// line that tools wait for, then the text of `more`.
 pub(super) fn start(
     settings: Settings,
+    keep: Keep,
     load: Option<reload::Load>,
     more: impl FnOnce(SocketAddr) -> String,
 ) -> Result<ExitCode, Failure> {
@@ -29,7 +29,7 @@ pub(super) fn start(
         tracing::warn!("{warning}");
     }
     let (scheme, format, level) = (settings.scheme(), settings.log_format, settings.log_level);
-    let stopped = crate::server::run(settings, load, |address| {
+    let stopped = crate::server::run(settings, keep, load, |address| {
         let text = logging::start_up_text(format, &format!("{scheme}://{address}"), &more(address));
         let mut output = std::io::stdout().lock();
         if let Err(error) = output.write_all(text.as_bytes()).and_then(|()| output.flush()) {

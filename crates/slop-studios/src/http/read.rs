@@ -61,8 +61,8 @@ pub(crate) async fn media(
 ) -> Result<Json<MediaStateBody>, Problem> {
     publisher.scopes.require(Operation::MediaRead, &media_id)?;
     check_name(&media_id).map_err(|error| Problem::invalid(vec![FieldError::new("mediaId", error.to_string())]))?;
-    let state = app.store.media_state(&media_id).await.map_err(unread)?;
-    let state = state.ok_or_else(|| Problem::not_found("nothing is known of this media item"))?;
+    let snapshot = app.store.media_snapshot(&media_id).await.map_err(unread)?;
+    let state = snapshot.state.ok_or_else(|| Problem::not_found("nothing is known of this media item"))?;
     Ok(Json(MediaStateBody {
         media_id,
         status: state.step.status(),

@@ -272,19 +272,7 @@ impl Executor {
                 if let Some(given) = &body.id {
                     id = given.as_str().into();
                 }
-                ChangeKind::Notification(NotificationChange {
-                    user_id: user_id.into(),
-                    fingerprint: notification_fingerprint(&body)?,
-                    payload: encode(&events::Notification {
-                        id: &id,
-                        r#type: body.r#type,
-                        title: &body.title,
-                        message: &body.message,
-                        timestamp: at,
-                        data: body.data.as_deref(),
-                    })?,
-                    id: Arc::clone(&id),
-                })
+                notification(user_id, &body, Arc::clone(&id), at)?
             }
             Publish::RoomEvent { room, body } => ChangeKind::Room(Envelope {
                 namespace: body.namespace.as_str(),
@@ -299,6 +287,19 @@ impl Executor {
         };
         Ok(Change { id, at, key, what })
     }
+}
+
+fn notification(user_id: String, body: &NotificationBody, id: Arc<str>, at: Moment) -> Result<ChangeKind, Refused> {
+    let payload = encode(&events::Notification {
+        id: &id,
+        r#type: body.r#type,
+        title: &body.title,
+        message: &body.message,
+        timestamp: at,
+        data: body.data.as_deref(),
+    })?;
+    let fingerprint = notification_fingerprint(body)?;
+    Ok(ChangeKind::Notification(NotificationChange { user_id: user_id.into(), id, fingerprint, payload }))
 }
 
 /// Why the key refused a whole batch after it was checked: another request took the key, or its place, in between.

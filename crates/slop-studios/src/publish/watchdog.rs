@@ -199,7 +199,8 @@ mod tests {
         }
 
         async fn status(&self, media_id: &str) -> Status {
-            self.store.media_state(media_id).await.expect("readable").expect("known").step.status()
+            let snapshot = self.store.media_snapshot(media_id).await.expect("readable");
+            snapshot.state.expect("known").step.status()
         }
     }
 

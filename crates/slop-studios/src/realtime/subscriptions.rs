@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-use socketio_server::{EventArgs, Handle, Namespace, OwnedEvent, Socket, SocketRef};
-use tokio::sync::oneshot;
+use socketio_server::{EventArgs, Namespace, OwnedEvent, Socket};
 
 use crate::contract::events::{Failed, MediaSubscribed, client};
 use crate::contract::rooms;
-use crate::realtime::session::{self, Sessions, Unanswered};
-use crate::store::{MediaState, SnapshotThen, Store};
+use crate::realtime::session::Sessions;
+use crate::store::{MediaSnapshot, Store};
 
 /// Adds `subscribeMedia` and `unsubscribeMedia` to a namespace.
 pub(crate) fn extensions(namespace: Namespace, sessions: &Arc<Sessions>, store: &Arc<dyn Store>) -> Namespace {
@@ -27,76 +25,54 @@ pub(crate) fn extensions(namespace: Namespace, sessions: &Arc<Sessions>, store: 
     })
 }
 
-/// Subscribes a socket without a gap or a duplicate between the snapshot and the live events. The store runs
-/// `enter_later` between two dispatches. The shard's mailbox keeps its order. So `enter` runs on the socket's shard
-/// after every event that is in the snapshot, and before every event that is not.
-async fn subscribe(sessions: Arc<Sessions>, store: Arc<dyn Store>, socket: Socket, mut event: OwnedEvent) {
-    let media_id: Arc<str> = match rooms::parse_name(event.arg(0)) {
-        Ok(media_id) => media_id.into(),
+/// Reads of an item's state before a subscription is given up. A second one is needed only if more is published during
+/// the first than the server remembers.
+const READS: usize = 3;
+
+/// Subscribes a socket without a gap between the item's state and the live events. The state was read as of a number.
+/// The socket's shard has sent every event up to it before `enter` runs; `enter` sends what was sent since.
+async fn subscribe(sessions: Arc<Sessions>, store: Arc<dyn Store>, socket: Socket, event: OwnedEvent) {
+    let media_id = match rooms::parse_name(event.arg(0)) {
+        Ok(media_id) => media_id,
         Err(error) => return event.ack(&Failed::new(&format!("Media id {error}"))),
     };
-    if !socket.is_connected() {
-        return;
-    }
-    let answer = session::keep_unanswered(&socket, event.take_ack());
-
-    let (done, entered) = oneshot::channel();
-    let then = enter_later(&sessions, &media_id, answer, socket.handle(), socket.reference(), done);
-    let asked = store.media_snapshot_then(&media_id, then).await;
-    if let Err(error) = &asked {
-        tracing::debug!(%error, "read a media item's state");
-    }
-    // Events that do not overlap with this event wait until it is answered.
-    let entered = entered.await;
-    if entered.is_err() {
-        acknowledge(&socket, answer, &Failed::new("Try again later"));
-    }
-}
-
-fn enter_later(
-    sessions: &Arc<Sessions>,
-    media_id: &Arc<str>,
-    answer: Unanswered,
-    handle: &Handle,
-    socket: SocketRef,
-    done: oneshot::Sender<()>,
-) -> SnapshotThen {
-    let (sessions, media_id, handle) = (Arc::clone(sessions), Arc::clone(media_id), handle.clone());
-    Box::new(move |state| {
-        let state = state.cloned();
-        handle.with_socket(socket, move |socket| {
-            if let Some(socket) = socket {
-                enter(&sessions, socket, &media_id, answer, state.as_ref());
+    for _ in 0..READS {
+        let snapshot = match store.media_snapshot(&media_id).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                tracing::debug!(%error, "read a media item's state");
+                break;
             }
-            let _ = done.send(());
-        });
-    })
+        };
+        socket.caught_up().await;
+        if !socket.is_connected() {
+            return;
+        }
+        if socket.can_catch_up(snapshot.as_of) {
+            return enter(&sessions, &socket, &media_id, event, &snapshot);
+        }
+    }
+    event.ack(&Failed::new("Try again later"));
 }
 
 /// Subscribes with the socket's *current* identity, which may have expired since the request.
-fn enter(sessions: &Sessions, socket: &Socket, media_id: &str, answer: Unanswered, state: Option<&MediaState>) {
-    let owner = state.and_then(|state| state.owner_id.clone());
+fn enter(sessions: &Sessions, socket: &Socket, media_id: &str, event: OwnedEvent, snapshot: &MediaSnapshot) {
+    let owner = snapshot.state.as_ref().and_then(|state| state.owner_id.clone());
     if let Err(denied) = sessions.subscribe(socket, media_id, owner) {
         sessions.metrics.subscription_refused();
         tracing::debug!(socket = socket.id(), media_id, rule = denied.rule(), "refuse a subscription");
-        return acknowledge(socket, answer, &Failed::new(&denied.to_string()));
+        return event.ack(&Failed::new(&denied.to_string()));
     }
-    acknowledge(socket, answer, &subscribed(media_id));
-    if let Some(state) = state
+    event.ack(&subscribed(media_id));
+    let room = rooms::media_room(media_id);
+    // A later event replaces the state.
+    if socket.catch_up(&room, snapshot.as_of) == 0
+        && let Some(state) = &snapshot.state
         // Sent in the item's room: the replay leaves it out if the recovered session may no longer follow the item.
-        && let Err(error) = socket.emit_args_in(
-            &rooms::media_room(media_id),
-            state.step.route().event,
-            &EventArgs::from_raw(&*state.payload),
-        )
+        && let Err(error) =
+            socket.emit_args_in(&room, state.step.route().event, &EventArgs::from_raw(&*state.payload))
     {
         tracing::error!(%error, "encode a media item's state");
-    }
-}
-
-fn acknowledge(socket: &Socket, answer: Unanswered, response: &impl Serialize) {
-    if let Some(ack) = session::take_unanswered(socket, answer) {
-        ack.send(response);
     }
 }
 

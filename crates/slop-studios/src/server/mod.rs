@@ -23,6 +23,7 @@ mod signals;
 mod stop;
 
 use self::memory::HeapTrim;
+pub(crate) use self::options::Keep;
 use self::parts::{Started, start};
 use self::reload::Reload;
 use self::reloadable::reloadable;
@@ -34,7 +35,6 @@ use crate::config::certificate::Certificate;
 use crate::metrics::Metrics;
 use crate::publish::watchdog::Watchdog;
 use crate::store::Store;
-use crate::store::sqlite::SqliteStore;
 
 /// Serves until SIGTERM or SIGINT, then drains. `on_listening` is called once, when connections are accepted. With
 /// `load`, SIGHUP reads the settings and the certificate again. Without it, SIGHUP ends the process, as is the system's
@@ -44,6 +44,7 @@ use crate::store::sqlite::SqliteStore;
 /// If the server can't listen on the address, or the system provides no threads.
 pub(crate) fn run(
     settings: Settings,
+    keep: Keep,
     load: Option<reload::Load>,
     on_listening: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<Stopped> {
@@ -54,7 +55,7 @@ pub(crate) fn run(
     let metrics = Arc::new(Metrics::default());
     let certificate = settings.tls().map(|files| Certificate::load(&files, Arc::clone(&metrics))).transpose()?;
     let listener = listener::listen(&runtime, &settings)?;
-    let started = start(&settings, &runtime, listener, &metrics, certificate.as_ref())?;
+    let started = start(&settings, keep, &runtime, listener, &metrics, certificate.as_ref())?;
     let reload = load.map(|load| reloadable(load, &started, certificate));
     let Started { server, store, refusals, .. } = started;
     say_started(&settings, server.local_addr());
@@ -63,7 +64,7 @@ pub(crate) fn run(
     let signal = runtime.block_on(async {
         let mut trim = HeapTrim::default();
         let mut ticks = interval(memory::INTERVAL);
-        let mut watching = pin!(watch(&settings, Arc::<SqliteStore>::clone(&store), metrics));
+        let mut watching = pin!(watch(&settings, Arc::clone(&store) as Arc<dyn Store>, metrics));
         loop {
             tokio::select! {
                 biased;

@@ -8,7 +8,17 @@ use socketio_server::Config;
 use super::open_files::{self, Places};
 use crate::config::Settings;
 use crate::limits;
-use crate::store::sqlite::{Bound, Bounds, KeyBounds, Options, RevocationBound};
+use crate::store::sqlite::Options;
+use crate::store::{Bound, Bounds, KeyBounds, RevocationBound};
+
+/// Where the server keeps its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// In the folder `DATA_DIR`.
+    InFolder,
+    /// In memory, until it ends.
+    InMemory,
+}
 
 pub(super) fn store_options(settings: &Settings) -> Options {
     let unnoticed = settings.ping_interval + settings.ping_timeout;
@@ -16,32 +26,33 @@ pub(super) fn store_options(settings: &Settings) -> Options {
         folder: settings.data_dir.clone(),
         sync: settings.store_sync,
         journal: if settings.recovery.is_zero() { Duration::ZERO } else { settings.recovery + unnoticed },
-        bounds: Bounds {
-            media: Bound {
-                age: settings.media_retention,
-                rows: limits::MAX_MEDIA_ITEMS,
-                bytes: limits::MAX_MEDIA_BYTES,
-            },
-            notifications: Bound {
-                age: settings.notification_retention,
-                rows: u64::MAX,
-                bytes: limits::MAX_NOTIFICATION_BYTES,
-            },
-            notifications_per_user: limits::MAX_NOTIFICATIONS_PER_USER,
-            log: Bound { age: settings.log_retention, rows: u64::MAX, bytes: settings.log_max_bytes },
-            sessions: Bound { age: limits::SESSION_AGE, rows: limits::MAX_SESSIONS, bytes: limits::MAX_SESSION_BYTES },
-            revocations: RevocationBound {
-                rows: limits::MAX_REVOCATIONS,
-                max_lifetime: settings.jwt_max_lifetime,
-                leeway: settings.jwt_leeway,
-            },
-            idempotency_keys: KeyBounds {
-                age: limits::IDEMPOTENCY_KEY_AGE,
-                of_all: settings.max_idempotency_keys as u64,
-                of_publisher: match settings.max_idempotency_keys_per_publisher {
-                    0 => u64::MAX,
-                    most => most as u64,
-                },
+        bounds: bounds(settings),
+    }
+}
+
+/// The limits of the store.
+pub(super) fn bounds(settings: &Settings) -> Bounds {
+    Bounds {
+        media: Bound { age: settings.media_retention, rows: limits::MAX_MEDIA_ITEMS, bytes: limits::MAX_MEDIA_BYTES },
+        notifications: Bound {
+            age: settings.notification_retention,
+            rows: u64::MAX,
+            bytes: limits::MAX_NOTIFICATION_BYTES,
+        },
+        notifications_per_user: limits::MAX_NOTIFICATIONS_PER_USER,
+        log: Bound { age: settings.log_retention, rows: u64::MAX, bytes: settings.log_max_bytes },
+        sessions: Bound { age: limits::SESSION_AGE, rows: limits::MAX_SESSIONS, bytes: limits::MAX_SESSION_BYTES },
+        revocations: RevocationBound {
+            rows: limits::MAX_REVOCATIONS,
+            max_lifetime: settings.jwt_max_lifetime,
+            leeway: settings.jwt_leeway,
+        },
+        idempotency_keys: KeyBounds {
+            age: limits::IDEMPOTENCY_KEY_AGE,
+            of_all: settings.max_idempotency_keys as u64,
+            of_publisher: match settings.max_idempotency_keys_per_publisher {
+                0 => u64::MAX,
+                most => most as u64,
             },
         },
     }

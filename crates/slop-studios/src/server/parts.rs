@@ -9,7 +9,7 @@ use socketio_server::{Handle, Recovery, Server, ServerBuilder, SessionKeeper};
 use tokio::runtime::Runtime;
 
 use super::checks::check_identities;
-use super::options::{engine_config, places_that_fit, store_options};
+use super::options::{Keep, bounds, engine_config, places_that_fit, store_options};
 use crate::config::Settings;
 use crate::config::certificate::Certificate;
 use crate::hot_swap::HotSwap;
@@ -27,13 +27,14 @@ use crate::realtime::saved_sessions::StoreKeeper;
 use crate::realtime::session::Sessions;
 use crate::realtime::user_rate::UserRates;
 use crate::refusals::Refusals;
+use crate::store::memory::MemoryStore;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Revocations as Forgotten, Store};
+use crate::store::{Dispatch, Revocations as Forgotten, Store, StoreControl};
 
 /// The parts that the composition root keeps.
 pub(super) struct Started {
     pub(super) server: Server,
-    pub(super) store: Arc<SqliteStore>,
+    pub(super) store: Arc<dyn StoreControl>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) publishers: Arc<Publishers>,
     pub(super) refusals: Arc<Refusals>,
@@ -42,6 +43,7 @@ pub(super) struct Started {
 /// Makes the parts, joins them, and starts the engine.
 pub(super) fn start(
     settings: &Settings,
+    keep: Keep,
     runtime: &Runtime,
     listener: TcpListener,
     metrics: &Arc<Metrics>,
@@ -54,12 +56,12 @@ pub(super) fn start(
     let sessions = sessions(settings, runtime, &handle, &revocations, &refusals, metrics)?;
     let inboxes = Arc::<Inboxes>::default();
     let dispatch = Arc::new(EngineDispatch::new(handle.clone(), Arc::clone(&sessions), Arc::clone(&inboxes)));
-    let embedded = Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(metrics))?);
-    let store: Arc<dyn Store> = Arc::<SqliteStore>::clone(&embedded);
+    let controlled = open_store(settings, keep, dispatch, metrics)?;
+    let store: Arc<dyn Store> = Arc::<dyn StoreControl>::clone(&controlled);
     inboxes.use_store(&store);
     read_revocations(runtime, &*store, &revocations)?;
     let revoker = Arc::new(Revoker::new(
-        Arc::<SqliteStore>::clone(&embedded),
+        Arc::<dyn StoreControl>::clone(&controlled),
         revocations,
         Arc::clone(&sessions),
         handle.clone(),
@@ -87,7 +89,7 @@ pub(super) fn start(
     };
     let noted = Arc::clone(&refusals);
     let builder = builder
-        .recovery(recovery(settings, &embedded, &store))
+        .recovery(recovery(settings, &*controlled, &store))
         .fallback(Api::new(Arc::new(app), options))
         .on_refusal(move |client| noted.note_client(client));
     let builder = namespaces::all(&sessions, &inboxes, &store).into_iter().fold(builder, ServerBuilder::namespace);
@@ -96,7 +98,19 @@ pub(super) fn start(
         None => builder,
     };
     let server = builder.start(listener).context("start the server")?;
-    Ok(Started { server, store: embedded, sessions, publishers, refusals })
+    Ok(Started { server, store: controlled, sessions, publishers, refusals })
+}
+
+fn open_store(
+    settings: &Settings,
+    keep: Keep,
+    dispatch: Arc<dyn Dispatch>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Arc<dyn StoreControl>> {
+    Ok(match keep {
+        Keep::InFolder => Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(metrics))?),
+        Keep::InMemory => Arc::new(MemoryStore::new(bounds(settings), dispatch, metrics)),
+    })
 }
 
 /// The state shared by all sessions. When keys are removed, the identity of every socket is checked again.
@@ -164,12 +178,12 @@ fn verifier(
 }
 
 /// The options for recovery. Offsets are the store's numbers even without recovery: the inbox depends on them too.
-fn recovery(settings: &Settings, embedded: &SqliteStore, store: &Arc<dyn Store>) -> Recovery {
+fn recovery(settings: &Settings, controlled: &dyn StoreControl, store: &Arc<dyn Store>) -> Recovery {
     let keeper = StoreKeeper::new(Arc::clone(store), settings.recovery);
     Recovery {
         window: settings.recovery,
         after: Some(store.boot_seq().saturating_sub(1)),
-        id_key: Some(embedded.socket_id_key()),
+        id_key: Some(controlled.socket_id_key()),
         keeper: (!settings.recovery.is_zero()).then(|| Arc::new(keeper) as Arc<dyn SessionKeeper>),
         ..Recovery::default()
     }

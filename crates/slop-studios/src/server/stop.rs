@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::signals::{StopSignal, StopSignals};
-use crate::store::sqlite::{Backlog, Ending, SqliteStore};
+use crate::store::{Backlog, Ending, StoreControl};
 
 /// The divisor of the grace period that gives the time in which `/health/ready` already fails while connections are
 /// still accepted. In this time a load balancer can redirect clients before they are refused.
@@ -57,7 +57,7 @@ impl Stopped {
 /// Drains the connections and commits the accepted data. It waits for nothing beyond the one deadline.
 pub(super) async fn end(
     server: Server,
-    store: Arc<SqliteStore>,
+    store: Arc<dyn StoreControl>,
     stop: &mut StopSignals,
     grace: Duration,
 ) -> anyhow::Result<Stopped> {
@@ -83,6 +83,20 @@ pub(super) async fn end(
         }
     }
 
+    let ending = close(store, stop, deadline).await?;
+    Ok(match drained {
+        _ if ending != Ending::default() => Stopped::OutOfOrder,
+        Drain::Late | Drain::Failed => Stopped::OutOfOrder,
+        Drain::Interrupted(signal) => Stopped::Interrupted(signal.number),
+        Drain::Done(_) => {
+            tracing::info!("stopped");
+            Stopped::InOrder
+        }
+    })
+}
+
+/// Closes the store, and logs what is not written.
+async fn close(store: Arc<dyn StoreControl>, stop: &mut StopSignals, deadline: Instant) -> anyhow::Result<Ending> {
     // All accepted data is committed before the process ends, and the next process finds a tidy file.
     let closing = Arc::clone(&store);
     let closed = on_a_thread("last-commit", move || closing.close_by(deadline))?;
@@ -110,15 +124,7 @@ pub(super) async fn end(
             );
         }
     }
-    Ok(match drained {
-        _ if ending != Ending::default() => Stopped::OutOfOrder,
-        Drain::Late | Drain::Failed => Stopped::OutOfOrder,
-        Drain::Interrupted(signal) => Stopped::Interrupted(signal.number),
-        Drain::Done(_) => {
-            tracing::info!("stopped");
-            Stopped::InOrder
-        }
-    })
+    Ok(ending)
 }
 
 /// The outcome of a drain.

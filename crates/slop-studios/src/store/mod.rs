@@ -1,7 +1,7 @@
 //! The server's persistent data: the state of media items, notifications, durable events, sessions, and receipts by
 //! idempotency key.
 //!
-//! [`Store`] states the guarantees of every implementation. [`sqlite`] keeps everything in a file. [`media`] has the
+//! [`Store`] states the guarantees of every implementation. [`sqlite`] keeps everything in a file, [`memory`] in the process. [`media`] has the
 //! life-cycle rules that all implementations share.
 
 use std::fmt::Debug;
@@ -16,15 +16,21 @@ pub use socketio_server::Before;
 
 use crate::contract::delivery::Envelope;
 use crate::contract::time::Moment;
+use crate::limits::ROW_OVERHEAD_BYTES;
 
+mod bounds;
+mod control;
 pub(crate) mod data_dir;
 pub mod media;
+pub mod memory;
 mod revocations;
 mod sessions;
 pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod suite;
 
+pub use bounds::{Bound, Bounds, KeyBounds, RevocationBound};
+pub use control::{Backlog, Ending, StoreControl};
 pub use media::{MediaChange, MediaState, Status, Step};
 pub use revocations::{Floors, Revocation, RevocationStore, Revocations, Revoked};
 pub use sessions::{SessionKey, SessionRecord, SessionStore};
@@ -40,7 +46,8 @@ pub use sessions::{SessionKey, SessionRecord, SessionStore};
 ///   not even by the next process after this one was killed.
 /// - **Once.** Of several changes with the same idempotency key, or notifications of one user with the same id, one is
 ///   committed and dispatched. The others are answered with its receipt, even if they arrive at the same time.
-/// - **No gap.** [`Store::media_snapshot_then`] and [`Store::inbox_then`] take their place in the same order.
+/// - **No gap.** [`Store::media_snapshot`] and [`Store::inbox`] tell the number as of which they were read: they include
+///   every event up to it, and none after it. Each event up to it was dispatched before they are answered.
 /// - **Bounded.** All stored data has a limit; the oldest data is removed first. Idempotency keys and revocations are
 ///   removed when their time is over, and no sooner. Beyond the limit, a new one is refused.
 pub trait Store: SessionStore + RevocationStore {
@@ -57,17 +64,12 @@ pub trait Store: SessionStore + RevocationStore {
     /// first accepted change on.
     fn check_key(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// The last state of a media item, if it is known.
-    fn media_state(&self, media_id: &str) -> BoxFuture<'_, Result<Option<MediaState>, StoreError>>;
+    /// The last state of a media item. See the trait for its place in the order.
+    fn media_snapshot(&self, media_id: &str) -> BoxFuture<'_, Result<MediaSnapshot, StoreError>>;
 
     /// The owners of these media items, as far as they are known. Like [`SessionStore::session`], it takes no place in
     /// the order.
     fn media_owners(&self, media_ids: Vec<Box<str>>) -> BoxFuture<'_, Result<MediaOwners, StoreError>>;
-
-    /// Runs `then` with the last state of a media item, in order with the dispatches. The state includes every event
-    /// that was dispatched before. Every event that the state lacks is dispatched after `then` has returned. `then`
-    /// must be quick and must not wait for the store.
-    fn media_snapshot_then(&self, media_id: &str, then: SnapshotThen) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// The number of the last event of any media item, or 0 if there is none.
     fn newest_media(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
@@ -86,11 +88,11 @@ pub trait Store: SessionStore + RevocationStore {
         limit: usize,
     ) -> BoxFuture<'_, Result<NotificationsPage, StoreError>>;
 
-    /// Runs `then` with a user's undelivered notifications: at most `limit`, and about [`INBOX_BATCH_BYTES`]. It runs
-    /// in order with the dispatches, like [`Store::media_snapshot_then`].
+    /// A user's undelivered notifications: at most `limit`, and about [`INBOX_BATCH_BYTES`]. See the trait for its place
+    /// in the order.
     ///
     /// [`INBOX_BATCH_BYTES`]: crate::limits::INBOX_BATCH_BYTES
-    fn inbox_then(&self, user_id: &str, limit: usize, then: InboxThen) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn inbox(&self, user_id: &str, limit: usize) -> BoxFuture<'_, Result<Inbox, StoreError>>;
 
     /// Records that a user has received every notification up to this number on some socket. It never waits. If the
     /// process is killed right afterwards, the user may get the last ones again.
@@ -131,14 +133,17 @@ pub trait Store: SessionStore + RevocationStore {
     fn usage(&self) -> Usage;
 }
 
-/// See [`Store::media_snapshot_then`].
-pub type SnapshotThen = Box<dyn FnOnce(Option<&MediaState>) + Send>;
+/// See [`Store::media_snapshot`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MediaSnapshot {
+    /// The last state of the item, if it is known.
+    pub state: Option<MediaState>,
+    /// The number of the last event of any kind that was dispatched before.
+    pub as_of: u64,
+}
 
 /// See [`Store::media_owners`].
 pub type MediaOwners = Vec<(Box<str>, Arc<str>)>;
-
-/// See [`Store::inbox_then`].
-pub type InboxThen = Box<dyn FnOnce(&Inbox) + Send>;
 
 /// The receiver of a store's committed events.
 pub trait Dispatch: Debug + Send + Sync {
@@ -428,6 +433,22 @@ pub struct Amount {
     pub rows: u64,
     /// The bytes of their contents, without ids, names and indexes.
     pub bytes: u64,
+}
+
+impl Amount {
+    pub(in crate::store) fn add(&mut self, bytes: u64) {
+        self.rows += 1;
+        self.bytes += bytes;
+    }
+
+    pub(in crate::store) fn remove(&mut self, bytes: u64) {
+        self.rows = self.rows.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    pub(in crate::store) fn exceeds(&self, bound: &Bound) -> bool {
+        self.rows > bound.rows || self.bytes + self.rows * ROW_OVERHEAD_BYTES > bound.bytes
+    }
 }
 
 /// The reason why a store did not carry out a request.

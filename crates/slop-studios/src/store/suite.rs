@@ -223,9 +223,10 @@ pub(crate) fn a_refused_change_is_not_dispatched(make: Make) {
     let refused = wait(store.commit(media("2", "m", Step::Error)));
     assert!(matches!(refused, Err(StoreError::Media(_))), "{refused:?}");
     assert_eq!(recorder.lines(), ["m mediaComplete 1"]);
-    let state = wait(store.media_state("m")).expect("readable").expect("known");
-    assert_eq!((state.step, &*state.payload), (Step::Complete, r#"{"id":"1"}"#));
-    assert_eq!(wait(store.media_state("other")), Ok(None));
+    let state = |id| wait(store.media_snapshot(id)).expect("readable").state;
+    let kept = state("m").expect("known");
+    assert_eq!((kept.step, &*kept.payload), (Step::Complete, r#"{"id":"1"}"#));
+    assert_eq!(state("other"), None);
 }
 
 fn receipt(committed: Committed) -> (String, u64, bool) {
@@ -350,19 +351,14 @@ pub(crate) fn a_snapshot_has_its_place_in_the_order(make: Make) {
         }
     });
     for _ in 0..200 {
-        let recorder = Arc::clone(&recorder);
-        let (say, said) = std::sync::mpsc::channel();
-        let asked = store.media_snapshot_then(
-            "m",
-            Box::new(move |state| {
-                let last = state.map(|state| format!("m mediaProgress {}", id_in(&state.payload)));
-                let _ = say.send((last, recorder.lines()));
-            }),
-        );
-        assert_eq!(wait(asked), Ok(()));
-        let (state, dispatched) = said.recv().expect("it ran");
-        // The state is the last dispatched event: nothing in between, nothing after.
-        assert_eq!(state.as_ref(), dispatched.last());
+        let snapshot = wait(store.media_snapshot("m")).expect("readable");
+        let (dispatched, numbers) = (recorder.lines(), recorder.numbers());
+        // Everything up to its number was dispatched, and the state is the last event of these.
+        let count = numbers.partition_point(|number| *number <= snapshot.as_of);
+        let last = dispatched[..count].last();
+        let state = snapshot.state.map(|state| (state.seq, format!("m mediaProgress {}", id_in(&state.payload))));
+        assert_eq!(state.as_ref().map(|(_, line)| line), last);
+        assert_eq!(state.map_or(snapshot.as_of, |(number, _)| number), snapshot.as_of);
     }
     publisher.join().expect("it publishes");
 }
@@ -570,10 +566,7 @@ pub(crate) fn a_replay_has_the_newest_progress(make: Make) {
 }
 
 fn inbox(store: &dyn Store, limit: usize) -> Inbox {
-    let (say, said) = std::sync::mpsc::channel();
-    let then = Box::new(move |inbox: &Inbox| drop(say.send(inbox.clone())));
-    assert_eq!(wait(store.inbox_then("u", limit, then)), Ok(()));
-    said.recv().expect("it ran")
+    wait(store.inbox("u", limit)).expect("readable")
 }
 
 pub(crate) fn an_inbox_is_what_was_not_received(make: Make) {
@@ -612,14 +605,11 @@ pub(crate) fn an_inbox_has_its_place_in_the_order(make: Make) {
         }
     });
     for _ in 0..50 {
-        let recorder = Arc::clone(&recorder);
-        let (say, said) = std::sync::mpsc::channel();
-        let then = Box::new(move |inbox: &Inbox| {
-            let waiting: Vec<u64> = inbox.undelivered.iter().map(|item| item.seq).collect();
-            let _ = say.send((waiting, recorder.numbers()));
-        });
-        assert_eq!(wait(store.inbox_then("u", 1_000, then)), Ok(()));
-        let (waiting, dispatched) = said.recv().expect("it ran");
+        let inbox = inbox(&*store, 1_000);
+        let waiting: Vec<u64> = inbox.undelivered.iter().map(|item| item.seq).collect();
+        let mut dispatched = recorder.numbers();
+        assert!(dispatched.last().is_none_or(|last| *last >= inbox.as_of));
+        dispatched.retain(|number| *number <= inbox.as_of);
         assert_eq!(waiting, dispatched);
     }
     publisher.join().expect("it publishes");

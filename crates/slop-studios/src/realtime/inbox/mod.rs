@@ -44,29 +44,21 @@ impl Inboxes {
     /// its session.
     pub(crate) fn deliver(self: &Arc<Self>, socket: &Socket) {
         let (Some(identity), Some(store)) = (identity(socket), self.store()) else { return };
-        let (inboxes, handle, reference) = (Arc::clone(self), socket.handle().clone(), socket.reference());
         let user_id: Arc<str> = identity.user_id.as_str().into();
         if !session::inbox(socket, |progress| progress.begin(&user_id)) {
             return;
         }
-        let asked = Arc::clone(&user_id);
+        let (inboxes, handle, reference) = (Arc::clone(self), socket.handle().clone(), socket.reference());
         tokio::task::spawn_local(async move {
-            let (failed, at) = (Arc::clone(&inboxes), handle.clone());
-            let then = move |inbox: &store::Inbox| {
-                let inbox = inbox.clone();
-                handle.with_socket(reference, move |socket| {
-                    if let Some(socket) = socket {
-                        inboxes.was_read(socket, |is_late| inboxes.give(socket, &user_id, &inbox, is_late));
-                    }
-                });
-            };
-            if let Err(error) = store.inbox_then(&asked, INBOX_BATCH, Box::new(then)).await {
-                at.with_socket(reference, move |socket| {
-                    if let Some(socket) = socket {
-                        failed.try_again_later(socket, &error);
-                    }
-                });
-            }
+            let read = store.inbox(&user_id, INBOX_BATCH).await;
+            // By then the socket's shard has sent every event up to the inbox's number.
+            handle.with_socket(reference, move |socket| match (socket, read) {
+                (Some(socket), Ok(inbox)) => {
+                    inboxes.was_read(socket, |is_late| inboxes.give(socket, &user_id, &inbox, is_late));
+                }
+                (Some(socket), Err(error)) => inboxes.try_again_later(socket, &error),
+                (None, _) => {}
+            });
         });
     }
 
@@ -102,13 +94,14 @@ impl Inboxes {
         }
     }
 
-    /// Sends an inbox to the socket. Runs on the socket's shard, in order with the dispatches. `is_late`: the inbox is
-    /// about to be read again.
+    /// Sends an inbox to the socket. Runs on the socket's shard, after every event that the inbox includes, and maybe
+    /// after later ones. `is_late`: the inbox is about to be read again.
     fn give(self: &Arc<Self>, socket: &Socket, user_id: &Arc<str>, inbox: &store::Inbox, is_late: bool) {
         // The user may have changed meanwhile. Then the new user's inbox is on its way.
         let Some(joined) = socket.joined_at(&rooms::user_room(user_id)) else { return };
-        let (new, is_drained, tells_count) = session::inbox(socket, |progress| {
-            (progress.take(inbox, joined, is_late), progress.is_drained, progress.take_count(is_late, inbox.unread))
+        let (new, is_drained, live, tells_count) = session::inbox(socket, |progress| {
+            let new = progress.take(inbox, joined, is_late);
+            (new, progress.is_drained, progress.last_live, progress.take_count(is_late, inbox.unread))
         });
         for item in new {
             let args = EventArgs::from_raw(&*item.payload);
@@ -118,12 +111,11 @@ impl Inboxes {
             }
         }
         if tells_count {
-            // Later changes of the count are dispatched later.
             send_count(socket, user_id, inbox.unread);
         }
         let last = inbox.undelivered.last().map_or(0, |item| item.seq);
-        let up_to = if is_drained { inbox.as_of } else { last };
-        if inbox.undelivered.is_empty() {
+        let up_to = if is_drained { inbox.as_of.max(live) } else { last };
+        if inbox.undelivered.is_empty() && live <= inbox.as_of {
             return;
         }
         let (inboxes, user_id, again) = (Arc::clone(self), Arc::clone(user_id), socket.clone());
@@ -144,7 +136,7 @@ impl Inboxes {
     /// Handles a notification that has just been sent to the socket. Runs on the socket's shard.
     pub(crate) fn notified(self: &Arc<Self>, socket: &Socket, user_id: &Arc<str>, seq: u64, unread: u64) {
         self.count_changed(socket, unread);
-        if session::inbox(socket, |progress| progress.is_drained) {
+        if session::inbox(socket, |progress| progress.came_live(seq)) {
             let (inboxes, user_id) = (Arc::clone(self), Arc::clone(user_id));
             socket.when_arrived(move || inboxes.received(&user_id, seq));
         }
@@ -154,11 +146,7 @@ impl Inboxes {
     /// shard.
     pub(crate) fn count_changed(&self, socket: &Socket, unread: u64) {
         let Some(identity) = identity(socket) else { return };
-        let wants_count = session::inbox(socket, |progress| {
-            progress.held = None;
-            progress.wants_count
-        });
-        if wants_count {
+        if session::inbox(socket, Progress::count_changed) {
             send_count(socket, &identity.user_id, unread);
         }
     }

@@ -19,10 +19,12 @@ pub(crate) struct Progress {
     has: Sent,
     /// The notifications sent to earlier users of the socket, the latest user last: one of them may come back.
     earlier: Vec<(Arc<str>, Sent)>,
+    /// The number of the last notification that came live while older ones were pending.
+    pub(super) last_live: u64,
     /// Whether no pending notification is left: later ones come live.
     pub(super) is_drained: bool,
     /// Whether the client has used an inbox event, as any user. Only such clients understand the count.
-    pub(super) wants_count: bool,
+    wants_count: bool,
     /// Whether the count of unread notifications may have changed since the client was told.
     is_count_stale: bool,
     /// How often the count became stale.
@@ -30,7 +32,7 @@ pub(crate) struct Progress {
     /// Number of unanswered requests whose answer may bring the client the count.
     unanswered: usize,
     /// The count of an inbox that was read meanwhile, in case that no answer brings one.
-    pub(super) held: Option<u64>,
+    held: Option<u64>,
     reading: Reading,
     /// Number of consecutive failed reads.
     failures: u32,
@@ -118,6 +120,14 @@ impl Progress {
         held
     }
 
+    /// Records that the number has changed, which makes every number that was read before outdated. Returns whether to
+    /// tell the client.
+    pub(super) fn count_changed(&mut self) -> bool {
+        self.held = None;
+        self.is_count_stale &= !self.wants_count;
+        self.wants_count
+    }
+
     /// Records that the socket has got a user. Returns whether the inbox is to be read now.
     pub(super) fn begin(&mut self, user_id: &Arc<str>) -> bool {
         if self.user_id.as_ref() != Some(user_id) {
@@ -179,6 +189,14 @@ impl Progress {
         }
     }
 
+    /// Records a notification that came live. Returns whether no older one is pending, so that its arrival confirms all.
+    pub(super) fn came_live(&mut self, seq: u64) -> bool {
+        if !self.is_drained {
+            self.last_live = seq;
+        }
+        self.is_drained
+    }
+
     /// Whether to send the client the count of an inbox that was read.
     pub(super) fn take_count(&mut self, is_late: bool, unread: u64) -> bool {
         if is_late || !self.is_count_stale {
@@ -205,7 +223,7 @@ impl Progress {
             self.sent = self.sent.max(last);
         }
         self.is_drained = !inbox.more && !is_late;
-        self.has.all_up_to(if self.is_drained { inbox.as_of } else { last });
+        self.has.all_up_to(if self.is_drained { inbox.as_of.max(self.last_live) } else { last });
         new
     }
 }
@@ -274,6 +292,23 @@ mod tests {
         progress.begin(&user);
         assert_eq!(taken(&mut progress, &waiting(&[2, 4, 6, 8, 10], 10), 10), [6, 10]);
         assert!(progress.has.live.is_empty(), "all are sent");
+    }
+
+    /// The inbox was read as of a number, and is handed to the socket later.
+    #[test]
+    fn what_came_live_since_the_read_counts_as_sent() {
+        let mut progress = Progress::default();
+        progress.begin(&"u".into());
+        assert!(progress.want_count());
+        progress.answered(0, false);
+        assert!(!progress.came_live(9) && progress.count_changed());
+        assert_eq!(taken(&mut progress, &waiting(&[2], 8), 4), [2]);
+        assert!(!progress.take_count(false, 1), "the client was told a newer number");
+        assert_eq!(progress.last_live, 9);
+        assert!(progress.came_live(10));
+        progress.end(4, 10);
+        progress.begin(&"u".into());
+        assert_eq!(taken(&mut progress, &waiting(&[2, 9, 11], 12), 11), [11]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! change of the identity, every room and subscription that the new identity may not have is left before anything else
 //! is sent.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::mem::replace;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use socketio_server::{Ack, ConnectError, EventArgs, Socket};
+use socketio_server::{ConnectError, EventArgs, Socket};
 use tokio::time::Instant;
 
 use crate::contract::auth_error::AuthError;
@@ -33,9 +33,12 @@ use crate::realtime::user_rate::{UserRate, UserRates};
 use crate::refusals::{Reason, Refusals};
 
 mod memberships;
+mod offered;
+mod saved;
 
 pub(crate) use memberships::Denied;
-use memberships::is_custom;
+use offered::{handshake_token, names_session, offered_token, token_of};
+pub(crate) use saved::SavedState;
 
 /// The text of every refusal by policy.
 pub(crate) const NOT_ALLOWED: &str = "Not allowed";
@@ -83,9 +86,6 @@ struct Session {
     inbox: Progress,
     /// The recent event rate of its user. `None` if the socket has sent no event.
     rate: Option<Arc<UserRate>>,
-    /// The acks of handlers that wait for the store, in the order of their events.
-    unanswered: VecDeque<(Unanswered, Ack)>,
-    next_unanswered: u64,
 }
 
 /// Calls `f` with the socket's session, which is created if there is none. The calls must not nest.
@@ -122,27 +122,6 @@ pub(crate) fn send_to_user(socket: &Socket, user_id: &str, event: &'static str, 
     if let Err(error) = sent {
         tracing::error!(event, %error, "encode an event");
     }
-}
-
-#[derive(Deserialize)]
-struct AuthPayload<'a> {
-    #[serde(borrow)]
-    token: Option<&'a RawValue>,
-}
-
-/// Reads the token of `{token}`. Otherwise returns why there is none.
-fn token_of(payload: Option<&RawValue>) -> Result<String, Flaw> {
-    // Only an object counts: serde would also fill a struct from an array.
-    let payload = payload.filter(|payload| payload.get().starts_with('{')).ok_or(Flaw::Missing)?;
-    let token = serde_json::from_str::<AuthPayload<'_>>(payload.get()).ok().and_then(|payload| payload.token);
-    let token = token.ok_or(Flaw::Missing)?;
-    let token: String = serde_json::from_str(token.get()).map_err(|_not_a_string| Flaw::NoText)?;
-    if token.is_empty() { Err(Flaw::Missing) } else { Ok(token) }
-}
-
-fn bearer(header: &HeaderValue) -> Option<&str> {
-    let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
 }
 
 impl Sessions {
@@ -364,127 +343,7 @@ impl Sessions {
     }
 }
 
-/// The saved state of a socket's session, for its recovery.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct SavedState {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    identity: Option<Identity>,
-    /// Why there is no identity, if the client may not know.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    untold: Option<AuthError>,
-    /// The subscribed media items, and their owners as far as known.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) subscriptions: BTreeMap<Box<str>, Option<Arc<str>>>,
-    #[serde(skip_serializing_if = "is_zero")]
-    auth_failures: u32,
-    /// Number of the last notification that was sent from the inbox.
-    #[serde(skip_serializing_if = "is_zero")]
-    inbox_sent: u64,
-    /// Whether the client is told the number of unread notifications.
-    #[serde(skip_serializing_if = "is_zero")]
-    wants_count: bool,
-}
-
-impl SavedState {
-    /// Forgets the last sent notifications: they may have been lost with the server.
-    pub(crate) fn forget_unconfirmed(&mut self) {
-        self.inbox_sent = 0;
-    }
-}
-
-fn is_zero<T: Default + PartialEq>(count: &T) -> bool {
-    *count == T::default()
-}
-
 impl Sessions {
-    /// The state to save of the socket's session.
-    pub(crate) fn save(&self, socket: &Socket) -> String {
-        let state = socket.with_data(|session: &mut Session| SavedState {
-            identity: session.identity.as_deref().cloned(),
-            untold: session.untold.as_deref().copied(),
-            subscriptions: session.subscriptions.clone(),
-            auth_failures: socket.strikes(),
-            inbox_sent: (session.identity.as_ref()).map_or(0, |identity| session.inbox.sent_to(&identity.user_id)),
-            wants_count: session.inbox.wants_count(),
-        });
-        state.and_then(|state| serde_json::to_string(&state).ok()).unwrap_or_default()
-    }
-
-    /// Restores a saved session, as far as it is valid now: its token may have ended, its key may have been withdrawn,
-    /// and a followed media item may have an owner by now. Returns `false` if the session is not for this client.
-    pub(crate) fn restore(&self, socket: &Socket, saved: &str, auth: Option<&RawValue>) -> bool {
-        let state = match saved {
-            "" => SavedState::default(),
-            saved => match serde_json::from_str::<SavedState>(saved) {
-                Ok(state) => state,
-                Err(error) => {
-                    tracing::warn!(%error, "a kept session is not readable");
-                    return false;
-                }
-            },
-        };
-        // An invalid token does no harm: the session may have a better one, which was sent later. A valid token must be
-        // of the same user, and may be newer.
-        let offered = offered_token(socket, auth).and_then(|token| self.verify(&token));
-        let mut saved = state.identity;
-        let lost =
-            saved.as_mut().and_then(|saved| self.verifier.recheck(saved).map(|end| saved.expires_at = end).err());
-        let end = |identity: &Identity| identity.expires_at.unwrap_or(u64::MAX);
-        // A missing token is nothing to report.
-        let refused = offered.as_ref().err().filter(|flaw| **flaw != Flaw::Missing).cloned();
-        let identity = match (saved, offered.ok()) {
-            (Some(saved), Some(offered)) if saved.user_id != offered.user_id => return false,
-            // The saved session was logged out or its token had ended, and the client has an identity again: that is a
-            // new session.
-            (None, Some(_)) => return false,
-            // If both end at the same time, the offered token is used, because the rules in force were applied to it.
-            (Some(saved), Some(offered)) if lost.is_some() || end(&offered) >= end(&saved) => Some(offered),
-            (Some(_), None) if lost.is_some() => None,
-            (saved, _) => saved,
-        };
-        if identity.is_none() {
-            if self.policy.get().auth_required() {
-                return false;
-            }
-            lost.into_iter().for_each(|reason| self.metrics.identity_lost(reason));
-        }
-        // A user's notifications are not repeated to another user. If the user comes back later, the inbox starts
-        // again.
-        let user_id = identity.as_ref().map(|identity| &*identity.user_id);
-        let inbox = Progress::restored(user_id, state.inbox_sent, state.wants_count);
-        if let Some(flaw) = &refused {
-            self.note_refused(socket, "come back", flaw, flaw.setting());
-        }
-        let refused = refused.map(|flaw| flaw.error());
-        let untold = lost.or(state.untold).or(refused).filter(|_| identity.is_none());
-        let identity = identity.map(Rc::new);
-        let mut subscriptions = state.subscriptions;
-        for (media_id, owner) in &mut subscriptions {
-            if owner.is_none() {
-                *owner = self.owners.of(media_id);
-            }
-        }
-        let custom = socket.rooms().into_iter().filter(|room| is_custom(room)).count();
-        socket.set_data(Session {
-            identity: identity.clone(),
-            untold: untold.map(Rc::new),
-            auth_failures: state.auth_failures,
-            memberships: custom + subscriptions.len(),
-            subscriptions,
-            inbox,
-            ..Session::default()
-        });
-        let own = identity.as_ref().map(|identity| rooms::user_room(&identity.user_id));
-        for room in socket.rooms() {
-            if room.starts_with(rooms::USER_PREFIX) && Some(&room) != own.as_ref() {
-                socket.leave(&room);
-            }
-        }
-        self.leave_what_is_denied(socket);
-        true
-    }
-
     /// Tells a client with a recovered session why it has no identity any more, before it gets any other event.
     pub(crate) fn before_replay(&self, socket: &Socket) {
         if let Some(untold) = socket.with_data(|session: &mut Session| session.untold.clone()).flatten() {
@@ -530,32 +389,6 @@ fn strike(socket: &Socket) {
     socket.set_strikes(socket.strikes().saturating_add(1));
 }
 
-/// The token in a socket's handshake.
-fn offered_token(socket: &Socket, auth: Option<&RawValue>) -> Result<String, Flaw> {
-    handshake_token(auth, || socket.header(&AUTHORIZATION))
-}
-
-fn handshake_token<'a>(
-    auth: Option<&RawValue>,
-    header: impl FnOnce() -> Option<&'a HeaderValue>,
-) -> Result<String, Flaw> {
-    match token_of(auth) {
-        Err(Flaw::Missing) => header().and_then(bearer).map(str::to_owned).ok_or(Flaw::Missing),
-        found => found,
-    }
-}
-
-/// Whether the client asks for the recovery of a session.
-fn names_session(auth: Option<&RawValue>) -> bool {
-    #[derive(Deserialize)]
-    struct Auth<'a> {
-        #[serde(borrow)]
-        pid: Option<&'a RawValue>,
-    }
-    let auth = auth.filter(|auth| auth.get().starts_with('{'));
-    auth.and_then(|auth| serde_json::from_str::<Auth<'_>>(auth.get()).ok()).is_some_and(|auth| auth.pid.is_some())
-}
-
 fn send_authenticated(socket: &Socket) {
     if let Some(identity) = identity(socket) {
         let payload = Authenticated {
@@ -570,31 +403,6 @@ fn send_authenticated(socket: &Socket) {
 /// Calls `f` with the socket's progress through its user's inbox.
 pub(crate) fn inbox<R: Default>(socket: &Socket, f: impl FnOnce(&mut Progress) -> R) -> R {
     with_session(socket, |session| f(&mut session.inbox))
-}
-
-/// The identifier of an ack that is kept with its socket.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Unanswered(u64);
-
-/// Keeps the ack of a handler that waits for the store: acks stay on their shard, and the store runs on another thread.
-pub(crate) fn keep_unanswered(socket: &Socket, ack: Option<Ack>) -> Unanswered {
-    with_session(socket, |session| {
-        let name = Unanswered(session.next_unanswered);
-        session.next_unanswered += 1;
-        session.unanswered.extend(ack.map(|ack| (name, ack)));
-        name
-    })
-}
-
-/// The kept ack, if it was not answered since.
-pub(crate) fn take_unanswered(socket: &Socket, name: Unanswered) -> Option<Ack> {
-    // A disconnected socket gets no new session.
-    socket
-        .with_data(|session: &mut Session| {
-            let place = session.unanswered.iter().position(|(kept, _)| *kept == name)?;
-            session.unanswered.remove(place).map(|(_, ack)| ack)
-        })
-        .flatten()
 }
 
 fn send_auth_error(socket: &Socket, error: AuthError) {
@@ -620,36 +428,4 @@ fn told_when_arrived(socket: &Socket, told: Rc<AuthError>) {
 /// The time left, including its fraction of a second, so that the timer does not fire a second early or late.
 fn time_left(expires_at: u64) -> Duration {
     Duration::from_secs(expires_at).saturating_sub(Duration::from_millis(Moment::now().epoch_ms()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn token(json: &str) -> Result<String, AuthError> {
-        let raw: Box<RawValue> = serde_json::from_str(json).expect("JSON");
-        token_of(Some(&raw)).map_err(|flaw| flaw.error())
-    }
-
-    #[test]
-    fn a_token_is_a_string_in_an_object() {
-        assert_eq!(token(r#"{"token":"t","more":[1]}"#), Ok("t".to_owned()));
-        for missing in ["null", "{}", r#"{"token":null}"#, r#"{"token":""}"#, r#""t""#, "5", "[]", r#"["t"]"#] {
-            assert_eq!(token(missing), Err(AuthError::Required), "{missing}");
-        }
-        assert_eq!(token_of(None), Err(Flaw::Missing));
-        for wrong in [r#"{"token":5}"#, r#"{"token":["t"]}"#, r#"{"token":{"a":1}}"#] {
-            assert_eq!(token(wrong), Err(AuthError::Invalid), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_bearer_header_has_a_scheme_and_a_token() {
-        let parse = |text: &str| bearer(&HeaderValue::from_str(text).expect("a header")).map(str::to_owned);
-        assert_eq!(parse("Bearer abc"), Some("abc".to_owned()));
-        assert_eq!(parse("bearer  abc "), Some("abc".to_owned()));
-        for other in ["", "Bearer", "Bearer ", "Basic abc", "abc"] {
-            assert_eq!(parse(other), None, "{other}");
-        }
-    }
 }

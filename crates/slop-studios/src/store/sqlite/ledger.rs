@@ -8,13 +8,13 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::super::media::{self as media_rules, MediaChange};
 use super::super::{
-    Change, ChangeKind, IdempotencyKey, Inbox, MediaState, NotificationChange, ReadMark, Revocation, Revocations,
-    Revoked, StoreError, Usage,
+    Bounds, Change, ChangeKind, IdempotencyKey, Inbox, MediaSnapshot, NotificationChange, ReadMark, Revocation,
+    Revocations, Revoked, StoreError, Usage,
 };
+use super::lazy::{Lazy, SessionChange};
 use super::log::{self, Entry};
-use super::queue::{Lazy, Request, SessionChange};
+use super::queue::Request;
 use super::receipts::{self, KeyedItem, Keys, Receipt};
-use super::retention::Bounds;
 use super::sequence::Sequence;
 use super::{Failed, media, notifications, revocations, sessions};
 use crate::contract::delivery::{Class, Envelope, Route};
@@ -42,7 +42,7 @@ pub(super) enum Applied {
     /// The stored revocation, if there was one, is removed.
     Undone(Option<Revocation>),
     /// The item's state at this place in the order.
-    Snapshot(Option<MediaState>),
+    Snapshot(MediaSnapshot),
     /// The user's undelivered notifications at this place in the order.
     Inbox(Inbox),
     /// The request was refused, and nothing was changed.
@@ -189,7 +189,8 @@ impl Ledger {
             Request::Revoke { revocation, .. } => self.revoke(revocation),
             Request::UndoRevocation { subject, .. } => self.undo_revocation(subject),
             Request::Snapshot { media_id, .. } => {
-                media::find(&self.connection, media_id).map(Applied::Snapshot).map_err(Failed::from)
+                let as_of = numbers.peek() - 1;
+                media::snapshot(&self.connection, media_id, as_of).map(Applied::Snapshot).map_err(Failed::from)
             }
             Request::Inbox { user_id, limit, .. } => {
                 let as_of = numbers.peek() - 1;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use super::super::media::{MediaState, Step};
-use super::super::{MediaUnderWay, UnderWay};
+use super::super::{MediaSnapshot, MediaUnderWay, UnderWay};
 use crate::contract::time::Moment;
 
 const PROGRESS: i64 = 0;
@@ -17,6 +17,11 @@ pub(super) fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option
     let mut statement = connection
         .prepare_cached("SELECT owner, attempt, step, progress, payload, created_at, seq FROM media WHERE id = ?1")?;
     statement.query_row([id], state).optional()
+}
+
+/// The last state of an item, when `as_of` is the number of the last event.
+pub(super) fn snapshot(connection: &Connection, id: &str, as_of: u64) -> rusqlite::Result<MediaSnapshot> {
+    Ok(MediaSnapshot { state: find(connection, id)?, as_of })
 }
 
 /// Replaces the earlier state of an item.

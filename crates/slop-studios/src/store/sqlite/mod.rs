@@ -21,9 +21,9 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{
-    Change, ChangeKind, Committed, CommittedEvent, Dispatch, Dispatched, Effect, IdempotencyKey, InboxThen,
-    MediaOwners, MediaState, MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, RevocationStore,
-    Revocations, Revoked, SessionKey, SessionRecord, SessionStore, SnapshotThen, Store, StoreError, Usage,
+    Change, ChangeKind, Committed, CommittedEvent, Dispatch, Dispatched, Effect, Ending, IdempotencyKey, Inbox,
+    MediaOwners, MediaSnapshot, MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, RevocationStore,
+    Revocations, Revoked, SessionKey, SessionRecord, SessionStore, Store, StoreControl, StoreError, Usage,
 };
 use crate::contract::delivery::Class;
 use crate::contract::time::Moment;
@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 mod availability;
 mod files;
 mod journal;
+mod lazy;
 mod ledger;
 mod log;
 mod media;
@@ -54,14 +55,12 @@ mod writer;
 
 use files::FilesInUse;
 use journal::{EarlierLives, Journal, Life};
+use lazy::{Left, SessionChange};
 use ledger::Ledger;
 pub use open::{OpenError, Options, StoreSync};
 use order::Order;
-pub use queue::{Backlog, Ending};
-use queue::{Left, Queue, Recall, Reply, Request, SessionChange};
+use queue::{Queue, Recall, Reply, Request};
 use replay::ReplayRead;
-pub use retention::{Bound, Bounds, KeyBounds};
-pub use revocations::RevocationBound;
 use sequence::Sequence;
 use unsaved::{Found, Unsaved};
 use writer::{Shared, Writer};
@@ -177,12 +176,6 @@ impl SqliteStore {
         Ok((store, writer))
     }
 
-    /// The key that distinguishes socket ids from other names, for this process and later ones.
-    #[must_use]
-    pub fn socket_id_key(&self) -> [u8; 16] {
-        self.socket_id_key
-    }
-
     /// Carries out the queued requests, and closes the file. Later requests get [`StoreError::Unavailable`].
     pub fn close(&self) {
         self.queue.close();
@@ -191,20 +184,6 @@ impl SqliteStore {
             // The panic was already logged.
             let _ = writer.join();
         }
-    }
-
-    /// Closes the store like `close`, but waits only until `deadline`. Returns what was not written by then.
-    pub fn close_by(&self, deadline: Instant) -> Ending {
-        self.queue.close();
-        // The thread may hang in a write that never returns, so nothing may wait for it after this.
-        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
-        self.queue.wait_for_end(deadline)
-    }
-
-    /// Prevents the next process from recovering any session, because changes of some sessions are not written. It may
-    /// wait for the disk.
-    pub fn void_sessions(&self) {
-        self.queue.sessions_lost();
     }
 
     /// Commits, without the writer, a change that needs no access to the file, unless requests are queued before it.
@@ -299,6 +278,23 @@ impl Drop for SqliteStore {
     }
 }
 
+impl StoreControl for SqliteStore {
+    fn socket_id_key(&self) -> [u8; 16] {
+        self.socket_id_key
+    }
+
+    fn close_by(&self, deadline: Instant) -> Ending {
+        self.queue.close();
+        // The thread may hang in a write that never returns, so nothing may wait for it after this.
+        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.queue.wait_for_end(deadline)
+    }
+
+    fn void_sessions(&self) {
+        self.queue.sessions_lost();
+    }
+}
+
 impl Store for SqliteStore {
     fn boot_seq(&self) -> u64 {
         self.boot_seq
@@ -315,9 +311,9 @@ impl Store for SqliteStore {
         self.ask(|reply| Request::CheckKey { key, reply })
     }
 
-    fn media_state(&self, media_id: &str) -> BoxFuture<'_, Result<Option<MediaState>, StoreError>> {
-        let media_id = media_id.to_owned();
-        self.read(move |connection| Ok(media::find(connection, &media_id)?))
+    fn media_snapshot(&self, media_id: &str) -> BoxFuture<'_, Result<MediaSnapshot, StoreError>> {
+        let media_id = media_id.into();
+        self.ask(|reply| Request::Snapshot { media_id, reply })
     }
 
     fn media_owners(&self, media_ids: Vec<Box<str>>) -> BoxFuture<'_, Result<MediaOwners, StoreError>> {
@@ -333,11 +329,6 @@ impl Store for SqliteStore {
             }
             Ok(Some(std::mem::take(&mut owners)))
         })
-    }
-
-    fn media_snapshot_then(&self, media_id: &str, then: SnapshotThen) -> BoxFuture<'_, Result<(), StoreError>> {
-        let (media_id, then) = (media_id.into(), Some(then));
-        self.ask(|reply| Request::Snapshot { media_id, then, reply })
     }
 
     fn newest_media(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
@@ -358,9 +349,9 @@ impl Store for SqliteStore {
         self.read(move |connection| notifications::page(connection, &user_id, before.as_deref(), limit))
     }
 
-    fn inbox_then(&self, user_id: &str, limit: usize, then: InboxThen) -> BoxFuture<'_, Result<(), StoreError>> {
-        let (user_id, then) = (user_id.into(), Some(then));
-        self.ask(|reply| Request::Inbox { user_id, limit, then, reply })
+    fn inbox(&self, user_id: &str, limit: usize) -> BoxFuture<'_, Result<Inbox, StoreError>> {
+        let user_id = user_id.into();
+        self.ask(|reply| Request::Inbox { user_id, limit, reply })
     }
 
     fn received(&self, user_id: &str, up_to: u64) {

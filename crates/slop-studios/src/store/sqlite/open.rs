@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::retention::Bounds;
+use super::super::Bounds;
 use super::schema;
 use crate::store::data_dir::{self, Unusable};
 

@@ -2,31 +2,29 @@
 //! inbox positions) are merged by key, and written some milliseconds later. Reads for clients that come back from
 //! earlier lives of the server need no place in that order. They wait in a queue of their own, and are done in slices.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use std::{collections::VecDeque, mem};
 
-use foldhash::fast::RandomState;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::super::{
-    Before, Change, ChangeKind, Committed, IdempotencyKey, InboxThen, ReadMark, Revocation, Revocations, Revoked,
-    SessionKey, SessionRecord, SnapshotThen, StoreError,
+    Backlog, Before, Change, ChangeKind, Committed, Ending, IdempotencyKey, Inbox, MediaSnapshot, ReadMark, Revocation,
+    Revocations, Revoked, SessionKey, SessionRecord, StoreError,
 };
 use super::availability::Availability;
+use super::lazy::{Lazy, Saving, SessionChange};
 use super::unsaved::Unsaved;
-use crate::contract::time::Moment;
 use crate::limits::{
-    GROUP_BYTES, GROUP_REQUESTS, LAZY_BYTES, LAZY_SESSIONS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER,
+    GROUP_BYTES, GROUP_REQUESTS, LAZY_SESSIONS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER,
     STORE_QUEUE_BYTES, STORE_QUEUE_QUESTIONS, STORE_QUEUE_REQUESTS,
 };
 
 /// The channel for the answer to a request.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// A request to the writer. `then` is present until it has run.
+/// A request to the writer.
 pub(super) enum Request {
     Commit { change: Change, reply: Reply<Committed> },
     CheckKey { key: IdempotencyKey, reply: Reply<()> },
@@ -34,8 +32,8 @@ pub(super) enum Request {
     Revoke { revocation: Revocation, reply: Reply<Revocations> },
     UndoRevocation { subject: Revoked, reply: Reply<Option<Revocation>> },
     TryToWrite { reply: Reply<()> },
-    Snapshot { media_id: Arc<str>, then: Option<SnapshotThen>, reply: Reply<()> },
-    Inbox { user_id: Arc<str>, limit: usize, then: Option<InboxThen>, reply: Reply<()> },
+    Snapshot { media_id: Arc<str>, reply: Reply<MediaSnapshot> },
+    Inbox { user_id: Arc<str>, limit: usize, reply: Reply<Inbox> },
     Read(Box<dyn FnOnce(&Connection) + Send>),
 }
 
@@ -83,141 +81,6 @@ impl Request {
     }
 }
 
-/// The newest change of each session, with a quick hash: the keys are hashes already.
-pub(super) type SessionChanges = HashMap<SessionKey, SessionChange, RandomState>;
-
-/// The deferred writes.
-#[derive(Debug, Default)]
-pub(super) struct Lazy {
-    /// Before any of these writes, the stored number for all connected clients (`confirmed`) is lowered to at most this
-    /// one.
-    pub(super) confirmed_at_most: Option<u64>,
-    /// The changes of sessions.
-    pub(super) sessions: SessionChanges,
-    /// The number up to which all connected clients have received every event.
-    pub(super) confirmed: Option<u64>,
-    /// The number up to which each user has received notifications.
-    pub(super) received: HashMap<Arc<str>, u64>,
-}
-
-/// Changes of sessions that are being written, a bounded part with each turn of the writer. So a publisher's answer
-/// does not wait for all sessions of a crowd that leaves, or for sessions in a thousand rooms each.
-#[derive(Debug, Default)]
-struct Saving {
-    sessions: SessionChanges,
-    /// The keys of the sessions that the writer has not taken yet.
-    left: Vec<SessionKey>,
-    /// Written with the last part, because it is valid only after all of these parts are written.
-    confirmed: Option<u64>,
-}
-
-impl Saving {
-    /// Takes all changes so far.
-    fn of(lazy: &mut Lazy) -> Self {
-        // The next changes will be about as many, so their map need not grow step by step.
-        let next = lazy.sessions.len().min(LAZY_SESSIONS);
-        let next = SessionChanges::with_capacity_and_hasher(next, RandomState::default());
-        let (sessions, confirmed) = (mem::replace(&mut lazy.sessions, next), lazy.confirmed.take());
-        Self { left: sessions.keys().copied().collect(), sessions, confirmed }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.confirmed.is_none()
-    }
-
-    /// Moves the next part to `lazy`, which is written now. If it `is_last`, moves all changes.
-    fn take_part(&mut self, lazy: &mut Lazy, is_last: bool) {
-        let mut bytes = 0;
-        lazy.sessions.reserve(self.left.len().min(LAZY_SESSIONS));
-        while (is_last || (lazy.sessions.len() < LAZY_SESSIONS && bytes < LAZY_BYTES))
-            && let Some(key) = self.left.pop()
-        {
-            if let Some(change) = self.sessions.remove(&key) {
-                bytes += change.weight();
-                lazy.sessions.insert(key, change);
-            }
-        }
-        if self.sessions.is_empty() {
-            lazy.confirmed = self.confirmed.take();
-        }
-    }
-}
-
-/// A change of a session.
-#[derive(Debug, Clone)]
-pub(super) enum SessionChange {
-    Saved(SessionRecord),
-    Left(Left),
-    Forgotten,
-}
-
-/// The departure of a session's client.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Left {
-    pub(super) at: Moment,
-    /// The number of the last event that the client has received.
-    pub(super) since_seq: u64,
-}
-
-impl SessionChange {
-    /// The approximate number of bytes that it holds.
-    fn weight(&self) -> usize {
-        match self {
-            Self::Saved(session) => {
-                session.data.len()
-                    + session.rooms.iter().map(|(room, _)| size_of::<(String, u64)>() + room.len()).sum::<usize>()
-            }
-            Self::Left(_) | Self::Forgotten => 0,
-        }
-    }
-
-    /// Whether nothing of the session was written before.
-    pub(super) fn is_first(&self) -> bool {
-        matches!(self, Self::Saved(SessionRecord { before: Before::Nothing, .. }))
-    }
-
-    /// Whether a returning client must not find the record that was saved before.
-    fn outdates_saved(&self) -> bool {
-        match self {
-            Self::Saved(session) => session.before == Before::Outdated,
-            Self::Forgotten => true,
-            Self::Left(_) => false,
-        }
-    }
-
-    /// Combines two successive changes.
-    fn then(self, next: Self) -> Self {
-        match (self, next) {
-            (Self::Saved(mut session), Self::Left(left)) => {
-                session.left_at = Some(left.at);
-                session.since_seq = session.since_seq.max(left.since_seq);
-                Self::Saved(session)
-            }
-            (Self::Saved(earlier), Self::Saved(session)) => {
-                let before = if earlier.before == Before::Valid { session.before } else { earlier.before };
-                Self::Saved(SessionRecord { before, ..session })
-            }
-            (Self::Forgotten, Self::Saved(session)) => {
-                Self::Saved(SessionRecord { before: Before::Outdated, ..session })
-            }
-            (Self::Forgotten, Self::Left(_)) => Self::Forgotten,
-            (_, next) => next,
-        }
-    }
-}
-
-impl Lazy {
-    pub(super) fn is_empty(&self) -> bool {
-        let has_confirmed = self.confirmed.is_some() || self.confirmed_at_most.is_some();
-        self.sessions.is_empty() && !has_confirmed && self.received.is_empty()
-    }
-
-    fn received(&mut self, user_id: &Arc<str>, up_to: u64) {
-        let known = self.received.entry(Arc::clone(user_id)).or_default();
-        *known = up_to.max(*known);
-    }
-}
-
 /// The requests and writes that are carried out together.
 #[derive(Default)]
 pub(super) struct Group {
@@ -225,29 +88,6 @@ pub(super) struct Group {
     pub(super) lazy: Lazy,
     /// Whether this group completes the write of all changes of sessions that were noted as being written.
     pub(super) ends_saving: bool,
-}
-
-/// The way in which a store ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Ending {
-    /// The data that was not written by the deadline.
-    pub unwritten: Backlog,
-    /// Whether the store had broken down before.
-    pub is_broken: bool,
-    /// Whether the store had not ended by the deadline. Even with nothing left to write, it may still wait for the
-    /// disk.
-    pub is_late: bool,
-}
-
-/// The amount of unwritten data.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Backlog {
-    /// Unanswered requests.
-    pub requests: usize,
-    /// Changes of sessions.
-    pub sessions: usize,
-    /// Users whose received notifications are not recorded as received.
-    pub inboxes: usize,
 }
 
 impl Backlog {
@@ -443,6 +283,10 @@ impl Queue {
         if waiting.lazy_due.is_none() {
             waiting.lazy_due = Some(Instant::now() + LAZY_WRITES_AFTER);
             self.work.notify_one();
+        } else if waiting.lazy.sessions.len() == LAZY_SESSIONS {
+            // As many as are written at once: more would only take memory.
+            waiting.lazy_due = Some(Instant::now());
+            self.work.notify_one();
         }
     }
 
@@ -636,7 +480,10 @@ pub(super) fn stopped() -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lazy::Left;
     use super::*;
+    use crate::contract::time::Moment;
+    use crate::limits::LAZY_BYTES;
 
     #[test]
     fn what_fails_while_the_store_ends_is_tried_once_more() {

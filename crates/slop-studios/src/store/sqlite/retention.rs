@@ -1,56 +1,10 @@
 //! Retention: rows are removed by age and by size, the oldest first, a few at a time so that the writer never stalls.
 
-use std::time::Duration;
-
 use rusqlite::{Connection, Row};
 
-use super::super::{Amount, Usage};
-use super::revocations::{self, RevocationBound};
-use super::{log, receipts};
+use super::super::{Amount, Bound, Bounds, Usage};
+use super::{log, receipts, revocations};
 use crate::contract::time::Moment;
-use crate::limits::ROW_OVERHEAD_BYTES;
-
-/// The limit of one kind of data.
-#[derive(Debug, Clone, Copy)]
-pub struct Bound {
-    /// The maximum age.
-    pub age: Duration,
-    /// The maximum number of rows.
-    pub rows: u64,
-    /// The maximum number of bytes, with ids and indexes counted by [`ROW_OVERHEAD_BYTES`].
-    pub bytes: u64,
-}
-
-/// The limits of all kinds of data.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Media items, from their last event on.
-    pub media: Bound,
-    /// Notifications of all users.
-    pub notifications: Bound,
-    /// Notifications of one user.
-    pub notifications_per_user: usize,
-    /// Durable events.
-    pub log: Bound,
-    /// Sessions, from when they were last saved.
-    pub sessions: Bound,
-    /// Idempotency keys. None is removed before its time; a new one is refused instead.
-    pub idempotency_keys: KeyBounds,
-    /// Revocations. None is removed by age alone.
-    pub revocations: RevocationBound,
-}
-
-/// The limits of remembered idempotency keys. A batch counts as one key for every
-/// [`BATCH_ITEMS_PER_KEY`](crate::limits::BATCH_ITEMS_PER_KEY) of its items.
-#[derive(Debug, Clone, Copy)]
-pub struct KeyBounds {
-    /// The maximum age.
-    pub age: Duration,
-    /// The maximum of all publishers.
-    pub of_all: u64,
-    /// The maximum of one publisher.
-    pub of_publisher: u64,
-}
 
 /// A table whose oldest rows are removed.
 struct Shelf {
@@ -100,22 +54,6 @@ const SHELVES: [Shelf; 4] = [
         removed: |_, _| Ok(()),
     },
 ];
-
-impl Amount {
-    pub(super) fn add(&mut self, bytes: u64) {
-        self.rows += 1;
-        self.bytes += bytes;
-    }
-
-    pub(super) fn remove(&mut self, bytes: u64) {
-        self.rows = self.rows.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
-
-    fn exceeds(&self, bound: &Bound) -> bool {
-        self.rows > bound.rows || self.bytes + self.rows * ROW_OVERHEAD_BYTES > bound.bytes
-    }
-}
 
 impl Bounds {
     /// Counts the data in the file.

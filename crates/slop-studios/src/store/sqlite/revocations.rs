@@ -2,31 +2,10 @@
 //! under the current settings are removed, the oldest first. They leave a floor: the tokens that they covered stay
 //! refused under any later settings.
 
-use std::time::Duration;
-
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
-use super::super::{Floors, Revocation, Revocations, Revoked};
+use super::super::{Floors, Revocation, RevocationBound, Revocations, Revoked};
 use crate::contract::time::Moment;
-use crate::limits::CLOCK_SKEW_SECONDS;
-
-/// The limit of revocations, and the settings that say when one is over.
-#[derive(Debug, Clone, Copy)]
-pub struct RevocationBound {
-    /// The maximum number.
-    pub rows: u64,
-    /// The maximum lifetime of a token after its issue.
-    pub max_lifetime: Duration,
-    /// How long a token is accepted after its `exp`, and how far in the future it may have been issued.
-    pub leeway: Duration,
-}
-
-impl RevocationBound {
-    /// How long after a revocation a token that it covers may have been issued.
-    fn skew(&self) -> Duration {
-        self.leeway.max(Duration::from_secs(CLOCK_SKEW_SECONDS))
-    }
-}
 
 const USER: i64 = 0;
 const TOKEN: i64 = 1;

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::super::{Before, SessionKey, SessionRecord};
-use super::queue::Left;
+use super::lazy::Left;
 use crate::contract::time::Moment;
 
 /// The number of remembered lives: more than can pass while a client is away.

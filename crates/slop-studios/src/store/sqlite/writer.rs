@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use super::super::{ChangeKind, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, Effect, StoreError, Usage};
 use super::files::{FilesInUse, Moved};
 use super::journal::EarlierLives;
+use super::lazy::Lazy;
 use super::ledger::{Applied, Ledger, Origin};
 use super::order::Order;
-use super::queue::{Group, Lazy, Queue, Request};
+use super::queue::{Group, Queue, Request};
 use super::receipts::{KeyedItem, Receipt};
 use super::sequence::Sequence;
 use super::{media, notifications};
@@ -185,7 +186,7 @@ impl Writer {
     }
 
     fn carry_out(&mut self, group: Group, order: &mut Order) {
-        let Group { mut requests, lazy, ends_saving } = group;
+        let Group { requests, lazy, ends_saving } = group;
         let begun = Instant::now();
         match self.commit(&requests, &lazy, &mut order.numbers) {
             Ok(Outcome { mut applied, counted, wrote }) => {
@@ -195,7 +196,7 @@ impl Writer {
                 let usage = Usage { journal_bytes: order.journal_bytes(), ..self.ledger.committed() };
                 *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
                 self.write_journal(&requests, &mut applied, order);
-                let deliveries = self.dispatch(&mut requests, &applied);
+                let deliveries = self.dispatch(&requests, &applied);
                 self.answer(requests, applied, deliveries);
                 // Not earlier: a repeat in this group has read the row without the count.
                 for origin in counted {
@@ -284,37 +285,11 @@ impl Writer {
         }
     }
 
-    /// Dispatches the events in order, and runs the callbacks of snapshots and inboxes at their places between the
-    /// events.
-    fn dispatch(&self, requests: &mut [Request], applied: &[Applied]) -> Vec<Delivery> {
-        let mut deliveries = Vec::new();
-        let mut group = Vec::new();
-        for (request, applied) in requests.iter_mut().zip(applied) {
-            match (request, applied) {
-                (Request::Snapshot { then, .. }, Applied::Snapshot(state)) => {
-                    self.hand_over(&mut group, &mut deliveries);
-                    if let Some(then) = then.take() {
-                        then(state.as_ref());
-                    }
-                }
-                (Request::Inbox { then, .. }, Applied::Inbox(inbox)) => {
-                    self.hand_over(&mut group, &mut deliveries);
-                    if let Some(then) = then.take() {
-                        then(inbox);
-                    }
-                }
-                (request, applied) => group.extend(event(request, applied)),
-            }
-        }
-        self.hand_over(&mut group, &mut deliveries);
-        deliveries
-    }
-
-    fn hand_over(&self, group: &mut Vec<Dispatched<'_>>, deliveries: &mut Vec<Delivery>) {
-        if !group.is_empty() {
-            deliveries.extend(self.dispatch.dispatch(group));
-            group.clear();
-        }
+    /// Dispatches the events in order.
+    fn dispatch(&self, requests: &[Request], applied: &[Applied]) -> Vec<Delivery> {
+        let group: Vec<_> =
+            requests.iter().zip(applied).filter_map(|(request, applied)| event(request, applied)).collect();
+        if group.is_empty() { Vec::new() } else { self.dispatch.dispatch(&group) }
     }
 
     fn answer(&mut self, requests: Vec<Request>, applied: Vec<Applied>, deliveries: Vec<Delivery>) {
@@ -332,7 +307,8 @@ impl Writer {
                 (Request::UndoRevocation { reply, .. }, Applied::Refused(error)) => drop(reply.send(Err(error))),
                 (Request::CheckKey { reply, .. }, _) => drop(reply.send(Ok(()))),
                 (Request::TryToWrite { reply }, _) => drop(reply.send(Ok(()))),
-                (Request::Snapshot { reply, .. } | Request::Inbox { reply, .. }, _) => drop(reply.send(Ok(()))),
+                (Request::Snapshot { reply, .. }, Applied::Snapshot(snapshot)) => drop(reply.send(Ok(snapshot))),
+                (Request::Inbox { reply, .. }, Applied::Inbox(inbox)) => drop(reply.send(Ok(inbox))),
                 (Request::MarkRead { reply, .. }, Applied::Unread { unread, .. }) => drop(reply.send(Ok(unread))),
                 (Request::Read(read), _) => read(self.ledger.connection()),
                 (Request::Commit { change, reply }, applied) => {
@@ -358,7 +334,15 @@ impl Writer {
                     };
                     drop(reply.send(Ok(committed)));
                 }
-                (Request::MarkRead { .. } | Request::Revoke { .. } | Request::UndoRevocation { .. }, _) => {}
+                // No request is applied as another one.
+                (
+                    Request::MarkRead { .. }
+                    | Request::Revoke { .. }
+                    | Request::UndoRevocation { .. }
+                    | Request::Snapshot { .. }
+                    | Request::Inbox { .. },
+                    _,
+                ) => {}
             }
         }
     }
@@ -385,23 +369,13 @@ impl Writer {
                 Request::Revoke { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::UndoRevocation { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Request::TryToWrite { reply } => drop(reply.send(Err(error.clone()))),
-                Request::Snapshot { media_id, then, reply } => {
-                    let state = media::find(self.ledger.connection(), &media_id).map_err(failed);
-                    let done = state.map(|state| {
-                        if let Some(then) = then {
-                            then(state.as_ref());
-                        }
-                    });
-                    drop(reply.send(done));
+                Request::Snapshot { media_id, reply } => {
+                    let snapshot = media::snapshot(self.ledger.connection(), &media_id, as_of);
+                    drop(reply.send(snapshot.map_err(failed)));
                 }
-                Request::Inbox { user_id, limit, then, reply } => {
-                    let inbox = notifications::inbox(self.ledger.connection(), &user_id, limit, as_of).map_err(failed);
-                    let done = inbox.map(|inbox| {
-                        if let Some(then) = then {
-                            then(&inbox);
-                        }
-                    });
-                    drop(reply.send(done));
+                Request::Inbox { user_id, limit, reply } => {
+                    let inbox = notifications::inbox(self.ledger.connection(), &user_id, limit, as_of);
+                    drop(reply.send(inbox.map_err(failed)));
                 }
                 Request::Read(read) => read(self.ledger.connection()),
             }
@@ -507,7 +481,7 @@ mod tests {
     use std::io;
 
     use super::super::tests::{Silent, options};
-    use super::super::{Options, SqliteStore};
+    use super::super::{Options, SqliteStore, StoreControl};
     use super::*;
 
     /// The log output of `run`.

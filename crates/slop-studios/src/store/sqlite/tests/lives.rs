@@ -21,7 +21,7 @@ fn what_was_accepted_survives_a_kill() {
     let after = place.killed();
     let (again, recorded) = after.open();
     assert!(again.boot_seq() > *recorder.numbers().last().expect("some"));
-    let state = wait(again.media_state("m")).expect("readable").expect("known");
+    let state = wait(again.media_snapshot("m")).expect("readable").state.expect("known");
     assert_eq!((state.step, &*state.payload), (Step::Complete, r#"{"id":"2"}"#));
     assert_eq!(wait(again.notifications("u", None, 10)).expect("readable").notifications.len(), 1);
     assert_eq!(replayed(&again, 0).events.len(), 2);

@@ -16,7 +16,10 @@ use super::super::suite::{
     Recorder, change, contract_suite, durable, key, keyed, media, notification, revocation, room, room_event, session,
     wait,
 };
-use super::super::{Amount, ChangeKind, Delivery, Dispatched, MediaChange, Revoked, Step};
+use super::super::{
+    Amount, Backlog, Bound, Bounds, ChangeKind, Delivery, Dispatched, Ending, KeyBounds, MediaChange, RevocationBound,
+    Revoked, Step, StoreControl,
+};
 use super::*;
 use crate::contract::delivery::Class;
 use crate::contract::time::Moment;
