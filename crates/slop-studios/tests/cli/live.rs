@@ -163,9 +163,32 @@ fn the_printed_commands_work_when_pasted() {
 }
 
 #[test]
-fn every_kind_of_event_is_published_and_shown() {
+fn a_server_in_memory_keeps_nothing() {
     let place = Place::new();
-    let dev = Dev::start(&place);
+    for _ in 0..2 {
+        let dev = Dev::start_with(&place, &["--memory"]);
+        // An item ends once.
+        let complete = ["publish", "--url", &dev.url, "complete", "m", "https://example.com/1.mp4"];
+        place.run(&complete).ok();
+        place.run(&complete).failed();
+        dev.stop();
+    }
+    let files = std::fs::read_dir(place.path().join("data")).expect("a folder");
+    let mut names: Vec<_> = files.map(|file| file.expect("readable").file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["dev-jwt-secret", "dev-publisher-key"]);
+}
+
+#[test]
+fn every_kind_of_event_is_published_and_shown() {
+    for flags in [&[][..], &["--memory"]] {
+        is_published_and_shown(flags);
+    }
+}
+
+fn is_published_and_shown(flags: &[&str]) {
+    let place = Place::new();
+    let dev = Dev::start_with(&place, flags);
     // The development secret and key are found in the folder of both.
     let token = place.run(&["token", "--user", "alice"]).ok().stdout;
     let mut listener = Listener::start(place.command(&[

@@ -1,7 +1,7 @@
 //! A store in memory, for tests and for a server that is tried out: nothing of it outlives the process.
 //!
 //! One lock holds everything. A call carries out its change and dispatches the event before it returns, so the order of
-//! the calls is the order of the changes and of the dispatches.
+//! the calls is the order of the changes and of the dispatches. [`Committed::stored`] says what another store would keep.
 
 use std::collections::HashMap;
 use std::fmt;
