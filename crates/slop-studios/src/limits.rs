@@ -118,10 +118,10 @@ pub const GROUP_REQUESTS: usize = 512;
 /// Bytes after which no more requests are committed together: about the size of a checkpoint.
 pub const GROUP_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long sessions and similar writes wait for others before they are written, if the store has no other work. A
-/// client that connects changes its session with each answer: it joins rooms and subscribes. Most of these changes are
-/// written together, and a crowd of connecting clients costs at most 20 commits a second. A killed process loses the
-/// writes of this time, and the sessions are not recovered.
+/// How long sessions and similar writes wait for others before they are written, if the store has no other work and
+/// fewer than [`LAZY_SESSIONS`] wait. A client that connects changes its session with each answer: it joins rooms and
+/// subscribes. Most of these changes are written together. A killed process loses the writes of this time, and the
+/// sessions are not recovered.
 pub const LAZY_WRITES_AFTER: Duration = Duration::from_millis(50);
 
 /// How long these writes, and the search for expired rows, wait after a failed commit: a full disk costs no processor

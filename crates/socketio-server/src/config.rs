@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use ::http::HeaderName;
 use socketio_protocol::packet::MAX_DEPTH;
 
+use crate::identifier::Position;
 use crate::{address::TrustedProxies, origin::Origins, recovery::keeper::SessionKeeper};
 
 /// Settings and limits of a [`Server`](crate::Server).
@@ -423,7 +424,8 @@ pub(crate) const MAX_FAREWELLS: usize = 1024;
 #[derive(Clone)]
 pub struct Recovery {
     /// How long a client may be away. Default 2 minutes, as in Node's server. With zero, no session is recovered, and
-    /// clients notice nothing; broadcasts still have their offsets.
+    /// clients notice nothing. Broadcasts still have their positions, and are remembered for a few seconds, for
+    /// [`Socket::newest_in`](crate::Socket::newest_in).
     pub window: Duration,
     /// The limit of remembered broadcasts, in bytes. Above it, the oldest are evicted, and clients that missed them are
     /// not recovered. Default 64 MiB.
@@ -444,7 +446,7 @@ pub struct Recovery {
     pub max_session_bytes: usize,
     /// The first broadcast gets a higher offset than this. Offsets never decrease: a server that takes over the
     /// sessions of an earlier one continues after its offsets. Default: the microseconds since 1970.
-    pub after: Option<u64>,
+    pub after: Option<Position>,
     /// The key that distinguishes socket ids from other names. A server that takes over sessions must recognize their
     /// ids. Default: random.
     pub id_key: Option<[u8; 16]>,

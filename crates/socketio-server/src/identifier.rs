@@ -6,8 +6,11 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     hash::{DefaultHasher, Hasher},
 };
+
+use serde::{Deserialize, Serialize};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -51,6 +54,46 @@ impl Id {
     /// The shard in a session id.
     pub(crate) fn shard(&self) -> Option<usize> {
         self.decode().map(|bytes| usize::from(bytes[BYTES - 1]))
+    }
+}
+
+/// The place of a broadcast in the order of all broadcasts. The order has gaps, and it goes on where an earlier run of
+/// the server has ended, if the application [says so](crate::Recovery::after).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Position(u64);
+
+impl Position {
+    /// The position before every broadcast.
+    pub const NONE: Self = Self(0);
+
+    /// The position with this number.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The position right after this one.
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The number of the position.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl From<u64> for Position {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -48,7 +48,7 @@
 //! | module | content |
 //! |---|---|
 //! | `server` | builder, acceptor, drain |
-//! | `http` | requests: the engine's paths, the fallback, CORS, upgrades; the request that opens a connection |
+//! | `http` | the TLS handshake; requests: the engine's paths, the fallback, CORS, upgrades; the request that opens a connection |
 //! | `transport` | bytes in: long-polling, WebSocket, and the upgrade from one to the other |
 //! | `connection` | an Engine.IO connection: packets in and out, heartbeat, connecting, resuming, closing; its limits |
 //! | `api` | the interface for applications: namespaces, sockets, events, broadcasts; Engine.IO without Socket.IO |
@@ -58,9 +58,9 @@
 //! | `recovery` | the sessions and the missed events of returning clients |
 //! | `delivery` | a packet that is encoded once, the packets that wait for a client, a broadcast on its way to the shards |
 //! | `admission`, `address`, `rate` | admission, rates and quotas of clients, and evictions to make room for others |
-//! | `tls` | the certificate, which can be replaced, and the handshake |
+//! | `tls` | the certificate, which can be replaced |
 //! | `config` | settings and limits, with the reason for each default |
-//! | `identifier` | unguessable ids of sessions and sockets, and their names within the process |
+//! | `identifier` | unguessable ids of sessions and sockets, their names within the process, and positions in the order of broadcasts |
 //! | `origin` | the web origins of pages |
 //! | `limit`, `refusal`, `engine_error` | the limits for peers, the other reasons for refusals, and the errors of requests, for answers, logs and metrics |
 //! | `reason`, `metrics` | the reasons for disconnections and failed recoveries, and the counters of each shard |
@@ -99,10 +99,10 @@ pub use api::event::{Ack, AckError, AckReply, EncodeError, Event, EventArgs, Own
 pub use api::handle::Handle;
 pub use api::namespace::{ConnectError, Namespace};
 pub use api::raw::{RawEndpoint, RawMessage, RawSocket};
-pub use api::socket::Socket;
+pub use api::socket::{Forgotten, Remembered, Socket};
 pub use config::{Config, MAX_LEAVING, Recovery};
 pub use http::handshake::Handshake;
-pub use identifier::SocketRef;
+pub use identifier::{Position, SocketRef};
 pub use limit::Limit;
 pub use metrics::MetricsSnapshot;
 pub use origin::{Origins, WebOrigin, WrongOrigin};

@@ -44,7 +44,7 @@ enum Command {
     ///
     /// Secrets that aren't set are made once and kept in DATA_DIR.
     Dev {
-        /// Keep nothing of what is published: the server begins empty, and forgets it when it ends
+        /// Keep all published data in memory: it is lost when the server ends
         #[arg(long)]
         memory: bool,
         #[command(flatten)]

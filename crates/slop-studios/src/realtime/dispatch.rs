@@ -73,10 +73,10 @@ impl EngineDispatch {
     }
 
     /// Sends the new unread count after a user has read notifications on one of the user's sockets.
-    fn count_changed(&self, user_id: &str, unread: u64) -> Delivery {
+    fn count_changed(&self, seq: u64, user_id: &str, unread: u64) -> Delivery {
         let inboxes = Arc::clone(&self.inboxes);
         self.handle.for_each_in_room(NOTIFICATIONS, &rooms::user_room(user_id), move |socket| {
-            inboxes.count_changed(socket, unread);
+            inboxes.count_changed(socket, seq, unread);
         });
         Delivery::known(0)
     }
@@ -86,7 +86,7 @@ impl Dispatch for EngineDispatch {
     fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery> {
         let each = |Dispatched { seq, event }: &Dispatched<'_>| match *event {
             CommittedEvent::Event { envelope, effect } => self.event(*seq, envelope, effect),
-            CommittedEvent::Unread { user_id, unread } => self.count_changed(user_id, unread),
+            CommittedEvent::Unread { user_id, unread } => self.count_changed(*seq, user_id, unread),
         };
         group.iter().map(each).collect()
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use socketio_server::{MissedEvent, Recalled, SavedSession, SessionKeeper};
+use socketio_server::{MissedEvent, Position, Recalled, SavedSession, SessionKeeper};
 
 use crate::contract::time::Moment;
 use crate::limits::ALIVE_INTERVAL;
@@ -37,21 +37,21 @@ impl SessionKeeper for StoreKeeper {
             key: key_of(pid),
             namespace: session.namespace,
             socket_id: session.socket_id,
-            rooms: session.rooms,
+            rooms: session.rooms.into_iter().map(|(room, joined)| (room, joined.get())).collect(),
             data: session.data,
-            since_seq: session.since,
+            since_seq: session.since.get(),
             updated_at: Moment::now(),
             left_at: None,
             before: session.before,
         });
     }
 
-    fn left(&self, pid: &str, since: u64) {
-        self.store.session_left(key_of(pid), since);
+    fn left(&self, pid: &str, since: Position) {
+        self.store.session_left(key_of(pid), since.get());
     }
 
-    fn confirmed(&self, up_to: u64) {
-        self.store.sessions_confirmed(up_to);
+    fn confirmed(&self, up_to: Position) {
+        self.store.sessions_confirmed(up_to.get());
     }
 
     fn forget(&self, pid: &str) {
@@ -68,11 +68,17 @@ impl SessionKeeper for StoreKeeper {
         })
     }
 
-    fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
+    fn missed(
+        &self,
+        namespace: &str,
+        rooms: Vec<(Arc<str>, Position)>,
+        offset: Position,
+    ) -> Recalled<Vec<MissedEvent>> {
         let (store, namespace) = (Arc::clone(&self.store), namespace.to_owned());
+        let rooms = rooms.into_iter().map(|(room, joined)| (room, joined.get())).collect();
         Box::pin(async move {
             let until = store.boot_seq().saturating_sub(1);
-            match store.replay(&namespace, rooms, offset, until).await {
+            match store.replay(&namespace, rooms, offset.get(), until).await {
                 Ok(replay) => replay.complete.then(|| replay.events.into_iter().map(missed).collect()),
                 Err(error) => {
                     tracing::warn!(%error, "read what a session has missed");
@@ -88,14 +94,14 @@ async fn recall(store: &dyn Store, key: SessionKey, window: Duration) -> Result<
     if record.left_at.is_some_and(|left_at| left_at.after(window + ALIVE_INTERVAL) < Moment::now()) {
         return Ok(None);
     }
-    let mut session = SavedSession::new(record.namespace, record.socket_id, record.since_seq);
-    session.rooms = record.rooms;
+    let mut session = SavedSession::new(record.namespace, record.socket_id, record.since_seq.into());
+    session.rooms = record.rooms.into_iter().map(|(room, joined)| (room, joined.into())).collect();
     session.data = up_to_date(store, &record.data).await?;
     Ok(Some(session))
 }
 
 fn missed(event: StoredEvent) -> MissedEvent {
-    MissedEvent::new(event.seq, &*event.event, &*event.argument).to(event.rooms)
+    MissedEvent::new(event.seq.into(), &*event.event, &*event.argument).to(event.rooms)
 }
 
 /// The saved state of a session, completed with the media owners that became known since the save.

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use socketio_server::{EventArgs, Namespace, OwnedEvent, Socket};
+use socketio_server::{EventArgs, Forgotten, Namespace, OwnedEvent, Socket};
 
 use crate::contract::events::{Failed, MediaSubscribed, client};
 use crate::contract::rooms;
 use crate::realtime::session::Sessions;
 use crate::store::{MediaSnapshot, Store};
+
+/// The answer when the store or the server can't give the item's state now.
+const TRY_AGAIN: &str = "Try again later";
 
 /// Adds `subscribeMedia` and `unsubscribeMedia` to a namespace.
 pub(crate) fn extensions(namespace: Namespace, sessions: &Arc<Sessions>, store: &Arc<dyn Store>) -> Namespace {
@@ -25,38 +28,36 @@ pub(crate) fn extensions(namespace: Namespace, sessions: &Arc<Sessions>, store: 
     })
 }
 
-/// Reads of an item's state before a subscription is given up. A second one is needed only if more is published during
-/// the first than the server remembers.
-const READS: usize = 3;
-
-/// Subscribes a socket without a gap between the item's state and the live events. The state was read as of a number.
-/// The socket's shard has sent every event up to it before `enter` runs; `enter` sends what was sent since.
+/// Subscribes a socket without a gap or a step back between the item's state and the live events. The state was read as
+/// of a number, and the socket's shard has sent every event up to it before `enter` runs.
 async fn subscribe(sessions: Arc<Sessions>, store: Arc<dyn Store>, socket: Socket, event: OwnedEvent) {
     let media_id = match rooms::parse_name(event.arg(0)) {
         Ok(media_id) => media_id,
         Err(error) => return event.ack(&Failed::new(&format!("Media id {error}"))),
     };
-    for _ in 0..READS {
-        let snapshot = match store.media_snapshot(&media_id).await {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                tracing::debug!(%error, "read a media item's state");
-                break;
+    match store.media_snapshot(&media_id).await {
+        Ok(snapshot) => {
+            socket.caught_up().await;
+            if socket.is_connected() {
+                enter(&sessions, &socket, &media_id, event, &snapshot);
             }
-        };
-        socket.caught_up().await;
-        if !socket.is_connected() {
-            return;
         }
-        if socket.can_catch_up(snapshot.as_of) {
-            return enter(&sessions, &socket, &media_id, event, &snapshot);
+        Err(error) => {
+            tracing::debug!(%error, "read a media item's state");
+            event.ack(&Failed::new(TRY_AGAIN));
         }
     }
-    event.ack(&Failed::new("Try again later"));
 }
 
 /// Subscribes with the socket's *current* identity, which may have expired since the request.
 fn enter(sessions: &Sessions, socket: &Socket, media_id: &str, event: OwnedEvent, snapshot: &MediaSnapshot) {
+    let room = rooms::media_room(media_id);
+    // An event since the read is the newer state.
+    let newer = match socket.newest_in(&room, snapshot.as_of.into()) {
+        Ok(newer) => newer,
+        // More was published since the read than the server remembers.
+        Err(Forgotten) => return event.ack(&Failed::new(TRY_AGAIN)),
+    };
     let owner = snapshot.state.as_ref().and_then(|state| state.owner_id.clone());
     if let Err(denied) = sessions.subscribe(socket, media_id, owner) {
         sessions.metrics.subscription_refused();
@@ -64,15 +65,16 @@ fn enter(sessions: &Sessions, socket: &Socket, media_id: &str, event: OwnedEvent
         return event.ack(&Failed::new(&denied.to_string()));
     }
     event.ack(&subscribed(media_id));
-    let room = rooms::media_room(media_id);
-    // A later event replaces the state.
-    if socket.catch_up(&room, snapshot.as_of) == 0
-        && let Some(state) = &snapshot.state
-        // Sent in the item's room: the replay leaves it out if the recovered session may no longer follow the item.
-        && let Err(error) =
-            socket.emit_args_in(&room, state.step.route().event, &EventArgs::from_raw(&*state.payload))
-    {
-        tracing::error!(%error, "encode a media item's state");
+    match (newer, &snapshot.state) {
+        (Some(newer), _) => socket.send_again(&newer),
+        (None, Some(state)) => {
+            // Sent in the item's room: the replay leaves it out if the recovered session may no longer follow the item.
+            let args = EventArgs::from_raw(&*state.payload);
+            if let Err(error) = socket.emit_args_in(&room, state.step.route().event, &args) {
+                tracing::error!(%error, "encode a media item's state");
+            }
+        }
+        (None, None) => {}
     }
 }
 

@@ -182,7 +182,7 @@ fn recovery(settings: &Settings, controlled: &dyn StoreControl, store: &Arc<dyn 
     let keeper = StoreKeeper::new(Arc::clone(store), settings.recovery);
     Recovery {
         window: settings.recovery,
-        after: Some(store.boot_seq().saturating_sub(1)),
+        after: Some(store.boot_seq().saturating_sub(1).into()),
         id_key: Some(controlled.socket_id_key()),
         keeper: (!settings.recovery.is_zero()).then(|| Arc::new(keeper) as Arc<dyn SessionKeeper>),
         ..Recovery::default()

@@ -23,7 +23,7 @@ use std::{
     task::Waker,
 };
 
-use tokio::sync::{Notify, futures::Notified};
+use tokio::sync::Notify;
 
 use super::{Admission, Awaited, StreamPermit, is_full};
 use crate::{
@@ -330,9 +330,11 @@ impl HttpPermit {
         self.occupant.limited()
     }
 
-    /// Completes when the connection must make room for another.
-    pub(crate) fn parting(&self) -> Notified<'_> {
-        self.occupant.parting.notified()
+    /// Completes when the connection must make room for another, and at once if it was told before.
+    pub(crate) async fn parting(&self) {
+        while self.occupant.slot.load(Relaxed) != LEAVING {
+            self.occupant.parting.notified().await;
+        }
     }
 
     /// Whether there is a place among the connections that are not closed to make room.
@@ -477,5 +479,33 @@ impl Drop for BodyPermit {
         let HttpConnection { admission, occupant } = &self.connection;
         occupant.reads_body.store(false, Relaxed);
         admission.end_handshake(self.awaited, occupant.limited());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::Config;
+
+    /// A connection that was told to make room is told so again, whoever asks: the first who was told may have been
+    /// interrupted.
+    #[test]
+    fn a_connection_that_has_to_make_room_stays_told() {
+        let admission = Arc::new(Admission::new(&Config { max_handshakes: 1, ..Config::default() }));
+        let accept = || admission.stream(Ipv4Addr::LOCALHOST.into()).expect("there is room");
+        let (_stream, first) = accept();
+        assert!(first.parting().now_or_never().is_none());
+        let (_other_stream, other) = accept();
+        for _ in 0..2 {
+            assert!(first.parting().now_or_never().is_some());
+        }
+        assert!(other.parting().now_or_never().is_none());
+        assert_eq!(admission.addresses().http.leaving, 1);
+        drop(first);
+        assert_eq!(admission.addresses().http.leaving, 0);
     }
 }

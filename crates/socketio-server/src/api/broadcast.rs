@@ -16,10 +16,11 @@ use super::{
     handle::Handle,
     socket::Socket,
 };
+use crate::identifier::Position;
 use crate::{
     delivery::{
         frame::Frame,
-        job::{Job, Names, Receipt},
+        job::{Job, Names, Tally},
     },
     identifier::{Id, SocketRef},
     recovery::{Audience, Memory, Offset},
@@ -36,7 +37,7 @@ pub struct Broadcast {
     except: Names,
     except_socket: Option<Excepted>,
     volatile: bool,
-    offset: Option<u64>,
+    offset: Option<Position>,
     latest: Option<Box<str>>,
 }
 
@@ -96,8 +97,8 @@ impl Broadcast {
 
     /// Sets the event's offset for [recovery](crate::Config::recovery), instead of the next one. It must be higher than
     /// the offsets of all earlier broadcasts. Without recovery, and for a volatile event, it is ignored.
-    pub fn offset(mut self, offset: u64) -> Self {
-        self.offset = Some(offset);
+    pub fn offset(mut self, offset: impl Into<Position>) -> Self {
+        self.offset = Some(offset.into());
         self
     }
 
@@ -161,12 +162,12 @@ impl Broadcast {
             offset: offset.unwrap_or_default(),
             told: told.is_some(),
             frames,
-            receipt: Receipt::new(mailboxes.len(), done),
+            tally: Tally::new(mailboxes.len(), done),
         });
         node.packets_encoded.fetch_add(1, Ordering::Relaxed);
         for mailbox in mailboxes {
             if mailbox.send(Command::Broadcast(job.clone())).is_err() {
-                job.receipt.finish(0);
+                job.tally.finish(0);
             }
         }
         Ok(delivery)

@@ -7,6 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use socketio_protocol::packet::{self, Args};
 
+use crate::identifier::Position;
 use crate::{
     api::socket::Socket,
     config::ANSWER_PER_MESSAGE,
@@ -31,9 +32,9 @@ pub enum EncodeError {
     #[error("offset {offset} is not above {last}, that of the last broadcast")]
     PastOffset {
         /// The broadcast's.
-        offset: u64,
+        offset: Position,
         /// That of the last broadcast.
-        last: u64,
+        last: Position,
     },
 }
 

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::Connection;
+use crate::identifier::Position;
 use crate::{
     RecoveryFailure, Socket, SocketRef,
     api::event::EventArgs,
@@ -141,8 +142,8 @@ async fn read(
     found: &mut Option<FoundSession>,
 ) -> Result<(), RecoveryFailure> {
     let shard = &connection.shard;
-    let begun = shard.handle.recovery().map_or(0, |recovery| recovery.history().start());
-    let after = |session: &SavedSession| offset.map_or(0, |offset| offset.broadcast).max(session.since);
+    let begun = shard.handle.recovery().map_or(Position::NONE, |recovery| recovery.history().start());
+    let after = |session: &SavedSession| offset.map_or(Position::NONE, |offset| offset.broadcast).max(session.since);
     if found.as_ref().is_some_and(|found| after(&found.session) >= begun) {
         return Ok(());
     }
@@ -161,7 +162,7 @@ async fn read(
     // This includes a session that was resumed before: events sent to it then may not have arrived.
     if after < begun {
         let mut rooms = session.rooms.clone();
-        rooms.push((session.socket_id.as_str().into(), 0));
+        rooms.push((session.socket_id.as_str().into(), Position::NONE));
         let missed = keeper.missed(&session.namespace, rooms, after).await;
         found.recalled = missed.ok_or(RecoveryFailure::Forgotten)?;
         // The history has all later events.
@@ -279,7 +280,7 @@ impl Connection {
         let id = id.filter(|id| !space.sockets.borrow().contains_key(id)).ok_or(RecoveryFailure::UnknownSession)?;
         let offset = claim.offset.as_ref().ok().and_then(Option::as_ref);
         let position = shard.position();
-        let since = offset.map_or(0, |offset| offset.broadcast).max(session.since);
+        let since = offset.map_or(Position::NONE, |offset| offset.broadcast).max(session.since);
         if since > position {
             return Err(RecoveryFailure::BadOffset);
         }
@@ -314,7 +315,7 @@ impl Connection {
         socket: &Socket,
         session: &SavedSession,
         recalled: &mut Vec<MissedEvent>,
-        since: u64,
+        since: Position,
         auth: Option<&RawValue>,
     ) -> Result<Missed, RecoveryFailure> {
         let (shard, space, id) = (&self.shard, socket.space(), socket.inner().id);

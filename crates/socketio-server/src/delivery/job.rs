@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::frame::{Encoding, Frames};
+use crate::identifier::Position;
 use crate::{
     identifier::{SocketIds, SocketRef},
     recovery::Offset,
@@ -26,16 +27,16 @@ pub(crate) struct Job {
     pub(crate) except_socket: Option<SocketRef>,
     pub(crate) volatile: bool,
     /// The broadcast's offset, or the offset of the one before if it is volatile; 0 without recovery.
-    pub(crate) offset: u64,
+    pub(crate) offset: Position,
     /// Whether the frames carry the offset as the last argument.
     pub(crate) told: bool,
     /// More than one if there are binary attachments.
     pub(crate) frames: Frames,
-    pub(crate) receipt: Receipt,
+    pub(crate) tally: Tally,
 }
 
 /// The count of the sockets that a broadcast is queued for, until every shard has counted its own.
-pub(crate) struct Receipt {
+pub(crate) struct Tally {
     sockets: AtomicU64,
     shards_left: AtomicUsize,
     done: Mutex<Option<oneshot::Sender<u64>>>,
@@ -72,8 +73,8 @@ impl Job {
     }
 }
 
-impl Receipt {
-    /// The receipt of a broadcast to so many shards. `done` gets the count.
+impl Tally {
+    /// The tally of a broadcast to so many shards. `done` gets the count.
     pub(crate) fn new(shards: usize, done: oneshot::Sender<u64>) -> Self {
         Self { sockets: AtomicU64::new(0), shards_left: AtomicUsize::new(shards), done: Mutex::new(Some(done)) }
     }

@@ -30,9 +30,9 @@ pub(super) struct Exchange {
     /// The bytes counted in the shard's account.
     held: Cell<usize>,
     /// No request is under way.
-    are_awaited: Cell<bool>,
+    awaits_headers: Cell<bool>,
     /// Some header bytes have arrived, or the headers are the connection's first: the connection is not idle.
-    have_begun: Cell<bool>,
+    headers_have_begun: Cell<bool>,
     deadline: Cell<Instant>,
     /// The request has its answer, but the answer is not written yet.
     is_answering: Cell<bool>,
@@ -57,8 +57,8 @@ impl Exchange {
             had_body: Cell::new(false),
             count: Cell::new(0),
             held: Cell::new(0),
-            are_awaited: Cell::new(true),
-            have_begun: Cell::new(true),
+            awaits_headers: Cell::new(true),
+            headers_have_begun: Cell::new(true),
             deadline: Cell::new(deadline),
             is_answering: Cell::new(false),
             answer_ends: Cell::new(false),
@@ -71,7 +71,7 @@ impl Exchange {
     pub(super) fn came(&self, has_body: bool) -> bool {
         self.place.request_came(has_body);
         self.had_body.set(has_body);
-        self.are_awaited.set(false);
+        self.awaits_headers.set(false);
         self.is_answering.set(false);
         self.answer_ends.set(false);
         self.patience.set(END_PATIENCE);
@@ -112,7 +112,7 @@ impl Exchange {
     }
 
     /// Whether the server still has to answer a request.
-    pub(super) fn lack_answer(&self) -> bool {
+    pub(super) fn lacks_answer(&self) -> bool {
         self.place.owes_answer() && !self.is_answering.get()
     }
 
@@ -126,8 +126,8 @@ impl Exchange {
     /// Records that the request is answered. The next request's headers are now awaited.
     fn answered(&self) {
         self.place.answered();
-        self.are_awaited.set(true);
-        self.have_begun.set(false);
+        self.awaits_headers.set(true);
+        self.headers_have_begun.set(false);
         self.deadline.set(Instant::now() + self.shard.config.keep_alive_timeout);
     }
 
@@ -163,12 +163,12 @@ impl Exchange {
         }
     }
 
-    pub(super) fn are_awaited(&self) -> bool {
-        self.are_awaited.get()
+    pub(super) fn awaits_headers(&self) -> bool {
+        self.awaits_headers.get()
     }
 
-    pub(super) fn have_begun(&self) -> bool {
-        self.have_begun.get()
+    pub(super) fn headers_have_begun(&self) -> bool {
+        self.headers_have_begun.get()
     }
 
     pub(super) fn deadline(&self) -> Instant {
@@ -176,13 +176,13 @@ impl Exchange {
     }
 
     /// Prepares for the next read of headers.
-    pub(super) fn go_on(&self) -> Result<(), Limit> {
+    pub(super) fn before_read(&self) -> Result<(), Limit> {
         // Headers that arrive in one piece are not counted. Most do, and the server does not wait for them.
         if self.count.get() > 0 { self.place.request_began() } else { Ok(()) }
     }
 
-    pub(super) fn add(&self, read: usize) -> Result<(), Limit> {
-        if read > 0 && !self.have_begun.replace(true) {
+    pub(super) fn count_header_bytes(&self, read: usize) -> Result<(), Limit> {
+        if read > 0 && !self.headers_have_begun.replace(true) {
             self.deadline.set(Instant::now() + self.shard.config.header_timeout);
         }
         let count = self.count.get() + read;

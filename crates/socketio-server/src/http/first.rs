@@ -3,6 +3,7 @@
 //! request, and every refusal, is hyper's.
 
 use std::{
+    io,
     mem::MaybeUninit,
     net::SocketAddr,
     pin::Pin,
@@ -52,7 +53,7 @@ pub(super) async fn read(
 ) -> Option<Bytes> {
     tokio::select! {
         biased;
-        bytes = read_once(stream) => Some(bytes),
+        read = read_once(stream) => read.inspect_err(|error| tracing::debug!(%error, %peer, "http connection ended")).ok(),
         () = shard.drained() => Some(Bytes::new()),
         () = parting(place) => {
             shard.metrics.limit_met(Limit::HttpConnections);
@@ -67,14 +68,17 @@ pub(super) async fn read(
     }
 }
 
-/// Reads once. The result is empty at the end of the stream, and after an error, which hyper meets again.
-async fn read_once(stream: &mut Stream) -> Bytes {
+/// Reads once. The result is empty at the end of the stream.
+async fn read_once(stream: &mut Stream) -> io::Result<Bytes> {
     std::future::poll_fn(|cx| {
         // A silent connection takes no memory for the bytes that it may send.
         let mut space = [MaybeUninit::uninit(); SMALL_READ];
         let mut buffer = ReadBuf::uninit(&mut space);
-        let _ = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
-        Poll::Ready(Bytes::copy_from_slice(buffer.filled()))
+        match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
+            // The end of a stream without TLS's `close_notify` is an end like any other here.
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled()))),
+        }
     })
     .await
 }

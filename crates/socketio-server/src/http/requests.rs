@@ -37,7 +37,7 @@ use crate::{
     stream::Stream,
 };
 
-type Connection = http1::Connection<TokioIo<HttpStream>, Responder>;
+type HyperConnection = http1::Connection<TokioIo<HttpStream>, Responder>;
 
 /// A connection after the end of HTTP on it.
 pub(super) struct Served {
@@ -72,7 +72,7 @@ pub(super) async fn serve(exchange: &Rc<Exchange>, first: Bytes, stream: Stream)
     Some(Served { stream: parts.io.into_inner(), leftover: parts.read_buf, may_send_on, is_parting })
 }
 
-async fn serve_until_end(exchange: &Exchange, connection: &mut Connection, is_parting: &mut bool) -> Ended {
+async fn serve_until_end(exchange: &Exchange, connection: &mut HyperConnection, is_parting: &mut bool) -> Ended {
     let shard = &exchange.shard;
     let mut drained = pin!(shard.drain_began.notified());
     let mut parting = pin!(parting(&exchange.place));
@@ -93,14 +93,14 @@ async fn serve_until_end(exchange: &Exchange, connection: &mut Connection, is_pa
         if !*is_parting && parting.as_mut().poll(cx).is_ready() {
             // A request may have arrived since this connection was chosen as idle. The request is answered, which takes
             // only as long as the server needs: the server does not wait for a client that does not read its answer.
-            if !exchange.lack_answer() {
+            if !exchange.lacks_answer() {
                 return Poll::Ready(Ended::MakesRoom);
             }
             *is_parting = true;
             Pin::new(&mut *connection).graceful_shutdown();
         }
         // The timer is reset only when it has fired too early or would fire too late. Most requests need no reset.
-        while exchange.are_awaited() {
+        while exchange.awaits_headers() {
             let deadline = exchange.deadline();
             if time_up.is_elapsed() || deadline < time_up.deadline() {
                 time_up.as_mut().reset(deadline);
@@ -133,7 +133,7 @@ fn may_send_on(exchange: &Exchange, ended: Ended) -> Option<bool> {
             None
         }
         // An idle connection whose requests are all answered also ends by this deadline.
-        Ended::TooLate if !exchange.have_begun() => Some(false),
+        Ended::TooLate if !exchange.headers_have_begun() => Some(false),
         Ended::TooLate => {
             shard.metrics.limit_met(Limit::HeaderTime);
             tracing::debug!(%peer, "no request in time");

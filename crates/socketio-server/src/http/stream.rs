@@ -17,7 +17,6 @@ use crate::{
     config::SMALL_READ,
     shard::Shard,
     stream::{Stream, read_at_most},
-    transport::take_scratch,
 };
 
 /// An answer's body. hyper drops it after it has taken the last part.
@@ -107,7 +106,7 @@ impl HttpStream {
     /// Reads and discards bytes. Returns 0 at the end of the stream.
     pub(super) async fn read_and_forget(&mut self, shard: &Shard) -> io::Result<usize> {
         std::future::poll_fn(|cx| {
-            let mut scratch = take_scratch(shard);
+            let mut scratch = shard.take_scratch();
             let mut buffer = ReadBuf::new(&mut scratch);
             let result = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
             let count = buffer.filled().len();
@@ -130,7 +129,7 @@ impl AsyncRead for HttpStream {
         let this = self.get_mut();
         let place = &this.exchange.place;
         let is_header = !place.is_busy();
-        if is_header && let Err(limit) = this.exchange.go_on() {
+        if is_header && let Err(limit) = this.exchange.before_read() {
             return Poll::Ready(Err(this.refuse(limit)));
         }
         if !this.has_ended {
@@ -147,7 +146,7 @@ impl AsyncRead for HttpStream {
                     .or_else(|error| without_notice(error).map(|()| 0))?
             };
             if read > 0 {
-                let counted = if is_header { this.exchange.add(read) } else { Ok(()) };
+                let counted = if is_header { this.exchange.count_header_bytes(read) } else { Ok(()) };
                 return Poll::Ready(counted.map_err(|limit| this.refuse(limit)));
             }
             this.has_ended = true;

@@ -72,10 +72,10 @@ async fn within_measure(accepting: &mut Accept<Measured>) -> Result<TlsStream<Me
 }
 
 /// Ends a stream after HTTP, so that its client can tell a regular end from a cut.
-pub(super) async fn shut_down(mut stream: Box<TlsStream<Measured>>, place: &HttpPermit) {
+pub(super) async fn shut_down(mut stream: Box<TlsStream<Measured>>, place: &HttpPermit, is_parting: bool) {
     tokio::select! {
         biased;
-        () = place.parting() => {}
+        () = place.parting(), if !is_parting => {}
         _ = timeout(CLOSE_LINGER, stream.shutdown()) => {}
     }
 }

@@ -3,6 +3,7 @@
 //! Each session is counted at a watermark: its heartbeats have confirmed everything up to there. A heartbeat moves one
 //! session from an older watermark to a newer one, so no operation iterates over the sessions.
 
+use crate::identifier::Position;
 use std::collections::VecDeque;
 
 /// The maximum number of separate watermarks; 16 bytes each. A session that confirms nothing for longer than they
@@ -18,7 +19,7 @@ pub(crate) struct Confirmed {
 
 /// Sessions that have received everything up to a broadcast.
 struct Watermark {
-    position: u64,
+    position: Position,
     sessions: usize,
 }
 
@@ -28,17 +29,17 @@ pub(crate) struct WatermarkId(u32);
 
 impl Confirmed {
     /// A shard without sessions that has sent everything up to `position`.
-    pub(crate) fn new(position: u64) -> Self {
+    pub(crate) fn new(position: Position) -> Self {
         Self { first: 0, watermarks: VecDeque::from([Watermark { position, sessions: 0 }]) }
     }
 
     /// The last broadcast that every session has received.
-    pub(crate) fn position(&self) -> u64 {
-        self.watermarks.front().map_or(0, |first| first.position)
+    pub(crate) fn position(&self) -> Position {
+        self.watermarks.front().map_or(Position::NONE, |first| first.position)
     }
 
     /// Adds a watermark: everything up to `position` has been sent.
-    pub(crate) fn begin(&mut self, position: u64) {
+    pub(crate) fn begin(&mut self, position: Position) {
         self.drop_passed();
         if self.watermarks.len() < MAX_WATERMARKS && self.watermarks.back().is_none_or(|last| last.position < position)
         {
@@ -53,7 +54,7 @@ impl Confirmed {
     }
 
     /// Adds a session that has received everything up to `since`.
-    pub(crate) fn enter(&mut self, since: u64) -> WatermarkId {
+    pub(crate) fn enter(&mut self, since: Position) -> WatermarkId {
         let after = self.watermarks.partition_point(|watermark| watermark.position <= since);
         let index = after.checked_sub(1).unwrap_or_else(|| {
             if self.watermarks.len() < MAX_WATERMARKS {
@@ -106,27 +107,31 @@ mod tests {
 
     use super::*;
 
+    const fn at(number: u64) -> Position {
+        Position::new(number)
+    }
+
     #[test]
     fn the_session_that_has_received_least_decides() {
-        let mut confirmed = Confirmed::new(10);
-        let (one, other) = (confirmed.enter(12), confirmed.enter(15));
-        confirmed.begin(20);
-        assert_eq!(confirmed.position(), 10);
+        let mut confirmed = Confirmed::new(at(10));
+        let (one, other) = (confirmed.enter(at(12)), confirmed.enter(at(15)));
+        confirmed.begin(at(20));
+        assert_eq!(confirmed.position(), at(10));
         let asked = confirmed.now();
-        confirmed.begin(30);
+        confirmed.begin(at(30));
         confirmed.advance(one, asked);
-        confirmed.begin(40);
-        assert_eq!(confirmed.position(), 10);
+        confirmed.begin(at(40));
+        assert_eq!(confirmed.position(), at(10));
         confirmed.leave(other);
-        confirmed.begin(40);
-        assert_eq!(confirmed.position(), 20);
+        confirmed.begin(at(40));
+        assert_eq!(confirmed.position(), at(20));
         // A returning session has received less than all others.
-        let back = confirmed.enter(5);
-        assert_eq!(confirmed.position(), 5);
+        let back = confirmed.enter(at(5));
+        assert_eq!(confirmed.position(), at(5));
         confirmed.advance(back, confirmed.now());
         confirmed.leave(asked);
-        confirmed.begin(40);
-        assert_eq!(confirmed.position(), 40);
+        confirmed.begin(at(40));
+        assert_eq!(confirmed.position(), at(40));
     }
 
     #[derive(Debug, Clone)]
@@ -153,26 +158,26 @@ mod tests {
 
     /// The position and the watermark of a session, now and once the heartbeat under way is answered.
     struct Session {
-        since: (u64, WatermarkId),
-        asked: (u64, WatermarkId),
+        since: (Position, WatermarkId),
+        asked: (Position, WatermarkId),
     }
 
     proptest! {
         /// The confirmed position is not above the position of any session.
         #[test]
         fn nothing_is_confirmed_that_a_session_lacks(steps in steps()) {
-            let (mut confirmed, mut position) = (Confirmed::new(0), 0);
+            let (mut confirmed, mut position) = (Confirmed::new(at(0)), 0_u64);
             let mut sessions: Vec<Session> = Vec::new();
             for step in steps {
                 match step {
                     Step::Broadcast => position += 1,
-                    Step::Begin => confirmed.begin(position),
+                    Step::Begin => confirmed.begin(at(position)),
                     Step::Enter(lag) => {
-                        let since = position.saturating_sub(lag);
+                        let since = at(position.saturating_sub(lag));
                         let since = (since, confirmed.enter(since));
                         sessions.push(Session { since, asked: since });
                     }
-                    Step::Ask(n) if n < sessions.len() => sessions[n].asked = (position, confirmed.now()),
+                    Step::Ask(n) if n < sessions.len() => sessions[n].asked = (at(position), confirmed.now()),
                     Step::Answer(n) if n < sessions.len() => {
                         let session = &mut sessions[n];
                         confirmed.advance(session.since.1, session.asked.1);
@@ -181,15 +186,15 @@ mod tests {
                     Step::Leave(n) if n < sessions.len() => confirmed.leave(sessions.remove(n).since.1),
                     _ => {}
                 }
-                let least = sessions.iter().map(|session| session.since.0).min().unwrap_or(position);
+                let least = sessions.iter().map(|session| session.since.0).min().unwrap_or(at(position));
                 prop_assert!(confirmed.position() <= least);
             }
             // The confirmed position does not stay behind for good.
             for session in sessions {
                 confirmed.leave(session.since.1);
             }
-            confirmed.begin(position);
-            prop_assert_eq!(confirmed.position(), position);
+            confirmed.begin(at(position));
+            prop_assert_eq!(confirmed.position(), at(position));
         }
     }
 }

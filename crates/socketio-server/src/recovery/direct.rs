@@ -4,6 +4,7 @@ use std::{collections::VecDeque, rc::Rc};
 
 use smallvec::SmallVec;
 
+use crate::identifier::Position;
 use crate::{config::FRAME_OVERHEAD, delivery::frame::Frame, identifier::Id, recovery::Offset};
 
 /// A socket's own events, or those of a session whose client is away (then `F` is a type that other threads may have).
@@ -34,7 +35,7 @@ struct Log<F> {
 struct Emitted {
     number: u32,
     /// The offset of the last broadcast before it.
-    after: u64,
+    after: Position,
 }
 
 #[derive(Debug)]
@@ -100,7 +101,7 @@ impl Direct {
     /// bytes.
     pub(crate) fn push(
         &mut self,
-        after: u64,
+        after: Position,
         room: Option<&str>,
         frames: SmallVec<[Rc<Frame>; 1]>,
         max_bytes: usize,
@@ -176,7 +177,7 @@ impl Direct {
     }
 
     /// The events, each with the offset of the last broadcast before it.
-    pub(crate) fn events(&self) -> impl Iterator<Item = (u64, &[Rc<Frame>])> {
+    pub(crate) fn events(&self) -> impl Iterator<Item = (Position, &[Rc<Frame>])> {
         let events = self.log.iter().flat_map(|log| &log.events);
         events.map(|event| (event.emitted.after, event.frames.as_slice()))
     }
@@ -198,6 +199,10 @@ impl Direct<Frame> {
 mod tests {
     use super::*;
 
+    const fn at(number: u64) -> Position {
+        Position::new(number)
+    }
+
     /// Ten events, each with a frame of 100 bytes.
     const MAX: usize = 10 * (100 + FRAME_OVERHEAD + size_of::<Event<Rc<Frame>>>());
 
@@ -209,12 +214,12 @@ mod tests {
     fn emit(direct: &mut Direct, after: u64) -> Offset {
         let number = direct.next();
         let frame = Rc::new(Frame::text(|out| out.resize(108, b'x')));
-        direct.push(after, None, SmallVec::from_iter([frame]), MAX);
-        Offset::of_direct(after, number, &socket())
+        direct.push(at(after), None, SmallVec::from_iter([frame]), MAX);
+        Offset::of_direct(at(after), number, &socket())
     }
 
     fn places(direct: &Direct) -> Vec<u64> {
-        direct.events().map(|(after, _)| after).collect()
+        direct.events().map(|(after, _)| after.get()).collect()
     }
 
     #[test]
@@ -232,10 +237,10 @@ mod tests {
         assert_eq!(missed(None), [5, 5, 6, 8]);
         assert_eq!(missed(Some(offsets[0])), [5, 6, 8]);
         assert_eq!(missed(Some(offsets[3])), [0; 0]);
-        assert_eq!(missed(Some(Offset::of_broadcast(5))), [5, 5, 6, 8]);
-        assert_eq!(missed(Some(Offset::of_broadcast(7))), [8]);
+        assert_eq!(missed(Some(Offset::of_broadcast(at(5)))), [5, 5, 6, 8]);
+        assert_eq!(missed(Some(Offset::of_broadcast(at(7)))), [8]);
         // The number belongs to another session.
-        let other = Offset::of_direct(5, 2, &Id::parse("otherAAAAAAAAAAAAAAA").expect("an id"));
+        let other = Offset::of_direct(at(5), 2, &Id::parse("otherAAAAAAAAAAAAAAA").expect("an id"));
         assert_eq!(missed(Some(other)), [5, 5, 6, 8]);
     }
 
@@ -268,7 +273,7 @@ mod tests {
     #[test]
     fn numbers_go_on_after_those_that_the_client_has() {
         let mut direct = Direct::default();
-        let offset = Offset::of_direct(5, 7, &socket());
+        let offset = Offset::of_direct(at(5), 7, &socket());
         assert!(direct.resume(&socket(), Some(&offset)));
         emit(&mut direct, 6);
         assert!(direct.resume(&socket(), Some(&offset)));
@@ -281,7 +286,7 @@ mod tests {
         for (after, room) in [(1, None), (2, Some("a")), (3, Some("b"))] {
             direct.next();
             let frame = Rc::new(Frame::text(|out| out.extend_from_slice(b"42[]")));
-            direct.push(after, room, SmallVec::from_iter([frame]), MAX);
+            direct.push(at(after), room, SmallVec::from_iter([frame]), MAX);
         }
         direct.retain_rooms(|room| room == "b");
         assert_eq!(places(&direct), [1, 3]);

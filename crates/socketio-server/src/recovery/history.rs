@@ -8,6 +8,7 @@ use std::{
 
 use smallvec::SmallVec;
 
+use crate::identifier::Position;
 use crate::{
     config::{MOST_MISSED, Recovery},
     delivery::frame::{Frame, Frames},
@@ -16,7 +17,7 @@ use crate::{
 
 /// A remembered broadcast.
 pub(crate) struct Entry {
-    pub(crate) offset: u64,
+    pub(crate) offset: Position,
     pub(crate) frames: Frames,
     namespace: u16,
     /// Empty for all sockets of the namespace.
@@ -39,11 +40,11 @@ pub(crate) struct Audience<'a> {
 /// The remembered broadcasts, and the offsets of all broadcasts.
 pub(crate) struct History {
     /// The offset of the last broadcast.
-    last: u64,
+    last: Position,
     /// The offset of the last broadcast before this server's first.
-    start: u64,
+    start: Position,
     /// The offset of the last broadcast that was evicted and not replaced by a newer one.
-    forgotten: u64,
+    forgotten: Position,
     rooms: HashMap<RoomKey, Room>,
     all: Queue,
     latest: Newest,
@@ -60,7 +61,7 @@ struct Room {
     /// The offset of the newest broadcast for each key, if there are keys. Without this map, a search would take
     /// time in proportion to the keys in the room, while all other threads wait for the history.
     #[expect(clippy::box_collection, reason = "most rooms have no keys, and a map is six words even when it is empty")]
-    newest: Option<Box<HashMap<Arc<str>, u64>>>,
+    newest: Option<Box<HashMap<Arc<str>, Position>>>,
 }
 
 impl Room {
@@ -87,7 +88,7 @@ impl Room {
         forgotten
     }
 
-    fn take(&mut self, offset: u64) -> Option<Arc<Entry>> {
+    fn take(&mut self, offset: Position) -> Option<Arc<Entry>> {
         let index = self.entries.binary_search_by_key(&offset, |entry| entry.offset).ok()?;
         self.entries.remove(index)
     }
@@ -123,7 +124,7 @@ impl Queue {
 #[derive(Default)]
 struct Newest {
     /// By offset, each with the number of rooms that have no newer one.
-    entries: BTreeMap<u64, (Arc<Entry>, usize)>,
+    entries: BTreeMap<Position, (Arc<Entry>, usize)>,
     bytes: usize,
     max_bytes: usize,
 }
@@ -135,7 +136,7 @@ impl Newest {
     }
 
     /// Records that a room has a newer broadcast.
-    fn replaced(&mut self, offset: u64) {
+    fn replaced(&mut self, offset: Position) {
         let Some((entry, rooms)) = self.entries.get_mut(&offset) else { return };
         *rooms = rooms.saturating_sub(1);
         if *rooms == 0 {
@@ -178,7 +179,7 @@ impl History {
     pub(crate) fn new(settings: &Recovery, age: Duration) -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         // 64 bits are enough for half a million years.
-        let start = settings.after.unwrap_or(now.as_micros() as u64);
+        let start = settings.after.unwrap_or(Position::new(now.as_micros() as u64));
         Self {
             last: start,
             start,
@@ -191,12 +192,12 @@ impl History {
     }
 
     /// The offset of the last broadcast.
-    pub(crate) fn last(&self) -> u64 {
+    pub(crate) fn last(&self) -> Position {
         self.last
     }
 
     /// The offset of the last broadcast before this server's first: this offset and lower ones belong to earlier runs.
-    pub(crate) fn start(&self) -> u64 {
+    pub(crate) fn start(&self) -> Position {
         self.start
     }
 
@@ -204,8 +205,8 @@ impl History {
     ///
     /// # Errors
     /// If the given offset is not above the last one, which is returned.
-    pub(crate) fn next(&mut self, given: Option<u64>) -> Result<u64, u64> {
-        let next = given.unwrap_or(self.last + 1);
+    pub(crate) fn next(&mut self, given: Option<Position>) -> Result<Position, Position> {
+        let next = given.unwrap_or(self.last.next());
         if next <= self.last {
             return Err(self.last);
         }
@@ -260,18 +261,28 @@ impl History {
         }
     }
 
-    /// Whether every broadcast after `offset` is remembered, as far as no newer one replaces it.
-    pub(crate) fn reaches(&self, offset: u64) -> bool {
-        offset >= self.forgotten || self.start >= self.forgotten
+    /// The newest broadcast to a room after `offset`, up to and including `until`, that does not leave out this socket.
+    /// The outer `None` means that some of these broadcasts are no longer remembered.
+    pub(crate) fn newest_in(
+        &self,
+        (namespace, room): (u16, &str),
+        (socket, is_in): (&Id, impl Fn(&str) -> bool),
+        offset: Position,
+        until: Position,
+    ) -> Option<Option<Arc<Entry>>> {
+        if !self.reaches(offset) {
+            return None;
+        }
+        let Some(room) = self.rooms.get(&(namespace, Some(room.into()))) else { return Some(None) };
+        let mut newer = room.entries.iter().rev().take_while(|entry| entry.offset > offset);
+        let is_left_out =
+            |entry: &Entry| entry.except_socket == Some(*socket) || entry.except.iter().any(|room| is_in(room));
+        Some(newer.find(|entry| entry.offset <= until && !is_left_out(entry)).cloned())
     }
 
-    /// The remembered broadcasts to a room after `offset`, up to and including `until`, in order.
-    pub(crate) fn of_room(&self, namespace: u16, room: &str, offset: u64, until: u64) -> Vec<Arc<Entry>> {
-        let Some(room) = self.rooms.get(&(namespace, Some(room.into()))) else { return Vec::new() };
-        let newer = room.entries.iter().rev().take_while(|entry| entry.offset > offset);
-        let mut newer: Vec<_> = newer.filter(|entry| entry.offset <= until).cloned().collect();
-        newer.reverse();
-        newer
+    /// Whether every broadcast after `offset` is remembered, as far as no newer one replaces it.
+    fn reaches(&self, offset: Position) -> bool {
+        offset >= self.forgotten || self.start >= self.forgotten
     }
 
     /// The broadcasts after `offset` for a socket in these rooms, in order. Each room comes with the last broadcast
@@ -280,16 +291,16 @@ impl History {
         &self,
         namespace: u16,
         socket: &Id,
-        rooms: &[(Arc<str>, u64)],
-        offset: u64,
-        until: u64,
+        rooms: &[(Arc<str>, Position)],
+        offset: Position,
+        until: Position,
     ) -> Option<Vec<Arc<Entry>>> {
         if !self.reaches(offset) {
             return None;
         }
-        let own = (Arc::from(socket.as_str()), 0);
+        let own = (Arc::from(socket.as_str()), Position::NONE);
         let named = rooms.iter().cloned().chain([own]);
-        let keys = named.map(|(room, joined)| (Some(room), joined)).chain([(None, 0)]);
+        let keys = named.map(|(room, joined)| (Some(room), joined)).chain([(None, Position::NONE)]);
         let mut missed: Vec<Arc<Entry>> = Vec::new();
         for (room, joined) in keys {
             let Some(room) = self.rooms.get(&(namespace, room)) else { continue };
@@ -329,10 +340,11 @@ mod tests {
 
     use super::*;
 
+    const LAST: Position = Position::new(u64::MAX);
     const AGE: Duration = Duration::from_secs(60);
 
     fn history(max_latest_bytes: usize) -> History {
-        History::new(&Recovery { max_latest_bytes, after: Some(0), ..Recovery::default() }, AGE)
+        History::new(&Recovery { max_latest_bytes, after: Some(Position::NONE), ..Recovery::default() }, AGE)
     }
 
     /// Remembers a broadcast to these rooms. Returns its offset.
@@ -341,20 +353,23 @@ mod tests {
         let number = history.next(None).expect("the next number");
         let audience = Audience { namespace: 0, rooms: &rooms, except: &[], except_socket: None };
         history.push(&audience, latest, smallvec![Frame::text(|out| out.extend_from_slice(b"42[]"))]);
-        number
+        number.get()
     }
 
     fn missed(history: &History, room: &str) -> Vec<u64> {
         let socket = Id::parse("AAAAAAAAAAAAAAAAAAAA").expect("an id");
-        let missed = history.missed(0, &socket, &[(room.into(), 0)], 0, u64::MAX).expect("nothing is forgotten");
-        missed.iter().map(|entry| entry.offset).collect()
+        let missed = history
+            .missed(0, &socket, &[(room.into(), Position::NONE)], Position::NONE, LAST)
+            .expect("nothing is forgotten");
+        missed.iter().map(|entry| entry.offset.get()).collect()
     }
 
     #[test]
     fn too_many_are_not_sent_again() {
         let (mut history, socket) = (history(0), Id::parse("AAAAAAAAAAAAAAAAAAAA").expect("an id"));
-        let rooms = [("a".into(), 0), ("b".into(), 0)];
-        let count = |history: &History| history.missed(0, &socket, &rooms, 0, u64::MAX).map(|missed| missed.len());
+        let rooms = ["a", "b"].map(|room| (room.into(), Position::NONE));
+        let count =
+            |history: &History| history.missed(0, &socket, &rooms, Position::NONE, LAST).map(|missed| missed.len());
         for number in 0..MOST_MISSED {
             push(&mut history, &[["a", "b"][number % 2]], None);
         }
@@ -402,7 +417,8 @@ mod tests {
     #[test]
     fn names_count_towards_what_is_remembered() {
         let most = 1 << 20;
-        let mut history = History::new(&Recovery { max_bytes: most, after: Some(0), ..Recovery::default() }, AGE);
+        let mut history =
+            History::new(&Recovery { max_bytes: most, after: Some(Position::NONE), ..Recovery::default() }, AGE);
         for number in 0..20_000 {
             push(&mut history, &[&format!("{number:0128}")], None);
         }

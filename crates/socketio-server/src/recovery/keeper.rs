@@ -1,5 +1,6 @@
 //! Sessions that outlive the process: the interface for an application that keeps them.
 
+use crate::identifier::Position;
 use std::{fmt::Debug, future::Future, pin::Pin, sync::Arc};
 
 /// A saved session.
@@ -11,11 +12,11 @@ pub struct SavedSession {
     /// The socket's id.
     pub socket_id: String,
     /// The rooms that it is in, each with the offset of the last broadcast before it joined.
-    pub rooms: Vec<(Arc<str>, u64)>,
+    pub rooms: Vec<(Arc<str>, Position)>,
     /// The text that [`Namespace::save`](crate::Namespace::save) returned.
     pub data: String,
     /// The last broadcast that is known to have arrived, or that was sent before the client connected.
-    pub since: u64,
+    pub since: Position,
     /// What the keeper has of the session before this save.
     pub before: Before,
 }
@@ -34,7 +35,7 @@ pub enum Before {
 impl SavedSession {
     /// A session in a namespace, in no room.
     #[must_use]
-    pub fn new(namespace: impl Into<String>, socket_id: impl Into<String>, since: u64) -> Self {
+    pub fn new(namespace: impl Into<String>, socket_id: impl Into<String>, since: Position) -> Self {
         let (namespace, socket_id) = (namespace.into(), socket_id.into());
         Self { namespace, socket_id, rooms: Vec::new(), data: String::new(), since, before: Before::Valid }
     }
@@ -43,7 +44,7 @@ impl SavedSession {
 impl MissedEvent {
     /// An event with its offset, for all sockets of its namespace.
     #[must_use]
-    pub fn new(offset: u64, event: impl Into<String>, args: impl Into<String>) -> Self {
+    pub fn new(offset: Position, event: impl Into<String>, args: impl Into<String>) -> Self {
         Self { offset, event: event.into(), args: args.into(), rooms: Vec::new() }
     }
 
@@ -60,7 +61,7 @@ impl MissedEvent {
 #[non_exhaustive]
 pub struct MissedEvent {
     /// Its offset, as in [`Broadcast::offset`](crate::Broadcast::offset).
-    pub offset: u64,
+    pub offset: Position,
     /// The event's name.
     pub event: String,
     /// Its arguments as JSON, separated by commas.
@@ -79,13 +80,13 @@ pub trait SessionKeeper: Debug + Send + Sync {
 
     /// Records that the session's client has gone and may come back. The client has received every broadcast up to
     /// `since`, or does not need it. The copy that was saved before is still valid.
-    fn left(&self, pid: &str, since: u64);
+    fn left(&self, pid: &str, since: Position);
 
     /// Records that sessions have received all broadcasts up to this one: every session that is saved, not forgotten,
     /// and with a client (not [left](Self::left) since it was saved). Called again when the position changes. The
     /// position falls when a client comes back that has received less. So the session of a client that stays and gets
     /// no events is as fresh as the others, and need not be saved again.
-    fn confirmed(&self, up_to: u64);
+    fn confirmed(&self, up_to: Position);
 
     /// Removes a session that has ended for good.
     fn forget(&self, pid: &str);
@@ -99,7 +100,8 @@ pub trait SessionKeeper: Debug + Send + Sync {
     /// each room, only the events after the offset beside it count. `None` if some of the events are no longer known.
     /// Called each time that a client comes back which may not have all of them yet, also for a session that was
     /// recovered before.
-    fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>>;
+    fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, Position)>, offset: Position)
+    -> Recalled<Vec<MissedEvent>>;
 }
 
 /// The answer of a keeper.

@@ -36,6 +36,7 @@ pub(crate) use offset::Offset;
 pub(crate) use readers::Readers;
 pub(crate) use sessions::{Away, Sessions, TooLate, Whereabouts};
 
+use crate::identifier::Position;
 use crate::{
     Config,
     config::Recovery,
@@ -62,7 +63,7 @@ impl Memory {
             settings.window + config.ping_interval + config.ping_timeout
         };
         let history = History::new(settings, age);
-        let confirmed = (0..config.shards.max(1)).map(|_| AtomicU64::new(history.start())).collect();
+        let confirmed = (0..config.shards.max(1)).map(|_| AtomicU64::new(history.start().get())).collect();
         Self {
             settings: settings.clone(),
             history: Mutex::new(history),
@@ -95,24 +96,25 @@ impl Memory {
 
     /// Records that a session is now with a socket. All sessions of the socket's shard have received the broadcasts up
     /// to `confirmed`.
-    pub(crate) fn is_with(&self, pid: Id, socket: SocketRef, confirmed: u64) {
+    pub(crate) fn is_with(&self, pid: Id, socket: SocketRef, confirmed: Position) {
         let mut sessions = self.sessions();
         sessions.is_with(pid, socket);
         self.confirm(&sessions, socket.shard.into(), confirmed);
     }
 
     /// Records that all sessions of a shard have received the broadcasts up to `confirmed`.
-    pub(crate) fn confirmed(&self, shard: u8, confirmed: u64) {
+    pub(crate) fn confirmed(&self, shard: u8, confirmed: Position) {
         self.confirm(&self.sessions(), shard.into(), confirmed);
     }
 
-    fn confirm(&self, _order: &MutexGuard<'_, Sessions>, shard: usize, confirmed: u64) {
-        let Some(known) = self.confirmed.get(shard).filter(|known| known.load(Ordering::Relaxed) != confirmed) else {
+    fn confirm(&self, _order: &MutexGuard<'_, Sessions>, shard: usize, confirmed: Position) {
+        let Some(known) = self.confirmed.get(shard).filter(|known| known.load(Ordering::Relaxed) != confirmed.get())
+        else {
             return;
         };
-        let least = || self.confirmed.iter().map(|position| position.load(Ordering::Relaxed)).min();
+        let least = || self.confirmed.iter().map(|position| Position::new(position.load(Ordering::Relaxed))).min();
         let before = least();
-        known.store(confirmed, Ordering::Relaxed);
+        known.store(confirmed.get(), Ordering::Relaxed);
         if let (Some(keeper), Some(least)) = (&self.settings.keeper, least().filter(|least| Some(*least) != before)) {
             keeper.confirmed(least);
         }
@@ -151,9 +153,9 @@ pub(crate) struct SocketRecovery {
     pub(crate) pid: Id,
     pub(crate) recovered: bool,
     /// The last broadcast that is known to have arrived, or that need not arrive.
-    pub(crate) since: Cell<u64>,
+    pub(crate) since: Cell<Position>,
     /// The value of `since` once the heartbeat under way is answered.
-    pub(crate) asked: Cell<u64>,
+    pub(crate) asked: Cell<Position>,
     /// The watermark of the session, and its watermark once the heartbeat under way is answered. `None` before the
     /// session is with its socket.
     watermarks: Cell<Option<(WatermarkId, WatermarkId)>>,
@@ -178,15 +180,15 @@ enum SaveState {
 }
 
 impl SocketRecovery {
-    pub(crate) fn begun(pid: Id, since: u64) -> Box<Self> {
+    pub(crate) fn begun(pid: Id, since: Position) -> Box<Self> {
         Self::new(pid, false, since, Direct::default())
     }
 
-    pub(crate) fn resumed(pid: Id, since: u64, direct: Direct) -> Box<Self> {
+    pub(crate) fn resumed(pid: Id, since: Position, direct: Direct) -> Box<Self> {
         Self::new(pid, true, since, direct)
     }
 
-    fn new(pid: Id, recovered: bool, since: u64, direct: Direct) -> Box<Self> {
+    fn new(pid: Id, recovered: bool, since: Position, direct: Direct) -> Box<Self> {
         let direct = RefCell::new(direct);
         let (asked, since) = (Cell::new(since), Cell::new(since));
         let save_state = Cell::new(if recovered { SaveState::Saved } else { SaveState::New });
@@ -232,7 +234,7 @@ impl SocketRecovery {
     }
 
     /// Records that a heartbeat is sent after the broadcast `position`.
-    pub(crate) fn ask(&self, position: u64, confirmed: &Confirmed) {
+    pub(crate) fn ask(&self, position: Position, confirmed: &Confirmed) {
         self.asked.set(position);
         self.watermarks.set(self.watermarks.get().map(|(watermark, _)| (watermark, confirmed.now())));
         self.direct.borrow_mut().ask();

@@ -3,6 +3,7 @@
 use std::{fmt, ops::Deref};
 
 use crate::identifier::Id;
+use crate::identifier::Position;
 
 /// The place of an event in the sequence of a socket's events. A broadcast has a number on this node. The
 /// socket's own events between two broadcasts have numbers of their own.
@@ -12,7 +13,7 @@ use crate::identifier::Id;
 /// client sends its last offset even if that belongs to a session that it has lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Offset {
-    pub(crate) broadcast: u64,
+    pub(crate) broadcast: Position,
     pub(crate) direct: Option<(u32, Tag)>,
 }
 
@@ -29,11 +30,11 @@ impl Tag {
 }
 
 impl Offset {
-    pub(crate) fn of_broadcast(broadcast: u64) -> Self {
+    pub(crate) fn of_broadcast(broadcast: Position) -> Self {
         Self { broadcast, direct: None }
     }
 
-    pub(crate) fn of_direct(broadcast: u64, direct: u32, socket: &Id) -> Self {
+    pub(crate) fn of_direct(broadcast: Position, direct: u32, socket: &Id) -> Self {
         Self { broadcast, direct: Some((direct, Tag::of(socket))) }
     }
 
@@ -48,7 +49,7 @@ impl Offset {
 
     /// Written by hand: each of a socket's own events has a different offset, and formatting takes ten times as long.
     fn write(&self, text: &mut Text) {
-        text.push_hex(self.broadcast);
+        text.push_hex(self.broadcast.get());
         if let Some((direct, Tag(tag))) = self.direct {
             text.push(b'.');
             text.push_hex(direct.into());
@@ -59,7 +60,7 @@ impl Offset {
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('.');
-        let broadcast = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let broadcast = Position::new(u64::from_str_radix(parts.next()?, 16).ok()?);
         let direct = match parts.next() {
             None => None,
             Some(direct) => {
@@ -133,13 +134,18 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let socket = Id::parse("k9QxAAAAAAAAAAAAAAAA").expect("an id");
-        let direct = Offset::of_direct(0x1f, 3, &socket);
-        assert_eq!((Offset::of_broadcast(0x1f).to_string(), direct.to_string()), ("1f".into(), "1f.3.k9Qx".into()));
-        assert_eq!(Offset::of_broadcast(0x10_fedc_ba98_7654).to_string(), "10fedcba987654");
+        let direct = Offset::of_direct(Position::new(0x1f), 3, &socket);
+        assert_eq!(
+            (Offset::of_broadcast(Position::new(0x1f)).to_string(), direct.to_string()),
+            ("1f".into(), "1f.3.k9Qx".into())
+        );
+        assert_eq!(Offset::of_broadcast(Position::new(0x10_fedc_ba98_7654)).to_string(), "10fedcba987654");
         assert_eq!(&*direct.argument(), b",\"1f.3.k9Qx\"");
-        let longest = Offset::of_direct(u64::MAX, u32::MAX, &socket);
+        let longest = Offset::of_direct(Position::new(u64::MAX), u32::MAX, &socket);
         assert_eq!(longest.argument().len(), LONGEST);
-        for offset in [Offset::of_broadcast(0), Offset::of_broadcast(u64::MAX), direct, longest] {
+        for offset in
+            [Offset::of_broadcast(Position::new(0)), Offset::of_broadcast(Position::new(u64::MAX)), direct, longest]
+        {
             assert_eq!(Offset::parse(&offset.to_string()), Some(offset));
         }
         assert_eq!(direct.direct_of(&socket), Some(3));

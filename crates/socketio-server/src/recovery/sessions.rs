@@ -10,6 +10,7 @@ use std::{
 use slab::Slab;
 use tokio::sync::oneshot;
 
+use crate::identifier::Position;
 use crate::{
     SocketRef,
     address::Address,
@@ -62,9 +63,9 @@ pub(crate) struct Away {
     /// The client's address, unless that is a proxy's.
     address: Option<Address>,
     socket_id: Id,
-    rooms: Box<[(Arc<str>, u64)]>,
+    rooms: Box<[(Arc<str>, Position)]>,
     data: Box<str>,
-    received: u64,
+    received: Position,
     direct: Direct<Frame>,
     since: Instant,
 }
@@ -318,7 +319,7 @@ mod tests {
 
     fn away() -> Away {
         let id = Entropy::new().session_id(0);
-        Away::new(0, None, id, SavedSession::new("/", id.as_str(), 0), Direct::default())
+        Away::new(0, None, id, SavedSession::new("/", id.as_str(), Position::NONE), Direct::default())
     }
 
     #[test]
@@ -342,9 +343,9 @@ mod tests {
     fn sessions_are_bounded_in_bytes() {
         let mut entropy = Entropy::new();
         let large = |address: Option<IpAddr>| {
-            let rooms = (0..10).map(|number| (number.to_string().repeat(100).into(), 0)).collect();
+            let rooms = (0..10).map(|number| (number.to_string().repeat(100).into(), Position::NONE)).collect();
             let id = Entropy::new().session_id(0);
-            let session = SavedSession { rooms, ..SavedSession::new("/", id.as_str(), 0) };
+            let session = SavedSession { rooms, ..SavedSession::new("/", id.as_str(), Position::NONE) };
             Away::new(0, address.map(Address::of), id, session, Direct::default())
         };
         let settings = Recovery { max_session_bytes: 2 * large(None).bytes(), ..Recovery::default() };

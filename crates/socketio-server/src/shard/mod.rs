@@ -21,10 +21,11 @@ use tokio::{
     time::Instant,
 };
 
+use crate::identifier::Position;
 use crate::{
     Config, Handle, Namespace, RawEndpoint, Refusal, RefusedClient, Socket, SocketRef, Tls,
     admission::{HttpPermit, StreamPermit},
-    config::{BURST_SECONDS, TURN, WORK_PER_SECOND},
+    config::{BURST_SECONDS, READ_BUFFER, TURN, WORK_PER_SECOND},
     connection::Connection,
     delivery::frame::Frame,
     http::{AllowRequest, Fallback, serve_connection},
@@ -122,7 +123,7 @@ pub(crate) struct Shard {
     /// The broadcast under way.
     fanout: RefCell<Option<Fanout>>,
     /// The offset of the last broadcast that every member has.
-    position: Cell<u64>,
+    position: Cell<Position>,
     /// Sockets whose sessions changed since their last save to the keeper.
     unsaved: RefCell<VecDeque<Socket>>,
     save_due: Notify,
@@ -148,7 +149,7 @@ impl Shard {
         metrics: Arc<ShardMetrics>,
     ) -> Rc<Self> {
         let spaces = (0..application.namespaces.len()).map(|index| Space::new(&application, index)).collect();
-        let start = handle.recovery().map_or(0, |recovery| recovery.history().start());
+        let start = handle.recovery().map_or(Position::NONE, |recovery| recovery.history().start());
         let rate = |per_second: u32| Rate::new(per_second, per_second.saturating_mul(BURST_SECONDS));
         let (event_rate, request_rate) = (rate(config.event_rate_per_socket), rate(config.request_rate_per_session));
         let held = Accounts::new(&config);
@@ -263,9 +264,13 @@ impl Shard {
         }
     }
 
-    /// Waits until this shard has carried out every command that was posted to it before, and every broadcast. A command
-    /// to all shards is posted under the history's lock, so it precedes the mark on every shard or follows it on every
-    /// shard.
+    /// The read buffer that the shard's connections share. One connection uses it at a time.
+    pub(crate) fn take_scratch(&self) -> Box<[u8]> {
+        self.scratch.take().unwrap_or_else(|| vec![0; READ_BUFFER].into_boxed_slice())
+    }
+
+    /// Waits until this shard has carried out every command that was posted to it before. The mark is posted under the
+    /// history's lock: a broadcast that any shard has seen is in this mailbox before the mark.
     pub(crate) async fn caught_up(&self) {
         let (mark, reached) = oneshot::channel();
         {
@@ -341,18 +346,18 @@ impl Shard {
     // --- broadcasts and flushing ---
 
     /// The offset of the last broadcast that has begun on this shard. A socket that joins a room now does not get it.
-    pub(crate) fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> Position {
         self.fanout.borrow().as_ref().map_or(self.position.get(), Fanout::last_offset)
     }
 
     /// The offset of the last broadcast that every member has been given.
-    pub(crate) fn past_position(&self) -> u64 {
+    pub(crate) fn past_position(&self) -> Position {
         let past = self.fanout.borrow().as_ref().and_then(Fanout::past_offset);
         past.unwrap_or_else(|| self.position.get())
     }
 
     /// The offset of the last broadcast that this socket has been given, or would have been given as a receiver.
-    pub(crate) fn position_of(&self, socket: &Socket) -> u64 {
+    pub(crate) fn position_of(&self, socket: &Socket) -> Position {
         let met = self.fanout.borrow().as_ref().and_then(|fanout| fanout.offset_of(socket));
         met.unwrap_or_else(|| self.past_position())
     }

@@ -5,6 +5,7 @@ use std::{cell::Cell, collections::HashMap, rc::Rc, sync::Arc};
 use slab::Slab;
 use smallvec::SmallVec;
 
+use crate::identifier::Position;
 use crate::{api::socket::Socket, connection::Connection, delivery::frame::Encoding};
 
 /// Why a socket could not join a room.
@@ -56,7 +57,7 @@ pub(crate) struct Membership {
     /// Index among the room's members.
     position: u32,
     /// The offset of the last broadcast before it joined.
-    joined: u64,
+    joined: Position,
 }
 
 pub(crate) type Memberships = SmallVec<[Membership; 2]>;
@@ -101,7 +102,7 @@ impl Rooms {
     }
 
     /// The rooms of the socket, each with the offset of the last broadcast before the socket joined.
-    pub(crate) fn memberships_of(&self, socket: &Socket) -> Vec<(Arc<str>, u64)> {
+    pub(crate) fn memberships_of(&self, socket: &Socket) -> Vec<(Arc<str>, Position)> {
         let memberships = socket.inner().memberships.borrow();
         memberships
             .iter()
@@ -111,7 +112,7 @@ impl Rooms {
     }
 
     /// The offset of the last broadcast before the socket joined the room; `None` if it is not a member.
-    pub(crate) fn joined(&self, socket: &Socket, name: &str) -> Option<u64> {
+    pub(crate) fn joined(&self, socket: &Socket, name: &str) -> Option<Position> {
         let slot = self.slot(socket, name)?;
         socket.inner().memberships.borrow().get(slot).map(|membership| membership.joined)
     }
@@ -136,7 +137,7 @@ impl Rooms {
     }
 
     /// Adds the socket to a room that it is not in, after the broadcast `after`.
-    pub(crate) fn add(&mut self, socket: &Socket, name: &str, after: u64) {
+    pub(crate) fn add(&mut self, socket: &Socket, name: &str, after: Position) {
         let room = match self.by_name.get(name) {
             Some(&room) => room,
             None => {

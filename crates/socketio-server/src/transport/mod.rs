@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(crate) use polling::{EngineRequest, handle_post, open as open_polling};
-pub(crate) use websocket::{open as open_websocket, take_scratch};
+pub(crate) use websocket::open as open_websocket;
 
 /// Writes the handshake of Engine.IO.
 fn open_packet(shard: &Shard, sid: &str, upgrades: &[&str], out: &mut Vec<u8>) {

@@ -1,4 +1,4 @@
-//! The WebSocket transport: a task reads its frames.
+//! The WebSocket transport: reads the frames of a connection.
 
 use std::{
     io::ErrorKind,
@@ -91,7 +91,7 @@ async fn run(connection: Rc<Connection>, mut reader: Reader, served: StreamGuard
 async fn linger(shard: &Shard, read: OwnedReadHalf) {
     let mut left = CLOSE_LINGER_BYTES;
     while left > 0 && read.readable().await.is_ok() {
-        let mut scratch = take_scratch(shard);
+        let mut scratch = shard.take_scratch();
         let result = read.try_read(&mut scratch);
         shard.scratch.set(Some(scratch));
         match result {
@@ -105,11 +105,6 @@ async fn linger(shard: &Shard, read: OwnedReadHalf) {
             Err(_) => {}
         }
     }
-}
-
-/// Takes the read buffer that the shard's connections share. One connection uses it at a time.
-pub(crate) fn take_scratch(shard: &Shard) -> Box<[u8]> {
-    shard.scratch.take().unwrap_or_else(|| vec![0; READ_BUFFER].into_boxed_slice())
 }
 
 /// Closes the connection when the task ends, for any reason.
@@ -188,7 +183,7 @@ impl Reader {
                     break;
                 }
             }
-            let mut scratch = take_scratch(&connection.shard);
+            let mut scratch = connection.shard.take_scratch();
             let result = self.read_and_handle(connection, cx, &mut scratch);
             connection.shard.scratch.set(Some(scratch));
             match result {

@@ -1,8 +1,8 @@
 //! A client that was away gets its session back and what it missed, once and in order; or a new session, and knows it.
 
-mod catching_up;
 mod client;
 mod cuts;
+mod newest;
 mod readers;
 mod restart;
 mod together;

@@ -550,6 +550,19 @@ async fn records_against_the_rules_end_their_connection_alone() {
     }
 }
 
+/// Also those that come before a request end their connection at once.
+#[tokio::test]
+async fn records_against_the_rules_are_no_request() {
+    let header_timeout = Duration::from_secs(600);
+    let (server, identity, _) = start(Config { shards: 1, header_timeout, ..Config::default() }, echoing);
+    let config = Arc::new(trusting(&[&identity.certificate], &TLS13));
+    let stream = handshake(server.addr, &config).await.expect("a handshake");
+    let (mut tcp, _session) = stream.into_inner();
+    tcp.write_all(&[b"\x17\x03\x03\x00\x20".as_slice(), &[7; 32]].concat()).await.expect("the server reads");
+    until_closed(tcp, Instant::now()).await;
+    eventually("nothing is left of it", || server.metrics().http_connections == 0).await;
+}
+
 /// The payload of a large event.
 const LARGE: usize = 8 * 1024;
 /// So many of them fill every buffer of the kernel and of the relay.

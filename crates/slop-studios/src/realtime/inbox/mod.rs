@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use socketio_server::{Ack, EventArgs, Namespace, OwnedEvent, Socket};
+use socketio_server::{Ack, EventArgs, Namespace, OwnedEvent, Position, Socket};
 
 pub(crate) mod progress;
 
@@ -98,10 +98,10 @@ impl Inboxes {
     /// after later ones. `is_late`: the inbox is about to be read again.
     fn give(self: &Arc<Self>, socket: &Socket, user_id: &Arc<str>, inbox: &store::Inbox, is_late: bool) {
         // The user may have changed meanwhile. Then the new user's inbox is on its way.
-        let Some(joined) = socket.joined_at(&rooms::user_room(user_id)) else { return };
-        let (new, is_drained, live, tells_count) = session::inbox(socket, |progress| {
+        let Some(joined) = socket.joined_at(&rooms::user_room(user_id)).map(Position::get) else { return };
+        let (new, is_drained, live, count) = session::inbox(socket, |progress| {
             let new = progress.take(inbox, joined, is_late);
-            (new, progress.is_drained, progress.last_live, progress.take_count(is_late, inbox.unread))
+            (new, progress.is_drained, progress.last_live, progress.take_count(inbox, is_late))
         });
         for item in new {
             let args = EventArgs::from_raw(&*item.payload);
@@ -110,8 +110,8 @@ impl Inboxes {
                 tracing::error!(%error, "encode a notification");
             }
         }
-        if tells_count {
-            send_count(socket, user_id, inbox.unread);
+        if let Some(count) = count {
+            send_count(socket, user_id, count);
         }
         let last = inbox.undelivered.last().map_or(0, |item| item.seq);
         let up_to = if is_drained { inbox.as_of.max(live) } else { last };
@@ -135,7 +135,7 @@ impl Inboxes {
 
     /// Handles a notification that has just been sent to the socket. Runs on the socket's shard.
     pub(crate) fn notified(self: &Arc<Self>, socket: &Socket, user_id: &Arc<str>, seq: u64, unread: u64) {
-        self.count_changed(socket, unread);
+        self.count_changed(socket, seq, unread);
         if session::inbox(socket, |progress| progress.came_live(seq)) {
             let (inboxes, user_id) = (Arc::clone(self), Arc::clone(user_id));
             socket.when_arrived(move || inboxes.received(&user_id, seq));
@@ -144,9 +144,9 @@ impl Inboxes {
 
     /// Sends the client the number of unread notifications, if the client has used an inbox event. Runs on the socket's
     /// shard.
-    pub(crate) fn count_changed(&self, socket: &Socket, unread: u64) {
+    pub(crate) fn count_changed(&self, socket: &Socket, seq: u64, unread: u64) {
         let Some(identity) = identity(socket) else { return };
-        if session::inbox(socket, Progress::count_changed) {
+        if session::inbox(socket, |progress| progress.count_changed(seq, unread)) {
             send_count(socket, &identity.user_id, unread);
         }
     }

@@ -27,6 +27,8 @@ pub(crate) struct Progress {
     wants_count: bool,
     /// Whether the count of unread notifications may have changed since the client was told.
     is_count_stale: bool,
+    /// The last change of the count that this socket saw: the number of its event, and the count.
+    last_count: (u64, u64),
     /// How often the count became stale.
     pub(super) times_stale: u64,
     /// Number of unanswered requests whose answer may bring the client the count.
@@ -120,10 +122,10 @@ impl Progress {
         held
     }
 
-    /// Records that the number has changed, which makes every number that was read before outdated. Returns whether to
-    /// tell the client.
-    pub(super) fn count_changed(&mut self) -> bool {
+    /// Records a change of the count, with the number of its event. Returns whether to tell the client.
+    pub(super) fn count_changed(&mut self, seq: u64, unread: u64) -> bool {
         self.held = None;
+        self.last_count = (seq, unread);
         self.is_count_stale &= !self.wants_count;
         self.wants_count
     }
@@ -197,17 +199,19 @@ impl Progress {
         self.is_drained
     }
 
-    /// Whether to send the client the count of an inbox that was read.
-    pub(super) fn take_count(&mut self, is_late: bool, unread: u64) -> bool {
+    /// The count to send the client after its inbox was read. A change since the read has the newer count.
+    pub(super) fn take_count(&mut self, inbox: &store::Inbox, is_late: bool) -> Option<u64> {
         if is_late || !self.is_count_stale {
-            return false;
+            return None;
         }
+        let (seq, changed) = self.last_count;
+        let unread = if seq > inbox.as_of { changed } else { inbox.unread };
         if self.unanswered > 0 {
             self.held = Some(unread);
-            return false;
+            return None;
         }
         self.is_count_stale = false;
-        self.wants_count
+        self.wants_count.then_some(unread)
     }
 
     /// The notifications of an inbox that the socket has not got. Those with a higher number than `joined` came live.
@@ -235,6 +239,10 @@ mod tests {
     fn waiting(numbers: &[u64], as_of: u64) -> store::Inbox {
         let item = |&seq| InboxItem { seq, id: "n".into(), payload: "{}".into() };
         store::Inbox { undelivered: numbers.iter().map(item).collect(), as_of, ..store::Inbox::default() }
+    }
+
+    fn count(progress: &mut Progress, unread: u64, is_late: bool) -> Option<u64> {
+        progress.take_count(&store::Inbox { unread, as_of: 8, ..store::Inbox::default() }, is_late)
     }
 
     fn taken(progress: &mut Progress, inbox: &store::Inbox, joined: u64) -> Vec<u64> {
@@ -301,14 +309,25 @@ mod tests {
         progress.begin(&"u".into());
         assert!(progress.want_count());
         progress.answered(0, false);
-        assert!(!progress.came_live(9) && progress.count_changed());
+        assert!(!progress.came_live(9) && progress.count_changed(9, 2));
         assert_eq!(taken(&mut progress, &waiting(&[2], 8), 4), [2]);
-        assert!(!progress.take_count(false, 1), "the client was told a newer number");
+        assert_eq!(count(&mut progress, 1, false), None, "the client was told a newer number");
         assert_eq!(progress.last_live, 9);
         assert!(progress.came_live(10));
         progress.end(4, 10);
         progress.begin(&"u".into());
         assert_eq!(taken(&mut progress, &waiting(&[2, 9, 11], 12), 11), [11]);
+    }
+
+    #[test]
+    fn a_count_that_changed_since_the_read_is_told() {
+        let mut progress = Progress::default();
+        progress.begin(&"u".into());
+        assert!(!progress.count_changed(9, 4), "the client has not asked for it");
+        assert!(progress.want_count());
+        assert_eq!(count(&mut progress, 3, false), None);
+        assert_eq!(progress.answered(0, false), Some(4), "the list failed");
+        assert!(progress.count_changed(10, 5));
     }
 
     #[test]
@@ -385,17 +404,17 @@ mod tests {
         let (user, other) = ("u".into(), "v".into());
         let mut progress = Progress::default();
         progress.begin(&user);
-        assert!(!progress.take_count(false, 1), "the client has not asked for it");
+        assert_eq!(count(&mut progress, 1, false), None, "the client has not asked for it");
         assert_eq!([progress.want_count(), progress.want_count()], [true, false]);
         assert_eq!([progress.answered(1, true), progress.answered(1, true)], [None; 2]);
-        assert!(!progress.take_count(false, 1), "what it asked for had the count");
+        assert_eq!(count(&mut progress, 1, false), None, "what it asked for had the count");
         progress.end(0, 1);
         progress.begin(&user);
-        assert!(!progress.take_count(true, 1), "read before the socket joined");
-        assert_eq!([progress.take_count(false, 1), progress.take_count(false, 1)], [true, false]);
+        assert_eq!(count(&mut progress, 1, true), None, "read before the socket joined");
+        assert_eq!([count(&mut progress, 1, false), count(&mut progress, 1, false)], [Some(1), None]);
         progress.begin(&other);
-        assert!(progress.take_count(false, 1), "it is another one's");
-        assert!(Progress::restored(None, 0, progress.wants_count()).take_count(false, 1));
+        assert_eq!(count(&mut progress, 1, false), Some(1), "it is another one's");
+        assert_eq!(count(&mut Progress::restored(None, 0, progress.wants_count()), 1, false), Some(1));
     }
 
     #[test]
@@ -405,16 +424,20 @@ mod tests {
             progress.begin(&"u".into());
             progress.want_count();
             let asked = progress.times_stale;
-            assert!(!progress.take_count(false, 5), "the answer will tell it");
+            assert_eq!(count(&mut progress, 5, false), None, "the answer will tell it");
             (progress, asked)
         };
         let (mut told, asked) = begun();
-        assert_eq!((told.answered(asked, true), told.take_count(false, 5)), (None, false));
+        assert_eq!((told.answered(asked, true), count(&mut told, 5, false)), (None, None));
         let (mut failed, asked) = begun();
-        assert_eq!((failed.answered(asked, false), failed.take_count(false, 5)), (Some(5), false));
+        assert_eq!((failed.answered(asked, false), count(&mut failed, 5, false)), (Some(5), None));
         let (mut away, asked) = begun();
         away.end(0, 2);
         away.begin(&"u".into());
-        assert_eq!((away.answered(asked, true), away.take_count(false, 6)), (None, true), "it was away since it asked");
+        assert_eq!(
+            (away.answered(asked, true), count(&mut away, 6, false)),
+            (None, Some(6)),
+            "it was away since it asked"
+        );
     }
 }

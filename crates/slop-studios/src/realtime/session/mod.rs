@@ -15,7 +15,7 @@ use http::header::AUTHORIZATION;
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use socketio_server::{ConnectError, EventArgs, Socket};
+use socketio_server::{ConnectError, EventArgs, Position, Socket};
 use tokio::time::Instant;
 
 use crate::contract::auth_error::AuthError;
@@ -332,7 +332,8 @@ impl Sessions {
             && next.is_none_or(|next| next.user_id != before.user_id)
         {
             let room = rooms::user_room(&before.user_id);
-            let (joined, position) = (socket.joined_at(&room).unwrap_or(u64::MAX), socket.position());
+            let joined = socket.joined_at(&room).map_or(u64::MAX, Position::get);
+            let position = socket.position().get();
             with_session(socket, |session| session.inbox.end(joined, position));
             socket.leave(&room);
         }

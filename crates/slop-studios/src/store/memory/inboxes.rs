@@ -42,13 +42,13 @@ struct User {
 
 /// The notifications of all users.
 #[derive(Debug)]
-pub(super) struct Inboxes {
+pub(super) struct KeptInboxes {
     kept: Shelf<Notification>,
     users: HashMap<Arc<str>, User>,
     most_per_user: usize,
 }
 
-impl Inboxes {
+impl KeptInboxes {
     pub(super) fn new(bound: Bound, most_per_user: usize) -> Self {
         Self { kept: Shelf::new(bound), users: HashMap::new(), most_per_user }
     }

@@ -14,12 +14,12 @@ use crate::limits::MAX_REPLAY_BYTES;
 
 /// A kept event.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct LogEntry {
     pub(super) envelope: Envelope,
     pub(super) at: Moment,
 }
 
-impl Row for Entry {
+impl Row for LogEntry {
     fn bytes(&self) -> u64 {
         self.envelope.argument.len() as u64
     }
@@ -29,7 +29,7 @@ impl Row for Entry {
     }
 }
 
-impl Entry {
+impl LogEntry {
     fn went_to(&self, namespace: &str, room: &str) -> bool {
         let Envelope { namespace: own, room: first, owner_room, .. } = &self.envelope;
         *own == namespace && (&**first == room || owner_room.as_deref() == Some(room))
@@ -77,9 +77,9 @@ impl State {
     }
 
     fn replay_events(&self, missed: &mut Missed, namespace: &str, room: &str, (after, until): (u64, u64)) {
-        // Of some events, only the newest of its name in the room matters.
+        // Of `latest` events, a room keeps the newest of each name.
         let mut newest: HashMap<&str, u64> = HashMap::new();
-        for (seq, Entry { envelope, .. }) in
+        for (seq, LogEntry { envelope, .. }) in
             self.log.range(after, until).filter(|(_, entry)| entry.went_to(namespace, room))
         {
             let latest = envelope.class == Class::Latest;

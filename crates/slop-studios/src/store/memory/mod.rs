@@ -28,9 +28,9 @@ mod revocations;
 mod sessions;
 mod shelf;
 
-use inboxes::Inboxes;
+use inboxes::KeptInboxes;
 use keys::{Keys, Receipt};
-use log::Entry;
+use log::LogEntry;
 use revocations::KeptRevocations;
 use sessions::KeptSessions;
 use shelf::{Row, Shelf};
@@ -58,8 +58,8 @@ struct State {
     next: u64,
     media: Shelf<Item>,
     media_by_id: HashMap<Arc<str>, u64>,
-    inboxes: Inboxes,
-    log: Shelf<Entry>,
+    inboxes: KeptInboxes,
+    log: Shelf<LogEntry>,
     /// The highest number that has left the log.
     log_removed: u64,
     keys: Keys,
@@ -97,7 +97,7 @@ impl MemoryStore {
             next: boot_seq,
             media: Shelf::new(bounds.media),
             media_by_id: HashMap::new(),
-            inboxes: Inboxes::new(bounds.notifications, bounds.notifications_per_user),
+            inboxes: KeptInboxes::new(bounds.notifications, bounds.notifications_per_user),
             log: Shelf::new(bounds.log),
             log_removed: 0,
             keys: Keys::new(bounds.idempotency_keys),
@@ -214,7 +214,7 @@ impl State {
     fn room(&mut self, change: &Change, envelope: &Envelope, dispatch: &dyn Dispatch) -> Committed {
         let seq = self.take_number();
         let stored = envelope.class == Class::Durable;
-        // After its receipt is remembered, the event is not published again.
+        // Its key prevents a second publish, so a client that missed it must get it from the log.
         if stored || change.key.is_some() {
             self.keep(seq, change.at, envelope);
         }
@@ -222,7 +222,7 @@ impl State {
     }
 
     fn keep(&mut self, seq: u64, at: Moment, envelope: &Envelope) {
-        self.log.insert(seq, Entry { envelope: envelope.clone(), at });
+        self.log.insert(seq, LogEntry { envelope: envelope.clone(), at });
         while let Some((removed, _)) = self.log.pop_excess(at) {
             self.log_removed = removed;
         }

@@ -128,6 +128,8 @@ struct Waiting {
     saving: Saving,
     /// The deadline for the write of `lazy`, if it has changes.
     lazy_due: Option<Instant>,
+    /// The last write has failed, and the next one has to wait for its time.
+    is_retrying: bool,
     /// Whether requests are refused.
     closed: bool,
     /// Whether the last changes have been taken. Later changes are not written any more.
@@ -222,6 +224,7 @@ impl Queue {
         let earlier = if waiting.lazy_closed { None } else { waiting.lazy.sessions.remove(&key) };
         let fits = earlier.is_some() || (!waiting.lazy_closed && waiting.lazy.sessions.len() < LAZY_WRITES);
         if fits {
+            let is_new = earlier.is_none();
             let change = match (earlier, change) {
                 // A short-lived session causes no disk write.
                 (Some(earlier), SessionChange::Forgotten) if earlier.is_first() => return true,
@@ -229,6 +232,11 @@ impl Queue {
                 (None, change) => change,
             };
             waiting.lazy.sessions.insert(key, change);
+            if is_new && waiting.lazy.sessions.len() == LAZY_SESSIONS && !waiting.is_retrying {
+                // As many as are written at once: more would only take memory.
+                waiting.lazy_due = Some(Instant::now());
+                self.work.notify_one();
+            }
             self.lazy_waits(waiting);
         } else if !waiting.lazy_closed {
             waiting.given_up.sessions += 1;
@@ -283,10 +291,6 @@ impl Queue {
         if waiting.lazy_due.is_none() {
             waiting.lazy_due = Some(Instant::now() + LAZY_WRITES_AFTER);
             self.work.notify_one();
-        } else if waiting.lazy.sessions.len() == LAZY_SESSIONS {
-            // As many as are written at once: more would only take memory.
-            waiting.lazy_due = Some(Instant::now());
-            self.work.notify_one();
         }
     }
 
@@ -320,6 +324,7 @@ impl Queue {
         }
         if !waiting.lazy.is_empty() {
             waiting.lazy_due = Some(Instant::now() + LAZY_WRITES_AGAIN_AFTER);
+            waiting.is_retrying = true;
         }
     }
 
@@ -358,6 +363,7 @@ impl Queue {
             group.lazy.received = mem::take(&mut waiting.lazy.received);
             if waiting.saving.is_empty() {
                 waiting.lazy_due = None;
+                waiting.is_retrying = false;
                 waiting.lazy_closed = waiting.closed;
                 waiting.saving = Saving::of(&mut waiting.lazy);
                 group.lazy.confirmed_at_most = waiting.saving.confirmed;
@@ -591,5 +597,29 @@ mod tests {
         assert!(waiting.saving.is_empty());
         assert_eq!((waiting.lazy.sessions.len(), waiting.lazy.confirmed), (4, Some(7)));
         assert!(matches!(waiting.lazy.sessions[&[0; 32]], SessionChange::Forgotten));
+    }
+
+    #[test]
+    fn a_full_group_of_sessions_does_not_wait_unless_the_last_write_failed() {
+        let queue = Queue::new(None);
+        let is_due = || queue.waiting().lazy_due.is_some_and(|due| due <= Instant::now());
+        let key = |number: usize| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_le_bytes());
+            key
+        };
+        let save = |number| assert!(queue.put_session(key(number), saved(0, 1)));
+        (1..LAZY_SESSIONS).for_each(save);
+        assert!(!is_due());
+        save(LAZY_SESSIONS);
+        assert!(is_due());
+        let group = queue.take();
+        assert_eq!(group.lazy.sessions.len(), LAZY_SESSIONS);
+        queue.put_back(group.lazy);
+        // Neither a change of a session that waits, nor another one, nor anything else makes it due.
+        queue.put_confirmed(1);
+        assert!(queue.put_received(&"u".into(), 1));
+        [1, LAZY_SESSIONS + 1].map(save);
+        assert!(!is_due());
     }
 }

@@ -7,7 +7,7 @@ use super::{log, receipts, revocations};
 use crate::contract::time::Moment;
 
 /// A table whose oldest rows are removed.
-struct Shelf {
+struct BoundedTable {
     bound: fn(&Bounds) -> Bound,
     amount: fn(&mut Usage) -> &mut Amount,
     /// The query for the number of rows and bytes.
@@ -20,8 +20,8 @@ struct Shelf {
     removed: fn(&Connection, u64) -> rusqlite::Result<()>,
 }
 
-const SHELVES: [Shelf; 4] = [
-    Shelf {
+const TABLES: [BoundedTable; 4] = [
+    BoundedTable {
         bound: |bounds| bounds.media,
         amount: |usage| &mut usage.media,
         total: "SELECT count(*), coalesce(sum(octet_length(payload)), 0) FROM media",
@@ -29,7 +29,7 @@ const SHELVES: [Shelf; 4] = [
         remove: "DELETE FROM media WHERE seq <= ?1",
         removed: |_, _| Ok(()),
     },
-    Shelf {
+    BoundedTable {
         bound: |bounds| bounds.notifications,
         amount: |usage| &mut usage.notifications,
         total: "SELECT count(*), coalesce(sum(octet_length(payload)), 0) FROM notifications",
@@ -37,7 +37,7 @@ const SHELVES: [Shelf; 4] = [
         remove: "DELETE FROM notifications WHERE seq <= ?1",
         removed: |_, _| Ok(()),
     },
-    Shelf {
+    BoundedTable {
         bound: |bounds| bounds.log,
         amount: |usage| &mut usage.log,
         total: "SELECT count(*), coalesce(sum(octet_length(argument)), 0) FROM log",
@@ -45,7 +45,7 @@ const SHELVES: [Shelf; 4] = [
         remove: "DELETE FROM log WHERE seq <= ?1",
         removed: log::removed,
     },
-    Shelf {
+    BoundedTable {
         bound: |bounds| bounds.sessions,
         amount: |usage| &mut usage.sessions,
         total: "SELECT count(*), coalesce(sum(octet_length(rooms) + octet_length(data)), 0) FROM sessions",
@@ -59,9 +59,9 @@ impl Bounds {
     /// Counts the data in the file.
     pub(super) fn count(connection: &Connection) -> rusqlite::Result<Usage> {
         let mut usage = Usage::default();
-        for shelf in SHELVES {
+        for table in TABLES {
             let total = |row: &Row<'_>| Ok(Amount { rows: row.get(0)?, bytes: row.get(1)? });
-            *(shelf.amount)(&mut usage) = connection.query_row(shelf.total, [], total)?;
+            *(table.amount)(&mut usage) = connection.query_row(table.total, [], total)?;
         }
         usage.revocations.rows = revocations::count(connection)?;
         usage.idempotency_keys = receipts::used(connection)?;
@@ -70,7 +70,7 @@ impl Bounds {
 
     /// Whether any limit is exceeded.
     pub(super) fn exceeded(&self, mut usage: Usage) -> bool {
-        SHELVES.iter().any(|shelf| (shelf.amount)(&mut usage).exceeds(&(shelf.bound)(self)))
+        TABLES.iter().any(|table| (table.amount)(&mut usage).exceeds(&(table.bound)(self)))
     }
 
     /// Removes at most `most` rows of each kind, inside a transaction, and returns whether there may be more to remove.
@@ -84,14 +84,14 @@ impl Bounds {
         let (forgotten, freed) = receipts::forget_old(connection, now, self.idempotency_keys.age, most)?;
         usage.idempotency_keys = usage.idempotency_keys.saturating_sub(freed);
         let mut more = forgotten == most;
-        for shelf in SHELVES {
-            more |= shelf.remove_oldest(connection, &(shelf.bound)(self), (shelf.amount)(usage), now, most)? == most;
+        for table in TABLES {
+            more |= table.remove_oldest(connection, &(table.bound)(self), (table.amount)(usage), now, most)? == most;
         }
         Ok(more)
     }
 }
 
-impl Shelf {
+impl BoundedTable {
     /// Removes rows while they are too old or too many, and returns the number of removed rows.
     fn remove_oldest(
         &self,

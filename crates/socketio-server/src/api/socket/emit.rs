@@ -1,17 +1,18 @@
 //! Events to one socket: emitted, acknowledged, and sent again when a room is joined.
 
-use std::{collections::HashMap, rc::Rc, time::Duration};
+use std::{collections::HashMap, fmt, rc::Rc, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::Socket;
+use crate::identifier::Position;
 use crate::{
     Limit,
     api::event::{AckError, AckReply, EncodeError, EventArgs, check_name},
     delivery::frame::{Frame, Frames},
-    recovery::{ASK_AT_BYTES, Offset},
+    recovery::{ASK_AT_BYTES, Entry, Memory, Offset},
 };
 
 /// Whether an event is sent again to a returning client that lacks it.
@@ -22,6 +23,23 @@ enum Memorable<'a> {
     /// If the client is still in this room.
     In(&'a str),
 }
+
+/// A broadcast that the server remembers: see [`Socket::newest_in`].
+pub struct Remembered {
+    room: Box<str>,
+    entry: Arc<Entry>,
+}
+
+impl fmt::Debug for Remembered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remembered").field("position", &self.entry.offset).finish_non_exhaustive()
+    }
+}
+
+/// Some broadcasts are no longer remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("some broadcasts are no longer remembered")]
+pub struct Forgotten;
 
 #[derive(Default)]
 pub(super) struct PendingAcks {
@@ -101,34 +119,36 @@ impl Socket {
         self.shard().caught_up().await;
     }
 
-    /// Whether the server remembers every broadcast after this offset, so that [`Socket::catch_up`] misses none. Never
-    /// without [`Config::recovery`](crate::Config::recovery).
-    #[must_use]
-    pub fn can_catch_up(&self, after: u64) -> bool {
-        self.handle().recovery().is_some_and(|recovery| recovery.history().reaches(after))
+    /// The newest broadcast to a room after the position `after` that has begun: what a client has to be sent of the room
+    /// that knows its state as of `after`, and joins it now. A member gets the broadcasts that it has not been given yet
+    /// anyway, so for a member these do not count.
+    ///
+    /// # Errors
+    /// If some of these broadcasts are no longer remembered. Always without [`Config::recovery`](crate::Config::recovery).
+    pub fn newest_in(&self, room: &str, after: Position) -> Result<Option<Remembered>, Forgotten> {
+        let recovery = self.handle().recovery().ok_or(Forgotten)?;
+        let until = if self.in_room(room) { self.position() } else { self.shard().position() };
+        let place = (self.0.reference.namespace, room);
+        let this = (&self.0.id, |room: &str| room == self.id() || self.in_room(room));
+        let newest = recovery.history().newest_in(place, this, after, until).ok_or(Forgotten)?;
+        Ok(newest.map(|entry| Remembered { room: room.into(), entry }))
     }
 
-    /// Sends the broadcasts to a room after the one with the offset `after` that this socket's shard has begun, in
-    /// order and as events to this socket alone. Call it for a socket that has just joined the room, with the offset up
-    /// to which its client knows what was sent there. Of broadcasts with a [key](Broadcast::latest), it sends the newest
-    /// only. Returns the number of events.
-    pub fn catch_up(&self, room: &str, after: u64) -> usize {
-        let Some(recovery) = self.handle().recovery() else { return 0 };
-        let until = self.shard().position();
-        let missed = recovery.history().of_room(self.0.reference.namespace, room, after, until);
-        for entry in &missed {
-            // The frames are encoded already, so this can't fail.
-            let _ = self.send_own(Memorable::In(room), |offset| {
-                let told = if recovery.is_on() { Offset::of_broadcast(entry.offset).argument().len() } else { 0 };
-                let tail = offset.map(|offset| offset.argument());
-                let mut frames: Frames = entry.frames.iter().cloned().map(Frame::of_one).collect();
-                if let Some(first) = frames.first_mut() {
-                    *first = first.with_tail(told, tail.as_deref().unwrap_or_default());
-                }
-                Ok(frames)
-            });
-        }
-        missed.len()
+    /// Sends a remembered broadcast to this socket alone. As an event of this socket, it is sent again to a returning
+    /// client that is still in the room.
+    pub fn send_again(&self, remembered: &Remembered) {
+        let entry = &remembered.entry;
+        let is_told = self.handle().recovery().is_some_and(Memory::is_on);
+        // The frames are encoded already, so this can't fail.
+        let _ = self.send_own(Memorable::In(&remembered.room), |offset| {
+            let told = if is_told { Offset::of_broadcast(entry.offset).argument().len() } else { 0 };
+            let tail = offset.map(|offset| offset.argument());
+            let mut frames: Frames = entry.frames.iter().cloned().map(Frame::of_one).collect();
+            if let Some(first) = frames.first_mut() {
+                *first = first.with_tail(told, tail.as_deref().unwrap_or_default());
+            }
+            Ok(frames)
+        });
     }
 
     /// Sends an event with one argument, unless the client is not ready to take it at once.

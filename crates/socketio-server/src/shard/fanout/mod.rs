@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::identifier::Position;
 use crate::{Config, Socket, delivery::job::Job, shard::Shard};
 
 mod encodings;
@@ -63,7 +64,7 @@ impl Fanout {
     }
 
     /// The offset of the last broadcast.
-    pub(crate) fn last_offset(&self) -> u64 {
+    pub(crate) fn last_offset(&self) -> Position {
         match self {
             Self::Room(walk) => walk.last_offset(),
             Self::Selection(selection) => selection.last_offset(),
@@ -72,7 +73,7 @@ impl Fanout {
 
     /// The offset of the last of these broadcasts that the socket was given, or that is not for it; `None` if there is
     /// none.
-    pub(crate) fn offset_of(&self, socket: &Socket) -> Option<u64> {
+    pub(crate) fn offset_of(&self, socket: &Socket) -> Option<Position> {
         match self {
             Self::Room(walk) => walk.offset_of(socket),
             Self::Selection(selection) => selection.has_met(socket).then(|| selection.last_offset()),
@@ -80,7 +81,7 @@ impl Fanout {
     }
 
     /// The offset of the last of these broadcasts that every receiver has been given; `None` if there is none.
-    pub(crate) fn past_offset(&self) -> Option<u64> {
+    pub(crate) fn past_offset(&self) -> Option<Position> {
         match self {
             Self::Room(walk) => walk.past_offset(),
             Self::Selection(_) => None,

@@ -10,6 +10,7 @@ use std::{rc::Rc, sync::Arc};
 use tokio::time::Instant;
 
 use super::{Pace, encodings::Encodings};
+use crate::identifier::Position;
 use crate::{
     Socket,
     config::{FLUSH_TURN, FLUSHES_PER_LOOK, FRAMES_PER_WRITE},
@@ -40,7 +41,7 @@ pub(crate) struct RoomFanout {
     /// The number of jobs that had begun before this round: every member has them when the round ends.
     in_round: usize,
     /// The offset of the last broadcast that every member has.
-    past: Option<u64>,
+    past: Option<Position>,
 }
 
 /// The bytes of the frames from one index on, one frame after the other.
@@ -116,7 +117,7 @@ impl RoomFanout {
         let members = shard.space(job.namespace).rooms.borrow().members(job.room()).len();
         shard.metrics.broadcasts.increment();
         shard.metrics.packets_queued.add((members * job.frames.len()) as u64);
-        job.receipt.finish(members as u64);
+        job.tally.finish(members as u64);
         self.jobs.push(Begun { job, number, frames_at });
         members
     }
@@ -191,15 +192,15 @@ impl RoomFanout {
         self.in_round = self.jobs.len();
     }
 
-    pub(super) fn last_offset(&self) -> u64 {
-        self.jobs.last().map_or(0, |begun| begun.job.offset)
+    pub(super) fn last_offset(&self) -> Position {
+        self.jobs.last().map_or(Position::NONE, |begun| begun.job.offset)
     }
 
-    pub(super) fn past_offset(&self) -> Option<u64> {
+    pub(super) fn past_offset(&self) -> Option<Position> {
         self.past
     }
 
-    pub(super) fn offset_of(&self, socket: &Socket) -> Option<u64> {
+    pub(super) fn offset_of(&self, socket: &Socket) -> Option<Position> {
         let job = &self.jobs.first().filter(|first| first.job.namespace == socket.reference().namespace)?.job;
         let met = socket.space().rooms.borrow().delivered_through(socket, job.room())?;
         let last = self.jobs.iter().rev().find(|begun| begun.number <= met);

@@ -6,6 +6,7 @@ use std::{rc::Rc, sync::Arc};
 use smallvec::{SmallVec, smallvec};
 
 use super::encodings::Encodings;
+use crate::identifier::Position;
 use crate::{
     Socket,
     connection::Connection,
@@ -97,13 +98,13 @@ impl Selection {
             }
         }
         shard.metrics.packets_queued.add(self.sockets * self.frames.len() as u64);
-        self.jobs.iter().for_each(|job| job.receipt.finish(self.sockets));
+        self.jobs.iter().for_each(|job| job.tally.finish(self.sockets));
         true
     }
 
     /// The offset of the last broadcast.
-    pub(super) fn last_offset(&self) -> u64 {
-        self.jobs.last().map_or(0, |job| job.offset)
+    pub(super) fn last_offset(&self) -> Position {
+        self.jobs.last().map_or(Position::NONE, |job| job.offset)
     }
 
     /// Whether the socket was given the broadcasts, or is no receiver. A socket that joins a room while the walk is

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use socketio_server::{Config, MissedEvent, Recalled, Recovery, SavedSession, SessionKeeper};
+use socketio_server::{Config, MissedEvent, Position, Recalled, Recovery, SavedSession, SessionKeeper};
 use tokio::sync::Semaphore;
 
 use super::client::studio;
@@ -39,9 +39,9 @@ impl Drop for UnderWay {
 impl SessionKeeper for Slow {
     fn save(&self, _pid: &str, _session: SavedSession) {}
 
-    fn left(&self, _pid: &str, _since: u64) {}
+    fn left(&self, _pid: &str, _since: Position) {}
 
-    fn confirmed(&self, _up_to: u64) {}
+    fn confirmed(&self, _up_to: Position) {}
 
     fn forget(&self, _pid: &str) {}
 
@@ -56,7 +56,12 @@ impl SessionKeeper for Slow {
         })
     }
 
-    fn missed(&self, _namespace: &str, _rooms: Vec<(Arc<str>, u64)>, _offset: u64) -> Recalled<Vec<MissedEvent>> {
+    fn missed(
+        &self,
+        _namespace: &str,
+        _rooms: Vec<(Arc<str>, Position)>,
+        _offset: Position,
+    ) -> Recalled<Vec<MissedEvent>> {
         Box::pin(std::future::ready(None))
     }
 }

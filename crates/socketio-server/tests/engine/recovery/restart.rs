@@ -7,7 +7,9 @@ use std::{
 };
 
 use serde_json::json;
-use socketio_server::{Before, Config, MissedEvent, Namespace, Recalled, Recovery, SavedSession, SessionKeeper};
+use socketio_server::{
+    Before, Config, MissedEvent, Namespace, Position, Recalled, Recovery, SavedSession, SessionKeeper,
+};
 use tokio::sync::oneshot;
 
 use super::client::{Client, Memory, studio};
@@ -45,12 +47,12 @@ impl SessionKeeper for Cellar {
         self.sessions.lock().expect("no test panicked").insert(pid.to_owned(), session);
     }
 
-    fn left(&self, pid: &str, since: u64) {
-        self.left.lock().expect("no test panicked").insert(pid.to_owned(), since);
+    fn left(&self, pid: &str, since: Position) {
+        self.left.lock().expect("no test panicked").insert(pid.to_owned(), since.get());
     }
 
-    fn confirmed(&self, up_to: u64) {
-        *self.confirmed.lock().expect("no test panicked") = up_to;
+    fn confirmed(&self, up_to: Position) {
+        *self.confirmed.lock().expect("no test panicked") = up_to.get();
     }
 
     fn forget(&self, pid: &str) {
@@ -68,13 +70,19 @@ impl SessionKeeper for Cellar {
         })
     }
 
-    fn missed(&self, _namespace: &str, rooms: Vec<(Arc<str>, u64)>, offset: u64) -> Recalled<Vec<MissedEvent>> {
+    fn missed(
+        &self,
+        _namespace: &str,
+        rooms: Vec<(Arc<str>, Position)>,
+        offset: Position,
+    ) -> Recalled<Vec<MissedEvent>> {
         let events = self.events.lock().expect("no test panicked");
         let missed = events.iter().filter(|(room, number, _)| {
-            rooms.iter().any(|(name, joined)| **name == **room && *number > offset.max(*joined))
+            rooms.iter().any(|(name, joined)| **name == **room && *number > offset.max(*joined).get())
         });
-        let missed = missed
-            .map(|(room, number, what)| MissedEvent::new(*number, "said", what.to_string()).to(vec![room.clone()]));
+        let missed = missed.map(|(room, number, what)| {
+            MissedEvent::new((*number).into(), "said", what.to_string()).to(vec![room.clone()])
+        });
         let missed = missed.collect();
         let gate = self.missed_gate.lock().expect("no test panicked").take();
         Box::pin(async {
@@ -94,7 +102,7 @@ impl Cellar {
 
     fn start_with(self: &Arc<Self>, shards: usize, after: u64, namespace: Namespace, config: Config) -> TestServer {
         let keeper: Arc<dyn SessionKeeper> = Arc::<Self>::clone(self);
-        let (after, id_key, keeper) = (Some(after), Some([9; 16]), Some(keeper));
+        let (after, id_key, keeper) = (Some(after.into()), Some([9; 16]), Some(keeper));
         let recovery = Recovery { after, id_key, keeper, ..Recovery::default() };
         let config = Config { shards, recovery: Some(recovery), ..config };
         TestServer::start(config, |server| server.namespace(namespace))
@@ -114,7 +122,7 @@ impl Cellar {
     async fn knows(&self, memory: &Memory, rooms: &[&str]) {
         let pid = memory.pid.as_deref().expect("a pid");
         let known = || self.sessions.lock().expect("no test panicked").get(pid).map(|session| session.rooms.clone());
-        let names = |rooms: Vec<(Arc<str>, u64)>| rooms.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let names = |rooms: Vec<(Arc<str>, Position)>| rooms.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         eventually("the session is kept", || {
             known().map(names).is_some_and(|known| known.iter().map(|name| &**name).eq(rooms.iter().copied()))
         })
@@ -294,7 +302,7 @@ async fn a_session_outlives_the_server(shards: usize) {
     // It is told of nothing that came after this.
     let (memory, pid) = (client.memory.clone(), client.memory.pid.clone().expect("a pid"));
     let knows = || cellar.sessions.lock().expect("no test panicked").get(&pid).map(|session| session.rooms.clone());
-    eventually("the session is kept", || knows() == Some(vec![("a".into(), 101)])).await;
+    eventually("the session is kept", || knows() == Some(vec![("a".into(), 101.into())])).await;
     first.shut_down(Duration::from_millis(100)).await;
 
     let second = cellar.start(shards, 1_000, studio("/"));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use socketio_server::{Config, EventArgs, Recovery};
+use socketio_server::{Config, EventArgs, Position, Recovery};
 
 use super::client::{Client, recovering, say, server, studio};
 use crate::{
@@ -40,7 +40,7 @@ async fn a_window_of_nothing_only_numbers() {
         recorder.note(format!("{:?} {:?}", socket.joined_at("a"), socket.joined_at("b")));
         event.ack(&true);
     });
-    let recovery = Recovery { window: Duration::ZERO, after: Some(5), ..Recovery::default() };
+    let recovery = Recovery { window: Duration::ZERO, after: Some(Position::new(5)), ..Recovery::default() };
     let server = TestServer::start(recovering(1, recovery), |server| server.namespace(namespace));
     let mut ws = Ws::open(server.addr).await;
     ws.send("40").await;
@@ -51,7 +51,7 @@ async fn a_window_of_nothing_only_numbers() {
         ws.send(packet).await;
         assert_eq!(ws.text().await, "430[true]");
     }
-    assert_eq!(seen.next().await, "Some(9) None");
+    assert_eq!(seen.next().await, "Some(Position(9)) None");
     let past = server.handle.to("/", "a").offset(9).emit("said", &0).expect_err("it is not above the last");
     assert_eq!(past.to_string(), "offset 9 is not above 9, that of the last broadcast");
     drop(server.handle.to("/", "a").offset(11).emit("said", &2).expect("a name"));

@@ -93,8 +93,8 @@ pub(crate) fn serve_connection(
     served: StreamGuard,
     place: HttpPermit,
 ) -> impl Future<Output = ()> {
-    // Boxed, so that the task of a WebSocket takes no memory for the state of what was before. An async block would keep
-    // places for all its variables.
+    // Boxed, so that the task of a WebSocket takes no memory for the state of what was before. An async block would reserve
+    // space for the variables of both.
     let opening = Box::pin(until_websocket(shard.clone(), stream, peer, place));
     let websocket = opening.map(move |opening| {
         OptionFuture::from(opening.map(|(stream, Opening { origin, answer, leftover })| {
@@ -120,33 +120,43 @@ async fn until_websocket(
         Some(tls) => Box::pin(tls::handshake(&shard, tls, stream, &place, deadline)).await?,
     };
     let first = first::read(&shard, &mut stream, peer, &place, deadline).await?;
-    match first::accept_websocket(&shard, peer, &place, &first) {
-        Some(opening) => Some((stream, opening)),
-        // Boxed: so is the state of an HTTP connection.
-        None => Box::pin(serve_http(Exchange::new(shard, peer, place, deadline), first, stream)).await,
+    if let Some(opening) = first::accept_websocket(&shard, peer, &place, &first) {
+        return Some((stream, opening));
+    }
+    let exchange = Exchange::new(shard, peer, place, deadline);
+    // Boxed, so that the memory for HTTP is freed when HTTP ends.
+    let served = Box::pin(requests::serve(&exchange, first, stream)).await?;
+    match exchange.upgrade.take() {
+        Some(upgrade) => carry_out(&exchange, upgrade, served).await,
+        None => {
+            close(&exchange, served).await;
+            None
+        }
     }
 }
 
-/// Serves requests until HTTP ends on the connection. Returns the stream if it becomes the WebSocket of a new session.
-async fn serve_http(exchange: Rc<Exchange>, first: Bytes, stream: Stream) -> Option<(Stream, Opening)> {
-    let Served { mut stream, leftover, may_send_on, is_parting } = requests::serve(&exchange, first, stream).await?;
-    let Some(upgrade) = exchange.upgrade.take() else {
-        // The bytes already read of a refused request are freed now, not after the linger.
-        drop(leftover);
-        if may_send_on {
-            requests::linger(&exchange, stream, is_parting).await;
-        } else if let Stream::Tls(stream) = stream.into_stream() {
-            tls::shut_down(stream, &exchange.place).await;
-        }
-        return None;
-    };
+/// Closes a connection after HTTP.
+async fn close(exchange: &Exchange, served: Served) {
+    let Served { stream, leftover, may_send_on, is_parting } = served;
+    // The bytes already read of a refused request are freed now, not after the linger.
+    drop(leftover);
+    if may_send_on {
+        Box::pin(requests::linger(exchange, stream, is_parting)).await;
+    } else if let Stream::Tls(stream) = stream.into_stream() {
+        Box::pin(tls::shut_down(stream, &exchange.place, is_parting)).await;
+    }
+}
+
+/// Carries out an upgrade. Returns the stream if it becomes the WebSocket of a new session.
+async fn carry_out(exchange: &Exchange, upgrade: Upgrade, served: Served) -> Option<(Stream, Opening)> {
+    let Served { mut stream, leftover, .. } = served;
     let answer = stream.take_held_back();
     let stream = stream.into_stream();
     match upgrade {
         Upgrade::Open(origin) => return Some((stream, Opening { origin, answer, leftover })),
         Upgrade::Fallback(mut head, client) => {
             head.extend_from_slice(&leftover);
-            serve_upgrade(&exchange, stream, head.freeze(), client).await;
+            Box::pin(serve_upgrade(exchange, stream, head.freeze(), client)).await;
         }
         Upgrade::Session(sid) => match stream.detach() {
             Ok(stream) => {

@@ -17,7 +17,9 @@ use tokio::time::Instant;
 mod emit;
 
 use emit::PendingAcks;
+pub use emit::{Forgotten, Remembered};
 
+use crate::identifier::Position;
 use crate::{
     Broadcast, Handle, Handshake, JoinError, OwnedEvent,
     config::MAX_OVERLAPPING,
@@ -280,7 +282,7 @@ impl Socket {
     }
 
     /// Joins rooms, each after a given broadcast. Returns false and joins no room if they are too many.
-    pub(crate) fn join_again(&self, rooms: &[(Arc<str>, u64)]) -> bool {
+    pub(crate) fn join_again(&self, rooms: &[(Arc<str>, Position)]) -> bool {
         if !self.shard().may_join(self, 0, rooms.len()) {
             return false;
         }
@@ -322,14 +324,14 @@ impl Socket {
     /// The offset of the last broadcast before the socket joined a room; `None` if it is not a member. Broadcasts have
     /// offsets with [`Config::recovery`](crate::Config::recovery).
     #[must_use]
-    pub fn joined_at(&self, room: &str) -> Option<u64> {
+    pub fn joined_at(&self, room: &str) -> Option<Position> {
         self.space().rooms.borrow().joined(self, room)
     }
 
     /// The offset of the last broadcast that the socket has been given, or would have been given as a receiver. See
     /// [`Socket::joined_at`] for offsets.
     #[must_use]
-    pub fn position(&self) -> u64 {
+    pub fn position(&self) -> Position {
         self.shard().position_of(self)
     }
 
