@@ -619,7 +619,7 @@ mod tests {
         // Neither a change of a session that waits, nor another one, nor anything else makes it due.
         queue.put_confirmed(1);
         assert!(queue.put_received(&"u".into(), 1));
-        [1, LAZY_SESSIONS + 1].map(save);
+        [1, LAZY_SESSIONS + 1].into_iter().for_each(save);
         assert!(!is_due());
     }
 }
