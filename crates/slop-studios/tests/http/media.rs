@@ -175,7 +175,8 @@ async fn media_is_on_its_namespace_only() {
     }
 }
 
-/// The acceptance of the issue: no gap, no duplicate, no step back, at whatever moment one subscribes.
+/// No gap, no duplicate and no step back, at whatever moment a client subscribes. A client that subscribes again without
+/// leaving gets the newest event again at most.
 #[tokio::test]
 async fn a_subscription_in_a_stream_misses_nothing() {
     const STEPS: u32 = 1_000;
@@ -186,28 +187,38 @@ async fn a_subscription_in_a_stream_misses_nothing() {
         subscribers.spawn(async move {
             let mut client = Client::connect(&server, "/media").await;
             client.expect("welcome").await;
+            let subscribes_again = n % 3 == 0;
             let mut snapshots = 0;
+            let mut last: Option<u64> = None;
             loop {
                 // Moments that have nothing to do with the stream's pace.
                 tokio::time::sleep(std::time::Duration::from_micros(1 + (n * 7_919 + snapshots * 104_729) % 20_000))
                     .await;
                 assert_eq!(client.call("subscribeMedia", json!(["m"])).await["success"], json!(true));
-                let mut last: Option<u64> = None;
+                let mut is_repeated = subscribes_again;
                 for _ in 0..20 {
                     let (event, payload) = client.next().await;
                     if event == "mediaComplete" {
                         // The end follows the last step, or is the snapshot.
                         assert!(last.is_none_or(|last| last == u64::from(STEPS)), "{last:?}");
-                        client.nothing_else().await;
+                        // To a repeated subscription, the end may come twice.
+                        if !subscribes_again {
+                            client.nothing_else().await;
+                        }
                         return snapshots;
                     }
                     let step = payload["message"].as_str().and_then(|step| step.parse().ok()).expect("a step");
-                    assert!(last.is_none_or(|last| step == last + 1), "{step} after {last:?}");
+                    // The newest event of the answer was delivered before, or is the next one.
+                    let repeats = last == Some(step) && std::mem::take(&mut is_repeated);
+                    assert!(repeats || last.is_none_or(|last| step == last + 1), "{step} after {last:?}");
                     last = Some(step);
                 }
                 snapshots += 1;
-                client.call("unsubscribeMedia", json!(["m"])).await;
-                client.forget();
+                if !subscribes_again {
+                    client.call("unsubscribeMedia", json!(["m"])).await;
+                    client.forget();
+                    last = None;
+                }
             }
         });
     }
