@@ -78,6 +78,26 @@ describe('notifications', () => {
     assert.equal(client.all('notification').length, 2);
   });
 
+  test('two devices mark them as read: the count never steps back, in callbacks and events in the order of arrival', async () => {
+    const devices = [];
+    for (let n = 0; n < 2; n++) devices.push(await connect(server, { nsp: NSP, token: token({ userId: 'u-6' }) }));
+    const ids = Array.from({ length: 20 }, (_, n) => `id-${n}`);
+    for (const id of ids) await server.notify('u-6', { type: 'info', title: 't', message: 'm', id });
+    for (const device of devices) assert.equal((await device.emit('listNotifications')).unreadCount, ids.length);
+    const begin = devices.map((device) => device.mark());
+    await Promise.all(ids.map((id, n) => devices[n % 2].emit('markNotificationsRead', { ids: [id] })));
+    for (const [n, device] of devices.entries()) {
+      await device.fence();
+      const counts = device.log
+        .slice(begin[n])
+        .map(({ name, args }) => (name === 'unreadCount' ? args[0].count : args[0]?.unreadCount))
+        .filter((count) => count !== undefined);
+      assert.ok(counts.length >= 20, `${counts}`);
+      assert.deepEqual(counts, [...counts].sort((a, b) => b - a));
+      assert.equal(counts.at(-1), 0);
+    }
+  });
+
   test('GET lists them, newest first', async () => {
     for (const id of ['first', 'second', 'third']) await server.notify('u-5', { type: 'info', title: 't', message: 'm', id });
     const all = await server.request('GET', '/v1/users/u-5/notifications');

@@ -58,7 +58,7 @@ pub(crate) fn run(
     let started = start(&settings, keep, &runtime, listener, &metrics, certificate.as_ref())?;
     let reload = load.map(|load| reloadable(load, &started, certificate));
     let Started { server, store, refusals, .. } = started;
-    say_started(&settings, server.local_addr());
+    say_started(&settings, keep, server.local_addr());
     on_listening(server.local_addr());
 
     let signal = runtime.block_on(async {
@@ -96,14 +96,16 @@ async fn watch(settings: &Settings, store: Arc<dyn Store>, metrics: Arc<Metrics>
 
 /// Logs the start: the version, the address, the folder, and the numbers of rules, keys and secrets that control
 /// access.
-fn say_started(settings: &Settings, address: SocketAddr) {
+fn say_started(settings: &Settings, keep: Keep, address: SocketAddr) {
     let folder = std::path::absolute(&settings.data_dir).unwrap_or_else(|_unknown| settings.data_dir.clone());
+    let is_in_folder = keep == Keep::InFolder;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         url = format!("{}://{address}", settings.scheme()),
         base_path = Some(settings.base_path.as_str()).filter(|path| !path.is_empty()),
-        data_dir = %folder.display(),
-        store_sync = settings.store_sync.as_str(),
+        store = if is_in_folder { "folder" } else { "memory" },
+        data_dir = is_in_folder.then(|| display(folder.display())),
+        store_sync = is_in_folder.then(|| settings.store_sync.as_str()),
         shards = settings.shards,
         room_rules = settings.tables.rules.rooms.len(),
         media_rules = settings.tables.rules.media.len(),

@@ -100,7 +100,7 @@ pub trait Store: SessionStore + RevocationStore {
 
     /// Marks notifications of a user as read and returns the number of unread ones. If that number changed, a
     /// [`CommittedEvent::Unread`] is dispatched.
-    fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<u64, StoreError>>;
+    fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<Unread, StoreError>>;
 
     /// The events for these rooms of a namespace with numbers after `after`, up to and including `until`, in order. For
     /// each room, only the events after the number beside it are returned. The result contains:
@@ -321,7 +321,16 @@ pub struct NotificationsPage {
     /// The value of `before` for the next page, if there is one.
     pub next: Option<Arc<str>>,
     /// The number of all unread notifications of the user.
-    pub unread: u64,
+    pub unread: Unread,
+}
+
+/// The number of a user's unread notifications at a place in the order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// The number of unread notifications.
+    pub count: u64,
+    /// The number of the last event of any kind that the count includes.
+    pub as_of: u64,
 }
 
 /// A stored notification.

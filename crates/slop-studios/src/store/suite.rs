@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use super::{
     Before, Change, ChangeKind, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, Effect, Floors,
     IdempotencyKey, Inbox, MediaChange, NotificationChange, ReadMark, Replay, Revocation, Revocations, Revoked,
-    SessionRecord, Step, Store, StoreError,
+    SessionRecord, Step, Store, StoreError, Unread,
 };
 use crate::contract::delivery::{Class, Envelope};
 use crate::contract::namespaces::MEDIA;
@@ -620,20 +620,22 @@ pub(crate) fn reading_changes_what_is_unread(make: Make) {
     for id in ["1", "2", "3", "4"] {
         assert!(wait(store.commit(notification("u", id, 0))).is_ok());
     }
-    let read = |mark| wait(store.mark_read("u", mark));
+    let first = recorder.numbers()[0];
+    let read = |mark| wait(store.mark_read("u", mark)).map(|unread| (unread.count, unread.as_of));
     let ids = |ids: &[&str]| ReadMark::Ids(ids.iter().map(ToString::to_string).collect());
     let up_to = |id: &str| ReadMark::UpTo(id.to_owned());
-    assert_eq!(read(ids(&["3", "unknown", "3"])), Ok(3));
-    assert_eq!(read(ids(&["3", "unknown"])), Ok(3));
-    assert_eq!(read(up_to("2")), Ok(1));
-    assert_eq!(read(up_to("1")), Ok(1));
+    assert_eq!(read(ids(&["3", "unknown", "3"])), Ok((3, first + 4)));
+    assert_eq!(read(ids(&["3", "unknown"])), Ok((3, first + 4)));
+    assert_eq!(read(up_to("2")), Ok((1, first + 5)));
+    assert_eq!(read(up_to("1")), Ok((1, first + 5)));
     assert_eq!(read(up_to("unknown")), Err(StoreError::UnknownNotification));
-    assert_eq!(wait(store.mark_read("v", ids(&["1"]))), Ok(0));
+    assert_eq!(wait(store.mark_read("v", ids(&["1"]))), Ok(Unread { count: 0, as_of: first + 5 }));
     assert_eq!(recorder.lines()[4..], ["u has 3", "u has 1"]);
     assert_eq!(inbox(&*store, 10).unread, 1);
     let page = wait(store.notifications("u", None, 10)).expect("readable");
     let flags: Vec<bool> = page.notifications.iter().map(|kept| kept.read).collect();
-    assert_eq!((flags, page.unread), (vec![false, true, true, true], 1));
+    assert_eq!(flags, [false, true, true, true]);
+    assert_eq!(page.unread, Unread { count: 1, as_of: first + 5 });
     let marked = page.notifications[1].with_read_mark().expect("an object");
     assert_eq!(marked.get(), r#"{"id":"3","read":true}"#);
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ::http::{
-    HeaderValue, Method, Response, StatusCode,
+    HeaderValue, Method, Response, StatusCode, Version,
     header::{
         CONNECTION, CONTENT_ENCODING, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
         SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -127,9 +127,12 @@ impl EngineCall<'_> {
         let key =
             headers.get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok()).filter(|key| websocket::is_valid_key(key));
         let version = headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
-        let (Some(key), true, true, true, &Method::GET) = (
+        // HTTP/1.0 has no upgrades: RFC 9110, 7.8. A body would stand before the first frame.
+        let can_upgrade = parts.version == Version::HTTP_11 && !self.place.lacks_body();
+        let (Some(key), true, true, true, true, &Method::GET) = (
             key,
             version,
+            can_upgrade,
             has_token(headers, &UPGRADE, "websocket"),
             has_token(headers, &CONNECTION, "upgrade"),
             &parts.method,

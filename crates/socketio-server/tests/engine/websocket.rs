@@ -45,6 +45,12 @@ async fn a_request_in_one_piece_is_answered_like_any_other() {
     }
     let headers: String = (0..60).map(|number| format!("X-{number}: {number}\r\n")).collect();
     assert_eq!(answer(&[&format!("{REQUEST}{KEY}{headers}\r\n")]).await, expected);
+    // Neither has an upgrade: a request with a body, and one of HTTP/1.0.
+    let with_body = format!("{REQUEST}{KEY}Content-Length: 5\r\n\r\nhello");
+    let in_chunks = format!("{REQUEST}{KEY}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    for request in [with_body, in_chunks, whole.replace("HTTP/1.1", "HTTP/1.0")] {
+        assert_eq!(answer(&[&request]).await.status, 400, "{request}");
+    }
     let bad = server.metrics().bad_requests;
     assert_eq!(answer(&[&format!("{REQUEST}x\r\n\r\n")]).await.status, 400);
     assert_eq!(server.metrics().bad_requests, bad + 1, "a refusal is counted once");

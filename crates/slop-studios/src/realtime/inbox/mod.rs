@@ -21,7 +21,7 @@ use crate::contract::namespaces::NOTIFICATIONS;
 use crate::contract::rooms;
 use crate::limits::{INBOX_AGAIN_AFTER, INBOX_BATCH, MAX_IDS_PER_MARK, MAX_NOTIFICATIONS_PAGE, NOTIFICATIONS_PAGE};
 use crate::realtime::session::{self, identity, send_to_user};
-use crate::store::{self, ReadMark, Store, StoreError};
+use crate::store::{self, ReadMark, Store, StoreError, Unread};
 
 /// Sends and reads inboxes.
 #[derive(Debug, Default)]
@@ -146,8 +146,9 @@ impl Inboxes {
     /// shard.
     pub(crate) fn count_changed(&self, socket: &Socket, seq: u64, unread: u64) {
         let Some(identity) = identity(socket) else { return };
-        if session::inbox(socket, |progress| progress.count_changed(seq, unread)) {
-            send_count(socket, &identity.user_id, unread);
+        let unread = Unread { count: unread, as_of: seq };
+        if let Some(count) = session::inbox(socket, |progress| progress.count_changed(unread)) {
+            send_count(socket, &identity.user_id, count);
         }
     }
 }
@@ -172,13 +173,17 @@ pub(crate) fn extensions(namespace: Namespace, store: &Arc<dyn Store>) -> Namesp
         })
 }
 
-/// Answers a request for the user's own inbox. The socket needs an identity.
-async fn answer<F: Future<Output = Result<String, String>>>(
+/// Answers a request for the user's own inbox. The socket needs an identity. `f` returns the count of its place in the
+/// order, and makes the answer from the count that the client is told.
+async fn answer<F, A>(
     store: Arc<dyn Store>,
     socket: Socket,
     mut event: OwnedEvent,
     f: impl Fn(Arc<dyn Store>, Rc<crate::identity::Identity>, Option<Box<RawValue>>) -> F,
-) {
+) where
+    F: Future<Output = Result<(Unread, A), String>>,
+    A: FnOnce(u64) -> serde_json::Result<String>,
+{
     let ack: Option<Ack> = event.take_ack();
     let Some(identity) = identity(&socket) else {
         if let Some(ack) = ack {
@@ -190,7 +195,10 @@ async fn answer<F: Future<Output = Result<String, String>>>(
     if is_first {
         socket.session_changed();
     }
-    let result = f(store, identity, event.arg(0).map(ToOwned::to_owned)).await;
+    let result = f(store, identity, event.arg(0).map(ToOwned::to_owned)).await.and_then(|(unread, answer)| {
+        let count = session::inbox(&socket, |progress| progress.newest(asked, unread));
+        answer(count).map_err(|error| error.to_string())
+    });
     let told = ack.is_some() && result.is_ok();
     match (ack, result) {
         (Some(ack), Ok(json)) => ack.send_args(&EventArgs::from_raw(json)),
@@ -214,7 +222,7 @@ async fn list_page(
     store: Arc<dyn Store>,
     identity: Rc<crate::identity::Identity>,
     payload: Option<Box<RawValue>>,
-) -> Result<String, String> {
+) -> Result<(Unread, impl FnOnce(u64) -> serde_json::Result<String>), String> {
     let List { before, limit } = match payload.as_deref().map(RawValue::get) {
         None | Some("null") => List::default(),
         Some(json) => object(json)?,
@@ -226,9 +234,10 @@ async fn list_page(
     let page = store.notifications(&identity.user_id, before.as_deref(), limit).await.map_err(text)?;
     let notifications = page.notifications.iter().map(|kept| kept.with_read_mark()).collect::<Result<Vec<_>, _>>();
     let notifications = notifications.map_err(|error| error.to_string())?;
-    let next = page.next.as_deref();
-    let response = KeptNotifications { success: true, notifications, next, unread_count: page.unread };
-    serde_json::to_string(&response).map_err(|error| error.to_string())
+    Ok((page.unread, move |unread_count| {
+        let next = page.next.as_deref();
+        serde_json::to_string(&KeptNotifications { success: true, notifications, next, unread_count })
+    }))
 }
 
 #[derive(Deserialize)]
@@ -242,7 +251,7 @@ async fn mark_read(
     store: Arc<dyn Store>,
     identity: Rc<crate::identity::Identity>,
     payload: Option<Box<RawValue>>,
-) -> Result<String, String> {
+) -> Result<(Unread, impl FnOnce(u64) -> serde_json::Result<String>), String> {
     let mark: Mark = object(payload.as_deref().map_or("null", RawValue::get))?;
     let mark = match (mark.ids, mark.up_to) {
         (Some(ids), None) if ids.len() <= MAX_IDS_PER_MARK => ReadMark::Ids(ids),
@@ -250,8 +259,8 @@ async fn mark_read(
         (None, Some(id)) => ReadMark::UpTo(id),
         _ => return Err("ids or upTo is required".to_owned()),
     };
-    let unread_count = store.mark_read(&identity.user_id, mark).await.map_err(text)?;
-    serde_json::to_string(&NotificationsRead { success: true, unread_count }).map_err(|error| error.to_string())
+    let unread = store.mark_read(&identity.user_id, mark).await.map_err(text)?;
+    Ok((unread, |unread_count| serde_json::to_string(&NotificationsRead { success: true, unread_count })))
 }
 
 /// Reads an object only: serde would also fill a struct from an array.

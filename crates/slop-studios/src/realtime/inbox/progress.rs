@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::{INBOX_AGAIN_AFTER, INBOX_AGAIN_AT_LATEST};
-use crate::store::{self, InboxItem};
+use crate::store::{self, InboxItem, Unread};
 
 /// The progress of a socket on `/notifications` through its user's inbox.
 #[derive(Debug, Clone, Default)]
@@ -27,8 +27,8 @@ pub(crate) struct Progress {
     wants_count: bool,
     /// Whether the count of unread notifications may have changed since the client was told.
     is_count_stale: bool,
-    /// The last change of the count that this socket saw: the number of its event, and the count.
-    last_count: (u64, u64),
+    /// The newest count that this socket's client could be told, whether it was.
+    newest_count: Unread,
     /// How often the count became stale.
     pub(super) times_stale: u64,
     /// Number of unanswered requests whose answer may bring the client the count.
@@ -122,12 +122,28 @@ impl Progress {
         held
     }
 
-    /// Records a change of the count, with the number of its event. Returns whether to tell the client.
-    pub(super) fn count_changed(&mut self, seq: u64, unread: u64) -> bool {
+    /// The count for the answer to a request that was made when `times_stale` was `asked`: the one of the answer's own
+    /// place in the order, or a newer one that the client was told meanwhile.
+    pub(super) fn newest(&mut self, asked: u64, unread: Unread) -> u64 {
+        if self.times_stale != asked {
+            // The socket may have another user by now.
+            return unread.count;
+        }
+        if unread.as_of >= self.newest_count.as_of {
+            self.newest_count = unread;
+        }
+        self.newest_count.count
+    }
+
+    /// Records a change of the count, as of its event. Returns the count to tell the client: an answer may have told a
+    /// newer one.
+    pub(super) fn count_changed(&mut self, unread: Unread) -> Option<u64> {
         self.held = None;
-        self.last_count = (seq, unread);
+        if unread.as_of >= self.newest_count.as_of {
+            self.newest_count = unread;
+        }
         self.is_count_stale &= !self.wants_count;
-        self.wants_count
+        self.wants_count.then_some(self.newest_count.count)
     }
 
     /// Records that the socket has got a user. Returns whether the inbox is to be read now.
@@ -204,8 +220,8 @@ impl Progress {
         if is_late || !self.is_count_stale {
             return None;
         }
-        let (seq, changed) = self.last_count;
-        let unread = if seq > inbox.as_of { changed } else { inbox.unread };
+        let Unread { count, as_of } = self.newest_count;
+        let unread = if as_of > inbox.as_of { count } else { inbox.unread };
         if self.unanswered > 0 {
             self.held = Some(unread);
             return None;
@@ -239,6 +255,10 @@ mod tests {
     fn waiting(numbers: &[u64], as_of: u64) -> store::Inbox {
         let item = |&seq| InboxItem { seq, id: "n".into(), payload: "{}".into() };
         store::Inbox { undelivered: numbers.iter().map(item).collect(), as_of, ..store::Inbox::default() }
+    }
+
+    fn unread(as_of: u64, count: u64) -> Unread {
+        Unread { count, as_of }
     }
 
     fn count(progress: &mut Progress, unread: u64, is_late: bool) -> Option<u64> {
@@ -309,7 +329,7 @@ mod tests {
         progress.begin(&"u".into());
         assert!(progress.want_count());
         progress.answered(0, false);
-        assert!(!progress.came_live(9) && progress.count_changed(9, 2));
+        assert!(!progress.came_live(9) && progress.count_changed(unread(9, 2)).is_some());
         assert_eq!(taken(&mut progress, &waiting(&[2], 8), 4), [2]);
         assert_eq!(count(&mut progress, 1, false), None, "the client was told a newer number");
         assert_eq!(progress.last_live, 9);
@@ -323,11 +343,28 @@ mod tests {
     fn a_count_that_changed_since_the_read_is_told() {
         let mut progress = Progress::default();
         progress.begin(&"u".into());
-        assert!(!progress.count_changed(9, 4), "the client has not asked for it");
+        assert_eq!(progress.count_changed(unread(9, 4)), None, "the client has not asked for it");
         assert!(progress.want_count());
         assert_eq!(count(&mut progress, 3, false), None);
         assert_eq!(progress.answered(0, false), Some(4), "the list failed");
-        assert!(progress.count_changed(10, 5));
+        assert_eq!(progress.count_changed(unread(10, 5)), Some(5));
+    }
+
+    /// An answer and the events of the count reach the socket in either order.
+    #[test]
+    fn the_count_never_steps_back() {
+        let mut progress = Progress::default();
+        progress.begin(&"u".into());
+        assert!(progress.want_count());
+        let asked = progress.times_stale;
+        assert_eq!(progress.count_changed(unread(5, 2)), Some(2));
+        assert_eq!(progress.newest(asked, unread(4, 1)), 2, "the answer is older than the event");
+        assert_eq!(progress.newest(asked, unread(8, 7)), 7, "the answer is ahead of the events");
+        assert_eq!(progress.count_changed(unread(6, 3)), Some(7), "the event of an older count tells the newer one");
+        assert_eq!(progress.count_changed(unread(9, 6)), Some(6));
+        progress.begin(&"v".into());
+        assert_eq!(progress.newest(asked, unread(10, 4)), 4, "the answer is for the user before");
+        assert_eq!(progress.count_changed(unread(7, 1)), Some(1));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::{
     Amount, Bound, Delivery, Inbox, InboxItem, KeptNotification, NotificationChange, NotificationsPage, ReadMark,
-    StoreError,
+    StoreError, Unread,
 };
 use super::shelf::{Row, Shelf};
 use crate::contract::time::Moment;
@@ -111,12 +111,14 @@ impl KeptInboxes {
         user_id: &str,
         before: Option<&str>,
         limit: usize,
+        as_of: u64,
     ) -> Result<NotificationsPage, StoreError> {
         let end = match before {
             None => u64::MAX,
             Some(id) => self.number_of(user_id, id).ok_or(StoreError::UnknownNotification)?,
         };
-        let mut page = NotificationsPage { unread: self.unread(user_id), ..NotificationsPage::default() };
+        let mut page =
+            NotificationsPage { unread: Unread { count: self.unread(user_id), as_of }, ..NotificationsPage::default() };
         let (mut last, mut bytes) = (None, 0);
         let numbers = self.users.get(user_id).into_iter().flat_map(|user| user.numbers.range(..end).rev());
         for notification in numbers.filter_map(|number| self.kept.get(*number)) {

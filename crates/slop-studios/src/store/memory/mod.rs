@@ -15,7 +15,7 @@ use super::{
     Bounds, Change, ChangeKind, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, Effect, Ending,
     IdempotencyKey, Inbox, MediaOwners, MediaSnapshot, MediaUnderWay, NotificationChange, NotificationsPage, ReadMark,
     Replay, Revocation, RevocationStore, Revocations, Revoked, SessionKey, SessionRecord, SessionStore, Step, Store,
-    StoreControl, StoreError, UnderWay, Usage,
+    StoreControl, StoreError, UnderWay, Unread, Usage,
 };
 use crate::contract::delivery::{Class, Envelope, Route};
 use crate::contract::time::Moment;
@@ -228,15 +228,15 @@ impl State {
         }
     }
 
-    fn mark_read(&mut self, user_id: &str, mark: &ReadMark, dispatch: &dyn Dispatch) -> Result<u64, StoreError> {
+    fn mark_read(&mut self, user_id: &str, mark: &ReadMark, dispatch: &dyn Dispatch) -> Result<Unread, StoreError> {
         let changed = self.inboxes.mark_read(user_id, mark)?;
-        let unread = self.inboxes.unread(user_id);
+        let count = self.inboxes.unread(user_id);
         if changed > 0 {
             let user_id: Arc<str> = user_id.into();
-            let event = CommittedEvent::Unread { user_id: &user_id, unread };
+            let event = CommittedEvent::Unread { user_id: &user_id, unread: count };
             dispatch.dispatch(&[Dispatched { seq: self.take_number(), event }]);
         }
-        Ok(unread)
+        Ok(Unread { count, as_of: self.as_of() })
     }
 
     fn under_way(&self, after: u64, until: u64, most: usize) -> MediaUnderWay {
@@ -311,7 +311,7 @@ impl Store for MemoryStore {
         before: Option<&str>,
         limit: usize,
     ) -> BoxFuture<'_, Result<NotificationsPage, StoreError>> {
-        self.ask(|state| state.inboxes.page(user_id, before, limit))
+        self.ask(|state| state.inboxes.page(user_id, before, limit, state.as_of()))
     }
 
     fn inbox(&self, user_id: &str, limit: usize) -> BoxFuture<'_, Result<Inbox, StoreError>> {
@@ -322,7 +322,7 @@ impl Store for MemoryStore {
         self.state().inboxes.received(user_id, up_to);
     }
 
-    fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<u64, StoreError>> {
+    fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<Unread, StoreError>> {
         self.ask(|state| state.mark_read(user_id, &mark, &*self.dispatch))
     }
 

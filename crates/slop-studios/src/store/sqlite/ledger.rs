@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::super::media::{self as media_rules, MediaChange};
 use super::super::{
     Bounds, Change, ChangeKind, IdempotencyKey, Inbox, MediaSnapshot, NotificationChange, ReadMark, Revocation,
-    Revocations, Revoked, StoreError, Usage,
+    Revocations, Revoked, StoreError, Unread, Usage,
 };
 use super::lazy::{Lazy, SessionChange};
 use super::log::{self, Entry};
@@ -35,8 +35,8 @@ pub(super) enum Applied {
     KeyIsFit,
     /// The file can be written.
     Written,
-    /// The number of unread notifications. If it changed, an event with the number `changed` is to be sent.
-    Unread { unread: u64, changed: Option<u64> },
+    /// The number of unread notifications. If it changed, the event with its number is to be sent.
+    Read { unread: Unread, changed: bool },
     /// The tokens are revoked, and these revocations were evicted for it.
     Revoked(Revocations),
     /// The stored revocation, if there was one, is removed.
@@ -347,8 +347,9 @@ impl Ledger {
     fn mark_read(&mut self, user_id: &str, mark: &ReadMark, numbers: &mut Sequence) -> Result<Applied, Failed> {
         self.write()?;
         let changed = notifications::mark_read(&self.connection, user_id, mark)? > 0;
-        let unread = notifications::unread(&self.connection, user_id)?;
-        Ok(Applied::Unread { unread, changed: changed.then(|| numbers.next()) })
+        let count = notifications::unread(&self.connection, user_id)?;
+        let as_of = if changed { numbers.next() } else { numbers.peek() - 1 };
+        Ok(Applied::Read { unread: Unread { count, as_of }, changed })
     }
 
     fn revoke(&mut self, revocation: &Revocation) -> Result<Applied, Failed> {

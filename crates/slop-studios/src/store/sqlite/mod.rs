@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::{
     Change, ChangeKind, Committed, CommittedEvent, Dispatch, Dispatched, Effect, Ending, IdempotencyKey, Inbox,
     MediaOwners, MediaSnapshot, MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, RevocationStore,
-    Revocations, Revoked, SessionKey, SessionRecord, SessionStore, Store, StoreControl, StoreError, Usage,
+    Revocations, Revoked, SessionKey, SessionRecord, SessionStore, Store, StoreControl, StoreError, Unread, Usage,
 };
 use crate::contract::delivery::Class;
 use crate::contract::time::Moment;
@@ -223,9 +223,17 @@ impl SqliteStore {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, Failed> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, StoreError>> {
+        self.read_as_of(|connection, _| read(connection))
+    }
+
+    /// Like [`read`](Self::read), with the number of the last event before it.
+    fn read_as_of<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection, u64) -> Result<T, Failed> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, StoreError>> {
         self.ask(|reply| {
-            Request::Read(Box::new(move |connection| {
-                let _ = reply.send(read(connection).map_err(StoreError::from));
+            Request::Read(Box::new(move |connection, as_of| {
+                let _ = reply.send(read(connection, as_of).map_err(StoreError::from));
             }))
         })
     }
@@ -346,7 +354,9 @@ impl Store for SqliteStore {
         limit: usize,
     ) -> BoxFuture<'_, Result<NotificationsPage, StoreError>> {
         let (user_id, before) = (user_id.to_owned(), before.map(str::to_owned));
-        self.read(move |connection| notifications::page(connection, &user_id, before.as_deref(), limit))
+        self.read_as_of(move |connection, as_of| {
+            notifications::page(connection, &user_id, before.as_deref(), limit, as_of)
+        })
     }
 
     fn inbox(&self, user_id: &str, limit: usize) -> BoxFuture<'_, Result<Inbox, StoreError>> {
@@ -358,7 +368,7 @@ impl Store for SqliteStore {
         self.count_dropped(self.queue.put_received(&user_id.into(), up_to));
     }
 
-    fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<u64, StoreError>> {
+    fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<Unread, StoreError>> {
         let user_id = user_id.into();
         self.ask(|reply| Request::MarkRead { user_id, mark, reply })
     }

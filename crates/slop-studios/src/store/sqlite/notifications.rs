@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, named_params};
 
 use super::super::{
     Fingerprint, Inbox, InboxItem, KeptNotification, NotificationChange, NotificationsPage, ReadMark, StoreError,
+    Unread,
 };
 use super::Failed;
 use crate::contract::time::Moment;
@@ -85,6 +86,7 @@ pub(super) fn page(
     user: &str,
     before: Option<&str>,
     limit: usize,
+    as_of: u64,
 ) -> Result<NotificationsPage, Failed> {
     let end = match before {
         None => u64::MAX >> 1,
@@ -105,7 +107,7 @@ pub(super) fn page(
         last = Some(row.get::<_, Arc<str>>(0)?);
         notifications.push(KeptNotification { payload: row.get(1)?, read: row.get(2)? });
     }
-    Ok(NotificationsPage { notifications, next, unread: unread(connection, user)? })
+    Ok(NotificationsPage { notifications, next, unread: Unread { count: unread(connection, user)?, as_of } })
 }
 
 pub(super) fn inbox(connection: &Connection, user: &str, limit: usize, as_of: u64) -> rusqlite::Result<Inbox> {

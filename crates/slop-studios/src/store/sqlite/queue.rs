@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::super::{
     Backlog, Before, Change, ChangeKind, Committed, Ending, IdempotencyKey, Inbox, MediaSnapshot, ReadMark, Revocation,
-    Revocations, Revoked, SessionKey, SessionRecord, StoreError,
+    Revocations, Revoked, SessionKey, SessionRecord, StoreError, Unread,
 };
 use super::availability::Availability;
 use super::lazy::{Lazy, Saving, SessionChange};
@@ -28,14 +28,17 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 pub(super) enum Request {
     Commit { change: Change, reply: Reply<Committed> },
     CheckKey { key: IdempotencyKey, reply: Reply<()> },
-    MarkRead { user_id: Arc<str>, mark: ReadMark, reply: Reply<u64> },
+    MarkRead { user_id: Arc<str>, mark: ReadMark, reply: Reply<Unread> },
     Revoke { revocation: Revocation, reply: Reply<Revocations> },
     UndoRevocation { subject: Revoked, reply: Reply<Option<Revocation>> },
     TryToWrite { reply: Reply<()> },
     Snapshot { media_id: Arc<str>, reply: Reply<MediaSnapshot> },
     Inbox { user_id: Arc<str>, limit: usize, reply: Reply<Inbox> },
-    Read(Box<dyn FnOnce(&Connection) + Send>),
+    Read(Box<GroupRead>),
 }
+
+/// A read after the commit of its group, with the number of the group's last event.
+type GroupRead = dyn FnOnce(&Connection, u64) + Send;
 
 /// A read for a returning client.
 pub(super) struct Recall {

@@ -197,7 +197,7 @@ impl Writer {
                 *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
                 self.write_journal(&requests, &mut applied, order);
                 let deliveries = self.dispatch(&requests, &applied);
-                self.answer(requests, applied, deliveries);
+                self.answer(requests, applied, deliveries, order.numbers.peek() - 1);
                 // Not earlier: a repeat in this group has read the row without the count.
                 for origin in counted {
                     self.uncounted.remove(&origin);
@@ -292,7 +292,8 @@ impl Writer {
         if group.is_empty() { Vec::new() } else { self.dispatch.dispatch(&group) }
     }
 
-    fn answer(&mut self, requests: Vec<Request>, applied: Vec<Applied>, deliveries: Vec<Delivery>) {
+    /// Answers a group that was carried out. `as_of` is the number of its last event.
+    fn answer(&mut self, requests: Vec<Request>, applied: Vec<Applied>, deliveries: Vec<Delivery>, as_of: u64) {
         let mut deliveries = deliveries.into_iter();
         for (request, applied) in requests.into_iter().zip(applied) {
             let delivery = if event(&request, &applied).is_some() { deliveries.next() } else { None };
@@ -309,8 +310,8 @@ impl Writer {
                 (Request::TryToWrite { reply }, _) => drop(reply.send(Ok(()))),
                 (Request::Snapshot { reply, .. }, Applied::Snapshot(snapshot)) => drop(reply.send(Ok(snapshot))),
                 (Request::Inbox { reply, .. }, Applied::Inbox(inbox)) => drop(reply.send(Ok(inbox))),
-                (Request::MarkRead { reply, .. }, Applied::Unread { unread, .. }) => drop(reply.send(Ok(unread))),
-                (Request::Read(read), _) => read(self.ledger.connection()),
+                (Request::MarkRead { reply, .. }, Applied::Read { unread, .. }) => drop(reply.send(Ok(unread))),
+                (Request::Read(read), _) => read(self.ledger.connection(), as_of),
                 (Request::Commit { change, reply }, applied) => {
                     let place = change.key.as_ref().map(|key| Origin::Receipt(KeyedItem::of(key)));
                     let committed = match applied {
@@ -377,7 +378,7 @@ impl Writer {
                     let inbox = notifications::inbox(self.ledger.connection(), &user_id, limit, as_of);
                     drop(reply.send(inbox.map_err(failed)));
                 }
-                Request::Read(read) => read(self.ledger.connection()),
+                Request::Read(read) => read(self.ledger.connection(), as_of),
             }
         }
     }
@@ -444,8 +445,8 @@ fn event<'a>(request: &'a Request, applied: &'a Applied) -> Option<Dispatched<'a
             };
             (seq, CommittedEvent::Event { envelope, effect })
         }
-        (Request::MarkRead { user_id, .. }, Applied::Unread { unread, changed: Some(seq) }) => {
-            (*seq, CommittedEvent::Unread { user_id, unread: *unread })
+        (Request::MarkRead { user_id, .. }, Applied::Read { unread, changed: true }) => {
+            (unread.as_of, CommittedEvent::Unread { user_id, unread: unread.count })
         }
         _ => return None,
     };
