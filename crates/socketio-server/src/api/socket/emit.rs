@@ -114,7 +114,7 @@ impl Socket {
     }
 
     /// Waits until the socket's shard has carried out every broadcast that was emitted before, and every other command
-    /// of a [`Handle`].
+    /// of a [`Handle`](crate::Handle).
     pub async fn caught_up(&self) {
         self.shard().caught_up().await;
     }
