@@ -99,23 +99,31 @@ pub struct Misspelt {
     pub setting: &'static str,
 }
 
+impl fmt::Display for Misspelt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { variable, setting } = self;
+        write!(f, "the variable {variable} is no setting and has no effect; did you mean {setting}?")
+    }
+}
+
 fn suggestion_text(nearest: Option<&str>) -> String {
     nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
 }
 
 /// Every problem of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SettingErrors(pub Vec<SettingError>);
+pub struct SettingErrors {
+    /// The problems, at least one.
+    pub errors: Vec<SettingError>,
+    /// Variables that may have been meant for a setting, such as a missing one.
+    pub misspelt: Vec<Misspelt>,
+}
 
 impl fmt::Display for SettingErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, error) in self.0.iter().enumerate() {
-            if position > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "error: {error}")?;
-        }
-        Ok(())
+        let errors = self.errors.iter().map(|error| format!("error: {error}"));
+        let warnings = self.misspelt.iter().map(|misspelt| format!("warning: {misspelt}"));
+        f.write_str(&errors.chain(warnings).collect::<Vec<_>>().join("\n"))
     }
 }
 

@@ -206,7 +206,7 @@ impl Effective {
     /// # Errors
     /// When the file can't be used, or `JWT_SECRET` is missing or can't be used.
     pub fn signing_secret(&self) -> Result<SecretString, SettingErrors> {
-        let missing = || SettingErrors(vec![SettingError::Missing { name: "JWT_SECRET", hint: TOKEN_KEYS_HINT }]);
+        let missing = || self.failed(vec![SettingError::Missing { name: "JWT_SECRET", hint: TOKEN_KEYS_HINT }]);
         self.single("JWT_SECRET", secret)?.ok_or_else(missing)
     }
 
@@ -230,7 +230,7 @@ impl Effective {
         let mut errors = self.errors.clone();
         match self.parse(name, parse, &mut errors) {
             Some(value) if errors.is_empty() => Ok(value),
-            _ => Err(SettingErrors(errors)),
+            _ => Err(self.failed(errors)),
         }
     }
 
@@ -245,8 +245,12 @@ impl Effective {
         parsed.contradictions(&mut errors);
         match parsed.complete(self) {
             Some(settings) if errors.is_empty() => Ok(settings),
-            _ => Err(SettingErrors(errors)),
+            _ => Err(self.failed(errors)),
         }
+    }
+
+    fn failed(&self, errors: Vec<SettingError>) -> SettingErrors {
+        SettingErrors { errors, misspelt: self.misspelt.clone() }
     }
 
     /// The problems of the files that the settings name, whatever other problems the settings have.

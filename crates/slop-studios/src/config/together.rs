@@ -142,11 +142,7 @@ impl Settings {
 
     /// Warnings about valid settings that are probably mistakes, to be logged at the start.
     pub fn warnings(&self) -> Vec<String> {
-        let misspelt = self.misspelt.iter().map(|misspelt| {
-            let (variable, setting) = (&misspelt.variable, misspelt.setting);
-            format!("the variable {variable} is no setting and has no effect; did you mean {setting}?")
-        });
-        let mut warnings: Vec<String> = misspelt.collect();
+        let mut warnings: Vec<String> = self.misspelt.iter().map(ToString::to_string).collect();
         let is_short = |secret: &SecretString| secret.expose_secret().len() < defaults::RECOMMENDED_SECRET_BYTES;
         if self.jwt_secret.as_ref().is_some_and(is_short) {
             warnings.push(format!(

@@ -45,7 +45,7 @@ pub(crate) async fn live() -> Json<Health> {
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
     match (app.handle.is_accepting(), app.store.is_open()) {
         (false, _) => Err(Problem::draining()),
-        (true, false) => Err(Problem::store_unavailable()),
+        (true, false) => Err(Problem::store_broken()),
         (true, true) => Ok(Json(Health { status: "ok" })),
     }
 }

@@ -240,6 +240,11 @@ impl Problem {
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
     }
 
+    pub(crate) fn store_broken() -> Self {
+        let detail = "the store has broken down: nothing is accepted until the server is restarted";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::StoreUnavailable, detail)
+    }
+
     pub(crate) fn overloaded() -> Self {
         Self::too_much("too much waits for the store, and nothing happened; try again")
     }

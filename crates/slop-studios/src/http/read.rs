@@ -29,6 +29,7 @@ pub(crate) struct MediaStateBody {
     /// Where it stands.
     status: Status,
     /// The attempt that the last event belongs to.
+    #[schema(value_type = i64, minimum = 1, maximum = 4_294_967_295_i64)]
     attempt: u32,
     /// Whose it is, if known.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -85,7 +85,7 @@ pub struct ProgressBody {
     pub owner_id: Option<String>,
     /// Which attempt this belongs to. A higher one than before begins the item's life again.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1)]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64)]
     pub attempt: Option<u32>,
 }
 
@@ -110,7 +110,7 @@ pub struct CompleteBody {
     pub owner_id: Option<String>,
     /// Which attempt this belongs to. A higher one than before begins the item's life again.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1)]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64)]
     pub attempt: Option<u32>,
 }
 
@@ -131,7 +131,7 @@ pub struct ErrorBody {
     pub owner_id: Option<String>,
     /// Which attempt this belongs to. A higher one than before begins the item's life again.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1)]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64)]
     pub attempt: Option<u32>,
 }
 

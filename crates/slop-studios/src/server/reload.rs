@@ -61,7 +61,7 @@ impl Reload {
         let settings = match effective.settings() {
             Ok(settings) => settings,
             Err(errors) => {
-                for error in &errors.0 {
+                for error in &errors.errors {
                     tracing::error!(%error, "the configuration was not reloaded");
                 }
                 return self.metrics.reloaded(false);

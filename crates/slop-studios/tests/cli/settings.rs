@@ -223,6 +223,10 @@ fn a_variable_that_is_nearly_a_setting_is_warned_about() {
         assert!(ran.stderr.lines().any(|line| line == told), "{told}\n{ran:#?}");
         assert!(!ran.stderr.contains("hidden"), "{ran:#?}");
     }
+    // With an error, it may be the reason.
+    let ran = place.run_with(&["check-config"], &[("JWT_SECRT", "hidden")]).refused();
+    let told = "warning: the variable JWT_SECRT is no setting and has no effect; did you mean JWT_SECRET?";
+    assert!(ran.stderr.lines().any(|line| line == told), "{ran:#?}");
     for other in ["HOSTNAME", "HOME", "PATH", "PORT_RANGE", "LOG", "JWT"] {
         assert!(!check(other).stderr.contains("the variable"), "{other}");
     }
