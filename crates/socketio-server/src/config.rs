@@ -5,8 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use ::http::HeaderName;
 use socketio_protocol::packet::MAX_DEPTH;
 
-use crate::identifier::Position;
-use crate::{address::TrustedProxies, origin::Origins, recovery::keeper::SessionKeeper};
+use crate::{address::TrustedProxies, identifier::Position, origin::Origins, recovery::keeper::SessionKeeper};
 
 /// Settings and limits of a [`Server`](crate::Server).
 #[derive(Debug, Clone)]

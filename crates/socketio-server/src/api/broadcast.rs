@@ -16,13 +16,12 @@ use super::{
     handle::Handle,
     socket::Socket,
 };
-use crate::identifier::Position;
 use crate::{
     delivery::{
         frame::Frame,
         job::{Job, Names, Tally},
     },
-    identifier::{Id, SocketRef},
+    identifier::{Id, Position, SocketRef},
     recovery::{Audience, Memory, Offset},
     shard::Command,
 };

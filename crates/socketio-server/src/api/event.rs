@@ -7,11 +7,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use socketio_protocol::packet::{self, Args};
 
-use crate::identifier::Position;
 use crate::{
     api::socket::Socket,
     config::ANSWER_PER_MESSAGE,
     delivery::frame::{Frame, Frames},
+    identifier::Position,
     recovery::Offset,
 };
 

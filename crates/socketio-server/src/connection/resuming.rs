@@ -10,13 +10,12 @@ use tokio::{
 };
 
 use super::Connection;
-use crate::identifier::Position;
 use crate::{
     RecoveryFailure, Socket, SocketRef,
     api::event::EventArgs,
     config::{CROWDED_PAUSE, CROWDED_PAUSES, LARGEST_WAIT},
     delivery::frame::Frame,
-    identifier::Id,
+    identifier::{Id, Position},
     recovery::{
         Away, Direct, Entry, Memory, MissedEvent, Offset, SavedSession, SessionKeeper, SocketRecovery, TooLate,
         Whereabouts,

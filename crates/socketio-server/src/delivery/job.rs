@@ -9,9 +9,8 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::frame::{Encoding, Frames};
-use crate::identifier::Position;
 use crate::{
-    identifier::{SocketIds, SocketRef},
+    identifier::{Position, SocketIds, SocketRef},
     recovery::Offset,
 };
 

@@ -3,8 +3,9 @@
 //! Each session is counted at a watermark: its heartbeats have confirmed everything up to there. A heartbeat moves one
 //! session from an older watermark to a newer one, so no operation iterates over the sessions.
 
-use crate::identifier::Position;
 use std::collections::VecDeque;
+
+use crate::identifier::Position;
 
 /// The maximum number of separate watermarks; 16 bytes each. A session that confirms nothing for longer than they
 /// cover holds back all others, as it must.

@@ -4,8 +4,12 @@ use std::{collections::VecDeque, rc::Rc};
 
 use smallvec::SmallVec;
 
-use crate::identifier::Position;
-use crate::{config::FRAME_OVERHEAD, delivery::frame::Frame, identifier::Id, recovery::Offset};
+use crate::{
+    config::FRAME_OVERHEAD,
+    delivery::frame::Frame,
+    identifier::{Id, Position},
+    recovery::Offset,
+};
 
 /// A socket's own events, or those of a session whose client is away (then `F` is a type that other threads may have).
 /// No event is remembered once a heartbeat sent after the last event is answered.

@@ -8,11 +8,10 @@ use std::{
 
 use smallvec::SmallVec;
 
-use crate::identifier::Position;
 use crate::{
     config::{MOST_MISSED, Recovery},
     delivery::frame::{Frame, Frames},
-    identifier::Id,
+    identifier::{Id, Position},
 };
 
 /// A remembered broadcast.

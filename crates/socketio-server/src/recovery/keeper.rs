@@ -1,7 +1,8 @@
 //! Sessions that outlive the process: the interface for an application that keeps them.
 
-use crate::identifier::Position;
 use std::{fmt::Debug, future::Future, pin::Pin, sync::Arc};
+
+use crate::identifier::Position;
 
 /// A saved session.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -36,11 +36,10 @@ pub(crate) use offset::Offset;
 pub(crate) use readers::Readers;
 pub(crate) use sessions::{Away, Sessions, TooLate, Whereabouts};
 
-use crate::identifier::Position;
 use crate::{
     Config,
     config::Recovery,
-    identifier::{Id, SocketRef},
+    identifier::{Id, Position, SocketRef},
 };
 
 /// The recovery data of a node.

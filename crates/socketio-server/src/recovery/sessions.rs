@@ -10,13 +10,12 @@ use std::{
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use crate::identifier::Position;
 use crate::{
     SocketRef,
     address::Address,
     config::Recovery,
     delivery::frame::Frame,
-    identifier::{Id, IdMap},
+    identifier::{Id, IdMap, Position},
     recovery::{Direct, SavedSession},
 };
 

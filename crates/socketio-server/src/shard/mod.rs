@@ -21,7 +21,6 @@ use tokio::{
     time::Instant,
 };
 
-use crate::identifier::Position;
 use crate::{
     Config, Handle, Namespace, RawEndpoint, Refusal, RefusedClient, Socket, SocketRef, Tls,
     admission::{HttpPermit, StreamPermit},
@@ -29,7 +28,7 @@ use crate::{
     connection::Connection,
     delivery::frame::Frame,
     http::{AllowRequest, Fallback, serve_connection},
-    identifier::{ConnectionKey, Entropy, Id, IdMap, SocketIds},
+    identifier::{ConnectionKey, Entropy, Id, IdMap, Position, SocketIds},
     metrics::ShardMetrics,
     rate::Rate,
     recovery::{Confirmed, Memory, Offset, Readers},

@@ -5,8 +5,7 @@ use std::{cell::Cell, collections::HashMap, rc::Rc, sync::Arc};
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::identifier::Position;
-use crate::{api::socket::Socket, connection::Connection, delivery::frame::Encoding};
+use crate::{api::socket::Socket, connection::Connection, delivery::frame::Encoding, identifier::Position};
 
 /// Why a socket could not join a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

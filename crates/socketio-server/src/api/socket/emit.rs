@@ -7,11 +7,11 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::Socket;
-use crate::identifier::Position;
 use crate::{
     Limit,
     api::event::{AckError, AckReply, EncodeError, EventArgs, check_name},
     delivery::frame::{Frame, Frames},
+    identifier::Position,
     recovery::{ASK_AT_BYTES, Entry, Memory, Offset},
 };
 

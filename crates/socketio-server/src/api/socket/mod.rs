@@ -19,13 +19,12 @@ mod emit;
 use emit::PendingAcks;
 pub use emit::{Forgotten, Remembered};
 
-use crate::identifier::Position;
 use crate::{
     Broadcast, Handle, Handshake, JoinError, OwnedEvent,
     config::MAX_OVERLAPPING,
     connection::Connection,
     delivery::frame::{Encoding, Frame},
-    identifier::{Id, SocketRef},
+    identifier::{Id, Position, SocketRef},
     recovery::{Before, SavedSession, SocketRecovery},
     shard::{Shard, Space, held::HeldMessage, rooms::Memberships, timers::Timer},
 };

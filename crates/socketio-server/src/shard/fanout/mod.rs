@@ -6,8 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::identifier::Position;
-use crate::{Config, Socket, delivery::job::Job, shard::Shard};
+use crate::{Config, Socket, delivery::job::Job, identifier::Position, shard::Shard};
 
 mod encodings;
 mod room;

@@ -10,7 +10,6 @@ use std::{rc::Rc, sync::Arc};
 use tokio::time::Instant;
 
 use super::{Pace, encodings::Encodings};
-use crate::identifier::Position;
 use crate::{
     Socket,
     config::{FLUSH_TURN, FLUSHES_PER_LOOK, FRAMES_PER_WRITE},
@@ -18,6 +17,7 @@ use crate::{
         frame::{Encoding, Frame},
         job::Job,
     },
+    identifier::Position,
     shard::{Shard, rooms::Member},
 };
 

@@ -6,7 +6,6 @@ use std::{rc::Rc, sync::Arc};
 use smallvec::{SmallVec, smallvec};
 
 use super::encodings::Encodings;
-use crate::identifier::Position;
 use crate::{
     Socket,
     connection::Connection,
@@ -14,7 +13,7 @@ use crate::{
         frame::{Encoding, Frame},
         job::Job,
     },
-    identifier::Id,
+    identifier::{Id, Position},
     shard::{Shard, Space},
 };
 
