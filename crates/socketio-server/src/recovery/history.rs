@@ -363,6 +363,20 @@ mod tests {
         missed.iter().map(|entry| entry.offset.get()).collect()
     }
 
+    /// A member that a broadcast under way has not reached gets it with the others.
+    #[test]
+    fn the_newest_is_not_past_what_was_asked_for() {
+        let (mut history, socket) = (history(0), Id::parse("AAAAAAAAAAAAAAAAAAAA").expect("an id"));
+        let offsets = [(); 3].map(|()| push(&mut history, &["a"], None));
+        let newest = |after: u64, until: u64| {
+            let found = history.newest_in((0, "a"), (&socket, |_: &str| false), after.into(), until.into());
+            found.expect("nothing is forgotten").map(|entry| entry.offset.get())
+        };
+        assert_eq!(newest(0, offsets[2]), Some(offsets[2]));
+        assert_eq!(newest(0, offsets[1]), Some(offsets[1]));
+        assert_eq!(newest(offsets[1], offsets[1]), None);
+    }
+
     #[test]
     fn too_many_are_not_sent_again() {
         let (mut history, socket) = (history(0), Id::parse("AAAAAAAAAAAAAAAAAAAA").expect("an id"));
