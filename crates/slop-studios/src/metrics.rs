@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::contract::auth_error::AuthError;
 use crate::contract::kind::Kind;
+use crate::contract::refusal::Reason;
 use crate::contract::time::epoch_seconds;
 
 /// Buckets from the 100 µs of a commit without a disk to the seconds of a stalled disk, by factors of about three.
@@ -260,13 +261,8 @@ impl Metrics {
     }
 
     /// Counts a refusal.
-    pub(crate) fn refused(&self, reason: &'static str) {
-        self.refusals.get_or_create(&ReasonLabels { reason }).inc();
-    }
-
-    /// Creates the series of a reason at the start, so that the first refusal is an increase.
-    pub(crate) fn expect_refusals(&self, reason: &'static str) {
-        drop(self.refusals.get_or_create(&ReasonLabels { reason }));
+    pub(crate) fn refused(&self, reason: Reason) {
+        self.refusals.get_or_create(&ReasonLabels { reason: reason.as_str() }).inc();
     }
 
     /// Counts a client's event without a handler.
@@ -338,6 +334,10 @@ impl Metrics {
 
     /// Registers the metrics of tokens and refusals.
     fn register_identities(&self, registry: &mut Registry) {
+        // The series exist from the start, so that the first refusal is an increase.
+        for reason in Reason::ALL {
+            drop(self.refusals.get_or_create(&ReasonLabels { reason: reason.as_str() }));
+        }
         registry.register("refusals", "Publishers and clients that were turned away, by reason", self.refusals.clone());
         registry.register("authentications", "Tokens looked at, at connecting or later", self.authentications.clone());
         registry.register(

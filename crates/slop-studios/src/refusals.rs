@@ -11,70 +11,11 @@ use std::time::{Duration, Instant};
 
 use socketio_server::RefusedClient;
 
+use crate::contract::refusal::Reason;
 use crate::identity::Flaw;
 use crate::limits::{MAX_REFUSAL_DETAIL_BYTES, REFUSAL_INTERVAL};
 use crate::metrics::Metrics;
 use crate::text::excerpt;
-
-/// Makes the enum, the list of all reasons, and their names in logs and metrics, so that none is left out.
-macro_rules! reasons {
-    ($($(#[$meta:meta])* $reason:ident => $label:literal,)+) => {
-        /// The reason for a refusal.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum Reason {
-            $($(#[$meta])* $reason,)+
-        }
-
-        impl Reason {
-            /// All of them, in the order of their declaration.
-            pub(crate) const ALL: &'static [Self] = &[$(Self::$reason,)+];
-
-            /// Its name in logs and metrics.
-            pub(crate) const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$reason => $label,)+
-                }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// A page of another origin.
-    Origin => "origin",
-    /// A client of another version of Engine.IO, or of none.
-    ProtocolVersion => "protocol version",
-    /// A client with another parser.
-    Parser => "parser",
-    /// A request to the HTTP API while publishing is off.
-    PublishingOff => "publishing off",
-    /// A request to the HTTP API without a key.
-    NoPublisherKey => "no publisher key",
-    /// A request to the HTTP API with an unknown key.
-    UnknownPublisherKey => "unknown publisher key",
-    /// A request to the HTTP API with a refused token.
-    PublisherToken => "publisher token",
-    /// A publisher whose scopes do not cover its request, or an item of its batch.
-    PublisherScope => "publisher scope",
-    /// A client without the required token.
-    NoToken => "no token",
-    /// A client's token that cannot be read.
-    MalformedToken => "malformed token",
-    /// A client's token that no known key has signed.
-    TokenKey => "token key",
-    /// A client's token of another issuer.
-    TokenIssuer => "token issuer",
-    /// A client's token for another audience.
-    TokenAudience => "token audience",
-    /// A client's token that has expired.
-    TokenExpired => "token expired",
-    /// A client's token that is not valid yet.
-    TokenNotYetValid => "token not yet valid",
-    /// A client's token that names no user.
-    TokenWithoutUser => "token without user",
-    /// A client's token that was revoked.
-    TokenRevoked => "token revoked",
-}
 
 impl Refusals {
     /// Reports a refusal of the engine, which has counted it as well.
@@ -161,7 +102,7 @@ impl Refusals {
     pub(crate) fn note(&self, reason: Reason, client: IpAddr, detail: &str, setting: impl Into<Option<&'static str>>) {
         let (client, detail, setting) =
             (client.to_canonical(), excerpt(detail, MAX_REFUSAL_DETAIL_BYTES), setting.into());
-        self.metrics.refused(reason.as_str());
+        self.metrics.refused(reason);
         tracing::debug!(reason = reason.as_str(), %client, detail, setting, "refused");
         let due = self.with_slot(reason, |slot| {
             slot.count(Last { client, detail: detail.into(), setting });
@@ -251,16 +192,6 @@ mod tests {
         assert_eq!(refuse(&mut slot, 5, 181), Some((2, last(5))));
         assert_eq!(refuse(&mut slot, 6, 182), None);
         assert_eq!(slot.take_due(at(183), Duration::ZERO), Some((1, last(6))), "at the end");
-    }
-
-    #[test]
-    fn every_reason_has_a_place_and_a_name_of_its_own() {
-        for (place, reason) in Reason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, place);
-            assert_eq!(Reason::ALL.iter().filter(|other| other.as_str() == reason.as_str()).count(), 1, "{reason:?}");
-            let documented = include_str!("../../../docs/operations.md");
-            assert!(documented.contains(&format!("`{}`", reason.as_str())), "{reason:?} is not in docs/operations.md");
-        }
     }
 
     #[test]

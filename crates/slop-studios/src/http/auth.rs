@@ -11,9 +11,9 @@ use socketio_server::HttpConnection;
 use super::App;
 use super::exchange::PublisherName;
 use super::problem::{Challenge, Problem};
+use crate::contract::refusal::Reason;
 use crate::limits::MAX_NAME_BYTES;
 use crate::publish::publishers::{NoPublisher, Publisher, Publishers};
-use crate::refusals::Reason;
 use crate::text::excerpt;
 
 /// The settings that give publishers access.

@@ -10,10 +10,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::exchange::RequestId;
+use crate::contract::refusal::Reason;
 use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
 use crate::publish::scope::MissingScope;
 use crate::publish::{FieldError, ReadError, Refused};
-use crate::refusals::{Reason, Refusal};
+use crate::refusals::Refusal;
 use crate::store::StoreError;
 
 pub(crate) const CONTENT: &str = "application/problem+json";

@@ -15,7 +15,6 @@ use prometheus_client::registry::{Registry, Unit};
 use socketio_server::Handle;
 
 use crate::metrics::{Limit, LimitLabels, Metrics, ReasonLabels};
-use crate::refusals::Reason;
 use crate::store::{Store, Usage};
 
 /// The labels of `slop_build_info`.
@@ -26,7 +25,6 @@ const BUILD: [(&str, &str); 3] =
 pub(crate) fn registry(metrics: &Metrics, handle: Handle, store: Arc<dyn Store>) -> Registry {
     let mut registry = Registry::with_prefix("slop");
     registry.register("build", "The program that runs", Info::new(BUILD.to_vec()));
-    Reason::ALL.iter().for_each(|reason| metrics.expect_refusals(reason.as_str()));
     metrics.register(&mut registry);
     registry.register_collector(Box::new(Snapshot { handle, store, limits: metrics.limits.clone() }));
     registry

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::contract::auth_error::AuthError;
 use crate::contract::events::{Authenticated, Message, TokenExpiring, server};
+use crate::contract::refusal::Reason;
 use crate::contract::rooms;
 use crate::contract::time::Moment;
 use crate::hot_swap::HotSwap;
@@ -30,7 +31,7 @@ use crate::policy::Policy;
 use crate::realtime::inbox::progress::Progress;
 use crate::realtime::owners::NewOwners;
 use crate::realtime::user_rate::{UserRate, UserRates};
-use crate::refusals::{Reason, Refusals};
+use crate::refusals::Refusals;
 
 mod memberships;
 mod offered;
