@@ -1,9 +1,11 @@
 //! The description of the HTTP API, made from its routes.
 
-use utoipa::openapi::RefOr;
+use std::collections::BTreeMap;
+
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{RefOr, Response};
 use utoipa::{IntoResponses, Modify, OpenApi};
 
 use super::problem::Problem;
@@ -59,40 +61,103 @@ pub(super) fn add_request_ids(description: &mut utoipa::openapi::OpenApi) {
     }
 }
 
-/// The responses to a publish.
+/// Defines a set of responses as the union of others.
+macro_rules! unions {
+    ($($(#[$meta:meta])* $name:ident = $($part:ident)|+;)+) => {
+        $(
+            $(#[$meta])*
+            pub(crate) struct $name;
+
+            impl IntoResponses for $name {
+                fn responses() -> BTreeMap<String, RefOr<Response>> {
+                    [$($part::responses()),+].into_iter().flatten().collect()
+                }
+            }
+        )+
+    };
+}
+
+unions! {
+    /// The responses to a publish.
+    PublishResponses = Accepted | PublishErrors | InvalidFields;
+    /// The responses to a batch that is not accepted as a whole.
+    BatchErrors = PublishErrors | InvalidBatch;
+    /// The responses to a failed revocation.
+    RevokeErrors = Refusals | BodyErrors | RevokeOnlyErrors;
+    /// The responses to a failed undoing of a revocation.
+    UndoErrors = Refusals | UndoOnlyErrors;
+    /// The responses to a failed read.
+    ReadErrors = Refusals | ReadOnlyErrors;
+    PublishErrors = Refusals | BodyErrors | PublishOnlyErrors;
+}
+
+/// The response to an accepted publish.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
-pub(crate) enum PublishResponses {
+enum Accepted {
     /// Accepted. A repeat has the header `Idempotent-Replayed: true`
     #[response(status = 200)]
     Accepted(Receipt),
-    /// The body is not JSON
-    #[response(status = 400, content_type = "application/problem+json")]
-    Malformed(Problem),
+}
+
+/// The response to a publish with wrong fields.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+enum InvalidFields {
+    /// Fields are wrong, or the idempotency key or notification id was used for something else
+    #[response(status = 422, content_type = "application/problem+json")]
+    Invalid(Problem),
+}
+
+/// The response to a batch that is none.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+enum InvalidBatch {
+    /// It is no array or too long, or the idempotency key was used for something else
+    #[response(status = 422, content_type = "application/problem+json")]
+    Invalid(Problem),
+}
+
+/// The errors of every route that needs a publisher key.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+enum Refusals {
     /// No valid publisher key
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthorized(Problem),
     /// The publisher's scopes do not cover it, or the server has no publisher keys
     #[response(status = 403, content_type = "application/problem+json")]
     Forbidden(Problem),
+    /// The server failed
+    #[response(status = 500, content_type = "application/problem+json")]
+    Internal(Problem),
+}
+
+/// The errors of every route that reads a body.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+enum BodyErrors {
     /// The body took too long to arrive
     #[response(status = 408, content_type = "application/problem+json")]
     Timeout(Problem),
     /// The body is too large
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(Problem),
+}
+
+/// The other errors of publishes and batches.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+enum PublishOnlyErrors {
+    /// The body is not JSON
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(Problem),
     /// The body is not declared as JSON, or is compressed
     #[response(status = 415, content_type = "application/problem+json")]
     UnsupportedMediaType(Problem),
-    /// Fields are wrong, or the idempotency key or notification id was used for something else
-    #[response(status = 422, content_type = "application/problem+json")]
-    Invalid(Problem),
     /// The publisher key publishes faster than it may, or has used as many idempotency keys as are remembered of a publisher; nothing happened, and the header `Retry-After` says when to try again
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(Problem),
-    /// The server failed
-    #[response(status = 500, content_type = "application/problem+json")]
-    Internal(Problem),
     /// The server or its store is overloaded, the store can't be used now, or it remembers as many idempotency keys as it may; nobody was sent anything, and the header `Retry-After` says when to try again
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
@@ -107,61 +172,13 @@ pub(crate) enum MediaConflict {
     Conflict(Problem),
 }
 
-/// The responses to a batch that can't be read.
+/// The other errors of a revocation.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
-pub(crate) enum CommonErrors {
-    /// The body is not JSON
-    #[response(status = 400, content_type = "application/problem+json")]
-    Malformed(Problem),
-    /// No valid publisher key
-    #[response(status = 401, content_type = "application/problem+json")]
-    Unauthorized(Problem),
-    /// The publisher's scopes do not cover it, or the server has no publisher keys
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(Problem),
-    /// The body took too long to arrive
-    #[response(status = 408, content_type = "application/problem+json")]
-    Timeout(Problem),
-    /// The body is too large
-    #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(Problem),
-    /// The body is not declared as JSON, or is compressed
-    #[response(status = 415, content_type = "application/problem+json")]
-    UnsupportedMediaType(Problem),
-    /// It is no array or too long, or the idempotency key was used for something else
-    #[response(status = 422, content_type = "application/problem+json")]
-    Invalid(Problem),
-    /// The publisher key publishes faster than it may, or has used as many idempotency keys as are remembered of a publisher; nothing happened, and the header `Retry-After` says when to try again
-    #[response(status = 429, content_type = "application/problem+json")]
-    TooMany(Problem),
-    /// The server failed
-    #[response(status = 500, content_type = "application/problem+json")]
-    Internal(Problem),
-    /// The server or its store is overloaded, the store can't be used now, or it remembers as many idempotency keys as it may; nobody was sent anything, and the header `Retry-After` says when to try again
-    #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(Problem),
-}
-
-/// The responses to a failed revocation.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "it describes responses and is never made")]
-pub(crate) enum RevokeErrors {
+enum RevokeOnlyErrors {
     /// The body is not JSON, or the path is not UTF-8
     #[response(status = 400, content_type = "application/problem+json")]
     Malformed(Problem),
-    /// No valid publisher key
-    #[response(status = 401, content_type = "application/problem+json")]
-    Unauthorized(Problem),
-    /// The publisher's scopes do not cover it, or the server has no publisher keys
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(Problem),
-    /// The body took too long to arrive
-    #[response(status = 408, content_type = "application/problem+json")]
-    Timeout(Problem),
-    /// The body is too large
-    #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(Problem),
     /// There is a body, and it is not declared as JSON or is compressed
     #[response(status = 415, content_type = "application/problem+json")]
     UnsupportedMediaType(Problem),
@@ -171,60 +188,39 @@ pub(crate) enum RevokeErrors {
     /// The publisher key is used faster than it may; nothing happened, and the header `Retry-After` says when to try again
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(Problem),
-    /// The server failed
-    #[response(status = 500, content_type = "application/problem+json")]
-    Internal(Problem),
     /// The server or its store is overloaded, the store can't be used now, or it keeps as many revocations as it may; nobody's tokens are revoked yet
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }
 
-/// The responses to a failed undoing of a revocation.
+/// The other errors of undoing a revocation.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
-pub(crate) enum UndoErrors {
+enum UndoOnlyErrors {
     /// The path is not UTF-8
     #[response(status = 400, content_type = "application/problem+json")]
     Malformed(Problem),
-    /// No valid publisher key
-    #[response(status = 401, content_type = "application/problem+json")]
-    Unauthorized(Problem),
-    /// The publisher's scopes do not cover it, or the server has no publisher keys
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(Problem),
     /// No such revocation is kept
     #[response(status = 404, content_type = "application/problem+json")]
     NotFound(Problem),
     /// The publisher key is used faster than it may; nothing happened, and the header `Retry-After` says when to try again
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(Problem),
-    /// The server failed
-    #[response(status = 500, content_type = "application/problem+json")]
-    Internal(Problem),
     /// The server or its store is overloaded, or the store can't be used now; nothing was undone, and the header `Retry-After` says when to try again
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }
 
-/// The responses to a failed read.
+/// The other errors of a read.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
-pub(crate) enum ReadErrors {
+enum ReadOnlyErrors {
     /// The path is not UTF-8
     #[response(status = 400, content_type = "application/problem+json")]
     Malformed(Problem),
-    /// No valid publisher key
-    #[response(status = 401, content_type = "application/problem+json")]
-    Unauthorized(Problem),
-    /// The publisher's scopes do not cover it, or the server has no publisher keys
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(Problem),
     /// Parameters are wrong
     #[response(status = 422, content_type = "application/problem+json")]
     Invalid(Problem),
-    /// The server failed
-    #[response(status = 500, content_type = "application/problem+json")]
-    Internal(Problem),
     /// The server or its store is overloaded, or the store can't be used now; the header `Retry-After` says when to try again
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),

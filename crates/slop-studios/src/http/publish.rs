@@ -179,7 +179,7 @@ pub(crate) enum BatchAnswer {
     responses(
         (status = 200, description = "All were accepted: one receipt each, in order. With the header `Idempotent-Replayed: true`, all of them had been before", body = Vec<Receipt>),
         (status = 207, description = "Some were refused: a receipt or a problem each, in order. With the header `Idempotent-Replayed: true`, what was accepted had been before", body = Vec<BatchAnswer>),
-        super::openapi::CommonErrors,
+        super::openapi::BatchErrors,
     ),
 )]
 pub(crate) async fn batch(
