@@ -9,3 +9,9 @@ pub const NOTIFICATIONS: &str = "/notifications";
 
 /// All of them.
 pub const ALL: [&str; 3] = [DEFAULT, MEDIA, NOTIFICATIONS];
+
+/// The namespace with this name, if there is one.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static str> {
+    ALL.into_iter().find(|known| *known == name)
+}

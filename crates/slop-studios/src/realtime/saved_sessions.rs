@@ -6,10 +6,11 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use socketio_server::{MissedEvent, Position, Recalled, SavedSession, SessionKeeper};
 
+use crate::contract::namespaces;
 use crate::contract::time::Moment;
 use crate::limits::ALIVE_INTERVAL;
 use crate::realtime::session::SavedState;
-use crate::store::{SessionKey, SessionRecord, Store, StoreError, StoredEvent};
+use crate::store::{ReplayedEvent, SessionKey, SessionRecord, Store, StoreError};
 
 /// A session keeper that stores each session under the hash of its secret.
 #[derive(Debug)]
@@ -74,11 +75,11 @@ impl SessionKeeper for StoreKeeper {
         rooms: Vec<(Arc<str>, Position)>,
         offset: Position,
     ) -> Recalled<Vec<MissedEvent>> {
-        let (store, namespace) = (Arc::clone(&self.store), namespace.to_owned());
+        let (store, namespace) = (Arc::clone(&self.store), namespaces::named(namespace));
         let rooms = rooms.into_iter().map(|(room, joined)| (room, joined.get())).collect();
         Box::pin(async move {
             let until = store.boot_seq().saturating_sub(1);
-            match store.replay(&namespace, rooms, offset.get(), until).await {
+            match store.replay(namespace?, rooms, offset.get(), until).await {
                 Ok(replay) => replay.complete.then(|| replay.events.into_iter().map(missed).collect()),
                 Err(error) => {
                     tracing::warn!(%error, "read what a session has missed");
@@ -100,8 +101,8 @@ async fn recall(store: &dyn Store, key: SessionKey, window: Duration) -> Result<
     Ok(Some(session))
 }
 
-fn missed(event: StoredEvent) -> MissedEvent {
-    MissedEvent::new(event.seq.into(), &*event.event, &*event.argument).to(event.rooms)
+fn missed(ReplayedEvent { seq, envelope, rooms }: ReplayedEvent) -> MissedEvent {
+    MissedEvent::new(seq.into(), &*envelope.event, &*envelope.argument).to(rooms)
 }
 
 /// The saved state of a session, completed with the media owners that became known since the save.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::contract::delivery::Route;
+use crate::contract::delivery::{Envelope, Route};
 use crate::contract::time::Moment;
 
 /// The attempt of an item whose publisher never names an attempt.
@@ -86,6 +86,14 @@ pub struct MediaState {
     pub updated_at: Moment,
     /// The number that the last event was dispatched with.
     pub seq: u64,
+}
+
+impl MediaState {
+    /// The last event, of the item with this id.
+    #[must_use]
+    pub fn envelope(&self, media_id: &str) -> Envelope {
+        Envelope::of_media(self.step.route(), media_id, self.owner_id.as_deref(), &self.payload)
+    }
 }
 
 /// The reason why a change is not allowed in an item's life cycle. The texts are sent to publishers.

@@ -105,17 +105,18 @@ pub trait Store: SessionStore + RevocationStore {
     /// The events for these rooms of a namespace with numbers after `after`, up to and including `until`, in order. For
     /// each room, only the events after the number beside it are returned. The result contains:
     /// - the durable events;
-    /// - all other room events of earlier lives, for as long after the start as clients may come back from those lives;
+    /// - all other room events of earlier runs of the server, for as long after the start as clients of those runs may
+    ///   come back;
     /// - the last progress of the media items whose events these rooms get, if its number is in the range.
     ///
     /// For an item whose room was joined after `after`, the state as of `until` is always included. The client was sent
     /// the state when it joined, but may not have received it.
     ///
-    /// `until` is before this life. The read takes no place in the order. It is done in slices, so that changes wait a
+    /// `until` is before the start of this run. The read takes no place in the order. It is done in slices, so that changes wait a
     /// bounded time for it, whatever its size.
     fn replay(
         &self,
-        namespace: &str,
+        namespace: &'static str,
         rooms: Vec<(Arc<str>, u64)>,
         after: u64,
         until: u64,
@@ -393,22 +394,18 @@ pub struct Replay {
     /// replay.
     pub complete: bool,
     /// The events, in dispatch order.
-    pub events: Vec<StoredEvent>,
+    pub events: Vec<ReplayedEvent>,
 }
 
-/// An event as it was dispatched.
+/// An event of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredEvent {
+pub struct ReplayedEvent {
     /// The number it was dispatched with.
     pub seq: u64,
-    /// The event's name.
-    pub event: Arc<str>,
-    /// The event's argument, JSON; empty for an event without one.
-    pub argument: Arc<str>,
-    /// Whether only the newest event of its kind matters, such as the last progress of a media item. There may have
-    /// been earlier ones.
-    pub latest: bool,
-    /// The requested rooms that it went to.
+    /// The event as it was dispatched. Of class [`Latest`](crate::contract::delivery::Class::Latest), the replay has
+    /// the newest only.
+    pub envelope: Envelope,
+    /// The requested rooms with this event among the missed ones.
     pub rooms: Vec<String>,
 }
 

@@ -457,7 +457,7 @@ pub(crate) fn numbers_rise_in_the_order_of_the_dispatches(make: Make) {
         .iter()
         .filter(|line| line[4..].split('-').next_back().is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n % 4 == 1)));
     let replay = replayed(&*store, "/", &["r"], 0);
-    let replayed: Vec<String> = replay.events.iter().map(|event| format!("/r {}", event.event)).collect();
+    let replayed: Vec<String> = replay.events.iter().map(|event| format!("/r {}", event.envelope.event)).collect();
     assert_eq!(replayed, durable.cloned().collect::<Vec<_>>());
 }
 
@@ -477,7 +477,7 @@ pub(crate) fn what_must_survive_is_said_to_be_stored(make: Make) {
     }
 }
 
-fn replayed(store: &dyn Store, namespace: &str, rooms: &[&str], after: u64) -> Replay {
+fn replayed(store: &dyn Store, namespace: &'static str, rooms: &[&str], after: u64) -> Replay {
     let rooms = rooms.iter().map(|room| (Arc::from(*room), 0)).collect();
     wait(store.replay(namespace, rooms, after, i64::MAX as u64)).expect("readable")
 }
@@ -485,7 +485,7 @@ fn replayed(store: &dyn Store, namespace: &str, rooms: &[&str], after: u64) -> R
 fn names(replay: &Replay) -> Vec<&str> {
     assert!(replay.complete);
     assert!(replay.events.windows(2).all(|pair| pair[0].seq < pair[1].seq));
-    replay.events.iter().map(|event| &*event.event).collect()
+    replay.events.iter().map(|event| &*event.envelope.event).collect()
 }
 
 pub(crate) fn a_replay_is_what_the_rooms_were_told(make: Make) {
@@ -522,7 +522,7 @@ pub(crate) fn a_replay_is_what_the_rooms_were_told(make: Make) {
     assert_eq!(names(&replayed(&*store, "/media", &[&owner, &media_room("n")], 0)), ["mediaComplete", "mediaError"]);
     let notified = replayed(&*store, "/notifications", &[&owner], 0);
     assert_eq!(names(&notified), ["notification"]);
-    assert_eq!((&*notified.events[0].argument, notified.events[0].seq), (r#"{"id":"6"}"#, numbers[5]));
+    assert_eq!((&*notified.events[0].envelope.argument, notified.events[0].seq), (r#"{"id":"6"}"#, numbers[5]));
 }
 
 pub(crate) fn a_replay_has_the_newest_progress(make: Make) {
@@ -544,7 +544,11 @@ pub(crate) fn a_replay_has_the_newest_progress(make: Make) {
     let rooms: Vec<&str> = rooms.iter().map(String::as_str).collect();
     let all = replayed(&*store, "/media", &rooms, 0);
     assert_eq!(names(&all), ["mediaProgress", "mediaProgress", "mediaComplete"]);
-    let marks: Vec<_> = all.events.iter().map(|event| (event.seq, &*event.argument, event.latest)).collect();
+    let marks: Vec<_> = all
+        .events
+        .iter()
+        .map(|event| (event.seq, &*event.envelope.argument, event.envelope.class == Class::Latest))
+        .collect();
     let expected = [
         (numbers[1], r#"{"id":"2"}"#, true),
         (numbers[2], r#"{"id":"3"}"#, true),

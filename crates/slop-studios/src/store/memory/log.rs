@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::super::{MediaState, Replay, Step, StoredEvent};
+use super::super::{MediaState, Replay, ReplayedEvent, Step};
 use super::shelf::Row;
 use super::{Item, State};
 use crate::contract::delivery::{Class, Envelope};
@@ -38,21 +38,19 @@ impl LogEntry {
 
 /// The events of a replay, by their numbers, so that an event for several rooms occurs once.
 #[derive(Default)]
-struct Missed(BTreeMap<u64, StoredEvent>);
+struct Missed(BTreeMap<u64, ReplayedEvent>);
 
 impl Missed {
-    fn add(&mut self, room: &str, seq: u64, (event, argument): (&str, &Arc<str>), latest: bool) {
-        let added =
-            || StoredEvent { seq, event: event.into(), argument: Arc::clone(argument), latest, rooms: Vec::new() };
+    fn add(&mut self, room: &str, seq: u64, envelope: impl FnOnce() -> Envelope) {
+        let added = || ReplayedEvent { seq, envelope: envelope(), rooms: Vec::new() };
         let known = self.0.entry(seq).or_insert_with(added);
         if !known.rooms.iter().any(|known| known == room) {
             known.rooms.push(room.to_owned());
         }
     }
 
-    fn add_state(&mut self, room: &str, state: &MediaState) {
-        let route = state.step.route();
-        self.add(room, state.seq, (route.event, &state.payload), route.class == Class::Latest);
+    fn add_state(&mut self, room: &str, id: &str, state: &MediaState) {
+        self.add(room, state.seq, || state.envelope(id));
     }
 }
 
@@ -69,7 +67,8 @@ impl State {
                 self.replay_states(&mut missed, room, *joined, (after, until));
             }
         }
-        let bytes: usize = missed.0.values().map(|event| event.event.len() + event.argument.len()).sum();
+        let bytes: usize =
+            missed.0.values().map(|event| event.envelope.event.len() + event.envelope.argument.len()).sum();
         if bytes > MAX_REPLAY_BYTES {
             return Replay::default();
         }
@@ -86,7 +85,7 @@ impl State {
             if latest && let Some(older) = newest.insert(&envelope.event, seq) {
                 missed.0.remove(&older);
             }
-            missed.add(room, seq, (&envelope.event, &envelope.argument), latest);
+            missed.add(room, seq, || envelope.clone());
         }
     }
 
@@ -98,12 +97,12 @@ impl State {
                 state.seq <= until && (is_told_again || (matches!(state.step, Step::Progress(_)) && state.seq > after))
             };
             if let Some(state) = self.media_state(id).filter(is_missed) {
-                missed.add_state(room, state);
+                missed.add_state(room, id, state);
             }
         } else if let Some(owner) = rooms::user_of(room) {
-            for (_, Item { state, .. }) in self.media.range(after.max(joined), until) {
+            for (_, Item { id, state, .. }) in self.media.range(after.max(joined), until) {
                 if matches!(state.step, Step::Progress(_)) && state.owner_id.as_deref() == Some(owner) {
-                    missed.add_state(room, state);
+                    missed.add_state(room, id, state);
                 }
             }
         }

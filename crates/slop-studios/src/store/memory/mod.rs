@@ -175,8 +175,7 @@ impl State {
                 self.media_by_id.remove(&removed.id);
             }
         }
-        let envelope =
-            Envelope::of_media(state.step.route(), &step.media_id, state.owner_id.as_deref(), &state.payload);
+        let envelope = state.envelope(&step.media_id);
         // For progress, the state is kept instead.
         if envelope.class == Class::Durable {
             self.keep(seq, change.at, &envelope);
@@ -328,7 +327,7 @@ impl Store for MemoryStore {
 
     fn replay(
         &self,
-        namespace: &str,
+        namespace: &'static str,
         rooms: Vec<(Arc<str>, u64)>,
         after: u64,
         until: u64,

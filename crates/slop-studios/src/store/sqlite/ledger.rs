@@ -240,8 +240,7 @@ impl Ledger {
             self.usage.media.remove(current.payload.len() as u64);
         }
         self.usage.media.add(state.payload.len() as u64);
-        let envelope =
-            Envelope::of_media(state.step.route(), &change.media_id, state.owner_id.as_deref(), &state.payload);
+        let envelope = state.envelope(&change.media_id);
         // For progress, the state is kept instead.
         if envelope.class == Class::Durable {
             self.log(&Entry { seq: state.seq, at, envelope: &envelope })?;

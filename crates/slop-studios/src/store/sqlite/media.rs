@@ -57,15 +57,15 @@ pub(super) fn progress_of_owner(
     owner: &str,
     after: u64,
     until: u64,
-    mut take: impl FnMut(MediaState) -> bool,
+    mut take: impl FnMut(&str, MediaState) -> bool,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
-        "SELECT owner, attempt, step, progress, payload, created_at, seq FROM media
+        "SELECT owner, attempt, step, progress, payload, created_at, seq, id FROM media
          WHERE owner = ?1 AND step = 0 AND seq > ?2 AND seq <= ?3 ORDER BY seq",
     )?;
     let mut rows = statement.query((owner, after, until))?;
     while let Some(row) = rows.next()? {
-        if !take(state(row)?) {
+        if !take(row.get_ref("id")?.as_str()?, state(row)?) {
             break;
         }
     }

@@ -375,7 +375,7 @@ impl Store for SqliteStore {
 
     fn replay(
         &self,
-        namespace: &str,
+        namespace: &'static str,
         rooms: Vec<(Arc<str>, u64)>,
         after: u64,
         until: u64,

@@ -1,19 +1,19 @@
-//! Reads, in slices, the events that a client missed in earlier lives of the server.
+//! The events that a client missed in earlier runs of the server, read in slices.
 //!
-//! No commit of this life changes these events: they have the numbers of earlier lives. So a slice may run between any
-//! two turns of the writer. Events that are removed from the log meanwhile are noticed at the end.
+//! The commits of this run don't change these events, as the numbers of this run are higher. So a slice may run between
+//! any two turns of the writer. The end of the read checks that no event was removed from the log meanwhile.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
-use super::super::{MediaState, Replay, Step, StoredEvent};
-use super::journal::Earlier;
+use super::super::{MediaState, Replay, ReplayedEvent, Step};
+use super::journal::{Earlier, Record};
 use super::{log, media};
-use crate::contract::delivery::Class;
+use crate::contract::delivery::{Class, Envelope};
 use crate::contract::namespaces::MEDIA;
 use crate::contract::rooms;
 use crate::limits::{MAX_REPLAY_BYTES, REPLAY_LOOK_AHEAD};
@@ -22,11 +22,11 @@ use crate::limits::{MAX_REPLAY_BYTES, REPLAY_LOOK_AHEAD};
 #[derive(Debug)]
 pub(super) struct ReplayRead {
     earlier: Arc<Earlier>,
-    namespace: String,
+    namespace: &'static str,
     rooms: Vec<(Arc<str>, u64)>,
     after: u64,
     until: u64,
-    place: Place,
+    cursor: Cursor,
     /// The indexes of the rooms with events in the log. `None` if each room has to be looked up.
     logged: Option<HashSet<usize>>,
     /// The indexes of the rooms of items whose states may have been missed. `None` as above.
@@ -39,7 +39,7 @@ pub(super) struct ReplayRead {
 
 /// The position at which the read continues.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum Cursor {
     Begin,
     /// The events of this room with numbers above `past`.
     Events {
@@ -75,18 +75,18 @@ enum Slice {
 impl ReplayRead {
     pub(super) fn new(
         earlier: Arc<Earlier>,
-        namespace: &str,
+        namespace: &'static str,
         rooms: Vec<(Arc<str>, u64)>,
         after: u64,
         until: u64,
     ) -> Self {
         Self {
             earlier,
-            namespace: namespace.to_owned(),
+            namespace,
             rooms,
             after,
             until,
-            place: Place::Begin,
+            cursor: Cursor::Begin,
             logged: None,
             with_states: None,
             missed: Missed::default(),
@@ -97,15 +97,15 @@ impl ReplayRead {
     /// Continues until the read has ended or the time is up, but always makes some progress. Returns `None` if the read
     /// has not ended.
     pub(super) fn go_on(&mut self, connection: &Connection, time_up: Instant) -> rusqlite::Result<Option<Replay>> {
-        let slice = match self.place {
-            Place::Begin => self.begin(connection)?,
-            Place::Events { .. } => self.read_events(connection, time_up)?,
-            Place::States { .. } => self.read_states(connection, time_up)?,
+        let slice = match self.cursor {
+            Cursor::Begin => self.begin(connection)?,
+            Cursor::Events { .. } => self.read_events(connection, time_up)?,
+            Cursor::States { .. } => self.read_states(connection, time_up)?,
         };
-        match (slice, self.place) {
+        match (slice, self.cursor) {
             (Slice::Incomplete, _) => Ok(Some(Replay::default())),
-            (Slice::Finished, Place::Events { .. }) if self.namespace == MEDIA => {
-                self.place = Place::States { room: 0, past: 0 };
+            (Slice::Finished, Cursor::Events { .. }) if self.namespace == MEDIA => {
+                self.cursor = Cursor::States { room: 0, past: 0 };
                 Ok(None)
             }
             (Slice::Finished, _) if self.is_incomplete(connection)? => Ok(Some(Replay::default())),
@@ -130,7 +130,7 @@ impl ReplayRead {
         if self.namespace == MEDIA {
             self.with_states = self.rooms_with_states(connection)?;
         }
-        self.place = Place::Events { room: 0, source: Source::Log, past: 0 };
+        self.cursor = Cursor::Events { room: 0, source: Source::Log, past: 0 };
         Ok(Slice::Unfinished)
     }
 
@@ -140,7 +140,7 @@ impl ReplayRead {
     }
 
     fn rooms_logged(&self, connection: &Connection) -> rusqlite::Result<Option<HashSet<usize>>> {
-        let places: HashMap<&str, usize> = self.rooms.iter().map(|(room, _)| &**room).zip(0..).collect();
+        let indexes: HashMap<&str, usize> = self.rooms.iter().map(|(room, _)| &**room).zip(0..).collect();
         let (mut logged, most) = (HashSet::new(), self.look_ahead());
         let mut statement = connection.prepare_cached(
             "SELECT namespace, room, owner_room FROM log WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
@@ -150,22 +150,22 @@ impl ReplayRead {
             let Some(row) = rows.next()? else { return Ok(Some(logged)) };
             if row.get_ref(0)?.as_str()? == self.namespace {
                 let rooms = [Some(row.get_ref(1)?.as_str()?), row.get_ref(2)?.as_str_or_null()?];
-                logged.extend(rooms.into_iter().flatten().filter_map(|room| places.get(room)));
+                logged.extend(rooms.into_iter().flatten().filter_map(|room| indexes.get(room)));
             }
         }
         Ok(None)
     }
 
     fn rooms_with_states(&self, connection: &Connection) -> rusqlite::Result<Option<HashSet<usize>>> {
-        let places: HashMap<&str, usize> =
-            self.rooms.iter().zip(0..).filter_map(|((room, _), place)| Some((rooms::media_of(room)?, place))).collect();
+        let indexes: HashMap<&str, usize> =
+            self.rooms.iter().zip(0..).filter_map(|((room, _), index)| Some((rooms::media_of(room)?, index))).collect();
         let (mut with_states, most) = (HashSet::new(), self.look_ahead());
         let mut statement =
             connection.prepare_cached("SELECT id FROM media WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3")?;
         let mut rows = statement.query((self.after, self.until, most + 1))?;
         for _ in 0..=most {
             let Some(row) = rows.next()? else { return Ok(Some(with_states)) };
-            with_states.extend(places.get(row.get_ref(0)?.as_str()?));
+            with_states.extend(indexes.get(row.get_ref(0)?.as_str()?));
         }
         Ok(None)
     }
@@ -173,14 +173,14 @@ impl ReplayRead {
     fn read_events(&mut self, connection: &Connection, time_up: Instant) -> rusqlite::Result<Slice> {
         // Events are kept by number, so that an event for several of the rooms occurs once.
         let mut of_room = connection.prepare_cached(
-            "SELECT seq, event, argument, latest FROM log
+            "SELECT seq, room, owner_room, event, argument, latest FROM log
              WHERE namespace = ?1 AND room = ?2 AND seq > ?3 AND seq <= ?4 ORDER BY seq",
         )?;
         let mut of_owner = connection.prepare_cached(
-            "SELECT seq, event, argument, latest FROM log
+            "SELECT seq, room, owner_room, event, argument, latest FROM log
              WHERE namespace = ?1 AND owner_room = ?2 AND seq > ?3 AND seq <= ?4 ORDER BY seq",
         )?;
-        while let Place::Events { room: index, source, past } = self.place
+        while let Cursor::Events { room: index, source, past } = self.cursor
             && let Some((room, joined)) = self.rooms.get(index)
         {
             let after = self.after.max(*joined).max(past);
@@ -191,37 +191,37 @@ impl ReplayRead {
                 Source::Journal => None,
             };
             if let Some(statement) = statement.filter(|_| is_logged) {
-                let mut rows = statement.query((&self.namespace, room, after, self.until))?;
+                let mut rows = statement.query((self.namespace, room, after, self.until))?;
                 while let Some(row) = rows.next()? {
-                    let (seq, event, argument) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                    self.missed.add_said(room, seq, event, argument, row.get(3)?, &mut self.newest);
+                    let seq = row.get("seq")?;
+                    self.missed.add_logged(room, seq, logged(self.namespace, row)?, &mut self.newest);
                     if self.missed.bytes > MAX_REPLAY_BYTES {
                         return Ok(Slice::Incomplete);
                     }
                     if Instant::now() >= time_up {
-                        self.place = Place::Events { room: index, source, past: seq };
+                        self.cursor = Cursor::Events { room: index, source, past: seq };
                         return Ok(Slice::Unfinished);
                     }
                 }
             } else if matches!(source, Source::Journal) {
-                for record in self.earlier.events(&self.namespace, room, after, self.until) {
-                    let (seq, event, argument) = (record.seq, record.event.into(), record.argument.into());
-                    self.missed.add_said(room, seq, event, argument, record.is_latest, &mut self.newest);
+                for record in self.earlier.events(self.namespace, room, after, self.until) {
+                    let seq = record.seq;
+                    self.missed.add_logged(room, seq, journaled(record), &mut self.newest);
                     if self.missed.bytes > MAX_REPLAY_BYTES {
                         return Ok(Slice::Incomplete);
                     }
                     if Instant::now() >= time_up {
-                        self.place = Place::Events { room: index, source, past: seq };
+                        self.cursor = Cursor::Events { room: index, source, past: seq };
                         return Ok(Slice::Unfinished);
                     }
                 }
             }
-            self.place = match source {
-                Source::Log => Place::Events { room: index, source: Source::LogOfOwner, past: 0 },
-                Source::LogOfOwner => Place::Events { room: index, source: Source::Journal, past: 0 },
+            self.cursor = match source {
+                Source::Log => Cursor::Events { room: index, source: Source::LogOfOwner, past: 0 },
+                Source::LogOfOwner => Cursor::Events { room: index, source: Source::Journal, past: 0 },
                 Source::Journal => {
                     self.newest.clear();
-                    Place::Events { room: index + 1, source: Source::Log, past: 0 }
+                    Cursor::Events { room: index + 1, source: Source::Log, past: 0 }
                 }
             };
             if Instant::now() >= time_up {
@@ -232,7 +232,7 @@ impl ReplayRead {
     }
 
     fn read_states(&mut self, connection: &Connection, time_up: Instant) -> rusqlite::Result<Slice> {
-        while let Place::States { room: index, past } = self.place
+        while let Cursor::States { room: index, past } = self.cursor
             && let Some((room, joined)) = self.rooms.get(index)
         {
             if let Some(id) = rooms::media_of(room) {
@@ -245,28 +245,28 @@ impl ReplayRead {
                         is_told_again || (matches!(state.step, Step::Progress(_)) && state.seq > self.after)
                     };
                     if let Some(state) = state.filter(is_missed) {
-                        self.missed.add_state(room, state);
+                        self.missed.add_state(room, id, &state);
                     }
                 }
             } else if let Some(owner) = rooms::user_of(room) {
                 let after = self.after.max(*joined).max(past);
                 let mut is_time_up = None;
-                media::progress_of_owner(connection, owner, after, self.until, |state| {
+                media::progress_of_owner(connection, owner, after, self.until, |id, state| {
                     let seq = state.seq;
-                    self.missed.add_state(room, state);
+                    self.missed.add_state(room, id, &state);
                     let goes_on = self.missed.bytes <= MAX_REPLAY_BYTES;
                     is_time_up = Some(seq).filter(|_| goes_on && Instant::now() >= time_up);
                     goes_on && is_time_up.is_none()
                 })?;
                 if let Some(past) = is_time_up {
-                    self.place = Place::States { room: index, past };
+                    self.cursor = Cursor::States { room: index, past };
                     return Ok(Slice::Unfinished);
                 }
             }
             if self.missed.bytes > MAX_REPLAY_BYTES {
                 return Ok(Slice::Incomplete);
             }
-            self.place = Place::States { room: index + 1, past: 0 };
+            self.cursor = Cursor::States { room: index + 1, past: 0 };
             if Instant::now() >= time_up {
                 return Ok(Slice::Unfinished);
             }
@@ -275,18 +275,38 @@ impl ReplayRead {
     }
 }
 
+/// An event of the log.
+fn logged(namespace: &'static str, row: &Row<'_>) -> rusqlite::Result<Envelope> {
+    let class = if row.get("latest")? { Class::Latest } else { Class::Durable };
+    Ok(Envelope {
+        namespace,
+        room: row.get("room")?,
+        owner_room: row.get("owner_room")?,
+        event: row.get("event")?,
+        argument: row.get("argument")?,
+        class,
+    })
+}
+
+/// An event of the journal.
+fn journaled(record: Record<'_>) -> Envelope {
+    let Record { namespace, room, event, argument, is_latest, .. } = record;
+    let class = if is_latest { Class::Latest } else { Class::Recoverable };
+    Envelope { namespace, room: room.into(), owner_room: None, event: event.into(), argument: argument.into(), class }
+}
+
 #[derive(Debug, Default)]
 struct Missed {
-    events: BTreeMap<u64, StoredEvent>,
+    events: BTreeMap<u64, ReplayedEvent>,
     bytes: usize,
 }
 
 impl Missed {
     /// Adds an event that went to this room.
-    fn add(&mut self, room: &str, seq: u64, event: Arc<str>, argument: Arc<str>, latest: bool) {
+    fn add(&mut self, room: &str, seq: u64, envelope: Envelope) {
         let event = self.events.entry(seq).or_insert_with(|| {
-            self.bytes += event.len() + argument.len();
-            StoredEvent { seq, event, argument, latest, rooms: Vec::new() }
+            self.bytes += bytes(&envelope);
+            ReplayedEvent { seq, envelope, rooms: Vec::new() }
         });
         if !event.rooms.iter().any(|known| known == room) {
             event.rooms.push(room.to_owned());
@@ -295,17 +315,9 @@ impl Missed {
 
     /// Adds an event of the log or the journal, unless only the newest of its name in the room matters and the event is
     /// older. `newest` has the numbers of the newest events.
-    fn add_said(
-        &mut self,
-        room: &str,
-        seq: u64,
-        event: Arc<str>,
-        argument: Arc<str>,
-        latest: bool,
-        newest: &mut HashMap<Arc<str>, u64>,
-    ) {
-        if latest {
-            let known = newest.entry(Arc::clone(&event)).or_insert(seq);
+    fn add_logged(&mut self, room: &str, seq: u64, envelope: Envelope, newest: &mut HashMap<Arc<str>, u64>) {
+        if envelope.class == Class::Latest {
+            let known = newest.entry(Arc::clone(&envelope.event)).or_insert(seq);
             if seq < *known {
                 return;
             }
@@ -313,14 +325,17 @@ impl Missed {
             if older < seq
                 && let Some(older) = self.events.remove(&older)
             {
-                self.bytes -= older.event.len() + older.argument.len();
+                self.bytes -= bytes(&older.envelope);
             }
         }
-        self.add(room, seq, event, argument, latest);
+        self.add(room, seq, envelope);
     }
 
-    fn add_state(&mut self, room: &str, state: MediaState) {
-        let route = state.step.route();
-        self.add(room, state.seq, route.event.into(), state.payload, route.class == Class::Latest);
+    fn add_state(&mut self, room: &str, media_id: &str, state: &MediaState) {
+        self.add(room, state.seq, state.envelope(media_id));
     }
+}
+
+fn bytes(envelope: &Envelope) -> usize {
+    envelope.event.len() + envelope.argument.len()
 }

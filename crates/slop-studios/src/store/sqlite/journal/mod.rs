@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io};
 
 pub(super) use earlier::{Earlier, EarlierLives};
+pub(super) use record::Record;
 pub(super) use segment::is_name;
 use segment::{Current, Header, Segment};
 

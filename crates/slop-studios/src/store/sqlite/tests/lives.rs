@@ -59,7 +59,7 @@ fn room_events_that_are_not_durable_survive_a_kill_too() {
     publish(&store, room("7", "fourth"));
     let said = |replay: Replay| {
         assert!(replay.complete);
-        replay.events.iter().map(|event| event.event.to_string()).collect::<Vec<_>>()
+        replay.events.iter().map(|event| event.envelope.event.to_string()).collect::<Vec<_>>()
     };
     let all = ["first", "second", "third", "state", "fourth"];
     let (again, _) = place.killed().open();
@@ -239,7 +239,7 @@ fn a_log_that_was_cut_off_opens_with_what_is_whole() {
     let (again, _) = after.open();
     let events = replayed(&again, 0).events;
     assert!((90..100).contains(&events.len()), "{}", events.len());
-    assert!(events.iter().enumerate().all(|(n, event)| *event.event == *format!("e{n}")));
+    assert!(events.iter().enumerate().all(|(n, event)| *event.envelope.event == *format!("e{n}")));
     publish(&again, durable("x", "e"));
 }
 
