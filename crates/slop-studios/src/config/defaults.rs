@@ -57,7 +57,7 @@ pub const MEDIA_STALL_MS: &str = "0";
 pub const MAX_ROOMS_PER_SOCKET: &str = "1000";
 /// In seconds. The issuer's clock is as correct as the server's: a token ends at its stated time.
 pub const JWT_LEEWAY_SECONDS: &str = "0";
-/// A year, in days: no session should last longer, and no revocation is kept longer.
+/// A year, in days: no session should last longer.
 pub const JWT_MAX_LIFETIME_DAYS: &str = "365";
 /// The usual value in clients of issuers: forged key ids cost the issuer two requests a minute at most.
 pub const JWKS_COOLDOWN_MS: &str = "30000";

@@ -131,7 +131,7 @@ settings! {
         |text| whole(text, 0, defaults::MAX_LEEWAY_SECONDS).map(Duration::from_secs);
 
     /// Longest life of a token after the moment that it names as its issue (claim `iat`), in days; revocations are kept for
-    /// as long
+    /// at least as long
     jwt_max_lifetime: Duration = "JWT_MAX_LIFETIME_DAYS" Number DefaultValue::Fixed(defaults::JWT_MAX_LIFETIME_DAYS), days;
 
     /// How long before the end of its token a client is told by `tokenExpiring`; 0 for never
