@@ -13,8 +13,8 @@ use super::super::{
 };
 use super::lazy::{Lazy, SessionChange};
 use super::log::{self, Entry};
-use super::queue::Request;
 use super::receipts::{self, KeyedItem, Keys, Receipt};
+use super::request::Request;
 use super::sequence::Sequence;
 use super::{Failed, media, notifications, revocations, sessions};
 use crate::contract::delivery::{Class, Envelope, Route};

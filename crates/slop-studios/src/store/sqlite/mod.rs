@@ -1,6 +1,6 @@
 //! A store in one SQLite file, for one server.
 //!
-//! A request enters the `queue` in the order of the calls. One thread, the `writer`, takes the queued requests, applies
+//! A `request` enters the `queue` in the order of the calls. One thread, the `writer`, takes the queued requests, applies
 //! them to the `ledger` in one transaction, commits, dispatches and answers. An event without a row is written to the
 //! `journal` and dispatched by the thread that commits it, unless a request is queued before it. Events that returning
 //! clients missed in earlier lives are read (`replay`) in slices between two turns of the writer.
@@ -43,6 +43,7 @@ mod order;
 mod queue;
 mod receipts;
 mod replay;
+mod request;
 mod retention;
 mod revocations;
 mod schema;
@@ -59,8 +60,9 @@ use lazy::{Left, SessionChange};
 use ledger::Ledger;
 pub use open::{OpenError, Options, StoreSync};
 use order::Order;
-use queue::{Queue, Recall, Reply, Request};
+use queue::Queue;
 use replay::ReplayRead;
+use request::{Recall, Reply, Request};
 use sequence::Sequence;
 use unsaved::{Found, Unsaved};
 use writer::{Shared, Writer};
