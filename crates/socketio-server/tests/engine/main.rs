@@ -7,10 +7,12 @@
 mod harness;
 mod client;
 
+mod acks;
 mod backpressure;
 mod clients;
 mod drain;
-mod events_and_acks;
+mod events;
+mod handlers;
 mod handshake;
 mod heartbeat;
 mod held;
@@ -23,6 +25,7 @@ mod recovery;
 mod requests;
 mod rooms_and_broadcasts;
 mod setup;
+mod timers;
 mod tls;
 mod turns;
 mod upgrade;
