@@ -105,7 +105,7 @@ impl Order {
         }
     }
 
-    /// Measures. `report` is told of each workload's series when it is done.
+    /// Measures. `report` is called with each workload's series when it is done.
     ///
     /// # Errors
     /// If a server's program is missing.

@@ -18,7 +18,7 @@
 //! |---|---|
 //! | `net` | the connections: handshake, reading, writing, leaving |
 //! | `frame`, `message`, `http` | what a server sends: WebSocket frames, Socket.IO packets, HTTP responses |
-//! | `stamp`, `tally`, `publishing` | events that can be told apart, what became of them, and the closed loop that publishes them |
+//! | `stamp`, `tally`, `publishing` | events that can be distinguished, what became of them, and the closed loop that publishes them |
 //! | `pinger` | a client of its own thread, whose clock the other connections can't hold up |
 //! | `server`, `meter` | the measured processes, their processor time and memory |
 //! | `workload` | one file for each kind of load |

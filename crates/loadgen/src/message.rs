@@ -1,4 +1,4 @@
-//! What a server says in a text message, told apart by its first bytes.
+//! What a server says in a text message, distinguished by its first bytes.
 
 /// A message of a server, as far as the load cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_servers_send_is_told_apart() {
+    fn the_messages_of_servers_are_distinguished() {
         for (text, message) in [
             (r#"42["update",{"p":1}]"#, Message::Update(br#"{"p":1}]"#)),
             (r#"42["update2",{"p":1}]"#, Message::Other),

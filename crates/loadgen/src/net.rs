@@ -35,7 +35,7 @@ pub enum Plan {
     Client {
         /// Whether it connects to the contract's three namespaces, or to the default one only.
         three_namespaces: bool,
-        /// The number of the room that it joins, once it was told `welcome`.
+        /// The number of the room that it joins, once it has received `welcome`.
         room: Option<u16>,
     },
     /// A publisher over HTTP.
@@ -68,7 +68,7 @@ pub fn room_name(room: u16) -> String {
     format!("room-{room:04}")
 }
 
-/// What happens on the connections, told to the load. It answers when the turn is over.
+/// The events of the connections, reported to the load. The load answers when the turn is over.
 pub trait Load {
     /// The connection did what was planned.
     ///
@@ -283,11 +283,11 @@ impl Net {
             }
         }
         let mut leaving = Leaving(0);
-        let mut told = 0;
+        let mut sent = 0;
         while leaving.0 < ids.len() {
-            while told < ids.len() && told < leaving.0 + concurrency {
-                self.leave(ids[told], how)?;
-                told += 1;
+            while sent < ids.len() && sent < leaving.0 + concurrency {
+                self.leave(ids[sent], how)?;
+                sent += 1;
             }
             self.turn(&mut leaving, TICK).with_context(|| format!("leaving, {} of {} gone", leaving.0, ids.len()))?;
         }

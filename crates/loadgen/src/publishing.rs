@@ -94,7 +94,7 @@ pub(crate) const CONCURRENCY: usize = 64;
 struct Publisher {
     /// The rooms and streams that are its own, one after the other.
     targets: Vec<(u16, u8)>,
-    turn: usize,
+    next_target: usize,
     acked: bool,
     delivered: bool,
 }
@@ -163,7 +163,7 @@ impl Publishing {
         let (conns, _) = net.connect_all(std::iter::repeat_n(plan, lane_count), CONCURRENCY)?;
         let lane = |conn| Lane { conn, unsent: Vec::new(), waiting: Vec::new() };
         let lanes: Vec<Lane> = conns.into_iter().map(lane).collect();
-        let publisher = |_| Publisher { targets: Vec::new(), turn: 0, acked: true, delivered: true };
+        let publisher = |_| Publisher { targets: Vec::new(), next_target: 0, acked: true, delivered: true };
         let mut publishers: Vec<Publisher> = (0..shape.in_flight).map(publisher).collect();
         let mut owners = Vec::new();
         for room in 0..shape.rooms {
@@ -294,8 +294,8 @@ impl Publishing {
     /// Begins a publish: its data is in `self.data`. Returns its room.
     fn prepare(&mut self, index: usize, lane: usize) -> u16 {
         let publisher = &mut self.publishers[index];
-        let (room, stream) = publisher.targets[publisher.turn];
-        publisher.turn = (publisher.turn + 1) % publisher.targets.len();
+        let (room, stream) = publisher.targets[publisher.next_target];
+        publisher.next_target = (publisher.next_target + 1) % publisher.targets.len();
         publisher.acked = false;
         publisher.delivered = false;
         if self.entrance.door == Door::Http {

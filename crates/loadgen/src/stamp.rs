@@ -1,4 +1,4 @@
-//! What a published event carries so that each delivery of it can be told from every other:
+//! What a published event carries so that each delivery of it can be distinguished from every other:
 //! `{"p":"SSRRRRQQQQQQQQxxxx…"}` with the stream, the room and the sequence number in hexadecimal.
 
 use anyhow::{Result, bail};

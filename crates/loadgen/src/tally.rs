@@ -17,8 +17,8 @@ pub struct Tally {
     streams_per_room: usize,
     rooms: Vec<Room>,
     streams: Vec<Stream>,
-    /// By connection: its place among the members.
-    places: Vec<u32>,
+    /// By connection: its index among the members.
+    member_indexes: Vec<u32>,
     members: Vec<Member>,
     /// By member and stream of its room: the sequence number that comes next.
     expected: Vec<u32>,
@@ -64,7 +64,7 @@ impl Tally {
             streams_per_room,
             rooms: vec![Room::default(); rooms],
             streams: vec![stream; rooms * streams_per_room],
-            places: Vec::new(),
+            member_indexes: Vec::new(),
             members: Vec::new(),
             expected: Vec::new(),
             deliveries: 0,
@@ -73,10 +73,10 @@ impl Tally {
 
     /// Counts a connection in. A publish is not held up by slow members, but [`Tally::finish`] asks for them.
     pub fn join(&mut self, conn: ConnId, room: u16, is_slow: bool) {
-        if self.places.len() <= conn {
-            self.places.resize(conn + 1, NOBODY);
+        if self.member_indexes.len() <= conn {
+            self.member_indexes.resize(conn + 1, NOBODY);
         }
-        self.places[conn] = self.members.len() as u32;
+        self.member_indexes[conn] = self.members.len() as u32;
         self.members.push(Member { room, is_slow });
         self.expected.resize(self.members.len() * self.streams_per_room, 0);
         let room = &mut self.rooms[usize::from(room)];
@@ -105,15 +105,15 @@ impl Tally {
     /// If it should not have come: lost ones before it, a second time, out of order, to the wrong one.
     #[inline]
     pub fn deliver(&mut self, conn: ConnId, stamp: &Stamp, at: Instant) -> Result<Delivered> {
-        let place = self.places.get(conn).copied().unwrap_or(NOBODY) as usize;
-        let Some(member) = self.members.get(place) else {
+        let index = self.member_indexes.get(conn).copied().unwrap_or(NOBODY) as usize;
+        let Some(member) = self.members.get(index) else {
             bail!("an event for room {} reached a connection that is in none", stamp.room);
         };
         let stream = usize::from(stamp.stream);
         if member.room != stamp.room || stream >= self.streams_per_room {
             bail!("{stamp:?} reached a member of room {}", member.room);
         }
-        let expected = &mut self.expected[place * self.streams_per_room + stream];
+        let expected = &mut self.expected[index * self.streams_per_room + stream];
         if *expected != stamp.sequence {
             let what = if stamp.sequence > *expected { "lost or late" } else { "doubled" };
             bail!("{what}: a member waited for {expected} of stream {stream} and got {}", stamp.sequence);

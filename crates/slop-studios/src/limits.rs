@@ -102,11 +102,11 @@ pub const JOURNAL_GROWTH_BYTES: usize = 64 * 1024;
 pub const ROW_OVERHEAD_BYTES: u64 = 256;
 
 /// Requests that may wait for the store: the largest batches of sixteen publishers at once. Beyond it, a publisher is
-/// told to retry later. With a disk that takes 100 ms for a group, a full queue is empty after three seconds.
+/// asked to retry later. With a disk that takes 100 ms for a group, a full queue is empty after three seconds.
 pub const STORE_QUEUE_REQUESTS: usize = 16_384;
 
 /// The part of these for requests of clients, which no publisher waits for: subscriptions, inboxes, pages of
-/// notifications and read marks. A quarter, so that clients cannot take the places of publishers.
+/// notifications and read marks. A quarter, so that clients cannot take the room of publishers.
 pub const STORE_QUEUE_QUESTIONS: usize = STORE_QUEUE_REQUESTS / 4;
 
 /// Bytes of requests that may wait for the store, so that large payloads cannot multiply with [`STORE_QUEUE_REQUESTS`].
@@ -140,7 +140,7 @@ pub const LAZY_SESSIONS: usize = 512;
 pub const LAZY_BYTES: usize = 1024 * 1024;
 
 /// How often the store checks that its files are still in place. A check is two system calls. Until a check finds the
-/// files missing, publishers are told that their events are stored.
+/// files missing, the answer to publishers says that their events are stored.
 pub const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the store looks for expired rows: retention is a matter of hours.

@@ -79,7 +79,7 @@ pub(crate) struct Refusals {
 struct Slot {
     warned_at: Option<Instant>,
     /// Number of refusals that no warning has reported.
-    untold: u64,
+    unreported: u64,
     /// The last of these.
     last: Option<Last>,
 }
@@ -136,11 +136,11 @@ impl Refusals {
 
 impl Slot {
     const fn new() -> Self {
-        Self { warned_at: None, untold: 0, last: None }
+        Self { warned_at: None, unreported: 0, last: None }
     }
 
     fn count(&mut self, last: Last) {
-        self.untold += 1;
+        self.unreported += 1;
         self.last = Some(last);
     }
 
@@ -150,7 +150,7 @@ impl Slot {
         let is_due = self.warned_at.is_none_or(|at| now.saturating_duration_since(at) >= pause);
         let last = self.last.take_if(|_| is_due)?;
         self.warned_at = Some(now);
-        Some((std::mem::take(&mut self.untold), last))
+        Some((std::mem::take(&mut self.unreported), last))
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_told_once_a_minute_and_each_refusal_is_in_one_number() {
+    fn a_reason_is_reported_once_a_minute_and_each_refusal_is_in_one_number() {
         let (mut slot, begin) = (Slot::new(), Instant::now());
         let at = |second| begin + Duration::from_secs(second);
         let refuse = |slot: &mut Slot, number, second| {
@@ -200,7 +200,7 @@ mod tests {
         for _ in 0..2 {
             refusals.note(Reason::TokenKey, Ipv4Addr::LOCALHOST.into(), &"é".repeat(100_000), "JWT_SECRET");
         }
-        let kept = refusals.with_slot(Reason::TokenKey, |slot| slot.last.take()).expect("the second is not told yet");
+        let kept = refusals.with_slot(Reason::TokenKey, |slot| slot.last.take()).expect("the second is not reported yet");
         assert!((1..=MAX_REFUSAL_DETAIL_BYTES).contains(&kept.detail.len()), "{}", kept.detail.len());
     }
 }

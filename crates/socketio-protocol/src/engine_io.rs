@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::json;
 
-/// The protocol revision spoken here, `EIO=4` in the query string.
+/// The protocol revision implemented here, `EIO=4` in the query string.
 pub const REVISION: u8 = 4;
 
 /// Stands between the packets of a polling payload: ASCII's record separator.

@@ -3,7 +3,7 @@
 //! [`Decoder`] takes messages off the front of a read buffer without copying them. Frames to clients have no mask, so
 //! that one encoded frame goes to any number of them: [`encode_header`] and the payload.
 //!
-//! No extension is spoken; a server must not agree to one in the handshake.
+//! No extension is supported; a server must not agree to one in the handshake.
 
 mod decoder;
 mod encode;

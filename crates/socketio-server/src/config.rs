@@ -49,9 +49,9 @@ pub struct Config {
     /// connections of publishers and proxies, and as many requests of polling clients.
     pub max_http_connections: usize,
     /// Most Engine.IO connections of one client address; 0 for no limit. Past it a client gets 429. The limit for an
-    /// address's TCP connections that speak HTTP is this number plus a quarter of `max_http_connections`, or none. Default
-    /// 20,000: one address can't take more than a fifth of the places, and a company's or a carrier's network behind
-    /// one address is not that large.
+    /// address's TCP connections that speak HTTP is this number plus a quarter of `max_http_connections`, or none.
+    /// Default 20,000: one address can't take more than a fifth of the connections, and a company's or a carrier's
+    /// network behind one address is not that large.
     pub max_connections_per_address: usize,
     /// New Engine.IO connections of one client address per second, with a burst of ten times as many; 0 for no limit.
     /// Past it a client gets 429. Default 2,000: 12 % of a core, at 60 µs of work each. All clients of a full address
@@ -276,7 +276,7 @@ pub(crate) const SMALL_UNARRIVED: usize = 4 * 1024;
 /// Step in bytes for the count of events that may not have arrived: a few answers each.
 pub(crate) const REMEMBERED_STEP: usize = 512;
 
-/// Bytes that a queued frame takes in addition to its text: the frame itself, its counts, its place in the outbox.
+/// Bytes that a queued frame takes in addition to its text: the frame itself, its counts, its entry in the outbox.
 pub(crate) const FRAME_OVERHEAD: usize = 80;
 
 /// Rooms that a socket may always join, however many rooms others are in: its user's room, and those of a page.

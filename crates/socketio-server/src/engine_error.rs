@@ -52,7 +52,8 @@ impl EngineError {
         }
     }
 
-    /// Whether the response ends the connection: the connection has no further use, and holds a place that others need.
+    /// Whether the response ends the connection: the connection has no further use, and holds a permit that others
+    /// need.
     pub(crate) fn ends_connection(self) -> bool {
         matches!(self, Self::Limit(_) | Self::NoRoom | Self::Unavailable | Self::Timeout)
     }

@@ -57,8 +57,8 @@ impl Id {
     }
 }
 
-/// The place of a broadcast in the order of all broadcasts. The order has gaps, and it goes on where an earlier run of
-/// the server has ended, if the application [says so](crate::Recovery::after).
+/// The position of a broadcast in the order of all broadcasts. The order has gaps, and it goes on where an earlier run
+/// of the server has ended, if the application [says so](crate::Recovery::after).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Position(u64);
@@ -209,11 +209,11 @@ mod tests {
     }
 
     #[test]
-    fn socket_ids_are_told_from_room_names() {
+    fn socket_ids_are_distinguished_from_room_names() {
         let (ids, mut entropy) = (SocketIds::new(Some([7; 16])), Entropy::new());
         let id = entropy.socket_id(&ids);
         assert!(ids.is_socket_id(id.as_str()));
-        assert!(SocketIds::new(Some([7; 16])).is_socket_id(id.as_str()), "a later life knows it");
+        assert!(SocketIds::new(Some([7; 16])).is_socket_id(id.as_str()), "a later run knows it");
         assert!(!SocketIds::new(None).is_socket_id(id.as_str()));
         for name in ["", "project-123", "project-1234567890ab", "äöü"] {
             assert!(!ids.is_socket_id(name), "{name}");

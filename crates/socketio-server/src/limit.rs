@@ -75,7 +75,7 @@ impl Limit {
         matches!(self, Self::Connections | Self::HttpConnections | Self::Handshakes | Self::UnfinishedBytes)
     }
 
-    /// Seconds after which a refused client may retry. Places and bytes are held for minutes; a rate has room again in
+    /// Seconds after which a refused client may retry. Permits and bytes are held for minutes; a rate has room again in
     /// less than a second.
     pub(crate) const fn retry_after(self) -> u32 {
         match self {

@@ -369,7 +369,7 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
     let admission = &shard.handle.0.admission;
     let mut tidying = tokio::time::interval(TIDY_INTERVAL);
     let mut failures = AcceptFailures { spare: SpareFile::open(), complained: None };
-    let mut turn = 0;
+    let mut next_shard = 0;
     while !shard.is_draining() {
         // A connection told to close does so when its shard runs its task. New connections wait for that instead of
         // being refused.
@@ -392,7 +392,7 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => turn = distribute(&shard, stream, peer, turn),
+            Ok((stream, peer)) => next_shard = distribute(&shard, stream, peer, next_shard),
             Err(error) => {
                 failures.meet(&shard, &listener, &error);
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
@@ -401,11 +401,11 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
     }
 }
 
-/// Gives a connection to the shard whose turn it is, if the limits admit it. Returns the next turn.
-fn distribute(shard: &Rc<Shard>, stream: tokio::net::TcpStream, peer: SocketAddr, turn: usize) -> usize {
+/// Gives a connection to the shard `next_shard`, if the limits admit it. Returns the index of the shard after it.
+fn distribute(shard: &Rc<Shard>, stream: tokio::net::TcpStream, peer: SocketAddr, next_shard: usize) -> usize {
     let mailboxes = &shard.handle.0.mailboxes;
-    let place = match shard.handle.0.admission.stream(peer.ip()) {
-        Ok(place) => place,
+    let permits = match shard.handle.0.admission.stream(peer.ip()) {
+        Ok(permits) => permits,
         Err(limit) => {
             shard.metrics.limit_met(limit);
             tracing::debug!(%peer, limit = limit.as_str(), "turn a connection away");
@@ -414,16 +414,16 @@ fn distribute(shard: &Rc<Shard>, stream: tokio::net::TcpStream, peer: SocketAddr
                 // Written directly, because the runtime does not know yet that the socket has room.
                 let _ = rustix::io::write(&stream, turned_away(limit));
             }
-            return turn;
+            return next_shard;
         }
     };
     system::prepare_stream(&stream);
-    if turn == usize::from(shard.id) {
-        shard.accept(stream, peer, place);
-    } else if let (Some(mailbox), Ok(stream)) = (mailboxes.get(turn), stream.into_std()) {
-        let _ = mailbox.send(Command::Accept(stream, peer, place));
+    if next_shard == usize::from(shard.id) {
+        shard.accept(stream, peer, permits);
+    } else if let (Some(mailbox), Ok(stream)) = (mailboxes.get(next_shard), stream.into_std()) {
+        let _ = mailbox.send(Command::Accept(stream, peer, permits));
     }
-    (turn + 1) % mailboxes.len()
+    (next_shard + 1) % mailboxes.len()
 }
 
 /// The state for connections that can't be accepted.

@@ -108,7 +108,7 @@ fn answer(args: &ExplainArgs, settings: &Settings) -> Result<Answer, Failure> {
     checked.map_err(|error| Failure::Usage(format!("--{action} {error}")))?;
     let (allowed, rule, why) = match action {
         "join" => join(&policy, identity.as_ref(), namespace, name),
-        _ => told(policy.subscribe(identity.as_ref(), name, args.owner.as_deref()), identity.as_ref(), name),
+        _ => describe(policy.subscribe(identity.as_ref(), name, args.owner.as_deref()), identity.as_ref(), name),
     };
     Ok(Answer {
         allowed,
@@ -145,11 +145,11 @@ fn join(policy: &Policy, identity: Option<&Identity>, namespace: &str, room: &st
     match rooms::target(room, "", identity.map(|identity| identity.user_id.as_str())) {
         Target::Own => reserved(true, "it is the user's own room"),
         Target::Another => reserved(false, "a room that begins with user: is that user's alone"),
-        Target::Custom => told(policy.join(identity, namespace, room), identity, room),
+        Target::Custom => describe(policy.join(identity, namespace, room), identity, room),
     }
 }
 
-fn told(decision: Decision<'_>, identity: Option<&Identity>, name: &str) -> (bool, String, Vec<String>) {
+fn describe(decision: Decision<'_>, identity: Option<&Identity>, name: &str) -> (bool, String, Vec<String>) {
     (decision.allowed, decision.ground.to_string(), decision.ground.reasons(identity, name))
 }
 

@@ -43,12 +43,12 @@ pub(crate) fn run(command: &KeyCommand) -> Result<(), Failure> {
         json!({"key": key, "name": args.name, "hash": hash, "scopes": args.scopes}).to_string() + "\n"
     } else {
         // Not beside the entry on standard output: that output is appended to a file, which must not contain the key.
-        let told = format!(
+        let text = format!(
             "The key, for the publisher. It is shown this once:\n\
              {key}\n\
              The entry for the file of --config; SIGHUP puts it in force:\n"
         );
-        std::io::stderr().write_all(told.as_bytes()).context("can't write the key")?;
+        std::io::stderr().write_all(text.as_bytes()).context("can't write the key")?;
         // JSON's strings and lists of strings are valid TOML too. The file's last line may lack a line break.
         let (name, hash, scopes) = (json!(args.name), json!(hash), json!(args.scopes));
         format!("\n[[publisher_keys]]\nname = {name}\nhash = {hash}\nscopes = {scopes}\n")

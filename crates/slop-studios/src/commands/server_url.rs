@@ -114,7 +114,7 @@ impl ServerUrl {
         if self.is_tls {
             return error;
         }
-        let asked = async { trust::is_spoken(self.connect_tcp().await?, self.bare_host()).await };
+        let asked = async { trust::speaks_tls(self.connect_tcp().await?, self.bare_host()).await };
         match timeout(PROBE_TIMEOUT, asked).await {
             Ok(Ok(true)) => anyhow::Error::from(TlsMistake::Spoken).context(format!("can't talk to {self}")),
             _ => error,

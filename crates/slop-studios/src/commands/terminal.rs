@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_said_once() {
+    fn a_cause_is_printed_once() {
         let error = anyhow::anyhow!("refused").context("send: refused").context("publish");
         assert_eq!(one_line(&error), "publish: send: refused");
     }

@@ -67,7 +67,7 @@ pub(super) async fn connect(stream: TcpStream, host: &str, ca: Option<&Path>) ->
 }
 
 /// Whether the server on this new connection answers with TLS.
-pub(super) async fn is_spoken(mut stream: TcpStream, host: &str) -> anyhow::Result<bool> {
+pub(super) async fn speaks_tls(mut stream: TcpStream, host: &str) -> anyhow::Result<bool> {
     let mut client = ClientConnection::new(Arc::new(client_config(RootCertStore::empty())?), server_name(host)?)?;
     let mut hello = Vec::new();
     client.write_tls(&mut hello)?;
@@ -123,7 +123,7 @@ fn of_file(file: &Path) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     let unreadable = || format!("can't read the CA's certificate in {}", file.display());
     let certificates = CertificateDer::pem_file_iter(file).map_err(|error| match error {
-        pem::Error::Io(error) => anyhow::anyhow!(nearest_path::told(file, &error)),
+        pem::Error::Io(error) => anyhow::anyhow!(nearest_path::describe(file, &error)),
         error => error.into(),
     });
     for certificate in certificates.with_context(unreadable)? {

@@ -131,7 +131,7 @@ impl Loaded {
 
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let failed =
-        |error: pem::Error| CertificateError::CertificateFile { file: file.to_owned(), problem: told(file, &error) };
+        |error: pem::Error| CertificateError::CertificateFile { file: file.to_owned(), problem: describe(file, &error) };
     let chain = CertificateDer::pem_file_iter(file).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
     if chain.is_empty() { Err(CertificateError::NoCertificate(file.to_owned())) } else { Ok(chain) }
 }
@@ -139,14 +139,14 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateEr
 fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> {
     PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
         pem::Error::NoItemsFound => CertificateError::NoKey(file.to_owned()),
-        error => CertificateError::KeyFile { file: file.to_owned(), problem: told(file, &error) },
+        error => CertificateError::KeyFile { file: file.to_owned(), problem: describe(file, &error) },
     })
 }
 
 /// The text of a PEM reader's error, without the lines of the file that some errors show.
-fn told(file: &Path, error: &pem::Error) -> String {
+fn describe(file: &Path, error: &pem::Error) -> String {
     match error {
-        pem::Error::Io(error) => nearest_path::told(file, error),
+        pem::Error::Io(error) => nearest_path::describe(file, error),
         _ => "it is not in PEM form".to_owned(),
     }
 }

@@ -69,7 +69,7 @@ pub const TOKEN_EXPIRING_NOTICE_MS: &str = "0";
 pub const MAX_CONNECTIONS: &str = "100000";
 /// A few hundred publishers and proxies, health checks, and as many requests of polling clients.
 pub const MAX_HTTP_CONNECTIONS: &str = "1024";
-/// One address may have a fifth of all connections, so that it can't take every place. The honest clients behind one
+/// One address may have a fifth of all connections, so that it can't take all of them. The honest clients behind one
 /// address are those of a company or a carrier's network, which are fewer. A load balancer must be named in
 /// `TRUSTED_PROXIES`.
 pub const ADDRESSES_THAT_FILL: u64 = 5;
@@ -119,7 +119,7 @@ pub const AUTH_FAILURE_LIMIT: &str = "10";
 /// At 210 bytes for a key and its receipt, 420 MB; with large batches only, 1.1 GB. That is 23 keys a second, day and
 /// night.
 pub const MAX_IDEMPOTENCY_KEYS: &str = "2000000";
-/// A quarter of all, so that one publisher can't take every place: 6 keys a second, day and night.
+/// A quarter of all, so that one publisher can't take all of them: 6 keys a second, day and night.
 pub const MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER: &str = "500000";
 /// A day, in hours: it covers a night in which a client sleeps. After a longer time the page is loaded anew.
 pub const LOG_RETENTION_HOURS: &str = "24";

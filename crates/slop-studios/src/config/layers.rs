@@ -261,12 +261,12 @@ impl Effective {
     /// Checks that at least one of the settings with token keys is set.
     fn check_token_keys(&self, errors: &mut Vec<SettingError>) {
         // A file that can't be read may contain the key.
-        let told = |error: &SettingError| match error {
+        let may_have_key = |error: &SettingError| match error {
             SettingError::File { .. } => true,
             SettingError::Value { name, .. } => TOKEN_KEYS.contains(name),
             _ => false,
         };
-        if self.lacks_token_keys() && !errors.iter().any(told) {
+        if self.lacks_token_keys() && !errors.iter().any(may_have_key) {
             errors.push(SettingError::Missing { name: "JWT_SECRET", hint: TOKEN_KEYS_HINT });
         }
     }
@@ -291,7 +291,7 @@ fn read_file(path: &Path, errors: &mut Vec<SettingError>) -> (BTreeMap<&'static 
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
-            unusable(nearest_path::told(path, &error));
+            unusable(nearest_path::describe(path, &error));
             return (found, Tables::default());
         }
     };
@@ -300,12 +300,12 @@ fn read_file(path: &Path, errors: &mut Vec<SettingError>) -> (BTreeMap<&'static 
         Err(error) => {
             // The error's own text quotes the line, which may hold a secret.
             let error: toml::de::Error = error;
-            let place = error
+            let location = error
                 .span()
                 .and_then(|span| text.get(..span.start))
                 .map(|before| format!("line {}: ", before.matches('\n').count() + 1))
                 .unwrap_or_default();
-            unusable(format!("{place}{}", error.message()));
+            unusable(format!("{location}{}", error.message()));
             return (found, Tables::default());
         }
     };

@@ -51,7 +51,7 @@ pub(crate) struct Problem {
     /// Seconds for the header `Retry-After`.
     #[serde(skip)]
     retry_after: Option<u32>,
-    /// What the operator is to be told of it.
+    /// The refusal to log for the operator.
     #[serde(skip)]
     refusal: Option<Box<Refusal>>,
 }
@@ -171,11 +171,11 @@ impl Problem {
 
     fn not_in_scope(detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = detail.into();
-        let told = detail.clone().into_owned();
+        let log_text = detail.clone().into_owned();
         let problem = Self::new(StatusCode::FORBIDDEN, Code::NotInScope, detail);
         Self { challenge: Some(Challenge::InsufficientScope), ..problem }.noted(
             Reason::PublisherScope,
-            told,
+            log_text,
             "scopes of [[publisher_keys]], or the token's claim of PUBLISH_CLAIM",
         )
     }

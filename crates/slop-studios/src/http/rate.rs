@@ -29,8 +29,9 @@ pub(crate) struct PublishRate {
 
 #[derive(Debug, Default)]
 struct Publishers {
-    /// For each publisher, the time at which all of its publishes are paid for.
-    paid_at: HashMap<Arc<str>, Duration>,
+    /// For each publisher, the theoretical arrival time (TAT) of GCRA: when its next publish is due at exactly the
+    /// rate.
+    tats: HashMap<Arc<str>, Duration>,
     /// The number of publishers after the last removal of idle ones.
     tidied: usize,
 }
@@ -52,24 +53,24 @@ impl Rate {
     }
 
     /// Takes one publish, if one is left.
-    fn admit(self, paid_at: &mut Duration, now: Duration) -> Result<(), Wait> {
-        let paid = now.max(*paid_at) + self.cost;
-        self.within_burst(paid, now)?;
-        *paid_at = paid;
+    fn admit(self, tat: &mut Duration, now: Duration) -> Result<(), Wait> {
+        let new_tat = now.max(*tat) + self.cost;
+        self.within_burst(new_tat, now)?;
+        *tat = new_tat;
         Ok(())
     }
 
     /// Takes `more` further publishes for an admitted request, if there is no debt.
-    fn admit_more(self, more: u32, paid_at: &mut Duration, now: Duration) -> Result<(), Wait> {
-        let paid = now.max(*paid_at);
+    fn admit_more(self, more: u32, tat: &mut Duration, now: Duration) -> Result<(), Wait> {
+        let current = now.max(*tat);
         // The wait covers the whole request: when it is repeated, it takes its first publish again.
-        self.within_burst(paid, now).map_err(|Wait(wait)| Wait(wait + self.cost))?;
-        *paid_at = paid + self.cost.saturating_mul(more);
+        self.within_burst(current, now).map_err(|Wait(wait)| Wait(wait + self.cost))?;
+        *tat = current + self.cost.saturating_mul(more);
         Ok(())
     }
 
-    fn within_burst(self, paid: Duration, now: Duration) -> Result<(), Wait> {
-        match paid.saturating_sub(now + self.burst) {
+    fn within_burst(self, tat: Duration, now: Duration) -> Result<(), Wait> {
+        match tat.saturating_sub(now + self.burst) {
             Duration::ZERO => Ok(()),
             wait => Err(Wait(wait)),
         }
@@ -106,7 +107,7 @@ impl PublishRate {
     /// If the publisher must wait first because another batch came in between; then the items are not counted.
     pub(crate) fn take_batch(&self, publisher: &Publisher, items: usize) -> Result<(), Problem> {
         let more = u32::try_from(items.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.counted(publisher, |rate, paid_at, now| rate.admit_more(more, paid_at, now))
+        self.counted(publisher, |rate, tat, now| rate.admit_more(more, tat, now))
     }
 
     fn counted(
@@ -117,7 +118,7 @@ impl PublishRate {
         let Some(rate) = self.rate else { return Ok(()) };
         let now = self.began.elapsed();
         let mut publishers = self.publishers.lock().unwrap_or_else(PoisonError::into_inner);
-        let Err(wait) = admit(rate, publishers.paid_at(&publisher.name, now), now) else { return Ok(()) };
+        let Err(wait) = admit(rate, publishers.tat(&publisher.name, now), now) else { return Ok(()) };
         drop(publishers);
         self.metrics.limit_met(Limit::PublishRate);
         Err(Problem::too_many_publishes(wait.seconds()))
@@ -125,13 +126,13 @@ impl PublishRate {
 }
 
 impl Publishers {
-    fn paid_at(&mut self, name: &Arc<str>, now: Duration) -> &mut Duration {
-        if self.paid_at.len() >= FEW_PUBLISHERS.max(self.tidied * 2) {
-            self.paid_at.retain(|_, paid_at| *paid_at > now);
-            self.tidied = self.paid_at.len();
-            self.paid_at.shrink_to(self.tidied * 2);
+    fn tat(&mut self, name: &Arc<str>, now: Duration) -> &mut Duration {
+        if self.tats.len() >= FEW_PUBLISHERS.max(self.tidied * 2) {
+            self.tats.retain(|_, tat| *tat > now);
+            self.tidied = self.tats.len();
+            self.tats.shrink_to(self.tidied * 2);
         }
-        self.paid_at.entry(Arc::clone(name)).or_default()
+        self.tats.entry(Arc::clone(name)).or_default()
     }
 }
 
@@ -152,9 +153,9 @@ mod tests {
         let mut publishers = Publishers::default();
         for number in 0..5 * FEW_PUBLISHERS {
             let now = Duration::from_secs(number as u64);
-            *publishers.paid_at(&number.to_string().into(), now) = now + Duration::from_millis(1);
+            *publishers.tat(&number.to_string().into(), now) = now + Duration::from_millis(1);
         }
-        assert!(publishers.paid_at.len() <= 2 * FEW_PUBLISHERS, "{}", publishers.paid_at.len());
+        assert!(publishers.tats.len() <= 2 * FEW_PUBLISHERS, "{}", publishers.tats.len());
     }
 
     #[test]
@@ -172,30 +173,30 @@ mod tests {
     }
 
     /// Counts a request with this number of items as the API does.
-    fn request(rate: Rate, items: u32, paid_at: &mut Duration, now: Duration) -> Result<(), Wait> {
-        rate.admit(paid_at, now)?;
-        rate.admit_more(items - 1, paid_at, now)
+    fn request(rate: Rate, items: u32, tat: &mut Duration, now: Duration) -> Result<(), Wait> {
+        rate.admit(tat, now)?;
+        rate.admit_more(items - 1, tat, now)
     }
 
     #[test]
     fn a_batch_larger_than_the_burst_is_accepted_and_paid_for_afterwards() {
-        let (rate, mut paid_at, now) = (Rate::new(50).expect("a rate"), Duration::ZERO, Duration::from_secs(9));
-        assert_eq!(request(rate, 501, &mut paid_at, now), Ok(()));
-        let wait = request(rate, 1, &mut paid_at, now).expect_err("one and itself are owed");
+        let (rate, mut tat, now) = (Rate::new(50).expect("a rate"), Duration::ZERO, Duration::from_secs(9));
+        assert_eq!(request(rate, 501, &mut tat, now), Ok(()));
+        let wait = request(rate, 1, &mut tat, now).expect_err("one and itself are owed");
         assert_eq!((wait, wait.seconds()), (Wait(rate.cost * 2), 1));
-        assert_eq!(request(rate, 1_000, &mut paid_at, now + wait.0), Ok(()));
-        assert_eq!(request(rate, 1, &mut paid_at, now + wait.0).map_err(Wait::seconds), Err(20));
+        assert_eq!(request(rate, 1_000, &mut tat, now + wait.0), Ok(()));
+        assert_eq!(request(rate, 1, &mut tat, now + wait.0).map_err(Wait::seconds), Err(20));
     }
 
     #[test]
     fn a_batch_is_not_admitted_into_the_debt_of_another() {
-        let (rate, mut paid_at, now) = (Rate::new(1).expect("a rate"), Duration::ZERO, Duration::from_secs(9));
+        let (rate, mut tat, now) = (Rate::new(1).expect("a rate"), Duration::ZERO, Duration::from_secs(9));
         // Both requests came before either body was read.
-        assert_eq!((rate.admit(&mut paid_at, now), rate.admit(&mut paid_at, now)), (Ok(()), Ok(())));
-        assert_eq!(rate.admit_more(99, &mut paid_at, now), Ok(()));
-        let wait = rate.admit_more(99, &mut paid_at, now).expect_err("91 are owed");
+        assert_eq!((rate.admit(&mut tat, now), rate.admit(&mut tat, now)), (Ok(()), Ok(())));
+        assert_eq!(rate.admit_more(99, &mut tat, now), Ok(()));
+        let wait = rate.admit_more(99, &mut tat, now).expect_err("91 are owed");
         assert_eq!(wait.seconds(), 92);
-        assert_eq!(request(rate, 100, &mut paid_at, now + wait.0), Ok(()));
+        assert_eq!(request(rate, 100, &mut tat, now + wait.0), Ok(()));
     }
 
     proptest! {
@@ -208,19 +209,19 @@ mod tests {
             last in 1..=MAX_BATCH_ITEMS as u32,
         ) {
             let rate = Rate::new(per_second).expect("a rate");
-            let (mut paid_at, mut now, mut accepted) = (Duration::ZERO, Duration::ZERO, 0u64);
+            let (mut tat, mut now, mut accepted) = (Duration::ZERO, Duration::ZERO, 0u64);
             for (pause, items) in requests {
                 now += Duration::from_millis(pause);
-                if let Err(Wait(wait)) = rate.admit(&mut paid_at, now) {
+                if let Err(Wait(wait)) = rate.admit(&mut tat, now) {
                     prop_assert!(wait > Duration::ZERO);
-                    let mut then = paid_at;
+                    let mut then = tat;
                     prop_assert_eq!(request(rate, last, &mut then, now + wait), Ok(()));
-                    let mut early = paid_at;
+                    let mut early = tat;
                     let too_early = now + wait.saturating_sub(Duration::from_nanos(1));
                     prop_assert!(request(rate, last, &mut early, too_early).is_err());
                     continue;
                 }
-                prop_assert_eq!(rate.admit_more(items - 1, &mut paid_at, now), Ok(()));
+                prop_assert_eq!(rate.admit_more(items - 1, &mut tat, now), Ok(()));
                 accepted += u64::from(items);
                 let in_time = (now + rate.burst).as_nanos() / rate.cost.as_nanos();
                 prop_assert!(u128::from(accepted) <= in_time + MAX_BATCH_ITEMS as u128);

@@ -245,7 +245,7 @@ fn bits(modulus: &[u8]) -> usize {
 fn read_file(file: &PublicKeyFile) -> Result<Vec<Key>, KeyError> {
     let path = || file.path.clone();
     let unreadable = |error: io::Error| {
-        let problem = nearest_path::told(&file.path, &error);
+        let problem = nearest_path::describe(&file.path, &error);
         KeyError::Unreadable { file: path(), problem }
     };
     let size = std::fs::metadata(&file.path).map_err(unreadable)?.len();

@@ -24,7 +24,7 @@ impl Revocations {
     /// From now on, refuses the tokens that the revocation covers. The store already has the revocation.
     pub(crate) fn add(&self, revocation: &Revocation) {
         self.change(|index| {
-            let (revocations, name) = index.place(&revocation.subject);
+            let (revocations, name) = index.map_and_name(&revocation.subject);
             let at = revocations.entry(name.into()).or_insert(revocation.at);
             // Of two revocations, the one that covers more stays, whichever came first.
             *at = (*at).max(revocation.at);
@@ -36,7 +36,7 @@ impl Revocations {
         self.change(|index| {
             index.floors = index.floors.and(forgotten.floors);
             for revocation in &forgotten.list {
-                let (revocations, name) = index.place(&revocation.subject);
+                let (revocations, name) = index.map_and_name(&revocation.subject);
                 // A later revocation of the same subject may have been added before this call.
                 if revocations.get(name) == Some(&revocation.at) {
                     revocations.remove(name);
@@ -49,7 +49,7 @@ impl Revocations {
     /// has changed for the subject meanwhile.
     pub(crate) fn undo(&self, subject: &Revoked) {
         self.change(|index| {
-            let (revocations, name) = index.place(subject);
+            let (revocations, name) = index.map_and_name(subject);
             revocations.remove(name);
         });
     }
@@ -79,7 +79,7 @@ impl Revocations {
 }
 
 impl Index {
-    fn place<'a>(&mut self, subject: &'a Revoked) -> (&mut HashMap<Box<str>, Moment>, &'a str) {
+    fn map_and_name<'a>(&mut self, subject: &'a Revoked) -> (&mut HashMap<Box<str>, Moment>, &'a str) {
         match subject {
             Revoked::User(user_id) => (&mut self.users, user_id),
             Revoked::Token(token_id) => (&mut self.tokens, token_id),

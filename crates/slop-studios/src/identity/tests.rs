@@ -102,7 +102,7 @@ fn messages_are_the_contracts() {
 }
 
 #[test]
-fn no_token_is_told_from_a_bad_one() {
+fn no_token_is_distinguished_from_a_bad_one() {
     assert_eq!(verify(""), Err(AuthError::Required));
     for bad in [" ", "x", "..", "a.b.c", "a.b.c.d", "eyJhbGciOiJIUzI1NiJ9..", "\u{1f600}.\0.é"] {
         assert_eq!(verify(bad), Err(AuthError::Invalid), "{bad:?}");
@@ -511,9 +511,9 @@ proptest! {
     }
 }
 
-/// A client gets one of six texts; the operator is told the exact key or claim, and the setting that decides on it.
+/// A client gets one of six texts; the operator gets the exact key or claim, and the setting that decides on it.
 #[test]
-fn the_operator_is_told_what_exactly_is_wrong() {
+fn the_operator_gets_the_exact_flaw() {
     let rules = ClaimRules {
         issuers: vec!["https://id.example".to_owned()],
         audiences: vec!["studio".to_owned()],

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_wrong_is_said_at_once() {
+    fn every_error_is_reported_at_once() {
         let mut fields = Fields::parse(r#"{"title":"","progress":"5","attempt":0,"data":[],"ownerID":"u","x":1}"#)
             .expect("an object");
         fields.required_string("title");
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_told_from_what_is_not() {
+    fn json_is_distinguished_from_what_is_not() {
         for malformed in ["", "{", r#"{"a":}"#, "{} {}", r#"{"a":1,}"#] {
             assert!(matches!(Fields::parse(malformed), Err(ReadError::Malformed(_))), "{malformed}");
         }

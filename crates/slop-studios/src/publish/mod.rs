@@ -180,7 +180,7 @@ impl Executor {
             let checked = self.store.check_key(key.clone()).await.map_err(Refused::from);
             checked.inspect_err(|refused| self.count_limit(refused))?;
         }
-        // The call of `commit` takes the place in the order, so that all items can wait for the store together.
+        // The call of `commit` takes the position in the order, so that all items can wait for the store together.
         let mut commits = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {
             if index % ITEMS_PER_TURN == ITEMS_PER_TURN - 1 {
@@ -302,7 +302,8 @@ fn notification(user_id: String, body: &NotificationBody, id: Arc<str>, at: Mome
     Ok(ChangeKind::Notification(NotificationChange { user_id: user_id.into(), id, fingerprint, payload }))
 }
 
-/// Why the key refused a whole batch after it was checked: another request took the key, or its place, in between.
+/// Why the key refused a whole batch after it was checked: another request took the key, or the room for it, in
+/// between.
 fn key_refused(results: &[Result<Published, Refused>]) -> Option<Refused> {
     let mut refusals = results.iter().map(|result| result.as_ref().err()).collect::<Option<Vec<_>>>()?.into_iter();
     refusals.find(|refused| matches!(refused, Refused::KeyReused | Refused::TooManyKeys { .. })).cloned()

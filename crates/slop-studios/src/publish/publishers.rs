@@ -28,8 +28,8 @@ pub(crate) const KEY_DIGITS: usize = 2 * KEY_BYTES;
 /// The SHA-256 of a key.
 ///
 /// A fast hash without salt is enough here, unlike for passwords: a key has 256 random bits, so it cannot be found by
-/// trying, and no two keys are equal. Only hashes are compared. The time of a comparison does not depend on the place
-/// of a difference, and all hashes are equally long.
+/// trying, and no two keys are equal. Only hashes are compared. The time of a comparison does not depend on the
+/// position of a difference, and all hashes are equally long.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct KeyHash([u8; 32]);
 

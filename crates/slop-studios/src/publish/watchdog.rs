@@ -1,7 +1,7 @@
 //! Ends media items that had no news for too long, because their worker died.
 //!
 //! The patience runs only while publishers are heard. After a refusal by the store, or a pause of the whole server, it
-//! starts again for every item, so that publishers that were told to retry come first.
+//! starts again for every item, so that publishers that were asked to retry come first.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

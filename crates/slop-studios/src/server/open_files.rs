@@ -19,7 +19,7 @@ pub(crate) fn raise_limit() -> Option<u64> {
 
 /// The maximum numbers of TCP connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Places {
+pub(crate) struct Capacity {
     /// Connections of clients.
     pub(crate) connections: usize,
     /// Other HTTP connections.
@@ -34,9 +34,9 @@ pub(crate) struct TooFewFiles {
     needed: u64,
 }
 
-impl Places {
+impl Capacity {
     /// The numbers that fit beside all other open files of the server. If not all connections fit, a quarter of the
-    /// places is not for clients.
+    /// connections is not for clients.
     pub(crate) fn that_fit(self, files: Option<u64>, shards: usize) -> Result<Self, TooFewFiles> {
         let Some(limit) = files else { return Ok(self) };
         let [connections, http] = [self.connections, self.http].map(|wanted| wanted as u64);
@@ -54,10 +54,10 @@ impl Places {
     }
 
     /// The maximum number of client connections of one address. If `chosen` is the default share of `wanted`, it
-    /// becomes the same share of these places. Any other number is the operator's choice and stays.
+    /// becomes the same share of this capacity. Any other number is the operator's choice and stays.
     pub(crate) fn of_address(self, chosen: usize, wanted: Self) -> usize {
         // At least 1: 0 would mean any number.
-        let share = |places: Self| (places.connections / ADDRESSES_THAT_FILL as usize).max(1);
+        let share = |capacity: Self| (capacity.connections / ADDRESSES_THAT_FILL as usize).max(1);
         if chosen == share(wanted) { share(self) } else { chosen }
     }
 }
@@ -66,10 +66,10 @@ impl Places {
 mod tests {
     use super::*;
 
-    const WANTED: Places = Places { connections: 100_000, http: 1_024 };
+    const WANTED: Capacity = Capacity { connections: 100_000, http: 1_024 };
 
-    fn fit(wanted: Places, files: u64) -> Option<(usize, usize)> {
-        wanted.that_fit(Some(files), 2).ok().map(|places| (places.connections, places.http))
+    fn fit(wanted: Capacity, files: u64) -> Option<(usize, usize)> {
+        wanted.that_fit(Some(files), 2).ok().map(|capacity| (capacity.connections, capacity.http))
     }
 
     #[test]
@@ -80,15 +80,15 @@ mod tests {
         assert_eq!(fit(WANTED, 1_024), Some((666, 222)));
         assert_eq!(fit(WANTED, 200), Some((32, 32)));
         assert_eq!(fit(WANTED, 199), None);
-        assert_eq!(fit(Places { connections: 10, ..WANTED }, 1_024), Some((10, 878)));
-        assert_eq!(fit(Places { connections: 10, ..WANTED }, 178), Some((10, 32)));
-        assert_eq!(fit(Places { connections: 10, http: 1 }, 147), Some((10, 1)));
+        assert_eq!(fit(Capacity { connections: 10, ..WANTED }, 1_024), Some((10, 878)));
+        assert_eq!(fit(Capacity { connections: 10, ..WANTED }, 178), Some((10, 32)));
+        assert_eq!(fit(Capacity { connections: 10, http: 1 }, 147), Some((10, 1)));
     }
 
     #[test]
     fn whatever_fits_is_no_more_than_there_is() {
         for files in 0..30_000 {
-            for wanted in [WANTED, Places { connections: 900, http: 10_000 }, Places { connections: 1, http: 1 }] {
+            for wanted in [WANTED, Capacity { connections: 900, http: 10_000 }, Capacity { connections: 1, http: 1 }] {
                 let Some((connections, http)) = fit(wanted, files) else { continue };
                 assert!(connections >= 1 && connections <= wanted.connections && http >= 1 && http <= wanted.http);
                 assert!((connections + http) as u64 + 136 <= files, "{files}: {connections} and {http}");
@@ -98,11 +98,11 @@ mod tests {
 
     #[test]
     fn an_address_has_its_part_of_what_fits() {
-        let places = Places { connections: 666, http: 222 };
-        assert_eq!(places.of_address(20_000, WANTED), 133);
+        let capacity = Capacity { connections: 666, http: 222 };
+        assert_eq!(capacity.of_address(20_000, WANTED), 133);
         for chosen in [0, 1, 20_001] {
-            assert_eq!(places.of_address(chosen, WANTED), chosen);
+            assert_eq!(capacity.of_address(chosen, WANTED), chosen);
         }
-        assert_eq!(Places { connections: 3, http: 1 }.of_address(20_000, WANTED), 1);
+        assert_eq!(Capacity { connections: 3, http: 1 }.of_address(20_000, WANTED), 1);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use socketio_server::Config;
 
-use super::open_files::{self, Places};
+use super::open_files::{self, Capacity};
 use crate::config::Settings;
 use crate::limits;
 use crate::store::sqlite::Options;
@@ -58,7 +58,7 @@ pub(super) fn bounds(settings: &Settings) -> Bounds {
     }
 }
 
-pub(super) fn engine_config(settings: &Settings, places: Places) -> Config {
+pub(super) fn engine_config(settings: &Settings, capacity: Capacity) -> Config {
     Config {
         shards: settings.shards,
         ping_interval: settings.ping_interval,
@@ -79,9 +79,9 @@ pub(super) fn engine_config(settings: &Settings, places: Places) -> Config {
         header_timeout: settings.header_timeout,
         keep_alive_timeout: settings.keep_alive_timeout,
         body_timeout: settings.body_timeout,
-        max_connections: places.connections,
-        max_http_connections: places.http,
-        max_connections_per_address: places.of_address(settings.max_connections_per_address, wanted_places(settings)),
+        max_connections: capacity.connections,
+        max_http_connections: capacity.http,
+        max_connections_per_address: capacity.of_address(settings.max_connections_per_address, wanted_capacity(settings)),
         connection_rate_per_address: settings.connection_rate_per_address,
         max_handshakes: settings.max_handshakes,
         max_handshakes_per_address: settings.max_handshakes_per_address,
@@ -98,14 +98,14 @@ pub(super) fn engine_config(settings: &Settings, places: Places) -> Config {
     }
 }
 
-fn wanted_places(settings: &Settings) -> Places {
-    Places { connections: settings.max_connections, http: settings.max_http_connections }
+fn wanted_capacity(settings: &Settings) -> Capacity {
+    Capacity { connections: settings.max_connections, http: settings.max_http_connections }
 }
 
-/// The wanted places, or fewer if the system's limit on open files does not allow them.
-pub(super) fn places_that_fit(settings: &Settings) -> anyhow::Result<Places> {
+/// The wanted capacity, or less if the system's limit on open files does not allow it.
+pub(super) fn capacity_that_fits(settings: &Settings) -> anyhow::Result<Capacity> {
     let files = open_files::raise_limit();
-    let wanted = wanted_places(settings);
+    let wanted = wanted_capacity(settings);
     let fit = wanted.that_fit(files, settings.shards)?;
     if fit != wanted {
         tracing::warn!(

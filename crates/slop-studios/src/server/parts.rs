@@ -9,7 +9,7 @@ use socketio_server::{Handle, Recovery, Server, ServerBuilder, SessionKeeper};
 use tokio::runtime::Runtime;
 
 use super::checks::check_identities;
-use super::options::{Keep, bounds, engine_config, places_that_fit, store_options};
+use super::options::{Keep, bounds, engine_config, capacity_that_fits, store_options};
 use crate::config::Settings;
 use crate::config::certificate::Certificate;
 use crate::hot_swap::HotSwap;
@@ -49,7 +49,7 @@ pub(super) fn start(
     metrics: &Arc<Metrics>,
     certificate: Option<&Certificate>,
 ) -> anyhow::Result<Started> {
-    let builder = Server::builder(engine_config(settings, places_that_fit(settings)?));
+    let builder = Server::builder(engine_config(settings, capacity_that_fits(settings)?));
     let handle = builder.handle();
     let revocations = Arc::<Revocations>::default();
     let refusals = Arc::new(Refusals::new(Arc::clone(metrics)));

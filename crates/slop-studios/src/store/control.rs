@@ -1,4 +1,4 @@
-//! The life of a store: what only the composition root may do with it.
+//! The lifecycle of a store: what only the composition root may do with it.
 
 use std::time::Instant;
 

@@ -10,7 +10,7 @@ use super::StoreError;
 use crate::contract::time::Moment;
 
 /// A store of sessions for recovery. Changes take effect in the order of the calls. [`SessionStore::session`] takes no
-/// place in that order.
+/// position in that order.
 pub trait SessionStore: Debug + Send + Sync {
     /// Stores a session for recovery, in place of an older one with the same key. It never waits for the disk. If the
     /// process is killed before the write, the next process does not find an older record that this one changes either.
@@ -21,17 +21,17 @@ pub trait SessionStore: Debug + Send + Sync {
     fn session_left(&self, key: SessionKey, since_seq: u64);
 
     /// Records that every connected client with a stored session has received every event up to this one. It takes its
-    /// place in the order of the calls of [`SessionStore::save_session`] and [`SessionStore::session_left`], and never
-    /// waits.
+    /// position in the order of the calls of [`SessionStore::save_session`] and [`SessionStore::session_left`], and
+    /// never waits.
     fn sessions_confirmed(&self, up_to: u64);
 
     /// Forgets a session, under the same conditions as [`SessionStore::save_session`].
     fn forget_session(&self, key: SessionKey);
 
-    /// A session that an earlier life of the server stored. It has the number up to which its client is known to have
+    /// A session that an earlier run of the server stored. It has the number up to which its client is known to have
     /// received events, and the time at which the client was last known to be connected. `None` if that is not known.
     /// The session stays stored. Earlier calls that saved, left or forgot a session are taken into account. The read
-    /// takes no other place in the order, so that changes wait a bounded time for it, however many callers ask.
+    /// takes no other position in the order, so that changes wait a bounded time for it, however many callers ask.
     fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>>;
 }
 

@@ -13,7 +13,7 @@ const LIKENESS: f64 = 0.85;
 const MAX_NAMES: usize = 10_000;
 
 /// The system's error for the file, and the most similar path if there is one.
-pub(crate) fn told(path: &Path, error: &io::Error) -> String {
+pub(crate) fn describe(path: &Path, error: &io::Error) -> String {
     let meant = (error.kind() == io::ErrorKind::NotFound).then(|| meant(path)).flatten();
     match meant {
         Some(meant) => format!("{error}; did you mean {}?", meant.display()),

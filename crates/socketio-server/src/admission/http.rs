@@ -7,7 +7,7 @@
 //!
 //! - WebSockets, which are no longer in the pool;
 //! - connections with a request of a client's session in progress; a [limit](Admission::most_held) on them leaves
-//!   places for other connections;
+//!   room for other connections;
 //! - connections that the application [keeps](HttpConnection::keep), because it knows the peer: up to a quarter of
 //!   [`Config::max_http_connections`](crate::Config::max_http_connections).
 
@@ -174,7 +174,7 @@ impl Admission {
             Ok(())
         })?;
         // From here on, the drop of the permit undoes the counts.
-        let place = HttpPermit {
+        let permit = HttpPermit {
             admission: self.clone(),
             occupant,
             awaits_request: Cell::new(true),
@@ -192,9 +192,9 @@ impl Admission {
         }
         self.streams.fetch_add(1, Relaxed);
         let stream = StreamPermit(self.clone());
-        pool.list(&place.occupant, now);
+        pool.list(&permit.occupant, now);
         drop(addresses);
-        Ok((stream, place))
+        Ok((stream, permit))
     }
 
     /// Tells connections to close, because the system has no file descriptor for another. False if no connection can
@@ -210,7 +210,7 @@ impl Admission {
     }
 
     /// Most HTTP connections of one address: one for each allowed Engine.IO connection, since each may poll, plus a
-    /// quarter of the places for peers other than clients.
+    /// quarter of the connections for peers other than clients.
     fn max_http_per_address(&self) -> usize {
         match self.max_per_address {
             0 => 0,
@@ -219,20 +219,20 @@ impl Admission {
     }
 
     /// Whether another connection may be a client's.
-    fn has_place(&self, pool: &HttpPool) -> Result<(), Limit> {
+    fn has_room_for_client(&self, pool: &HttpPool) -> Result<(), Limit> {
         // The number of WebSockets and of requests of sessions.
         let clients = self.streams.load(Relaxed).saturating_sub(pool.movable + pool.kept + pool.leaving);
         if clients < self.most_held() { Ok(()) } else { Err(Limit::HttpConnections) }
     }
 
-    /// Most TCP connections of clients, including WebSockets. Half of the places for other peers is not available to
-    /// them.
+    /// Most TCP connections of clients, including WebSockets. Half of the connections for other peers is not available
+    /// to them.
     fn most_held(&self) -> usize {
         self.max_connections.saturating_add(self.max_http_connections / 2)
     }
 }
 
-/// The place of a TCP connection while it speaks HTTP.
+/// The permit of a TCP connection while it speaks HTTP.
 #[derive(Debug)]
 pub(crate) struct HttpPermit {
     admission: Arc<Admission>,
@@ -330,29 +330,29 @@ impl HttpPermit {
         self.occupant.limited()
     }
 
-    /// Completes when the connection must make room for another, and at once if it was told before.
+    /// Completes when the connection must make room for another, and at once if it was asked before.
     pub(crate) async fn parting(&self) {
         while self.occupant.slot.load(Relaxed) != LEAVING {
             self.occupant.parting.notified().await;
         }
     }
 
-    /// Whether there is a place among the connections that are not closed to make room.
+    /// Whether there is room among the connections that are not closed to make room.
     pub(crate) fn may_be_held(&self) -> Result<(), Limit> {
-        self.admission.has_place(&self.admission.addresses().http)
+        self.admission.has_room_for_client(&self.admission.addresses().http)
     }
 
     /// Protects the connection from being closed while a request of a client's session is in progress.
-    pub(crate) fn hold(&self) -> Result<HeldPlace<'_>, Limit> {
+    pub(crate) fn hold(&self) -> Result<HoldGuard<'_>, Limit> {
         let now = self.admission.now();
         let mut addresses = self.admission.addresses();
         let pool = &mut addresses.http;
-        self.admission.has_place(pool)?;
+        self.admission.has_room_for_client(pool)?;
         // A connection that the application keeps stays as it is. A connection that is told to close is about to close.
         if pool.unlist(&self.occupant, HELD, now) {
             pool.held += 1;
         }
-        Ok(HeldPlace(self))
+        Ok(HoldGuard(self))
     }
 
     /// The application's handle to this connection.
@@ -392,9 +392,9 @@ impl Drop for HttpPermit {
 
 /// Protects a connection while a request of a client's session is in progress.
 #[derive(Debug)]
-pub(crate) struct HeldPlace<'a>(&'a HttpPermit);
+pub(crate) struct HoldGuard<'a>(&'a HttpPermit);
 
-impl Drop for HeldPlace<'_> {
+impl Drop for HoldGuard<'_> {
     fn drop(&mut self) {
         let now = self.0.admission.now();
         let occupant = &self.0.occupant;

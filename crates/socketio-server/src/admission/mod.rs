@@ -180,9 +180,9 @@ impl Admission {
     /// Admits an Engine.IO connection.
     pub(crate) fn connection(self: &Arc<Self>, client: IpAddr) -> Result<ConnectionPermit, Limit> {
         let address = self.address(client);
-        // Counted before the comparison, so that two concurrent connections can't both take the last place.
-        let place = self.connections.fetch_add(1, Relaxed);
-        let admitted = if place >= self.max_connections {
+        // Counted before the comparison, so that two concurrent connections can't both take the last permit.
+        let others = self.connections.fetch_add(1, Relaxed);
+        let admitted = if others >= self.max_connections {
             Err(Limit::Connections)
         } else {
             let now = self.now();
@@ -278,7 +278,7 @@ impl Admission {
     }
 }
 
-/// The place of a TCP connection, for any protocol.
+/// The permit of a TCP connection, for any protocol.
 #[derive(Debug)]
 pub(crate) struct StreamPermit(Arc<Admission>);
 
@@ -296,7 +296,7 @@ impl Drop for StreamPermit {
     }
 }
 
-/// The place of an Engine.IO connection.
+/// The permit of an Engine.IO connection.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
     admission: Arc<Admission>,

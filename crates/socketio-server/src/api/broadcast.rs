@@ -140,8 +140,8 @@ impl Broadcast {
                 Some(history.next(self.offset).map_err(past)?)
             }
         };
-        let told = offset.filter(|_| recovery.is_some_and(Memory::is_on)).map(Offset::of_broadcast);
-        let mut frames = args.event_frames(&self.namespace, None, event, told)?;
+        let sent_offset = offset.filter(|_| recovery.is_some_and(Memory::is_on)).map(Offset::of_broadcast);
+        let mut frames = args.event_frames(&self.namespace, None, event, sent_offset)?;
         frames.iter_mut().for_each(Frame::share);
         if let (Some(key), [frame]) = (&self.latest, frames.as_mut_slice()) {
             frame.set_latest(self.handle.latest_number(namespace, key));
@@ -159,7 +159,7 @@ impl Broadcast {
             except_socket: self.except_socket.map(|socket| socket.reference),
             volatile: self.volatile,
             offset: offset.unwrap_or_default(),
-            told: told.is_some(),
+            has_offset: sent_offset.is_some(),
             frames,
             tally: Tally::new(mailboxes.len(), done),
         });

@@ -14,11 +14,11 @@ use crate::{
 impl Connection {
     /// Marks the connection as established, so that the limits no longer count its handshake.
     pub(super) fn settle(&self) {
-        let place = self.place.take();
-        if let Some(place) = &place {
-            place.settle();
+        let permit = self.permit.take();
+        if let Some(permit) = &permit {
+            permit.settle();
         }
-        self.place.set(place);
+        self.permit.set(permit);
     }
 
     /// Counts one message of the client, of any kind.

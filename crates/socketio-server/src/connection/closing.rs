@@ -155,7 +155,7 @@ impl Connection {
         self.assembling.borrow_mut().take();
         self.release_unfinished();
         self.hold_remembered();
-        self.place.take();
+        self.permit.take();
         self.arrivals.borrow_mut().take();
         self.shard.metrics.connections.decrement();
         let mut connections = self.shard.connections.borrow_mut();

@@ -47,7 +47,7 @@ impl Connection {
                 connection.no_longer_connecting(namespace);
                 if !connection.is_closed() {
                     let connected =
-                        connection.turn(|| connection.work(|| connection.connect_now(namespace, auth.as_deref())));
+                        connection.batch(|| connection.work(|| connection.connect_now(namespace, auth.as_deref())));
                     if let Err(reason) = connected {
                         connection.close(reason);
                     }

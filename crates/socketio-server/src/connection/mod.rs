@@ -44,7 +44,7 @@ pub(crate) enum Protocol {
 /// The kept parts of the handshake request.
 pub(crate) struct Origin {
     pub(crate) client: IpAddr,
-    pub(crate) place: ConnectionPermit,
+    pub(crate) permit: ConnectionPermit,
     pub(crate) handshake: Option<Box<Handshake>>,
     pub(crate) abilities: Abilities,
     pub(crate) protocol: Protocol,
@@ -55,10 +55,10 @@ pub(crate) struct Origin {
 #[repr(C)]
 pub(crate) struct Connection {
     closed: Cell<bool>,
-    /// The connection is in the shard's flush queue, or is flushed when the running turn ends.
+    /// The connection is in the shard's flush queue, or is flushed when the running batch ends.
     flush_pending: Cell<bool>,
     /// The connection's own packets are being handled. Frames that they cause are flushed afterwards.
-    in_turn: Cell<bool>,
+    in_batch: Cell<bool>,
     paused: Cell<bool>,
     /// Events wait until the outbox is within its soft limit.
     awaits_drain: Cell<bool>,
@@ -68,7 +68,7 @@ pub(crate) struct Connection {
     takes_base64: bool,
     /// The client exceeds its message rate per second. Its events are refused.
     is_over_rate: Cell<bool>,
-    /// The reason of a pending close, which takes place when no handler runs.
+    /// The reason of a pending close, which happens when no handler runs.
     close_due: Cell<Option<DisconnectReason>>,
     pub(crate) shard: Rc<Shard>,
     pub(crate) writer: RefCell<Writer>,
@@ -81,8 +81,8 @@ pub(crate) struct Connection {
     /// The session id in requests. A connection that began as a WebSocket needs none.
     sid: Option<Id>,
     pub(crate) client: IpAddr,
-    /// The connection's place under the limits. It is released at the close, even if the memory lives longer.
-    place: Cell<Option<ConnectionPermit>>,
+    /// The connection's permit under the limits. It is released at the close, even if the memory is freed later.
+    permit: Cell<Option<ConnectionPermit>>,
     pub(crate) handshake: Option<Box<Handshake>>,
     is_python: bool,
     protocol: Protocol,
@@ -211,7 +211,7 @@ impl Connection {
             sid: writer.sid(),
             client: origin.client,
             strikes: Cell::new(0),
-            place: Cell::new(Some(origin.place)),
+            permit: Cell::new(Some(origin.permit)),
             handshake: origin.handshake,
             takes_base64: origin.abilities.takes_base64,
             is_python: origin.abilities.is_python,
@@ -222,7 +222,7 @@ impl Connection {
             assembling: RefCell::default(),
             closed: Cell::new(false),
             flush_pending: Cell::new(false),
-            in_turn: Cell::new(false),
+            in_batch: Cell::new(false),
             close_due: Cell::new(None),
             waiting: Cell::new(0),
             beyond_limit: Cell::new(0),
@@ -279,10 +279,10 @@ impl Connection {
     }
 
     /// Runs `f`, which handles packets of the client. The frames that they cause are written together when `f` is done.
-    pub(crate) fn turn<T>(self: &Rc<Self>, f: impl FnOnce() -> T) -> T {
-        self.in_turn.set(true);
+    pub(crate) fn batch<T>(self: &Rc<Self>, f: impl FnOnce() -> T) -> T {
+        self.in_batch.set(true);
         let result = f();
-        self.in_turn.set(false);
+        self.in_batch.set(false);
         if self.flush_pending.get() || self.close_due.get().is_some() {
             self.flush();
         }

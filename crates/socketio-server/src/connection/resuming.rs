@@ -76,7 +76,7 @@ pub(crate) async fn resume(connection: Rc<Connection>, namespace: u16, claim: Cl
     let shard = connection.shard.clone();
     let found = find(&connection, &claim).await;
     connection.no_longer_connecting(namespace);
-    connection.turn(|| {
+    connection.batch(|| {
         let take_up = |found| connection.work(|| connection.take_up(namespace, &claim, found, auth.as_deref()));
         let resumed = found.and_then(take_up);
         match resumed {
@@ -146,7 +146,7 @@ async fn read(
     if found.as_ref().is_some_and(|found| after(&found.session) >= begun) {
         return Ok(());
     }
-    let _place = match connection.address() {
+    let _reader = match connection.address() {
         Some(address) => Some(shard.readers.enter(address).await),
         None => None,
     };

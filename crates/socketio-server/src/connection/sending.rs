@@ -118,7 +118,7 @@ impl Connection {
     }
 
     pub(super) fn want_flush(self: &Rc<Self>) {
-        if !self.flush_pending.replace(true) && !self.in_turn.get() {
+        if !self.flush_pending.replace(true) && !self.in_batch.get() {
             self.shard.flush_soon(self);
         }
     }

@@ -182,7 +182,7 @@ mod tests {
     /// A replay to many clients at once is in memory once, except for this overhead (docs/operations.md).
     #[test]
     fn a_frame_that_waits_takes_little_besides_its_bytes() {
-        let (counts, place_in_the_outbox) = (2 * size_of::<usize>(), size_of::<Rc<Frame>>());
-        assert!(size_of::<Frame>() + counts + place_in_the_outbox <= FRAME_OVERHEAD);
+        let (counts, outbox_entry) = (2 * size_of::<usize>(), size_of::<Rc<Frame>>());
+        assert!(size_of::<Frame>() + counts + outbox_entry <= FRAME_OVERHEAD);
     }
 }

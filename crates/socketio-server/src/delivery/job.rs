@@ -28,7 +28,7 @@ pub(crate) struct Job {
     /// The broadcast's offset, or the offset of the one before if it is volatile; 0 without recovery.
     pub(crate) offset: Position,
     /// Whether the frames carry the offset as the last argument.
-    pub(crate) told: bool,
+    pub(crate) has_offset: bool,
     /// More than one if there are binary attachments.
     pub(crate) frames: Frames,
     pub(crate) tally: Tally,
@@ -65,7 +65,7 @@ impl Job {
     /// The frames in an encoding.
     pub(crate) fn frames_in(&self, encoding: Encoding) -> Frames {
         let mut frames = self.frames.clone();
-        if let (Encoding::Plain, true, Some(text)) = (encoding, self.told, frames.first_mut()) {
+        if let (Encoding::Plain, true, Some(text)) = (encoding, self.has_offset, frames.first_mut()) {
             *text = text.with_tail(Offset::of_broadcast(self.offset).argument().len(), b"");
         }
         frames

@@ -23,7 +23,7 @@ use crate::{
 
 /// Answers a request. `None` if the request is answered elsewhere.
 pub(super) async fn answer(exchange: &Exchange, request: Request<Incoming>) -> Option<Response<ResponseBody>> {
-    let Exchange { shard, peer, place, .. } = exchange;
+    let Exchange { shard, peer, permit, .. } = exchange;
     let (mut parts, body) = request.into_parts();
     let client = client_of(shard, peer.ip(), &parts.headers);
     let Some(protocol) = protocol_of(shard, &mut parts.uri) else {
@@ -37,7 +37,7 @@ pub(super) async fn answer(exchange: &Exchange, request: Request<Incoming>) -> O
     } else if parts.method == Method::OPTIONS {
         Ok(preflight(parts.headers.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned()))
     } else {
-        let call = EngineCall { shard, peer: *peer, client, place, protocol };
+        let call = EngineCall { shard, peer: *peer, client, permit, protocol };
         call.answer(parts, body, &exchange.upgrade).await
     };
     let mut response = result.unwrap_or_else(|error| {
@@ -50,7 +50,7 @@ pub(super) async fn answer(exchange: &Exchange, request: Request<Incoming>) -> O
         let reason = if allowed { None } else { Some(page::refusal(&shard.config)) };
         refusal(error, reason)
     });
-    say_close(place, &mut response);
+    say_close(permit, &mut response);
     if allowed && let Some(origin) = origin {
         allow_origin(&shard.config.origins, origin, response.headers_mut());
     }
@@ -62,10 +62,10 @@ async fn from_fallback(
     mut request: Request<Incoming>,
     client: IpAddr,
 ) -> Option<Response<ResponseBody>> {
-    let Exchange { shard, peer, place, .. } = exchange;
+    let Exchange { shard, peer, permit, .. } = exchange;
     let Some(fallback) = &shard.application.fallback else {
         let mut response = text(StatusCode::NOT_FOUND, "not found");
-        say_close(place, &mut response);
+        say_close(permit, &mut response);
         return Some(response);
     };
     let client = SocketAddr::new(client, peer.port());
@@ -74,7 +74,7 @@ async fn from_fallback(
         return None;
     }
     request.extensions_mut().insert(client);
-    request.extensions_mut().insert(place.connection());
+    request.extensions_mut().insert(permit.connection());
     Some(fallback.call(request).await)
 }
 
@@ -98,8 +98,8 @@ fn refusal(error: EngineError, reason: Option<String>) -> Response<ResponseBody>
 
 /// Announces the end of the connection after this answer if the request's body is unread. A client that used the
 /// connection again would lose its next request.
-fn say_close(place: &HttpPermit, response: &mut Response<ResponseBody>) {
-    if place.lacks_body() {
+fn say_close(permit: &HttpPermit, response: &mut Response<ResponseBody>) {
+    if permit.lacks_body() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
@@ -114,7 +114,7 @@ pub(super) fn client_of(shard: &Shard, peer: IpAddr, headers: &HeaderMap) -> IpA
     }
     if !trusted.contains(peer.to_canonical()) && shard.handle.is_first_untrusted_proxy() {
         tracing::warn!(%peer, "X-Forwarded-For is ignored: it came from an address that is not a trusted proxy's, so if it \
-            is a proxy, the limits take all its clients for one; this is said only once");
+            is a proxy, the limits take all its clients for one; this is logged only once");
     }
     trusted.client(peer, headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes))
 }

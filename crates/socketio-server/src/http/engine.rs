@@ -40,7 +40,7 @@ pub(super) struct EngineCall<'a> {
     pub(super) peer: SocketAddr,
     /// The client's address, as reported by a trusted proxy.
     pub(super) client: IpAddr,
-    pub(super) place: &'a HttpPermit,
+    pub(super) permit: &'a HttpPermit,
     pub(super) protocol: Protocol,
 }
 
@@ -118,8 +118,8 @@ impl EngineCall<'_> {
     /// Admits a new session.
     fn origin(&self, parts: &Parts, query: &Query<'_>) -> Result<Origin, EngineError> {
         let handshake = Handshake::of(parts, self.peer, &self.shard.config)?;
-        let place = self.shard.handle.0.admission.connection(self.client).map_err(EngineError::Limit)?;
-        Ok(Origin { client: self.client, place, handshake, abilities: query.client, protocol: self.protocol })
+        let permit = self.shard.handle.0.admission.connection(self.client).map_err(EngineError::Limit)?;
+        Ok(Origin { client: self.client, permit, handshake, abilities: query.client, protocol: self.protocol })
     }
 
     fn accept_websocket(&self, parts: &Parts) -> Result<Response<ResponseBody>, EngineError> {
@@ -128,7 +128,7 @@ impl EngineCall<'_> {
             headers.get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok()).filter(|key| websocket::is_valid_key(key));
         let version = headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
         // HTTP/1.0 has no upgrades: RFC 9110, 7.8. A body would stand before the first frame.
-        let can_upgrade = parts.version == Version::HTTP_11 && !self.place.lacks_body();
+        let can_upgrade = parts.version == Version::HTTP_11 && !self.permit.lacks_body();
         let (Some(key), true, true, true, true, &Method::GET) = (
             key,
             version,
@@ -146,7 +146,7 @@ impl EngineCall<'_> {
         let subprotocol =
             subprotocol.and_then(|name| HeaderValue::from_str(name.trim()).ok()).filter(|name| !name.is_empty());
         // From now on the stream counts as a client's, also for a moment after its session has ended.
-        self.place.may_be_held().map_err(EngineError::Limit)?;
+        self.permit.may_be_held().map_err(EngineError::Limit)?;
         let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -158,14 +158,14 @@ impl EngineCall<'_> {
 
     /// Answers a polling request of a session.
     async fn poll(&self, parts: Parts, body: Incoming, sid: Id) -> Result<Response<ResponseBody>, EngineError> {
-        let (shard, place) = (self.shard, self.place);
+        let (shard, permit) = (self.shard, self.permit);
         let (reply, answer) = oneshot::channel();
-        let _held = place.hold().map_err(EngineError::Limit)?;
+        let _held = permit.hold().map_err(EngineError::Limit)?;
         match parts.method {
             Method::GET => {
                 // A poll may wait for a long time. The memory of its request is freed first.
                 drop((parts, body));
-                place.watch_for_hang_up();
+                permit.watch_for_hang_up();
                 shard.route(EngineRequest::Poll { sid, reply });
                 let dropped = PollGuard { shard, sid, answered: Cell::new(false) };
                 let answer = answer.await;
@@ -182,7 +182,7 @@ impl EngineCall<'_> {
                 if encoding.is_some_and(|encoding| encoding != "identity") {
                     return Err(EngineError::UnsupportedEncoding);
                 }
-                let waiting: BodyPermit = place.await_body().map_err(EngineError::Limit)?;
+                let waiting: BodyPermit = permit.await_body().map_err(EngineError::Limit)?;
                 let body = match body::read(shard, self.client, body).await {
                     Err(EngineError::TooLarge) => {
                         let (done, closed) = oneshot::channel();

@@ -16,7 +16,7 @@ const END_PATIENCE: u8 = 16;
 pub(super) struct Exchange {
     pub(super) shard: Rc<Shard>,
     pub(super) peer: SocketAddr,
-    pub(super) place: HttpPermit,
+    pub(super) permit: HttpPermit,
     /// The upgrade that ends HTTP.
     pub(super) upgrade: Cell<Option<Upgrade>>,
     /// A request has been answered since other tasks last had their turn.
@@ -46,11 +46,11 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// Creates the state for a connection. The first headers must arrive by `deadline`.
-    pub(super) fn new(shard: Rc<Shard>, peer: SocketAddr, place: HttpPermit, deadline: Instant) -> Rc<Self> {
+    pub(super) fn new(shard: Rc<Shard>, peer: SocketAddr, permit: HttpPermit, deadline: Instant) -> Rc<Self> {
         Rc::new(Self {
             shard,
             peer,
-            place,
+            permit,
             upgrade: Cell::new(None),
             has_answered: Cell::new(false),
             is_handed_over: Cell::new(false),
@@ -69,7 +69,7 @@ impl Exchange {
 
     /// Records that a request has arrived. Returns whether it comes right behind another one.
     pub(super) fn came(&self, has_body: bool) -> bool {
-        self.place.request_came(has_body);
+        self.permit.request_came(has_body);
         self.had_body.set(has_body);
         self.awaits_headers.set(false);
         self.is_answering.set(false);
@@ -113,7 +113,7 @@ impl Exchange {
 
     /// Whether the server still has to answer a request.
     pub(super) fn lacks_answer(&self) -> bool {
-        self.place.owes_answer() && !self.is_answering.get()
+        self.permit.owes_answer() && !self.is_answering.get()
     }
 
     /// Records that all pending output is written.
@@ -125,7 +125,7 @@ impl Exchange {
 
     /// Records that the request is answered. The next request's headers are now awaited.
     fn answered(&self) {
-        self.place.answered();
+        self.permit.answered();
         self.awaits_headers.set(true);
         self.headers_have_begun.set(false);
         self.deadline.set(Instant::now() + self.shard.config.keep_alive_timeout);
@@ -178,7 +178,7 @@ impl Exchange {
     /// Prepares for the next read of headers.
     pub(super) fn before_read(&self) -> Result<(), Limit> {
         // Headers that arrive in one piece are not counted. Most do, and the server does not wait for them.
-        if self.count.get() > 0 { self.place.request_began() } else { Ok(()) }
+        if self.count.get() > 0 { self.permit.request_began() } else { Ok(()) }
     }
 
     pub(super) fn count_header_bytes(&self, read: usize) -> Result<(), Limit> {

@@ -48,14 +48,14 @@ pub(super) async fn read(
     shard: &Shard,
     stream: &mut Stream,
     peer: SocketAddr,
-    place: &HttpPermit,
+    permit: &HttpPermit,
     deadline: Instant,
 ) -> Option<Bytes> {
     tokio::select! {
         biased;
         read = read_once(stream) => read.inspect_err(|error| tracing::debug!(%error, %peer, "http connection ended")).ok(),
         () = shard.drained() => Some(Bytes::new()),
-        () = parting(place) => {
+        () = parting(permit) => {
             shard.metrics.limit_met(Limit::HttpConnections);
             tracing::debug!(%peer, "close a silent connection to make room");
             None
@@ -95,7 +95,7 @@ pub(super) struct Opening {
 pub(super) fn accept_websocket(
     shard: &Rc<Shard>,
     peer: SocketAddr,
-    place: &HttpPermit,
+    permit: &HttpPermit,
     bytes: &Bytes,
 ) -> Option<Opening> {
     if shard.application.allow_request.is_some() {
@@ -110,7 +110,7 @@ pub(super) fn accept_websocket(
     if !is_new || !is_allowed(shard, peer.ip(), &parts.headers) {
         return None;
     }
-    let call = EngineCall { shard, peer, client, place, protocol };
+    let call = EngineCall { shard, peer, client, permit, protocol };
     let (mut response, origin) = call.open_websocket(&parts, &query).ok()?;
     if let Some(page) = parts.headers.get(ORIGIN).and_then(detached) {
         allow_origin(&shard.config.origins, page, response.headers_mut());

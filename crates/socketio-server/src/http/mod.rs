@@ -91,11 +91,11 @@ pub(crate) fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
     served: StreamGuard,
-    place: HttpPermit,
+    permit: HttpPermit,
 ) -> impl Future<Output = ()> {
     // Boxed, so that the task of a WebSocket takes no memory for the state of what was before. An async block would reserve
     // space for the variables of both.
-    let opening = Box::pin(until_websocket(shard.clone(), stream, peer, place));
+    let opening = Box::pin(until_websocket(shard.clone(), stream, peer, permit));
     let websocket = opening.map(move |opening| {
         OptionFuture::from(opening.map(|(stream, Opening { origin, answer, leftover })| {
             open_websocket(&shard, origin, stream, answer, &leftover, served)
@@ -109,7 +109,7 @@ async fn until_websocket(
     shard: Rc<Shard>,
     stream: TcpStream,
     peer: SocketAddr,
-    place: HttpPermit,
+    permit: HttpPermit,
 ) -> Option<(Stream, Opening)> {
     // The first request shares the deadline of the TLS handshake, so a client that is slow at both does not get the
     // time twice.
@@ -117,13 +117,13 @@ async fn until_websocket(
     let mut stream = match &shard.application.tls {
         None => Stream::Plain(stream),
         // Boxed: the state of a handshake is large.
-        Some(tls) => Box::pin(tls::handshake(&shard, tls, stream, &place, deadline)).await?,
+        Some(tls) => Box::pin(tls::handshake(&shard, tls, stream, &permit, deadline)).await?,
     };
-    let first = first::read(&shard, &mut stream, peer, &place, deadline).await?;
-    if let Some(opening) = first::accept_websocket(&shard, peer, &place, &first) {
+    let first = first::read(&shard, &mut stream, peer, &permit, deadline).await?;
+    if let Some(opening) = first::accept_websocket(&shard, peer, &permit, &first) {
         return Some((stream, opening));
     }
-    let exchange = Exchange::new(shard, peer, place, deadline);
+    let exchange = Exchange::new(shard, peer, permit, deadline);
     // Boxed, so that the memory for HTTP is freed when HTTP ends.
     let served = Box::pin(requests::serve(&exchange, first, stream)).await?;
     match exchange.upgrade.take() {
@@ -143,7 +143,7 @@ async fn close(exchange: &Exchange, served: Served) {
     if may_send_on {
         Box::pin(requests::linger(exchange, stream, is_parting)).await;
     } else if let Stream::Tls(stream) = stream.into_stream() {
-        Box::pin(tls::shut_down(stream, &exchange.place, is_parting)).await;
+        Box::pin(tls::shut_down(stream, &exchange.permit, is_parting)).await;
     }
 }
 
@@ -171,20 +171,20 @@ async fn carry_out(exchange: &Exchange, upgrade: Upgrade, served: Served) -> Opt
 
 /// Passes an upgrade on to the fallback. `head` holds the request again.
 async fn serve_upgrade(exchange: &Exchange, mut stream: Stream, head: Bytes, client: SocketAddr) {
-    let Exchange { shard, place, .. } = exchange;
+    let Exchange { shard, permit, .. } = exchange;
     // This connection must not be closed to make room, like one with a client's request.
-    let Ok(_held) = place.hold() else {
+    let Ok(_held) = permit.hold() else {
         shard.metrics.limit_met(Limit::HttpConnections);
         let _ = timeout(CLOSE_LINGER, stream.write_all(turned_away(Limit::HttpConnections))).await;
         return;
     };
-    reread::serve(shard, stream, head, client, place.connection(), max_headers(&shard.config)).await;
+    reread::serve(shard, stream, head, client, permit.connection(), max_headers(&shard.config)).await;
 }
 
 /// Completes when the connection must make room for another. The runtime polls the network once more before, so a
 /// request that has arrived by then is read.
-async fn parting(place: &HttpPermit) {
-    place.parting().await;
+async fn parting(permit: &HttpPermit) {
+    permit.parting().await;
     yield_now().await;
 }
 

@@ -75,7 +75,7 @@ pub(super) async fn serve(exchange: &Rc<Exchange>, first: Bytes, stream: Stream)
 async fn serve_until_end(exchange: &Exchange, connection: &mut HyperConnection, is_parting: &mut bool) -> Ended {
     let shard = &exchange.shard;
     let mut drained = pin!(shard.drain_began.notified());
-    let mut parting = pin!(parting(&exchange.place));
+    let mut parting = pin!(parting(&exchange.permit));
     let mut time_up = pin!(sleep_until(exchange.deadline()));
     let mut draining = false;
     std::future::poll_fn(|cx| {
@@ -192,9 +192,9 @@ fn announce_keep_alive(shard: &Shard, response: &mut Response<ResponseBody>) {
 /// that overtakes our answer. A client that sends its whole body before it reads would then never learn why it was
 /// refused.
 pub(super) async fn linger(exchange: &Exchange, mut stream: HttpStream, is_parting: bool) {
-    let Exchange { shard, place, .. } = exchange;
+    let Exchange { shard, permit, .. } = exchange;
     stream.forget_headers();
-    place.is_done();
+    permit.is_done();
     let mut drained = pin!(shard.drain_began.notified());
     let is_urgent = is_parting || shard.is_draining();
     let until = Instant::now() + if is_urgent { CLOSE_LINGER } else { HTTP_LINGER };
@@ -216,7 +216,7 @@ pub(super) async fn linger(exchange: &Exchange, mut stream: HttpStream, is_parti
     };
     tokio::select! {
         biased;
-        () = place.parting(), if !is_parting => {}
+        () = permit.parting(), if !is_parting => {}
         () = &mut drained, if !is_urgent => {}
         () = reading => {}
     }

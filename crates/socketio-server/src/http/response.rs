@@ -29,7 +29,7 @@ pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Respo
     response
 }
 
-/// The answer to a client without a place, sent before its request is read. The client may not see it: if the client
+/// The answer to a client without a permit, sent before its request is read. The client may not see it: if the client
 /// has sent data meanwhile, that data stays unread, and the kernel resets the connection.
 pub(crate) fn turned_away(limit: Limit) -> &'static [u8] {
     if limit.is_shared() {

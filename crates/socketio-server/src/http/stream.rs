@@ -127,8 +127,8 @@ impl HttpStream {
 impl AsyncRead for HttpStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let place = &this.exchange.place;
-        let is_header = !place.is_busy();
+        let permit = &this.exchange.permit;
+        let is_header = !permit.is_busy();
         if is_header && let Err(limit) = this.exchange.before_read() {
             return Poll::Ready(Err(this.refuse(limit)));
         }
@@ -137,7 +137,7 @@ impl AsyncRead for HttpStream {
                 let first = this.first.split_to(this.first.len().min(buffer.remaining()));
                 buffer.put_slice(&first);
                 first.len()
-            } else if place.reads_body() {
+            } else if permit.reads_body() {
                 let before = buffer.filled().len();
                 ready!(Pin::new(&mut this.stream).poll_read(cx, buffer)).or_else(without_notice)?;
                 buffer.filled().len() - before
@@ -151,12 +151,12 @@ impl AsyncRead for HttpStream {
             }
             this.has_ended = true;
         }
-        if place.ignores_end() {
-            place.hide_end_from(cx.waker());
+        if permit.ignores_end() {
+            permit.hide_end_from(cx.waker());
             return Poll::Pending;
         }
         // hyper may already have the whole body while the handler does not.
-        if place.owes_answer() && this.exchange.is_patient() {
+        if permit.owes_answer() && this.exchange.is_patient() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

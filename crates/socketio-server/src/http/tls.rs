@@ -23,7 +23,7 @@ pub(super) async fn handshake(
     shard: &Shard,
     tls: &Tls,
     stream: TcpStream,
-    place: &HttpPermit,
+    permit: &HttpPermit,
     deadline: Instant,
 ) -> Option<Stream> {
     if shard.is_draining() {
@@ -35,7 +35,7 @@ pub(super) async fn handshake(
         biased;
         // A drain does not wait for unfinished handshakes.
         () = shard.drain_began.notified() => return None,
-        () = place.parting() => {
+        () = permit.parting() => {
             shard.metrics.limit_met(Limit::HttpConnections);
             return None;
         }
@@ -72,10 +72,10 @@ async fn within_measure(accepting: &mut Accept<Measured>) -> Result<TlsStream<Me
 }
 
 /// Ends a stream after HTTP, so that its client can tell a regular end from a cut.
-pub(super) async fn shut_down(mut stream: Box<TlsStream<Measured>>, place: &HttpPermit, is_parting: bool) {
+pub(super) async fn shut_down(mut stream: Box<TlsStream<Measured>>, permit: &HttpPermit, is_parting: bool) {
     tokio::select! {
         biased;
-        () = place.parting(), if !is_parting => {}
+        () = permit.parting(), if !is_parting => {}
         _ = timeout(CLOSE_LINGER, stream.shutdown()) => {}
     }
 }

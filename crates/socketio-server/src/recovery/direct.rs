@@ -34,7 +34,7 @@ struct Log<F> {
     forgotten: Option<Emitted>,
 }
 
-/// The place of an event in the order of emission.
+/// The position of an event in the order of emission.
 #[derive(Debug, Clone, Copy)]
 struct Emitted {
     number: u32,
@@ -222,7 +222,7 @@ mod tests {
         Offset::of_direct(at(after), number, &socket())
     }
 
-    fn places(direct: &Direct) -> Vec<u64> {
+    fn positions(direct: &Direct) -> Vec<u64> {
         direct.events().map(|(after, _)| after.get()).collect()
     }
 
@@ -236,7 +236,7 @@ mod tests {
                 emit(&mut direct, after);
             }
             assert!(direct.resume(&socket(), offset.as_ref()));
-            places(&direct)
+            positions(&direct)
         };
         assert_eq!(missed(None), [5, 5, 6, 8]);
         assert_eq!(missed(Some(offsets[0])), [5, 6, 8]);
@@ -255,7 +255,7 @@ mod tests {
         direct.ask();
         emit(&mut direct, 2);
         direct.answered();
-        assert_eq!(places(&direct), [2]);
+        assert_eq!(positions(&direct), [2]);
         direct.ask();
         direct.answered();
         assert!(direct.log.is_none());
@@ -271,7 +271,7 @@ mod tests {
         let mut direct = direct.pack().unpack();
         assert!(direct.resume(&socket(), None));
         direct.answered();
-        assert_eq!(places(&direct), [1]);
+        assert_eq!(positions(&direct), [1]);
     }
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
         assert!(direct.resume(&socket(), Some(&offset)));
         emit(&mut direct, 6);
         assert!(direct.resume(&socket(), Some(&offset)));
-        assert_eq!(places(&direct), [6]);
+        assert_eq!(positions(&direct), [6]);
     }
 
     #[test]
@@ -293,7 +293,7 @@ mod tests {
             direct.push(at(after), room, SmallVec::from_iter([frame]), MAX);
         }
         direct.retain_rooms(|room| room == "b");
-        assert_eq!(places(&direct), [1, 3]);
+        assert_eq!(positions(&direct), [1, 3]);
     }
 
     #[test]
@@ -301,10 +301,10 @@ mod tests {
         let mut direct = Direct::default();
         let offsets: Vec<Offset> = (0..12).map(|after| emit(&mut direct, after)).collect();
         let bytes = direct.log.as_ref().map(|log| log.bytes);
-        assert_eq!((places(&direct).len(), bytes), (10, Some(MAX)));
+        assert_eq!((positions(&direct).len(), bytes), (10, Some(MAX)));
         assert!(!direct.resume(&socket(), None));
         assert!(!direct.resume(&socket(), Some(&offsets[0])));
         assert!(direct.resume(&socket(), Some(&offsets[1])));
-        assert_eq!(places(&direct), [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        assert_eq!(positions(&direct), [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
     }
 }

@@ -159,7 +159,7 @@ impl Newest {
 /// The approximate bytes of an entry besides its frames.
 const ENTRY_OVERHEAD: usize = 256;
 
-/// The bytes, besides the name, of a room with no other entries: its place in the map, which may be half empty, and a
+/// The bytes, besides the name, of a room with no other entries: its entry in the map, which may be half empty, and a
 /// list of one.
 const ROOM_OVERHEAD: usize = 192;
 

@@ -75,8 +75,8 @@ pub struct MissedEvent {
 /// Keeps sessions across the end of the process. The `pid` is the client's secret: its holder can take the session
 /// over.
 pub trait SessionKeeper: Debug + Send + Sync {
-    /// Saves a session in place of its earlier copy. Called on the sockets' threads, before the client is told of the
-    /// change: must not block.
+    /// Saves a session in place of its earlier copy. Called on the sockets' threads, before the client is informed of
+    /// the change: must not block.
     fn save(&self, pid: &str, session: SavedSession);
 
     /// Records that the session's client has gone and may come back. The client has received every broadcast up to

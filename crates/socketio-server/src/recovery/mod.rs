@@ -2,7 +2,7 @@
 //!
 //! It is Socket.IO's own protocol, so the standard client takes part without changes. The reply to CONNECT carries a
 //! secret (`pid`). Every event without an ack id carries an [`Offset`] as an additional argument, a string at its end.
-//! A returning client sends both. The events that it may have missed come from three places:
+//! A returning client sends both. The events that it may have missed come from three sources:
 //!
 //! - [`history`]: the broadcasts of this node, by room;
 //! - [`direct`]: the events emitted to one socket alone, until a heartbeat confirms their arrival;

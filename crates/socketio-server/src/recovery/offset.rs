@@ -5,7 +5,7 @@ use std::{fmt, ops::Deref};
 use crate::identifier::Id;
 use crate::identifier::Position;
 
-/// The place of an event in the sequence of a socket's events. A broadcast has a number on this node. The
+/// The position of an event in the sequence of a socket's events. A broadcast has a number on this node. The
 /// socket's own events between two broadcasts have numbers of their own.
 ///
 /// Clients send it back without reading it. `1f` is the offset of the broadcast 0x1f. `1f.3.k9Qx` is the offset of the
@@ -96,16 +96,16 @@ impl Text {
     }
 
     fn push_all(&mut self, bytes: &[u8]) {
-        if let Some(place) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
-            place.copy_from_slice(bytes);
+        if let Some(target) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            target.copy_from_slice(bytes);
             self.len += bytes.len();
         }
     }
 
     fn push_hex(&mut self, number: u64) {
         let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
-        for place in (0..digits).rev() {
-            let digit = (number >> (4 * place) & 0xf) as u8;
+        for index in (0..digits).rev() {
+            let digit = (number >> (4 * index) & 0xf) as u8;
             self.push(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 });
         }
     }

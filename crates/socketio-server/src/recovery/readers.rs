@@ -12,31 +12,31 @@ use crate::{address::Address, config::READS_PER_ADDRESS};
 #[derive(Default)]
 pub(crate) struct Readers(RefCell<HashMap<Address, Arc<Semaphore>>>);
 
-/// A client for which the keeper may read, or that waits for its place.
+/// A client for which the keeper may read, or that waits for a permit.
 pub(crate) struct Reader<'a> {
     readers: &'a Readers,
     address: Address,
-    place: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Readers {
     /// Waits until the keeper may read for a client of this address.
     pub(crate) async fn enter(&self, address: Address) -> Reader<'_> {
-        let places =
+        let permits =
             self.0.borrow_mut().entry(address).or_insert_with(|| Arc::new(Semaphore::new(READS_PER_ADDRESS))).clone();
-        let mut reader = Reader { readers: self, address, place: None };
+        let mut reader = Reader { readers: self, address, permit: None };
         // The semaphore is never closed.
-        reader.place = places.acquire_owned().await.ok();
+        reader.permit = permits.acquire_owned().await.ok();
         reader
     }
 }
 
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
-        self.place = None;
+        self.permit = None;
         let mut addresses = self.readers.0.borrow_mut();
         // A client that waits or reads has a copy.
-        if addresses.get(&self.address).is_some_and(|places| Arc::strong_count(places) == 1) {
+        if addresses.get(&self.address).is_some_and(|permits| Arc::strong_count(permits) == 1) {
             addresses.remove(&self.address);
             if addresses.is_empty() {
                 addresses.shrink_to_fit();

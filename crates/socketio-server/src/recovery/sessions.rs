@@ -69,7 +69,7 @@ pub(crate) struct Away {
     since: Instant,
 }
 
-/// The bytes of a room besides its name, and of a session besides its rooms and its place among the kept sessions.
+/// The bytes of a room besides its name, and of a session besides its rooms and its entry among the kept sessions.
 const OVERHEAD_BYTES: usize = 64;
 
 /// The number of entries that are always tolerated, valid or stale.

@@ -120,8 +120,8 @@ impl Shard {
 
     fn carry_out(self: &Rc<Self>, command: Command) {
         match command {
-            Command::Accept(stream, peer, place) => match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => self.accept(stream, peer, place),
+            Command::Accept(stream, peer, permits) => match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => self.accept(stream, peer, permits),
                 Err(error) => tracing::warn!(%error, "failed to register a connection"),
             },
             Command::WithSocket(socket, f) => {
@@ -170,11 +170,11 @@ impl Shard {
     ) {
         let mut asked = HashSet::new();
         let rooms = &self.space(namespace).rooms;
-        let places = rooms.borrow().places();
-        for place in 0..places {
+        let index_bound = rooms.borrow().index_bound();
+        for index in 0..index_bound {
             let members = {
                 let rooms = rooms.borrow();
-                let room = rooms.at(place).filter(|(name, _)| self.guarded(|| is_meant(name)) == Some(true));
+                let room = rooms.at(index).filter(|(name, _)| self.guarded(|| is_meant(name)) == Some(true));
                 let members = room.into_iter().flat_map(|(_, members)| members).map(|member| &member.socket);
                 members.filter(|socket| asked.insert(socket.reference())).cloned().collect()
             };

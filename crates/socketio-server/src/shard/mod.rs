@@ -330,10 +330,10 @@ impl Shard {
         self: &Rc<Self>,
         stream: tokio::net::TcpStream,
         peer: SocketAddr,
-        (stream_place, http_place): (StreamPermit, HttpPermit),
+        (stream_permit, http_permit): (StreamPermit, HttpPermit),
     ) {
-        let served = StreamGuard::new(self, stream_place);
-        tokio::task::spawn_local(serve_connection(self.clone(), stream, peer, served, http_place));
+        let served = StreamGuard::new(self, stream_permit);
+        tokio::task::spawn_local(serve_connection(self.clone(), stream, peer, served, http_permit));
     }
 
     /// Nanoseconds since the shard began.
@@ -420,9 +420,9 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 pub(crate) struct StreamGuard(Rc<Shard>, #[expect(dead_code, reason = "held for its drop")] StreamPermit);
 
 impl StreamGuard {
-    fn new(shard: &Rc<Shard>, place: StreamPermit) -> Self {
+    fn new(shard: &Rc<Shard>, permit: StreamPermit) -> Self {
         shard.streams.set(shard.streams.get() + 1);
-        Self(shard.clone(), place)
+        Self(shard.clone(), permit)
     }
 
     /// The guard of a connection that another shard handed over.

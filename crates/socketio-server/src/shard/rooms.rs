@@ -28,7 +28,7 @@ pub(crate) struct Rooms {
     by_name: HashMap<Arc<str>, usize>,
     rooms: Slab<Room>,
     /// The number of the last fan-out pass.
-    turn: u64,
+    pass: u64,
 }
 
 struct Room {
@@ -64,18 +64,18 @@ pub(crate) type Memberships = SmallVec<[Membership; 2]>;
 impl Rooms {
     /// The number of a new fan-out pass.
     pub(crate) fn next_pass(&mut self) -> u64 {
-        self.turn += 1;
-        self.turn
+        self.pass += 1;
+        self.pass
     }
 
-    /// The upper bound of the rooms' places. A room that is created meanwhile may have a higher place.
-    pub(crate) fn places(&self) -> usize {
+    /// The upper bound of the rooms' indexes. A room that is created meanwhile may have a higher index.
+    pub(crate) fn index_bound(&self) -> usize {
         self.rooms.capacity()
     }
 
-    /// The room at a place, if there is one, and its members.
-    pub(crate) fn at(&self, place: usize) -> Option<(&str, &[Member])> {
-        self.rooms.get(place).map(|room| (&*room.name, &*room.members))
+    /// The room at an index, if there is one, and its members.
+    pub(crate) fn at(&self, index: usize) -> Option<(&str, &[Member])> {
+        self.rooms.get(index).map(|room| (&*room.name, &*room.members))
     }
 
     pub(crate) fn members(&self, name: &str) -> &[Member] {
@@ -130,9 +130,9 @@ impl Rooms {
     }
 
     /// Whether the fan-out pass of this number, through these rooms, has delivered to the socket in each of them.
-    pub(crate) fn has_delivered(&self, socket: &Socket, names: &[Box<str>], turn: u64) -> bool {
+    pub(crate) fn has_delivered(&self, socket: &Socket, names: &[Box<str>], pass: u64) -> bool {
         let mut passes = names.iter().filter_map(|name| self.delivered_through(socket, name)).peekable();
-        passes.peek().is_some() && passes.all(|last| last == turn)
+        passes.peek().is_some() && passes.all(|last| last == pass)
     }
 
     /// Adds the socket to a room that it is not in, after the broadcast `after`.
@@ -153,7 +153,7 @@ impl Rooms {
         members.push(Member {
             socket: socket.clone(),
             connection: socket.inner().connection.clone(),
-            delivered_through: Cell::new(self.turn),
+            delivered_through: Cell::new(self.pass),
             slot: (memberships.len() - 1) as u32,
             encoding: socket.encoding(),
         });
@@ -200,7 +200,7 @@ impl Rooms {
             room.members.shrink_to(room.members.len() * 2);
         }
         if self.rooms.is_empty() {
-            *self = Self { turn: self.turn, ..Self::default() };
+            *self = Self { pass: self.pass, ..Self::default() };
         }
     }
 }

@@ -234,7 +234,7 @@ pub(crate) fn handle_post(session: &Rc<Connection>) {
         return;
     }
     let Some(mut post) = with_polling(session, |polling| polling.post.take()).flatten() else { return };
-    let outcome = session.turn(|| {
+    let outcome = session.batch(|| {
         let outcome = handle_payload(session, &mut post);
         // The POST is answered before the poll that carries its results. The `disconnect` of python-engineio waits for
         // an open POST, and would wait until the next heartbeat.

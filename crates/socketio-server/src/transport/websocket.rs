@@ -46,7 +46,7 @@ pub(crate) fn open(
     let (read, write) = stream.into_split();
     let connection = Connection::open(shard, origin, Writer::WebSocket(write));
     let sid = shard.entropy.borrow_mut().session_id(shard.id);
-    connection.turn(|| {
+    connection.batch(|| {
         connection.queue_uncounted(Rc::new(Frame::ahead(answer)));
         connection.queue_uncounted(Rc::new(Frame::text(|out| open_packet(shard, sid.as_str(), &[], out))));
     });
@@ -159,7 +159,7 @@ impl Reader {
                 Poll::Pending => break,
             }
         }
-        connection.turn(|| self.poll_read(connection, cx))
+        connection.batch(|| self.poll_read(connection, cx))
     }
 
     fn poll_read(&mut self, connection: &Rc<Connection>, cx: &mut Context<'_>) -> Poll<End> {
@@ -195,7 +195,7 @@ impl Reader {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        // More input may be ready. The output of this turn leaves first, and other connections get their turns.
+        // More input may be ready. The output of this batch leaves first, and other connections get their turns.
         if !connection.is_waiting_for_turn() {
             cx.waker().wake_by_ref();
         }

@@ -169,7 +169,7 @@ impl<'a> Session<'a> {
             }
             packet::Kind::Ack { id, args, .. } => {
                 if let Some(request) = self.acks.remove(&id) {
-                    let (is_granted, text) = told(&request, args.get(0));
+                    let (is_granted, text) = describe(&request, args.get(0));
                     output.note(&text);
                     return Ok(if is_granted { None } else { self.lose_hopes(1) });
                 }
@@ -273,7 +273,7 @@ fn show(text: &str, attachments: &[usize], output: &mut Output) -> anyhow::Resul
 }
 
 /// Whether a request was granted, and the text that reports it.
-fn told(what: &str, answer: Option<&RawValue>) -> (bool, String) {
+fn describe(what: &str, answer: Option<&RawValue>) -> (bool, String) {
     let outcome = answer.map(|answer| serde_json::from_str::<Outcome>(answer.get()));
     match outcome {
         Some(Ok(Outcome { success: true, .. })) => (true, what.to_owned()),

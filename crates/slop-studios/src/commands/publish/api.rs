@@ -147,8 +147,8 @@ impl Answer {
     }
 }
 
-/// Prints a receipt's warnings on standard error, each after `place`.
-pub(super) fn show_warnings(receipt: &str, place: &str) {
+/// Prints a receipt's warnings on standard error, each after `prefix`.
+pub(super) fn show_warnings(receipt: &str, prefix: &str) {
     #[derive(Deserialize)]
     struct Receipt {
         #[serde(default)]
@@ -160,7 +160,7 @@ pub(super) fn show_warnings(receipt: &str, place: &str) {
         message: String,
     }
     for Warning { field, message } in serde_json::from_str::<Receipt>(receipt).into_iter().flat_map(|r| r.warnings) {
-        eprintln!("warning: {place}{} {}", printable(&field), printable(&message));
+        eprintln!("warning: {prefix}{} {}", printable(&field), printable(&message));
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn open(path: &Path) -> anyhow::Result<BufReader<Box<dyn Read + Send>
         } else {
             let opened = File::open(path);
             Box::new(opened.map_err(|error| {
-                anyhow::anyhow!("can't read {}: {}", path.display(), nearest_path::told(path, &error))
+                anyhow::anyhow!("can't read {}: {}", path.display(), nearest_path::describe(path, &error))
             })?)
         };
     Ok(BufReader::new(input))

@@ -133,7 +133,7 @@ fn read(mut input: impl BufRead, lines: &mpsc::Sender<io::Result<Line>>) {
                 Err(error) => Err(error),
             },
             Ok(_) if bytes.trim_ascii().is_empty() => continue,
-            Ok(_) => Ok(Line { number, event: serde_json::from_slice(&bytes).map_err(|error| place_of(&error)) }),
+            Ok(_) => Ok(Line { number, event: serde_json::from_slice(&bytes).map_err(|error| describe(&error)) }),
             Err(error) => Err(error),
         };
         let is_last = line.is_err();
@@ -144,7 +144,7 @@ fn read(mut input: impl BufRead, lines: &mpsc::Sender<io::Result<Line>>) {
 }
 
 /// The error in a line, with its position.
-fn place_of(error: &serde_json::Error) -> String {
+fn describe(error: &serde_json::Error) -> String {
     error.to_string().replace(" at line 1 column ", " at column ")
 }
 

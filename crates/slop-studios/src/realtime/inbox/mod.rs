@@ -173,8 +173,8 @@ pub(crate) fn extensions(namespace: Namespace, store: &Arc<dyn Store>) -> Namesp
         })
 }
 
-/// Answers a request for the user's own inbox. The socket needs an identity. `f` returns the count of its place in the
-/// order, and makes the answer from the count that the client is told.
+/// Answers a request for the user's own inbox. The socket needs an identity. `f` returns the count at its position in
+/// the order, and makes the answer from the count that is sent to the client.
 async fn answer<F, A>(
     store: Arc<dyn Store>,
     socket: Socket,
@@ -199,13 +199,13 @@ async fn answer<F, A>(
         let count = session::inbox(&socket, |progress| progress.newest(asked, unread));
         answer(count).map_err(|error| error.to_string())
     });
-    let told = ack.is_some() && result.is_ok();
+    let has_count = ack.is_some() && result.is_ok();
     match (ack, result) {
         (Some(ack), Ok(json)) => ack.send_args(&EventArgs::from_raw(json)),
         (Some(ack), Err(error)) => ack.send(&Failed::new(&error)),
         (None, _) => {}
     }
-    let held = session::inbox(&socket, |progress| progress.answered(asked, told));
+    let held = session::inbox(&socket, |progress| progress.answered(asked, has_count));
     if let (Some(unread), Some(identity)) = (held, self::identity(&socket)) {
         send_count(&socket, &identity.user_id, unread);
     }

@@ -25,9 +25,9 @@ pub(crate) struct Progress {
     pub(super) is_drained: bool,
     /// Whether the client has used an inbox event, as any user. Only such clients understand the count.
     wants_count: bool,
-    /// Whether the count of unread notifications may have changed since the client was told.
+    /// Whether the count of unread notifications may have changed since it was last sent to the client.
     is_count_stale: bool,
-    /// The newest count that this socket's client could be told, whether it was.
+    /// The newest count that could be sent to this socket's client, whether it was sent or not.
     newest_count: Unread,
     /// How often the count became stale.
     pub(super) times_stale: u64,
@@ -99,7 +99,7 @@ impl Progress {
         if self.user_id.as_deref() == Some(user_id) { self.sent } else { 0 }
     }
 
-    /// Whether the client is told the number of unread notifications, for a session that may be recovered.
+    /// Whether the client is sent the number of unread notifications, for a session that may be recovered.
     pub(crate) fn wants_count(&self) -> bool {
         self.wants_count
     }
@@ -110,11 +110,11 @@ impl Progress {
         !replace(&mut self.wants_count, true)
     }
 
-    /// Records the answer to a request that was made when `times_stale` was `asked`. `told`: the answer contained the
-    /// count. Returns the count to send now.
-    pub(super) fn answered(&mut self, asked: u64, told: bool) -> Option<u64> {
+    /// Records the answer to a request that was made when `times_stale` was `asked`. `has_count`: the answer contained
+    /// the count. Returns the count to send now.
+    pub(super) fn answered(&mut self, asked: u64, has_count: bool) -> Option<u64> {
         self.unanswered = self.unanswered.saturating_sub(1);
-        if told && self.times_stale == asked {
+        if has_count && self.times_stale == asked {
             (self.is_count_stale, self.held) = (false, None);
         }
         let held = if self.unanswered == 0 { self.held.take() } else { None };
@@ -123,7 +123,7 @@ impl Progress {
     }
 
     /// The count for the answer to a request that was made when `times_stale` was `asked`: the one of the answer's own
-    /// place in the order, or a newer one that the client was told meanwhile.
+    /// position in the order, or a newer one that was sent to the client meanwhile.
     pub(super) fn newest(&mut self, asked: u64, unread: Unread) -> u64 {
         if self.times_stale != asked {
             // The socket may have another user by now.
@@ -135,8 +135,8 @@ impl Progress {
         self.newest_count.count
     }
 
-    /// Records a change of the count, as of its event. Returns the count to tell the client: an answer may have told a
-    /// newer one.
+    /// Records a change of the count, as of its event. Returns the count to send to the client: an answer may have
+    /// contained a newer one.
     pub(super) fn count_changed(&mut self, unread: Unread) -> Option<u64> {
         self.held = None;
         if unread.as_of >= self.newest_count.as_of {
@@ -331,7 +331,7 @@ mod tests {
         progress.answered(0, false);
         assert!(!progress.came_live(9) && progress.count_changed(unread(9, 2)).is_some());
         assert_eq!(taken(&mut progress, &waiting(&[2], 8), 4), [2]);
-        assert_eq!(count(&mut progress, 1, false), None, "the client was told a newer number");
+        assert_eq!(count(&mut progress, 1, false), None, "a newer number was sent to the client");
         assert_eq!(progress.last_live, 9);
         assert!(progress.came_live(10));
         progress.end(4, 10);
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_that_changed_since_the_read_is_told() {
+    fn a_count_that_changed_since_the_read_is_sent() {
         let mut progress = Progress::default();
         progress.begin(&"u".into());
         assert_eq!(progress.count_changed(unread(9, 4)), None, "the client has not asked for it");
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn the_count_is_told_when_it_may_have_changed_unheard() {
+    fn the_count_is_sent_when_it_may_have_changed_unnoticed() {
         let (user, other) = ("u".into(), "v".into());
         let mut progress = Progress::default();
         progress.begin(&user);
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn the_count_of_an_inbox_is_told_unless_an_answer_tells_it() {
+    fn the_count_of_an_inbox_is_sent_unless_an_answer_contains_it() {
         let begun = || {
             let mut progress = Progress::default();
             progress.begin(&"u".into());
@@ -464,8 +464,8 @@ mod tests {
             assert_eq!(count(&mut progress, 5, false), None, "the answer will tell it");
             (progress, asked)
         };
-        let (mut told, asked) = begun();
-        assert_eq!((told.answered(asked, true), count(&mut told, 5, false)), (None, None));
+        let (mut progress, asked) = begun();
+        assert_eq!((progress.answered(asked, true), count(&mut progress, 5, false)), (None, None));
         let (mut failed, asked) = begun();
         assert_eq!((failed.answered(asked, false), count(&mut failed, 5, false)), (Some(5), None));
         let (mut away, asked) = begun();

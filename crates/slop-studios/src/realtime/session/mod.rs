@@ -69,15 +69,15 @@ pub(crate) struct Sessions {
 #[derive(Debug, Default)]
 struct Session {
     identity: Option<Rc<Identity>>,
-    /// The outcome of the handshake's token, until the client has been told.
+    /// The outcome of the handshake's token, until it has been sent to the client.
     handshake: Option<Result<(), AuthError>>,
     /// Failed authentications that were restored with the session; the connection counts the new ones.
     auth_failures: u32,
     /// Why the socket has no identity, until the client is known to have received the reason.
-    untold: Option<Rc<AuthError>>,
+    unconfirmed: Option<Rc<AuthError>>,
     /// The number of changes of keys and rules at the last check of the socket's identity and memberships.
     checked: u64,
-    /// Whether the client was told that its token is about to end.
+    /// Whether the client was sent the notice that its token is about to end.
     expiry_noticed: bool,
     /// Number of custom rooms and subscriptions of the socket.
     memberships: usize,
@@ -152,7 +152,7 @@ impl Sessions {
         self.verifier.fetch_unknown_key(|| token_of(payload).ok())
     }
 
-    /// Verifies the handshake's token, before the client is told that it is connected.
+    /// Verifies the handshake's token, before the client gets the answer to its CONNECT.
     ///
     /// # Errors
     /// If a token is required and there is no valid one.
@@ -302,13 +302,13 @@ impl Sessions {
         let reason = self.verifier.recheck(&identity).err()?;
         self.metrics.identity_lost(reason);
         self.become_user(socket, None);
-        let untold = Rc::new(reason);
-        with_session(socket, |session| session.untold = Some(Rc::clone(&untold)));
-        // A returning client is told by `before_replay`. The replay of this event is only for a client that has its
-        // identity again.
+        let unconfirmed = Rc::new(reason);
+        with_session(socket, |session| session.unconfirmed = Some(Rc::clone(&unconfirmed)));
+        // For a returning client, `before_replay` sends the event. The replay of this event is only for a client that
+        // has its identity again.
         let message = reason.to_string();
         send_to_user(socket, &identity.user_id, server::AUTH_ERROR, &Message { message: &message });
-        told_when_arrived(socket, untold);
+        known_when_arrived(socket, unconfirmed);
         Some(reason)
     }
 
@@ -322,7 +322,7 @@ impl Sessions {
         with_session(socket, |session| {
             session.identity.clone_from(&next);
             session.expiry_noticed = false;
-            session.untold = None;
+            session.unconfirmed = None;
         });
         socket.session_changed();
         // For the rules, this is only another token of the same user, and they were applied before. When the rules
@@ -348,9 +348,9 @@ impl Sessions {
 impl Sessions {
     /// Tells a client with a recovered session why it has no identity any more, before it gets any other event.
     pub(crate) fn before_replay(&self, socket: &Socket) {
-        if let Some(untold) = socket.with_data(|session: &mut Session| session.untold.clone()).flatten() {
-            send_auth_error(socket, *untold);
-            told_when_arrived(socket, untold);
+        if let Some(unconfirmed) = socket.with_data(|session: &mut Session| session.unconfirmed.clone()).flatten() {
+            send_auth_error(socket, *unconfirmed);
+            known_when_arrived(socket, unconfirmed);
         }
     }
 
@@ -412,17 +412,17 @@ fn send_auth_error(socket: &Socket, error: AuthError) {
     send(socket, server::AUTH_ERROR, &Message { message: &message });
 }
 
-/// Records that the client was told why it has no identity, once the event has arrived. If the connection is lost
-/// before, the client is told again when it comes back.
-fn told_when_arrived(socket: &Socket, told: Rc<AuthError>) {
-    let told_socket = socket.clone();
+/// Records that the client knows why it has no identity, once the event has arrived. If the connection is lost
+/// before, the event is sent again when the client comes back.
+fn known_when_arrived(socket: &Socket, reason: Rc<AuthError>) {
+    let known_socket = socket.clone();
     socket.when_arrived(move || {
-        let is_known = told_socket.with_data(|session: &mut Session| {
+        let is_known = known_socket.with_data(|session: &mut Session| {
             // The socket may have lost another identity since.
-            session.untold.take_if(|untold| Rc::ptr_eq(untold, &told)).is_some()
+            session.unconfirmed.take_if(|unconfirmed| Rc::ptr_eq(unconfirmed, &reason)).is_some()
         });
         if is_known == Some(true) {
-            told_socket.session_changed();
+            known_socket.session_changed();
         }
     });
 }

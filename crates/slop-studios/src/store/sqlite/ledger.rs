@@ -41,9 +41,9 @@ pub(super) enum Applied {
     Revoked(Revocations),
     /// The stored revocation, if there was one, is removed.
     Undone(Option<Revocation>),
-    /// The item's state at this place in the order.
+    /// The item's state at this position in the order.
     Snapshot(MediaSnapshot),
-    /// The user's undelivered notifications at this place in the order.
+    /// The user's undelivered notifications at this position in the order.
     Inbox(Inbox),
     /// The request was refused, and nothing was changed.
     Refused(StoreError),
@@ -65,8 +65,8 @@ pub(super) enum Origin {
 pub(super) struct Ledger {
     connection: Connection,
     bounds: Bounds,
-    /// The first number of this life.
-    life: u64,
+    /// The first number of this run.
+    run: u64,
     /// The usage after the current transaction.
     usage: Usage,
     /// The usage before the current transaction.
@@ -78,12 +78,12 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(connection: Connection, bounds: Bounds, life: u64) -> rusqlite::Result<Self> {
+    pub(super) fn new(connection: Connection, bounds: Bounds, run: u64) -> rusqlite::Result<Self> {
         let usage = Bounds::count(&connection)?;
         Ok(Self {
             connection,
             bounds,
-            life,
+            run,
             usage,
             committed: usage,
             keys: Keys::default(),
@@ -102,9 +102,9 @@ impl Ledger {
         self.committed
     }
 
-    /// The first number of this life.
-    pub(super) fn life(&self) -> u64 {
-        self.life
+    /// The first number of this run.
+    pub(super) fn run(&self) -> u64 {
+        self.run
     }
 
     pub(super) fn is_in_transaction(&self) -> bool {
@@ -393,7 +393,7 @@ impl Ledger {
     pub(super) fn save(&mut self, lazy: &Lazy) -> rusqlite::Result<()> {
         self.write()?;
         if let Some(up_to) = lazy.confirmed_at_most {
-            sessions::confirmed_at_most(&self.connection, self.life, up_to)?;
+            sessions::confirmed_at_most(&self.connection, self.run, up_to)?;
         }
         for (key, change) in &lazy.sessions {
             if let SessionChange::Left(left) = change {
@@ -406,11 +406,11 @@ impl Ledger {
                 self.usage.sessions.remove(bytes);
             }
             if let SessionChange::Saved(session) = change {
-                self.usage.sessions.add(sessions::insert(&self.connection, session, self.life)?);
+                self.usage.sessions.add(sessions::insert(&self.connection, session, self.run)?);
             }
         }
         if let Some(up_to) = lazy.confirmed {
-            sessions::confirmed(&self.connection, self.life, up_to)?;
+            sessions::confirmed(&self.connection, self.run, up_to)?;
         }
         for (user_id, up_to) in &lazy.received {
             notifications::received(&self.connection, user_id, *up_to)?;

@@ -3,7 +3,7 @@
 //! A `request` enters the `queue` in the order of the calls. One thread, the `writer`, takes the queued requests, applies
 //! them to the `ledger` in one transaction, commits, dispatches and answers. An event without a row is written to the
 //! `journal` and dispatched by the thread that commits it, unless a request is queued before it. Events that returning
-//! clients missed in earlier lives are read (`replay`) in slices between two turns of the writer.
+//! clients missed in earlier runs are read (`replay`) in slices between two turns of the writer.
 //!
 //! `media`, `log`, `notifications`, `sessions` and `receipts` are the tables (`schema`). `retention` removes their old
 //! rows. `sequence` has the event numbers; `order` has these and the journal. `files` detects that the file is gone.
@@ -55,7 +55,7 @@ mod unsaved;
 mod writer;
 
 use files::FilesInUse;
-use journal::{EarlierLives, Journal, Life};
+use journal::{EarlierRuns, Journal, Run};
 use lazy::{Left, SessionChange};
 use ledger::Ledger;
 pub use open::{OpenError, Options, StoreSync};
@@ -75,9 +75,9 @@ pub struct SqliteStore {
     order: Arc<Mutex<Order>>,
     dispatch: Arc<dyn Dispatch>,
     boot_seq: u64,
-    earlier: Arc<EarlierLives>,
+    earlier: Arc<EarlierRuns>,
     /// The permits of reads for returning clients. Each read holds one.
-    recall_places: Arc<Semaphore>,
+    recall_permits: Arc<Semaphore>,
     socket_id_key: [u8; 16],
     /// The usage as of the last commit.
     usage: Arc<Mutex<Usage>>,
@@ -136,10 +136,10 @@ impl SqliteStore {
         let numbers = Sequence::begin(&connection).map_err(unusable)?;
         let boot_seq = numbers.peek();
         let inaccessible = |error| OpenError::File { file: options.folder.clone(), error };
-        let life = Life { boot_seq, previous: Sequence::previous_life(&connection).map_err(unusable)? };
-        let (journal, earlier) = Journal::open(&options.folder, life, options.journal).map_err(inaccessible)?;
-        Sequence::note_life(&connection, boot_seq).map_err(unusable)?;
-        let earlier = Arc::new(EarlierLives::new(earlier, Instant::now() + options.journal));
+        let run = Run { boot_seq, previous: Sequence::previous_run(&connection).map_err(unusable)? };
+        let (journal, earlier) = Journal::open(&options.folder, run, options.journal).map_err(inaccessible)?;
+        Sequence::note_run(&connection, boot_seq).map_err(unusable)?;
+        let earlier = Arc::new(EarlierRuns::new(earlier, Instant::now() + options.journal));
         let order = Arc::new(Mutex::new(Order::new(numbers, journal)));
         let files = FilesInUse::note(&options.folder).map_err(inaccessible)?;
         match Found::read(&options.folder).map_err(inaccessible)? {
@@ -162,14 +162,14 @@ impl SqliteStore {
         let writer = Writer::new(ledger, files, shared);
         metrics.store_writable.set(1);
         let thread = Mutex::default();
-        let recall_places = Arc::new(Semaphore::new(RECALLS));
+        let recall_permits = Arc::new(Semaphore::new(RECALLS));
         let store = Self {
             queue,
             order,
             dispatch,
             boot_seq,
             earlier,
-            recall_places,
+            recall_permits,
             socket_id_key,
             usage,
             metrics,
@@ -240,8 +240,8 @@ impl SqliteStore {
         })
     }
 
-    /// Reads, in slices, data that no commit of this life changes. The read runs beside other requests and takes no
-    /// place in the order. `read` is called again for as long as it returns `None`.
+    /// Reads, in slices, data that no commit of this run changes. The read runs beside other requests and takes no
+    /// position in the order. `read` is called again for as long as it returns `None`.
     fn recall<T: Send + 'static>(
         &self,
         mut read: impl FnMut(&Connection, Instant) -> rusqlite::Result<Option<T>> + Send + 'static,
@@ -261,15 +261,15 @@ impl SqliteStore {
             }
             true
         };
-        let (queue, places) = (Arc::clone(&self.queue), Arc::clone(&self.recall_places));
+        let (queue, permits) = (Arc::clone(&self.queue), Arc::clone(&self.recall_permits));
         let mut read = Some(read);
-        let mut push = move |place| read.take().map_or(Ok(()), |read| queue.push_recall(Recall::new(read, place)));
-        let at_once = Arc::clone(&places).try_acquire_owned().ok().map(&mut push);
+        let mut push = move |permit| read.take().map_or(Ok(()), |read| queue.push_recall(Recall::new(read, permit)));
+        let at_once = Arc::clone(&permits).try_acquire_owned().ok().map(&mut push);
         Box::pin(async move {
             match at_once {
                 Some(pushed) => pushed?,
                 // Permits are given in the order of the calls. The semaphore is never closed.
-                None => push(places.acquire_owned().await.map_err(|_closed| queue::stopped())?)?,
+                None => push(permits.acquire_owned().await.map_err(|_closed| queue::stopped())?)?,
             }
             answer.await.unwrap_or_else(|_dropped| Err(queue::stopped()))
         })
@@ -435,9 +435,9 @@ impl SessionStore for SqliteStore {
                     if let Some(session) = queue.pending_session(&key) {
                         return Ok(Some(session));
                     }
-                    let Some((mut session, life)) = sessions::find(connection, &key)? else { return Ok(Some(None)) };
-                    if life != boot_seq && session.left_at.is_none() {
-                        session.left_at = earlier.end_of(life);
+                    let Some((mut session, run)) = sessions::find(connection, &key)? else { return Ok(Some(None)) };
+                    if run != boot_seq && session.left_at.is_none() {
+                        session.left_at = earlier.end_of(run);
                         return Ok(Some(Some(session).filter(|session| session.left_at.is_some())));
                     }
                     Ok(Some(Some(session)))

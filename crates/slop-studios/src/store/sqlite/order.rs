@@ -104,19 +104,19 @@ mod tests {
 
     use rusqlite::Connection;
 
-    use super::super::journal::Life;
+    use super::super::journal::Run;
     use super::super::schema;
     use super::*;
     use crate::contract::delivery::Class;
 
     /// The state after the disk was full while the journal was large.
     #[test]
-    fn each_time_that_the_journal_fails_is_told() {
+    fn each_failure_of_the_journal_is_reported() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut connection = Connection::open_in_memory().expect("memory");
         schema::migrate(&mut connection).expect("tables");
-        let life = Life { boot_seq: 1, previous: 0 };
-        let (journal, _) = Journal::open(folder.path(), life, Duration::from_secs(60)).expect("it opens");
+        let run = Run { boot_seq: 1, previous: 0 };
+        let (journal, _) = Journal::open(folder.path(), run, Duration::from_secs(60)).expect("it opens");
         let mut order = Order::new(Sequence::begin(&connection).expect("a block"), journal);
         order.failing = Some(1 << 30);
         let event = |bytes: usize| Envelope {

@@ -14,23 +14,23 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// Reserves the first block of this life.
+    /// Reserves the first block of this run.
     pub(super) fn begin(connection: &Connection) -> rusqlite::Result<Self> {
         let mut sequence = Self { next: 0, end: 0 };
         sequence.reserve(connection)?;
         Ok(sequence)
     }
 
-    /// The first number of the life that was recorded last, or 0 if there is none.
-    pub(super) fn previous_life(connection: &Connection) -> rusqlite::Result<u64> {
-        let life = "SELECT value FROM meta WHERE name = 'life'";
-        Ok(connection.query_row(life, [], |row| row.get(0)).optional()?.unwrap_or_default())
+    /// The first number of the run that was recorded last, or 0 if there is none.
+    pub(super) fn previous_run(connection: &Connection) -> rusqlite::Result<u64> {
+        let run = "SELECT value FROM meta WHERE name = 'life'";
+        Ok(connection.query_row(run, [], |row| row.get(0)).optional()?.unwrap_or_default())
     }
 
-    /// Records the life that begins with this number. Everything that the life needs is in place by then: a life that
+    /// Records the run that begins with this number. Everything that the run needs is in place by then: a run that
     /// can't begin does not count, and leaves no gap. The record is synchronised to the disk: if it were lost, the next
-    /// life would take this life's journal for that of a process that never began.
-    pub(super) fn note_life(connection: &Connection, boot_seq: u64) -> rusqlite::Result<()> {
+    /// run would take this run's journal for that of a process that never began.
+    pub(super) fn note_run(connection: &Connection, boot_seq: u64) -> rusqlite::Result<()> {
         let note = "INSERT OR REPLACE INTO meta (name, value) VALUES ('life', ?1)";
         synchronised(connection, |connection| connection.execute(note, [boot_seq]).map(drop))
     }
@@ -110,10 +110,10 @@ mod tests {
         schema::migrate(&mut connection).expect("tables");
         let mut first = Sequence::begin(&connection).expect("a block");
         assert_eq!((first.next(), first.next(), first.peek()), (1, 2, 3));
-        assert_eq!(Sequence::previous_life(&connection).expect("readable"), 0);
-        Sequence::note_life(&connection, 1).expect("writable");
-        assert_eq!(Sequence::previous_life(&connection).expect("readable"), 1);
-        // The next life does not know the last number of this one.
+        assert_eq!(Sequence::previous_run(&connection).expect("readable"), 0);
+        Sequence::note_run(&connection, 1).expect("writable");
+        assert_eq!(Sequence::previous_run(&connection).expect("readable"), 1);
+        // The next run does not know the last number of this one.
         let mut second = Sequence::begin(&connection).expect("a block");
         assert_eq!(second.next(), 1 + BLOCK);
 

@@ -34,22 +34,22 @@ pub(super) fn is_name(name: &str) -> bool {
     FILES.contains(&name)
 }
 
-/// A key, and the CRC-32 of the place's number and the key. The first place holds the minimum number of places in use,
+/// A key, and the CRC-32 of the entry's number and the key. The first entry holds the minimum number of entries in use,
 /// in the same form.
-type Place = [u8; 36];
+type Entry = [u8; 36];
 
-/// The value of a list's first place if any session may be outdated. An empty place is zeros.
-const ALL: Place = [0xff; 36];
-const NONE: Place = [0; 36];
-const LIST_BYTES: usize = UNSAVED_SESSIONS * size_of::<Place>();
+/// The value of a list's first entry if any session may be outdated. An empty entry is zeros.
+const ALL: Entry = [0xff; 36];
+const NONE: Entry = [0; 36];
+const LIST_BYTES: usize = UNSAVED_SESSIONS * size_of::<Entry>();
 /// Bytes of a list that are read or written at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 
-fn place(number: usize, key: &SessionKey) -> Place {
-    let mut place = NONE;
-    place[..32].copy_from_slice(key);
-    place[32..].copy_from_slice(&checksum(number, key).to_le_bytes());
-    place
+fn entry(number: usize, key: &SessionKey) -> Entry {
+    let mut entry = NONE;
+    entry[..32].copy_from_slice(key);
+    entry[32..].copy_from_slice(&checksum(number, key).to_le_bytes());
+    entry
 }
 
 fn checksum(number: usize, key: &[u8]) -> u32 {
@@ -59,35 +59,35 @@ fn checksum(number: usize, key: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// The key in a place, unless it is damaged.
-fn key_in(number: usize, place: &Place) -> Option<SessionKey> {
-    let (key, crc) = place.split_first_chunk()?;
+/// The key in an entry, unless it is damaged.
+fn key_in(number: usize, entry: &Entry) -> Option<SessionKey> {
+    let (key, crc) = entry.split_first_chunk()?;
     (checksum(number, key).to_le_bytes() == *crc).then_some(*key)
 }
 
-/// The value of the first place: at least this many other places are in use.
-fn in_use(count: usize) -> Place {
+/// The value of the first entry: at least this many other entries are in use.
+fn in_use(count: usize) -> Entry {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&(count as u64).to_le_bytes());
-    place(0, &key)
+    entry(0, &key)
 }
 
-/// Whether a list may have this many bytes. Lists of other versions have fewer places.
+/// Whether a list may have this many bytes. Lists of other versions have fewer entries.
 const fn is_whole(bytes: u64) -> bool {
-    bytes > 0 && bytes.is_multiple_of(size_of::<Place>() as u64) && bytes <= LIST_BYTES as u64
+    bytes > 0 && bytes.is_multiple_of(size_of::<Entry>() as u64) && bytes <= LIST_BYTES as u64
 }
 
 /// The keys of a complete list. `None` if any session may be outdated.
 fn keys_in(list: &mut impl Read) -> io::Result<Option<Vec<SessionKey>>> {
-    let (mut place, mut number, mut count, mut keys, mut is_behind) = (NONE, 0, None, Vec::new(), false);
-    while read_place(list, &mut place)? {
-        match (count, place == NONE) {
-            (None, _) => match key_in(0, &place).and_then(|first| first.first_chunk().copied()) {
+    let (mut entry, mut number, mut count, mut keys, mut is_behind) = (NONE, 0, None, Vec::new(), false);
+    while read_entry(list, &mut entry)? {
+        match (count, entry == NONE) {
+            (None, _) => match key_in(0, &entry).and_then(|first| first.first_chunk().copied()) {
                 Some(first) => count = Some(u64::from_le_bytes(first)),
                 None => return Ok(None),
             },
             (Some(_), true) => is_behind = true,
-            (Some(_), false) => match key_in(number, &place).filter(|_| !is_behind) {
+            (Some(_), false) => match key_in(number, &entry).filter(|_| !is_behind) {
                 Some(key) => keys.push(key),
                 None => return Ok(None),
             },
@@ -97,9 +97,9 @@ fn keys_in(list: &mut impl Read) -> io::Result<Option<Vec<SessionKey>>> {
     Ok(Some(keys).filter(|keys| count.is_some_and(|count| keys.len() as u64 >= count)))
 }
 
-/// Reads the next place. Returns false at the end.
-fn read_place(list: &mut impl Read, place: &mut Place) -> io::Result<bool> {
-    match list.read_exact(place) {
+/// Reads the next entry. Returns false at the end.
+fn read_entry(list: &mut impl Read, entry: &mut Entry) -> io::Result<bool> {
+    match list.read_exact(entry) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),
@@ -116,11 +116,11 @@ pub(super) struct Unsaved {
     is_final: bool,
 }
 
-/// Keys, one after the other from the second place on.
+/// Keys, one after the other from the second entry on.
 #[derive(Debug)]
 struct List {
-    places: MmapMut,
-    /// The number of places in use.
+    entries: MmapMut,
+    /// The number of entries in use.
     used: usize,
 }
 
@@ -219,56 +219,56 @@ impl List {
         writer.flush()?;
         drop(writer);
         file.set_len(LIST_BYTES as u64)?;
-        let places = map(&file)?;
-        keep_in_memory(&places);
-        Ok(Self { places, used: 0 })
+        let entries = map(&file)?;
+        keep_in_memory(&entries);
+        Ok(Self { entries, used: 0 })
     }
 
-    fn places(&mut self) -> &mut [Place] {
-        self.places.as_chunks_mut().0
+    fn entries(&mut self) -> &mut [Entry] {
+        self.entries.as_chunks_mut().0
     }
 
     fn add(&mut self, key: &SessionKey) {
         let number = 1 + self.used;
-        let Some(free) = self.places().get_mut(number) else { return self.add_all() };
-        *free = place(number, key);
+        let Some(free) = self.entries().get_mut(number) else { return self.add_all() };
+        *free = entry(number, key);
         self.used = number;
         // The count follows the key: a process that is killed in between leaves one key more than the count.
         compiler_fence(Ordering::Release);
         self.count(in_use(number));
     }
 
-    /// Sets the first place, unless any session may already be outdated.
-    fn count(&mut self, count: Place) {
-        self.places().iter_mut().take(1).filter(|first| **first != ALL).for_each(|first| *first = count);
+    /// Sets the first entry, unless any session may already be outdated.
+    fn count(&mut self, count: Entry) {
+        self.entries().iter_mut().take(1).filter(|first| **first != ALL).for_each(|first| *first = count);
     }
 
     fn move_to(&mut self, other: &mut Self) {
         let used = self.used;
-        let places = self.places();
-        if places.first() == Some(&ALL) {
+        let entries = self.entries();
+        if entries.first() == Some(&ALL) {
             other.add_all();
         }
-        for key in (0..).zip(places.iter()).skip(1).take(used).filter_map(|(number, place)| key_in(number, place)) {
+        for key in (0..).zip(entries.iter()).skip(1).take(used).filter_map(|(number, entry)| key_in(number, entry)) {
             other.add(&key);
         }
         self.clear();
     }
 
-    /// Records that any session may be outdated, whether its key has a place or not.
+    /// Records that any session may be outdated, whether its key has an entry or not.
     fn add_all(&mut self) {
-        self.places().iter_mut().take(1).for_each(|first| *first = ALL);
+        self.entries().iter_mut().take(1).for_each(|first| *first = ALL);
         self.used = self.used.max(1);
     }
 
     fn clear(&mut self) {
         let used = mem::take(&mut self.used);
-        let places = self.places();
-        // A process that is killed in between may leave extra keys, but no outdated session is missing. The places are
-        // cleared from the end on, so that no key is behind an empty place.
-        places.iter_mut().take(1).for_each(|first| *first = in_use(0));
+        let entries = self.entries();
+        // A process that is killed in between may leave extra keys, but no outdated session is missing. The entries are
+        // cleared from the end on, so that no key is behind an empty entry.
+        entries.iter_mut().take(1).for_each(|first| *first = in_use(0));
         compiler_fence(Ordering::Release);
-        places.iter_mut().skip(1).take(used).rev().for_each(|place| *place = NONE);
+        entries.iter_mut().skip(1).take(used).rev().for_each(|entry| *entry = NONE);
     }
 }
 
@@ -336,7 +336,7 @@ mod tests {
     fn a_list_of_another_size_is_a_list() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut list = vec![NONE; 4096];
-        (list[0], list[1]) = (in_use(1), place(1, &[7; 32]));
+        (list[0], list[1]) = (in_use(1), entry(1, &[7; 32]));
         for name in FILES {
             fs::write(folder.path().join(name), list.as_flattened()).expect("writable");
         }
@@ -382,8 +382,8 @@ mod tests {
 
     #[test]
     fn it_is_noted_in_a_folder_that_was_moved() {
-        let place = tempfile::tempdir().expect("a temporary folder");
-        let (folder, moved) = (place.path().join("data"), place.path().join("moved"));
+        let parent = tempfile::tempdir().expect("a temporary folder");
+        let (folder, moved) = (parent.path().join("data"), parent.path().join("moved"));
         fs::create_dir(&folder).expect("a folder");
         let mut unsaved = Unsaved::begin(&folder).expect("writable");
         fs::rename(&folder, &moved).expect("it can be moved");
@@ -429,18 +429,18 @@ mod tests {
         assert_eq!(found(folder.path()), [0, 1, 2]);
         let file = folder.path().join(FILES[0]);
         let whole = fs::read(&file).expect("a list");
-        for at in (0..4 * size_of::<Place>()).chain([LIST_BYTES - 1]) {
+        for at in (0..4 * size_of::<Entry>()).chain([LIST_BYTES - 1]) {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             fs::write(&file, damaged).expect("it can be changed");
             assert!(is_any(folder.path()), "byte {at}");
         }
-        // Any place that is empty again.
+        // Any entry that is empty again.
         for number in 1..4 {
             let mut damaged = whole.clone();
-            damaged[number * size_of::<Place>()..][..size_of::<Place>()].fill(0);
+            damaged[number * size_of::<Entry>()..][..size_of::<Entry>()].fill(0);
             fs::write(&file, damaged).expect("it can be changed");
-            assert!(is_any(folder.path()), "place {number}");
+            assert!(is_any(folder.path()), "entry {number}");
         }
         fs::write(&file, &whole).expect("it can be changed");
         assert_eq!(found(folder.path()), [0, 1, 2]);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::super::{ChangeKind, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, Effect, StoreError, Usage};
 use super::files::{FilesInUse, Moved};
-use super::journal::EarlierLives;
+use super::journal::EarlierRuns;
 use super::lazy::Lazy;
 use super::ledger::{Applied, Ledger, Origin};
 use super::order::Order;
@@ -38,7 +38,7 @@ pub(super) struct Writer {
     failing: bool,
     files: FilesInUse,
     next_look: Instant,
-    earlier: Arc<EarlierLives>,
+    earlier: Arc<EarlierRuns>,
 }
 
 /// The reason why the writer ends before it is asked to.
@@ -58,7 +58,7 @@ pub(super) struct Shared {
     pub(super) dispatch: Arc<dyn Dispatch>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) usage: Arc<Mutex<Usage>>,
-    pub(super) earlier: Arc<EarlierLives>,
+    pub(super) earlier: Arc<EarlierRuns>,
 }
 
 impl Writer {
@@ -108,7 +108,7 @@ impl Writer {
             self.next_look = Instant::now() + FILES_CHECK_INTERVAL;
             self.files.check()?;
             order.tidy();
-            self.earlier.tidy(self.ledger.life() - 1);
+            self.earlier.tidy(self.ledger.run() - 1);
         }
         self.carry_out(self.queue.take(), order);
         self.queue.put_down();
@@ -314,21 +314,21 @@ impl Writer {
                 (Request::MarkRead { reply, .. }, Applied::Read { unread, .. }) => drop(reply.send(Ok(unread))),
                 (Request::Read(read), _) => read(self.ledger.connection(), as_of),
                 (Request::Commit { change, reply }, applied) => {
-                    let place = change.key.as_ref().map(|key| Origin::Receipt(KeyedItem::of(key)));
+                    let origin = change.key.as_ref().map(|key| Origin::Receipt(KeyedItem::of(key)));
                     let committed = match applied {
                         Applied::Repeated { receipt: Receipt(id, stored, delivered), first } => Committed {
                             id,
                             stored,
                             repeated: true,
-                            delivery: self.first_delivery(&first, place, delivered),
+                            delivery: self.first_delivery(&first, origin, delivered),
                         },
                         applied => {
                             let delivery = delivery.unwrap_or_else(|| Delivery::known(0));
                             if let Applied::Notified { seq, .. } = applied {
                                 self.uncounted.insert(Origin::Notification(seq), delivery.clone());
                             }
-                            if let Some(place) = place {
-                                self.uncounted.insert(place, delivery.clone());
+                            if let Some(origin) = origin {
+                                self.uncounted.insert(origin, delivery.clone());
                             }
                             let stored = !matches!(applied, Applied::RoomEvent { stored: false, .. });
                             Committed { id: change.id, stored, repeated: false, delivery }
@@ -350,10 +350,10 @@ impl Writer {
     }
 
     /// The delivery of the first publish: the pending delivery itself, if its count is not in the file yet.
-    fn first_delivery(&mut self, first: &Origin, place: Option<Origin>, written: u64) -> Delivery {
+    fn first_delivery(&mut self, first: &Origin, origin: Option<Origin>, written: u64) -> Delivery {
         let Some(delivery) = self.uncounted.get(first).cloned() else { return Delivery::known(written) };
-        if let Some(place) = place {
-            self.uncounted.insert(place, delivery.clone());
+        if let Some(origin) = origin {
+            self.uncounted.insert(origin, delivery.clone());
         }
         delivery
     }
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_on_another_thread_is_the_end_and_said_once() {
+    fn a_panic_on_another_thread_is_the_end_and_reported_once() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (store, writer) = prepared(&options(folder.path()));
         let order = Arc::clone(&writer.order);
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_were_gone_are_the_end_and_said_once_though_they_are_back() {
+    fn files_that_were_gone_are_the_end_and_reported_once_though_they_are_back() {
         for is_database_there in [true, false] {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let (_store, writer) = prepared(&options(folder.path()));

@@ -128,9 +128,9 @@ impl Socket {
     pub fn newest_in(&self, room: &str, after: Position) -> Result<Option<Remembered>, Forgotten> {
         let recovery = self.handle().recovery().ok_or(Forgotten)?;
         let until = if self.in_room(room) { self.position() } else { self.shard().position() };
-        let place = (self.0.reference.namespace, room);
+        let room_key = (self.0.reference.namespace, room);
         let this = (&self.0.id, |room: &str| room == self.id() || self.in_room(room));
-        let newest = recovery.history().newest_in(place, this, after, until).ok_or(Forgotten)?;
+        let newest = recovery.history().newest_in(room_key, this, after, until).ok_or(Forgotten)?;
         Ok(newest.map(|entry| Remembered { room: room.into(), entry }))
     }
 
@@ -138,14 +138,14 @@ impl Socket {
     /// client that is still in the room.
     pub fn send_again(&self, remembered: &Remembered) {
         let entry = &remembered.entry;
-        let is_told = self.handle().recovery().is_some_and(Memory::is_on);
+        let has_offset = self.handle().recovery().is_some_and(Memory::is_on);
         // The frames are encoded already, so this can't fail.
         let _ = self.send_own(Memorable::In(&remembered.room), |offset| {
-            let told = if is_told { Offset::of_broadcast(entry.offset).argument().len() } else { 0 };
+            let offset_len = if has_offset { Offset::of_broadcast(entry.offset).argument().len() } else { 0 };
             let tail = offset.map(|offset| offset.argument());
             let mut frames: Frames = entry.frames.iter().cloned().map(Frame::of_one).collect();
             if let Some(first) = frames.first_mut() {
-                *first = first.with_tail(told, tail.as_deref().unwrap_or_default());
+                *first = first.with_tail(offset_len, tail.as_deref().unwrap_or_default());
             }
             Ok(frames)
         });

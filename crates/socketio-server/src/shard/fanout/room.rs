@@ -1,9 +1,10 @@
 //! Broadcasts to one room, written straight to its members.
 //!
 //! A member costs one system call and hardly anything else: the bytes are the same for all members, and a member
-//! without pending frames needs no outbox. A broadcast that arrives during a walk joins the walk at its current place.
-//! The members not yet visited get it with the same write as the broadcasts before it. For the other members the walk
-//! goes round once more. So a busy room takes one write per member and round, however many broadcasts arrive meanwhile.
+//! without pending frames needs no outbox. A broadcast that arrives during a walk joins the walk at its current
+//! position. The members not yet visited get it with the same write as the broadcasts before it. For the other members
+//! the walk goes round once more. So a busy room takes one write per member and round, however many broadcasts arrive
+//! meanwhile.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -25,8 +26,8 @@ use crate::{
 ///
 /// Each broadcast has a number, and each member carries the number of the last broadcast that it was given. A new
 /// member carries the last number of all: a broadcast is for the members that are there when it begins. When a member
-/// leaves, the last member takes its place. So a round goes from the end to the beginning: a moved member that was not
-/// visited at its old place is visited at its new place.
+/// leaves, the last member takes its position. So a round goes from the end to the beginning: a moved member that was
+/// not visited at its old position is visited at its new position.
 pub(crate) struct RoomFanout {
     jobs: Vec<Begun>,
     /// The frames of all jobs.
@@ -94,7 +95,7 @@ impl RoomFanout {
         self.left
     }
 
-    /// Adds a broadcast, if it is for the same room and one write can still take all frames. Its publisher is told the
+    /// Adds a broadcast, if it is for the same room and one write can still take all frames. Its publisher gets the
     /// number of receivers before any member is visited.
     pub(super) fn take(&mut self, next: &Arc<Job>, shard: &Shard) -> bool {
         let fits = self.frames.len() + next.frames.len() <= FRAMES_PER_WRITE;

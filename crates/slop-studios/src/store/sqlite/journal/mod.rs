@@ -4,8 +4,8 @@
 //! An event is handed to the operating system before it is dispatched, by a copy into a mapped file and without waiting
 //! for the disk. So no event is lost however the process ends. Only a failure of the machine may lose events, and that
 //! is noticed. Records are added to the end of a `segment`. The oldest segments are removed, so that as much is kept as
-//! the engine keeps in memory. The next life of the server reads the files into [`Earlier`], for the clients that come
-//! back from this life.
+//! the engine keeps in memory. The next run of the server reads the files into [`Earlier`], for the clients that come
+//! back from this run.
 
 mod earlier;
 mod record;
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-pub(super) use earlier::{Earlier, EarlierLives};
+pub(super) use earlier::{Earlier, EarlierRuns};
 pub(super) use record::Record;
 pub(super) use segment::is_name;
 use segment::{Current, Header, Segment};
@@ -42,36 +42,36 @@ pub(super) struct Journal {
     alive_due: Instant,
 }
 
-/// The life of the server that the files belong to.
+/// The run of the server that the files belong to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Life {
-    /// The first number of this life.
+pub(super) struct Run {
+    /// The first number of this run.
     pub(super) boot_seq: u64,
-    /// The first number of the life before.
+    /// The first number of the run before.
     pub(super) previous: u64,
 }
 
 impl Journal {
-    /// Opens the journal in a folder, and reads the files of earlier lives. Events are kept for `age`. With zero, no
+    /// Opens the journal in a folder, and reads the files of earlier runs. Events are kept for `age`. With zero, no
     /// client is recovered, and there is no journal.
-    pub(super) fn open(folder: &Path, life: Life, age: Duration) -> io::Result<(Option<Self>, Earlier)> {
+    pub(super) fn open(folder: &Path, run: Run, age: Duration) -> io::Result<(Option<Self>, Earlier)> {
         let machine = machine_id();
         let mut segments = segment::list(folder)?;
         // These files are of a process that ended while it started. They contain no event.
-        for unused in segments.extract_if(.., |segment| segment.header().boot_seq > life.previous) {
+        for unused in segments.extract_if(.., |segment| segment.header().boot_seq > run.previous) {
             unused.remove()?;
         }
         if age.is_zero() {
             segments.iter().try_for_each(Segment::remove)?;
-            return Ok((None, Earlier::empty(life.boot_seq - 1)));
+            return Ok((None, Earlier::empty(run.boot_seq - 1)));
         }
-        let earlier = Earlier::read(&segments, life, machine);
+        let earlier = Earlier::read(&segments, run, machine);
         // Where not all events are known, the remaining ones must not be sent.
         for unusable in segments.extract_if(.., |segment| segment.header().starts_after < earlier.complete_after()) {
             unusable.remove()?;
         }
         let previous = segments.last().map_or(0, |last| last.header().starts_after);
-        let header = Header { boot_seq: life.boot_seq, starts_after: life.boot_seq - 1, previous, machine };
+        let header = Header { boot_seq: run.boot_seq, starts_after: run.boot_seq - 1, previous, machine };
         let current = Current::create(folder, header)?;
         let (folder, segments) = (folder.to_owned(), segments.into());
         let (buffer, alive_due) = (Vec::new(), Instant::now());

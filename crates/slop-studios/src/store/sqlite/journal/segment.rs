@@ -8,7 +8,7 @@
 //! - the bytes of all records (8);
 //! - 1 if all data that belongs in the file is on the disk (1);
 //! - zeros (7);
-//! - the start of the next file of the same life, 0 if there is none (8).
+//! - the start of the next file of the same run, 0 if there is none (8).
 //!
 //! The file is mapped while it is written. Records are copied into it. They count when the header includes their bytes.
 //! Before the copy, the file is extended by a `write` of zeros, so that a full disk is an error and not a signal.
@@ -36,7 +36,7 @@ const CONTINUED_AT: usize = 72;
 /// The fixed part of a file's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    /// The life that wrote the file.
+    /// The run that wrote the file.
     pub(super) boot_seq: u64,
     /// All events with higher numbers are in the file, up to the start of the next file.
     pub(super) starts_after: u64,
@@ -51,7 +51,7 @@ pub(super) struct Header {
 pub(super) struct End {
     pub(super) alive_at: Moment,
     pub(super) closed: bool,
-    /// The start of the next file of the same life, if there is one.
+    /// The start of the next file of the same run, if there is one.
     pub(super) continued: Option<u64>,
 }
 
@@ -277,11 +277,12 @@ impl Current {
         Ok(())
     }
 
-    /// Writes bytes at a reserved place. Access to a page behind the end of the file would end the process by a signal.
+    /// Writes bytes at a reserved position. Access to a page behind the end of the file would end the process by a
+    /// signal.
     fn put(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
         let reserved = (self.segment.length as usize).min(self.map.len());
-        let place = self.map.get_mut(..reserved).and_then(|reserved| reserved.get_mut(at..at + bytes.len()));
-        place.ok_or_else(|| io::Error::other("a place of the journal that is not reserved"))?.copy_from_slice(bytes);
+        let target = self.map.get_mut(..reserved).and_then(|reserved| reserved.get_mut(at..at + bytes.len()));
+        target.ok_or_else(|| io::Error::other("a position of the journal that is not reserved"))?.copy_from_slice(bytes);
         Ok(())
     }
 

@@ -8,14 +8,14 @@ use crate::store::{Floors, Revocations};
 
 #[test]
 fn the_oldest_leave_first() {
-    let place = Place::bounded(|bounds| {
+    let folder = TestFolder::bounded(|bounds| {
         bounds.media.rows = 2;
         bounds.log.bytes = 10 * crate::limits::ROW_OVERHEAD_BYTES;
         bounds.sessions.rows = 2;
         bounds.notifications_per_user = 2;
         bounds.notifications.rows = 3;
     });
-    let (store, recorder) = place.open();
+    let (store, recorder) = folder.open();
     for item in ["a", "b", "a", "c"] {
         publish(&store, media("1", item, Step::Progress(1.0)));
     }
@@ -54,8 +54,8 @@ fn the_oldest_leave_first() {
 
 #[test]
 fn what_is_too_old_leaves() {
-    let place = Place::new();
-    let (store, _) = place.open();
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     let day_before = Moment::now().before(Duration::from_secs(86_401));
     for n in 0..1_000 {
         publish(&store, Change { at: day_before, ..durable(&n.to_string(), "old") });
@@ -67,7 +67,7 @@ fn what_is_too_old_leaves() {
     drop(store);
 
     // Rows are removed without a request, a few at a time, and only rows that are too old.
-    let (store, _) = place.open();
+    let (store, _) = folder.open();
     publish(&store, durable("2", "new"));
     until(|| store.usage().log.rows == 1);
     let kept = store.usage();
@@ -154,8 +154,8 @@ fn bytes_that_wait_are_bounded() {
 /// Of events that replace each other, only the newest is sent.
 #[test]
 fn latest_events_that_were_replaced_do_not_make_a_replay_too_large() {
-    let place = Place::new();
-    let (store, _) = place.open();
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     for n in 0..20 {
         let mut state = room_event(&n.to_string(), "r", "state", Class::Latest);
         if let ChangeKind::Room(event) = &mut state.what {
@@ -164,7 +164,7 @@ fn latest_events_that_were_replaced_do_not_make_a_replay_too_large() {
         // Half of the events are in the log, because they have keys, and half are in the journal.
         publish(&store, if n % 2 == 0 { keyed(state, key(&n.to_string(), 1)) } else { state });
     }
-    let (again, _) = place.killed().open();
+    let (again, _) = folder.killed().open();
     let replay = replayed(&again, 0);
     assert!(replay.complete);
     assert_eq!(replay.events.len(), 1);
@@ -172,8 +172,8 @@ fn latest_events_that_were_replaced_do_not_make_a_replay_too_large() {
 
 #[test]
 fn a_replay_that_is_too_large_is_not_complete() {
-    let place = Place::new();
-    let (store, _) = place.open();
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     for n in 0..3 {
         let mut change = durable(&n.to_string(), "e");
         if let ChangeKind::Room(event) = &mut change.what {
@@ -191,8 +191,8 @@ fn only_what_is_over_leaves_and_it_leaves_a_floor() {
     const DAY: Duration = Duration::from_secs(86_400);
     let (now, skew) = (Moment::now(), Duration::from_secs(2));
     let ago = |days: u32| now.before(DAY * days).epoch_ms();
-    let place = Place::bounded(|bounds| bounds.revocations.rows = 3);
-    let (store, _) = place.open();
+    let folder = TestFolder::bounded(|bounds| bounds.revocations.rows = 3);
+    let (store, _) = folder.open();
     let row = |name: &str, at, expires_at| revocation(Revoked::Token(name.into()), at, expires_at);
     let revoke = |revoked: &Revocation| wait(store.revoke(revoked.clone()));
     let user = revocation(Revoked::User("u".into()), ago(3), None);
@@ -216,7 +216,7 @@ fn only_what_is_over_leaves_and_it_leaves_a_floor() {
 
     // The next process knows the floors.
     store.close();
-    let kept = wait(place.open().0.revocations()).expect("readable");
+    let kept = wait(folder.open().0.revocations()).expect("readable");
     assert_eq!((kept.list.len(), kept.floors), (3, floors(Some(long.at.after(skew)), Some(ago(0) - 1_000))));
 }
 
@@ -233,32 +233,32 @@ fn the_settings_in_force_say_what_is_over() {
         (hour * 5, hour * 2, Some(ago(1)), false),
         (hour * 3, Duration::ZERO, Some(u64::from(u32::MAX) * 1_000), true),
     ] {
-        let place = Place::bounded(|bounds| bounds.revocations = RevocationBound { rows: 1, max_lifetime, leeway });
-        let (store, _) = place.open();
+        let folder = TestFolder::bounded(|bounds| bounds.revocations = RevocationBound { rows: 1, max_lifetime, leeway });
+        let (store, _) = folder.open();
         let revoke = |name: &str, at, end| wait(store.revoke(revocation(Revoked::Token(name.into()), at, end)));
         assert!(revoke("old", ago(4), expires_at).is_ok());
         assert_eq!(revoke("new", ago(0), None).is_ok(), makes_room, "{max_lifetime:?} {leeway:?} {expires_at:?}");
     }
 }
 
-/// A place for returning sessions with many rooms, and their rooms. More events were logged meanwhile, so that each
+/// A folder for returning sessions with many rooms, and their rooms. More events were logged meanwhile, so that each
 /// room has to be looked up.
-fn place_of_crowded_sessions() -> (Place, Vec<(Arc<str>, u64)>) {
-    let place = Place::new();
-    let (store, _) = place.open();
+fn folder_of_crowded_sessions() -> (TestFolder, Vec<(Arc<str>, u64)>) {
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     let commits: Vec<_> = (0..1_500).map(|n| store.commit(durable(&n.to_string(), "e"))).collect();
     assert!(commits.into_iter().all(|commit| wait(commit).is_ok()));
     store.save_session(session(1, "{}"));
     until(|| store.usage().sessions.rows == 1);
     store.close();
-    (place, (0..1_000).map(|n| (format!("project-{n}").into(), 0)).collect())
+    (folder, (0..1_000).map(|n| (format!("project-{n}").into(), 0)).collect())
 }
 
 #[test]
 fn what_is_asked_for_waits_for_a_slice_of_those_that_come_back() {
-    let (place, rooms) = place_of_crowded_sessions();
+    let (folder, rooms) = folder_of_crowded_sessions();
     let gate = Arc::<Gate>::default();
-    let store = SqliteStore::open(&place.options, Arc::<Gate>::clone(&gate), Arc::default()).expect("it opens");
+    let store = SqliteStore::open(&folder.options, Arc::<Gate>::clone(&gate), Arc::default()).expect("it opens");
     let closed = gate.0.lock().expect("no test panicked");
     let first = store.commit(durable("1", "e"));
     let replays: Vec<_> = (0..RECALLS).map(|_| store.replay("/", rooms.clone(), 0, store.boot_seq() - 1)).collect();
@@ -318,9 +318,9 @@ fn what_is_asked_for_waits_for_a_part_of_the_sessions_that_are_saved() {
 
 #[test]
 fn a_full_queue_turns_nobody_away_that_comes_back() {
-    let (place, rooms) = place_of_crowded_sessions();
+    let (folder, rooms) = folder_of_crowded_sessions();
     let gate = Arc::<Gate>::default();
-    let store = SqliteStore::open(&place.options, Arc::<Gate>::clone(&gate), Arc::default()).expect("it opens");
+    let store = SqliteStore::open(&folder.options, Arc::<Gate>::clone(&gate), Arc::default()).expect("it opens");
     let closed = gate.0.lock().expect("no test panicked");
     let first = store.commit(durable("1", "e"));
     until(|| store.queue.is_idle());
@@ -341,8 +341,8 @@ fn a_full_queue_turns_nobody_away_that_comes_back() {
 #[test]
 fn a_replay_in_slices_is_what_one_at_once_is() {
     for others in [0, 200] {
-        let place = Place::new();
-        let (store, recorder) = place.open();
+        let folder = TestFolder::new();
+        let (store, recorder) = folder.open();
         let say = |n: usize, room: &str, class: Class| {
             let change = room_event(&format!("e{n}"), room, "state", class);
             publish(&store, if n.is_multiple_of(2) { keyed(change, key(&n.to_string(), 1)) } else { change });
@@ -367,7 +367,7 @@ fn a_replay_in_slices_is_what_one_at_once_is() {
         let last = *recorder.numbers().last().expect("an event");
         let first = recorder.numbers()[0];
         store.close();
-        let (store, _) = place.open();
+        let (store, _) = folder.open();
         let until = store.boot_seq() - 1;
         let rooms = |names: &[&str]| names.iter().map(|name| (Arc::from(*name), 0)).collect::<Vec<_>>();
         let mut media_rooms = rooms(&["user:u"]);

@@ -7,8 +7,8 @@ use crate::store::{Before, CommittedEvent};
 
 #[test]
 fn on_a_full_disk_nothing_is_accepted_and_then_it_goes_on() {
-    let place = Place::new();
-    let (store, recorder) = place.open();
+    let folder = TestFolder::new();
+    let (store, recorder) = folder.open();
     publish(&store, media("1", "m", Step::Progress(1.0)));
     leave_room(&store, 2);
 
@@ -42,8 +42,8 @@ fn on_a_full_disk_nothing_is_accepted_and_then_it_goes_on() {
 
 #[test]
 fn the_store_says_since_when_it_takes_all() {
-    let place = Place::new();
-    let (store, _) = place.open();
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     let since = || wait(store.writable_since()).expect("it takes all");
     let begun = since();
     publish(&store, durable("1", "e"));
@@ -69,8 +69,8 @@ fn the_store_says_since_when_it_takes_all() {
 
 #[test]
 fn what_nobody_waits_for_is_written_when_there_is_room_again() {
-    let place = Place::new();
-    let (store, _) = place.open();
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     leave_room(&store, 0);
     store.save_session(session(1, &"x".repeat(20_000)));
     until(|| store.metrics.store_commits_failed.get() > 0);
@@ -82,15 +82,15 @@ fn what_nobody_waits_for_is_written_when_there_is_room_again() {
 /// The disk has no room, no numbers are reserved, and there is work that no caller requested.
 #[test]
 fn what_fails_is_not_tried_again_at_once() {
-    let place = Place::new();
-    let (store, _) = place.open();
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     let day_before = Moment::now().before(Duration::from_secs(86_401));
     for n in 0..5_000 {
         publish(&store, Change { at: day_before, ..durable(&n.to_string(), "old") });
     }
     drop(store);
     // The store is busy for a second with their removal.
-    let (store, _) = place.open();
+    let (store, _) = folder.open();
     let read_only = store.read(|connection| Ok(connection.pragma_update(None, "query_only", true)?));
     assert_eq!(wait(read_only), Ok(()));
     store.order.lock().expect("no test panicked").numbers.give_up_block();
@@ -107,8 +107,8 @@ fn what_fails_is_not_tried_again_at_once() {
 
 #[test]
 fn numbers_of_a_group_that_failed_go_to_the_next() {
-    let place = Place::new();
-    let (store, recorder) = place.open();
+    let folder = TestFolder::new();
+    let (store, recorder) = folder.open();
     publish(&store, durable("1", "e"));
     leave_room(&store, 0);
     let mut large = durable("2", "e");
@@ -123,9 +123,9 @@ fn numbers_of_a_group_that_failed_go_to_the_next() {
 
 /// The store stops while the disk is full.
 #[test]
-fn what_is_not_written_in_the_end_is_said_and_sessions_are_void() {
-    let place = Place::new();
-    let (store, _) = place.open();
+fn what_is_not_written_in_the_end_is_reported_and_sessions_are_void() {
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     store.save_session(session(1, "{}"));
     until(|| store.usage().sessions.rows == 1);
     leave_room(&store, 0);
@@ -135,7 +135,7 @@ fn what_is_not_written_in_the_end_is_said_and_sessions_are_void() {
     let unwritten = Backlog { requests: 0, sessions: 1, inboxes: 1 };
     assert_eq!(ending, Ending { unwritten, ..Ending::default() });
     drop(store);
-    let (again, _) = place.open();
+    let (again, _) = folder.open();
     assert_eq!(again.usage().sessions.rows, 0);
     assert_eq!(wait(again.session([1; 32])), Ok(None));
     assert_eq!(again.close_by(Instant::now() + DEADLINE), Ending::default());
@@ -145,8 +145,8 @@ fn what_is_not_written_in_the_end_is_said_and_sessions_are_void() {
 #[test]
 fn after_a_power_failure_lost_changes_of_sessions_are_not_undone() {
     for is_lost in [false, true] {
-        let place = Place::new();
-        let (store, recorder) = place.open();
+        let folder = TestFolder::new();
+        let (store, recorder) = folder.open();
         store.save_session(session(1, "{}"));
         until(|| store.usage().sessions.rows == 1);
         publish(&store, room("1", "e"));
@@ -156,8 +156,8 @@ fn after_a_power_failure_lost_changes_of_sessions_are_not_undone() {
             store.save_session(session(2, &"x".repeat(20_000)));
         }
         drop(store);
-        drop(Unsaved::begin(place.folder.path()).expect("writable"));
-        for file in std::fs::read_dir(place.folder.path()).expect("a folder") {
+        drop(Unsaved::begin(folder.dir.path()).expect("writable"));
+        for file in std::fs::read_dir(folder.dir.path()).expect("a folder") {
             let path = file.expect("a file").path();
             if path.extension().is_some_and(|extension| extension == "log") {
                 let mut bytes = std::fs::read(&path).expect("readable");
@@ -166,7 +166,7 @@ fn after_a_power_failure_lost_changes_of_sessions_are_not_undone() {
                 std::fs::write(&path, bytes).expect("it can be written");
             }
         }
-        let (again, _) = place.open();
+        let (again, _) = folder.open();
         let missed = again.replay("/", vec![("r".into(), 0)], last, again.boot_seq() - 1);
         assert_eq!(wait(missed).expect("readable").complete, !is_lost);
     }
@@ -174,8 +174,8 @@ fn after_a_power_failure_lost_changes_of_sessions_are_not_undone() {
 
 #[test]
 fn a_store_that_ends_in_order_leaves_no_session_in_doubt() {
-    let place = Place::new();
-    let (store, _) = place.open();
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     let changed = |key| SessionRecord { before: Before::Outdated, ..session(key, "{}") };
     store.save_session(changed(1));
     until(|| store.usage().sessions.rows == 1);
@@ -183,16 +183,16 @@ fn a_store_that_ends_in_order_leaves_no_session_in_doubt() {
     store.forget_session([3; 32]);
     assert_eq!(store.close_by(Instant::now() + DEADLINE), Ending::default());
     drop(store);
-    assert_eq!(Found::read(place.folder.path()).expect("readable"), Found::Sessions(Vec::new()));
-    let (again, _) = place.open();
+    assert_eq!(Found::read(folder.dir.path()).expect("readable"), Found::Sessions(Vec::new()));
+    let (again, _) = folder.open();
     assert_eq!(again.usage().sessions.rows, 2);
 }
 
 #[test]
-fn a_session_for_which_there_is_no_room_voids_all_in_the_next_life() {
+fn a_session_for_which_there_is_no_room_voids_all_in_the_next_run() {
     let gate = Arc::<Gate>::default();
-    let place = Place::new();
-    let store = SqliteStore::open(&place.options, Arc::<Gate>::clone(&gate), Arc::default()).expect("it opens");
+    let folder = TestFolder::new();
+    let store = SqliteStore::open(&folder.options, Arc::<Gate>::clone(&gate), Arc::default()).expect("it opens");
     store.save_session(session(1, "{}"));
     until(|| store.usage().sessions.rows == 1);
     let closed = gate.0.lock().expect("no test panicked");
@@ -208,25 +208,25 @@ fn a_session_for_which_there_is_no_room_voids_all_in_the_next_life() {
     assert_eq!(store.queue.given_up().sessions, 1);
     drop(closed);
     assert!(wait(first).is_ok());
-    // All queued changes are written, and the next life knows that they are not complete.
+    // All queued changes are written, and the next run knows that they are not complete.
     publish(&store, durable("1", "e"));
-    assert_eq!(Found::read(place.folder.path()).expect("readable"), Found::All);
+    assert_eq!(Found::read(folder.dir.path()).expect("readable"), Found::All);
     drop(store);
-    let (again, _) = place.open();
+    let (again, _) = folder.open();
     assert_eq!(again.usage().sessions.rows, 0);
 }
 
 #[test]
 fn after_a_panic_no_session_is_recovered() {
-    let place = Place::new();
-    let store = SqliteStore::open(&place.options, Arc::new(Broken), Arc::default()).expect("it opens");
+    let folder = TestFolder::new();
+    let store = SqliteStore::open(&folder.options, Arc::new(Broken), Arc::default()).expect("it opens");
     store.save_session(session(1, "{}"));
     until(|| store.usage().sessions.rows == 1);
     assert!(wait(store.commit(media("2", "m", Step::Complete))).is_err());
     let ending = store.close_by(Instant::now() + DEADLINE);
     assert!(ending.is_broken, "{ending:?}");
     drop(store);
-    let (again, _) = place.open();
+    let (again, _) = folder.open();
     assert_eq!(again.usage().sessions.rows, 0);
 }
 

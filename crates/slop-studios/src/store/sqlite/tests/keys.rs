@@ -6,8 +6,8 @@ use super::*;
 
 #[test]
 fn a_key_that_is_too_old_is_free() {
-    let place = Place::new();
-    let (store, _) = place.open();
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     let day_before = Moment::now().before(Duration::from_secs(86_401));
     publish(&store, Change { at: day_before, ..keyed(room("1", "e"), key("k", 1)) });
     let again = publish(&store, keyed(room("2", "e"), key("k", 2)));
@@ -21,10 +21,10 @@ fn of(publisher: &str, name: &str) -> IdempotencyKey {
 
 #[test]
 fn a_key_that_is_not_too_old_is_never_forgotten() {
-    let place = Place::bounded(|bounds| {
+    let folder = TestFolder::bounded(|bounds| {
         bounds.idempotency_keys = KeyBounds { age: DAY, of_all: 3, of_publisher: 2 };
     });
-    let (store, recorder) = place.open();
+    let (store, recorder) = folder.open();
     let commit = |change: Change, key| wait(store.commit(keyed(change, key))).map(|committed| committed.repeated);
     let refused = |outcome: Result<bool, StoreError>, publisher: bool, most: u64| match outcome {
         Err(StoreError::TooManyKeys { of_publisher, limit, wait }) => {
@@ -49,15 +49,15 @@ fn a_key_that_is_not_too_old_is_never_forgotten() {
     assert_eq!(wait(store.notifications("u", None, 10)).expect("readable").notifications, []);
     // The next process counts the same.
     drop(store);
-    let (store, _) = place.open();
+    let (store, _) = folder.open();
     assert_eq!(store.usage().idempotency_keys, 3);
     refused(wait(store.commit(keyed(room("9", "e"), of("p", "c")))).map(|committed| committed.repeated), true, 2);
 }
 
 #[test]
 fn a_batch_is_one_key_for_every_ten_of_its_items() {
-    let place = Place::bounded(|bounds| bounds.idempotency_keys.of_publisher = 4);
-    let (store, _) = place.open();
+    let folder = TestFolder::bounded(|bounds| bounds.idempotency_keys.of_publisher = 4);
+    let (store, _) = folder.open();
     let item = |name: &str, item| IdempotencyKey { item: Some(item), ..of("p", name) };
     publish(&store, keyed(room("1", "e"), of("p", "a")));
     let batch = |store: &SqliteStore| {
@@ -70,7 +70,7 @@ fn a_batch_is_one_key_for_every_ten_of_its_items() {
     assert_eq!((store.usage().idempotency_keys, first.iter().filter(|each| each.repeated).count()), (101, 0));
     assert!(matches!(wait(store.check_key(of("p", "b"))), Err(StoreError::TooManyKeys { .. })));
     assert!(publish(&store, keyed(room("2", "e"), of("p", "a"))).repeated);
-    let (again, recorder) = place.killed().open();
+    let (again, recorder) = folder.killed().open();
     let second = batch(&again);
     assert!(first.iter().zip(&second).all(|(first, second)| second.repeated && first.id == second.id));
     assert_eq!((again.usage().idempotency_keys, recorder.lines().len()), (101, 0));
@@ -78,12 +78,12 @@ fn a_batch_is_one_key_for_every_ten_of_its_items() {
 
 #[test]
 fn a_batch_that_was_cut_off_by_a_kill_goes_on_where_it_was() {
-    let place = Place::new();
-    let (store, _) = place.open();
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     let item = |item| IdempotencyKey { item: Some(item), ..key("k", 1) };
     let first = publish(&store, keyed(durable("0", "e"), item(0)));
     publish(&store, keyed(durable("2", "e"), item(2)));
-    let (again, recorder) = place.killed().open();
+    let (again, recorder) = folder.killed().open();
     let repeated: Vec<_> = (0..4).map(|n| publish(&again, keyed(durable(&n.to_string(), "e"), item(n)))).collect();
     assert_eq!(repeated.iter().map(|each| each.repeated).collect::<Vec<_>>(), [true, false, true, false]);
     assert_eq!((&repeated[0].id, recorder.lines().len()), (&first.id, 2));
@@ -99,10 +99,10 @@ fn a_place_is_free_when_the_wait_is_over() {
 
 /// Whether all refusals came before the keys were too old.
 fn is_free_after(longest: Duration) -> bool {
-    let place = Place::bounded(|bounds| {
+    let folder = TestFolder::bounded(|bounds| {
         bounds.idempotency_keys = KeyBounds { age: DAY, of_all: 2, of_publisher: 1 };
     });
-    let (store, _) = place.open();
+    let (store, _) = folder.open();
     let fill = |name: &str| {
         for publisher in ["p", "q"] {
             until(|| wait(store.check_key(of(publisher, name))).is_ok());
@@ -132,12 +132,12 @@ fn is_free_after(longest: Duration) -> bool {
 
 #[test]
 fn a_key_that_was_used_while_the_clock_was_ahead_leaves_a_day_after_that() {
-    let place = Place::new();
-    let (store, _) = place.open();
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     let ahead = Moment::now().after(400 * DAY);
     publish(&store, Change { at: ahead, ..keyed(room("1", "e"), key("k", 1)) });
     drop(store);
-    let (store, _) = place.open();
+    let (store, _) = folder.open();
     until(|| {
         let at = store.read(|connection| {
             Ok(connection.query_row("SELECT created_at FROM idempotency_keys", [], |row| row.get::<_, u64>(0))?)
@@ -149,8 +149,8 @@ fn a_key_that_was_used_while_the_clock_was_ahead_leaves_a_day_after_that() {
 
 #[test]
 fn keys_of_an_older_version_are_read() {
-    let place = Place::new();
-    let mut file = Connection::open(place.file()).expect("a file");
+    let folder = TestFolder::new();
+    let mut file = Connection::open(folder.file()).expect("a file");
     schema::migrate_to(&mut file, 2);
     let now = Moment::now().epoch_ms();
     let old = |name: &[u8], asked: u8, id: Option<&str>, delivered: u64| {
@@ -170,7 +170,7 @@ fn keys_of_an_older_version_are_read() {
     old(b"p\0again", 2, Some("newest"), 5);
     drop(file);
 
-    let (store, recorder) = place.open();
+    let (store, recorder) = folder.open();
     let repeat = |key| {
         let committed = publish(&store, keyed(durable("new", "e"), key));
         (committed.repeated, committed.id.to_string(), committed.stored, wait(committed.delivery.sockets()))
@@ -191,8 +191,8 @@ fn keys_of_an_older_version_are_read() {
 /// The row that a repeat finds is older than the count that its own group writes.
 #[test]
 fn a_repeat_gets_the_count_that_its_own_group_writes() {
-    let place = Place::new();
-    let (store, _) = place.open();
+    let folder = TestFolder::new();
+    let (store, _) = folder.open();
     for n in 0..50 {
         let keyed = |id: &str| keyed(room(id, "e"), key(&format!("k{n}"), 1));
         let first = publish(&store, keyed("first"));

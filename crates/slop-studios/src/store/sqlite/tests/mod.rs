@@ -3,7 +3,7 @@
 mod bounds;
 mod faults;
 mod keys;
-mod lives;
+mod runs;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -71,25 +71,25 @@ impl Dispatch for Silent {
 }
 
 /// A store's folder and options.
-struct Place {
-    folder: TempDir,
+struct TestFolder {
+    dir: TempDir,
     options: Options,
 }
 
-impl Place {
+impl TestFolder {
     fn new() -> Self {
         Self::bounded(|_| ())
     }
 
     fn bounded(bound: impl FnOnce(&mut Bounds)) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut options = options(folder.path());
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut options = options(dir.path());
         bound(&mut options.bounds);
-        Self { folder, options }
+        Self { dir, options }
     }
 
     fn file(&self) -> PathBuf {
-        self.folder.path().join("store.db")
+        self.dir.path().join("store.db")
     }
 
     fn open(&self) -> (SqliteStore, Arc<Recorder>) {
@@ -107,11 +107,11 @@ impl Place {
     /// A copy of the files as a process that is killed now leaves them.
     fn killed(&self) -> Self {
         let copy = Self::new();
-        for file in std::fs::read_dir(self.folder.path()).expect("a folder") {
+        for file in std::fs::read_dir(self.dir.path()).expect("a folder") {
             let file = file.expect("a file");
-            std::fs::copy(file.path(), copy.folder.path().join(file.file_name())).expect("a copy");
+            std::fs::copy(file.path(), copy.dir.path().join(file.file_name())).expect("a copy");
         }
-        Self { options: Options { folder: copy.folder.path().to_owned(), ..self.options.clone() }, ..copy }
+        Self { options: Options { folder: copy.dir.path().to_owned(), ..self.options.clone() }, ..copy }
     }
 }
 
@@ -155,8 +155,8 @@ impl Dispatch for Gate {
 contract_suite!(|dispatch| Arc::new(temporary(dispatch)));
 
 #[test]
-fn a_new_owner_is_told_once() {
-    let (store, recorder) = Place::new().open();
+fn a_new_owner_is_reported_once() {
+    let (store, recorder) = TestFolder::new().open();
     for progress in [1.0, 2.0] {
         let owned = ChangeKind::Media(MediaChange {
             media_id: "m".into(),
