@@ -323,11 +323,11 @@ impl ServerBuilder {
     }
 }
 
-/// The acceptor's pause when the system has no file descriptors left. Meanwhile connections end: those told to make
+/// The acceptor's pause when the system has no file descriptors left. Meanwhile connections end: those asked to make
 /// room, or others.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 
-/// The interval at which the acceptor checks whether the connections told to make room have closed, and its longest
+/// The interval at which the acceptor checks whether the connections asked to make room have closed, and its longest
 /// wait for them. A shard that is busy for longer has no time for new connections either.
 const ROOM_CHECK: Duration = Duration::from_millis(1);
 const LONGEST_WAIT_FOR_ROOM: Duration = Duration::from_millis(500);
@@ -335,8 +335,8 @@ const LONGEST_WAIT_FOR_ROOM: Duration = Duration::from_millis(500);
 /// The shortest interval between log messages about failed accepts.
 const ACCEPT_COMPLAINTS: Duration = Duration::from_secs(10);
 
-/// A spare file descriptor. It is given up when there is no other, so that a client that connects then is told to
-/// retry.
+/// A spare file descriptor. It is given up when there is no other, so that a client that connects then is asked
+/// to retry.
 struct SpareFile(Option<File>);
 
 impl SpareFile {
@@ -371,7 +371,7 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
     let mut failures = AcceptFailures { spare: SpareFile::open(), complained: None };
     let mut next_shard = 0;
     while !shard.is_draining() {
-        // A connection told to close does so when its shard runs its task. New connections wait for that instead of
+        // A connection asked to close does so when its shard runs its task. New connections wait for that instead of
         // being refused.
         let mut waited = Duration::ZERO;
         while admission.is_making_room() && waited < LONGEST_WAIT_FOR_ROOM {

@@ -445,7 +445,7 @@ mod tests {
         assert_eq!(refused, ["userId", "type", "message"]);
         assert_eq!(fields_refused(Publish::read_item(r#"{"kind":"x","a":1}"#)), ["kind"]);
         assert_eq!(fields_refused(Publish::read_item("{}")), ["kind"]);
-        // The path has said it already.
+        // The path names the item already.
         assert_eq!(fields_refused(Publish::read(Kind::Error, "m", r#"{"error":"e","mediaId":"n"}"#)), ["mediaId"]);
     }
 

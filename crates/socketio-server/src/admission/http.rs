@@ -76,7 +76,7 @@ struct Occupant {
 const HELD: usize = usize::MAX;
 /// The application keeps the connection.
 const KEPT: usize = usize::MAX - 1;
-/// The connection is told to close, and its task has not seen that yet.
+/// The connection is asked to close, and its task has not seen that yet.
 const LEAVING: usize = usize::MAX - 2;
 /// The connection no longer speaks HTTP.
 const GONE: usize = usize::MAX - 3;
@@ -204,7 +204,7 @@ impl Admission {
         self.addresses().http.make_room(now)
     }
 
-    /// Whether so many connections are closing that no other can be told to close.
+    /// Whether so many connections are closing that no other can be asked to close.
     pub(crate) fn is_making_room(&self) -> bool {
         self.addresses().http.leaving >= MAX_LEAVING
     }
@@ -348,7 +348,7 @@ impl HttpPermit {
         let mut addresses = self.admission.addresses();
         let pool = &mut addresses.http;
         self.admission.has_room_for_client(pool)?;
-        // A connection that the application keeps stays as it is. A connection that is told to close is about to close.
+        // A connection that the application keeps stays as it is. A connection that is asked to close is about to close.
         if pool.unlist(&self.occupant, HELD, now) {
             pool.held += 1;
         }
@@ -491,10 +491,10 @@ mod tests {
     use super::*;
     use crate::Config;
 
-    /// A connection that was told to make room is told so again, whoever asks: the first who was told may have been
+    /// A connection that was asked to make room is asked again at every wait: the task that waited first may have been
     /// interrupted.
     #[test]
-    fn a_connection_that_has_to_make_room_stays_told() {
+    fn a_connection_that_has_to_make_room_is_asked_again() {
         let admission = Arc::new(Admission::new(&Config { max_handshakes: 1, ..Config::default() }));
         let accept = || admission.stream(Ipv4Addr::LOCALHOST.into()).expect("there is room");
         let (_stream, first) = accept();

@@ -193,7 +193,7 @@ impl Connection {
         true
     }
 
-    /// Saves the changed sessions before a write, so that the client is told nothing unsaved.
+    /// Saves the changed sessions before a write, so that the client is sent nothing unsaved.
     #[cold]
     fn save_sessions(self: &Rc<Self>) {
         let unsaved: SmallVec<[Socket; 3]> = {

@@ -33,7 +33,7 @@ pub(crate) struct SavedState {
     /// Number of the last notification that was sent from the inbox.
     #[serde(skip_serializing_if = "is_zero")]
     inbox_sent: u64,
-    /// Whether the client is told the number of unread notifications.
+    /// Whether the client is sent the number of unread notifications.
     #[serde(skip_serializing_if = "is_zero")]
     wants_count: bool,
 }

@@ -68,7 +68,7 @@ fn room_events_that_are_not_durable_survive_a_kill_too() {
     assert!(publish(&again, keyed(room("8", "third"), key("k", 1))).repeated);
     publish(&again, room("9", "fifth"));
     drop(again);
-    // Two lives later, and after an orderly end.
+    // Two runs later, and after an orderly end.
     store.close();
     let (again, _) = folder.open();
     publish(&again, room("9", "fifth"));
@@ -105,7 +105,7 @@ fn how_far_a_client_has_come_is_known_in_the_next_run() {
     let (third, _) = killed.open();
     assert_eq!(since(&third), [Some(11), Some(9), Some(10)]);
     third.close();
-    // A session whose client has not come back has the end of its own life.
+    // A session whose client has not come back has the end of its own run.
     let (fourth, _) = killed.open();
     let [first, second, _] = left_at(&fourth).map(|at| at.expect("it is known"));
     assert!(second <= first);
@@ -208,7 +208,7 @@ fn sessions_of_a_run_that_left_no_journal_are_unknown() {
 fn a_number_is_never_used_twice() {
     let mut folder = TestFolder::new();
     let mut last = 0;
-    for life in 0..5 {
+    for run in 0..5 {
         let (store, recorder) = folder.open();
         assert!(store.boot_seq() > last);
         for _ in 0..3 {
@@ -216,7 +216,7 @@ fn a_number_is_never_used_twice() {
         }
         assert_eq!(recorder.numbers()[0], store.boot_seq());
         last = *recorder.numbers().last().expect("some");
-        if life % 2 == 0 {
+        if run % 2 == 0 {
             let killed = folder.killed();
             drop(store);
             folder = killed;
