@@ -348,7 +348,7 @@ impl HttpPermit {
         let mut addresses = self.admission.addresses();
         let pool = &mut addresses.http;
         self.admission.has_room_for_client(pool)?;
-        // A connection that the application keeps stays as it is. A connection that is asked to close is about to close.
+        // A connection that the application keeps stays as it is. A connection that was asked to close will close.
         if pool.unlist(&self.occupant, HELD, now) {
             pool.held += 1;
         }

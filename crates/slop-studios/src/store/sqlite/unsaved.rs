@@ -1,9 +1,9 @@
 //! The sessions that have changed since they were saved. The list tells the next process that their saved records are
 //! outdated.
 //!
-//! Sessions are written when there is time: some milliseconds after their clients were informed of a change, and much later
-//! if the disk is slow or full. If the process is killed meanwhile, a client would come back in its state before it
-//! left a room or logged out, or without a room that it had joined. So the key of a changed session is noted at once,
+//! Sessions are written when there is time: some milliseconds after their clients were informed of a change, and much
+//! later if the disk is slow or full. If the process is killed meanwhile, a client would come back in its state before
+//! it left a room or logged out, or without a room that it had joined. So the key of a changed session is noted at once,
 //! in a mapped file beside the store. The system keeps the file whatever happens to the process, normally without
 //! waiting for the disk. A full disk makes no difference where files are written in place.
 //!
