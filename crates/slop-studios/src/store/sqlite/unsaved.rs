@@ -3,8 +3,8 @@
 //!
 //! Sessions are written when there is time: some milliseconds after their clients were informed of a change, and much
 //! later if the disk is slow or full. If the process is killed meanwhile, a client would come back in its state before
-//! it left a room or logged out, or without a room that it had joined. So the key of a changed session is noted at once,
-//! in a mapped file beside the store. The system keeps the file whatever happens to the process, normally without
+//! it left a room or logged out, or without a room that it had joined. So the key of a changed session is noted at
+//! once, in a mapped file beside the store. The system keeps the file whatever happens to the process, normally without
 //! waiting for the disk. A full disk makes no difference where files are written in place.
 //!
 //! There are two such lists: one for the current changes, the other for the changes that are being written. If that
