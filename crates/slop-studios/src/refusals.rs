@@ -200,7 +200,8 @@ mod tests {
         for _ in 0..2 {
             refusals.note(Reason::TokenKey, Ipv4Addr::LOCALHOST.into(), &"é".repeat(100_000), "JWT_SECRET");
         }
-        let kept = refusals.with_slot(Reason::TokenKey, |slot| slot.last.take()).expect("the second is not reported yet");
+        let kept =
+            refusals.with_slot(Reason::TokenKey, |slot| slot.last.take()).expect("the second is not reported yet");
         assert!((1..=MAX_REFUSAL_DETAIL_BYTES).contains(&kept.detail.len()), "{}", kept.detail.len());
     }
 }

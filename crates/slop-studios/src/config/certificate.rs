@@ -130,8 +130,10 @@ impl Loaded {
 }
 
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let failed =
-        |error: pem::Error| CertificateError::CertificateFile { file: file.to_owned(), problem: describe(file, &error) };
+    let failed = |error: pem::Error| CertificateError::CertificateFile {
+        file: file.to_owned(),
+        problem: describe(file, &error),
+    };
     let chain = CertificateDer::pem_file_iter(file).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
     if chain.is_empty() { Err(CertificateError::NoCertificate(file.to_owned())) } else { Ok(chain) }
 }

@@ -87,8 +87,8 @@ fn problem(refused: Refused, parts: &Parts) -> Problem {
         )
         .noted(Reason::UnknownPublisherKey, detail(""), SETTINGS),
         Refused::No(NoPublisher::BadToken(flaw)) => {
-            let detail = format!("it is no publisher key, and as a token it is refused: {}", flaw.error());
-            Problem::unauthorized(detail, Challenge::InvalidKey).noted(
+            let description = format!("it is no publisher key, and as a token it is refused: {}", flaw.error());
+            Problem::unauthorized(description, Challenge::InvalidKey).noted(
                 Reason::PublisherToken,
                 detail(&format!(": {flaw}")),
                 flaw.setting(),

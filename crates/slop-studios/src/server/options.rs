@@ -81,7 +81,8 @@ pub(super) fn engine_config(settings: &Settings, capacity: Capacity) -> Config {
         body_timeout: settings.body_timeout,
         max_connections: capacity.connections,
         max_http_connections: capacity.http,
-        max_connections_per_address: capacity.of_address(settings.max_connections_per_address, wanted_capacity(settings)),
+        max_connections_per_address: capacity
+            .of_address(settings.max_connections_per_address, wanted_capacity(settings)),
         connection_rate_per_address: settings.connection_rate_per_address,
         max_handshakes: settings.max_handshakes,
         max_handshakes_per_address: settings.max_handshakes_per_address,

@@ -9,7 +9,7 @@ use socketio_server::{Handle, Recovery, Server, ServerBuilder, SessionKeeper};
 use tokio::runtime::Runtime;
 
 use super::checks::check_identities;
-use super::options::{Keep, bounds, engine_config, capacity_that_fits, store_options};
+use super::options::{Keep, bounds, capacity_that_fits, engine_config, store_options};
 use crate::config::Settings;
 use crate::config::certificate::Certificate;
 use crate::hot_swap::HotSwap;

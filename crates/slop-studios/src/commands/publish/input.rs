@@ -45,15 +45,14 @@ fn value(text: &str) -> Result<Value, String> {
 
 /// Opens the file, or standard input for `-`.
 pub(super) fn open(path: &Path) -> anyhow::Result<BufReader<Box<dyn Read + Send>>> {
-    let input: Box<dyn Read + Send> =
-        if path == Path::new(STDIN) {
-            Box::new(io::stdin())
-        } else {
-            let opened = File::open(path);
-            Box::new(opened.map_err(|error| {
-                anyhow::anyhow!("can't read {}: {}", path.display(), nearest_path::describe(path, &error))
-            })?)
-        };
+    let input: Box<dyn Read + Send> = if path == Path::new(STDIN) {
+        Box::new(io::stdin())
+    } else {
+        let opened = File::open(path);
+        Box::new(opened.map_err(|error| {
+            anyhow::anyhow!("can't read {}: {}", path.display(), nearest_path::describe(path, &error))
+        })?)
+    };
     Ok(BufReader::new(input))
 }
 

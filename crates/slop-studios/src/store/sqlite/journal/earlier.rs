@@ -139,7 +139,8 @@ impl Earlier {
     ) -> impl Iterator<Item = Record<'_>> {
         let positions = self.rooms.get(namespace).and_then(|rooms| rooms.get(room)).map_or(&[][..], Vec::as_slice);
         let from = positions.partition_point(|position| position.seq <= after);
-        let positions = positions.get(from..).unwrap_or_default().iter().take_while(move |position| position.seq <= until);
+        let positions =
+            positions.get(from..).unwrap_or_default().iter().take_while(move |position| position.seq <= until);
         positions.filter_map(|position| {
             let (record, _) = decode(self.segments.get(position.segment as usize)?, position.at as usize)?;
             Some(record)

@@ -282,7 +282,9 @@ impl Current {
     fn put(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
         let reserved = (self.segment.length as usize).min(self.map.len());
         let target = self.map.get_mut(..reserved).and_then(|reserved| reserved.get_mut(at..at + bytes.len()));
-        target.ok_or_else(|| io::Error::other("a position of the journal that is not reserved"))?.copy_from_slice(bytes);
+        target
+            .ok_or_else(|| io::Error::other("a position of the journal that is not reserved"))?
+            .copy_from_slice(bytes);
         Ok(())
     }
 

@@ -233,7 +233,8 @@ fn the_settings_in_force_say_what_is_over() {
         (hour * 5, hour * 2, Some(ago(1)), false),
         (hour * 3, Duration::ZERO, Some(u64::from(u32::MAX) * 1_000), true),
     ] {
-        let folder = TestFolder::bounded(|bounds| bounds.revocations = RevocationBound { rows: 1, max_lifetime, leeway });
+        let folder =
+            TestFolder::bounded(|bounds| bounds.revocations = RevocationBound { rows: 1, max_lifetime, leeway });
         let (store, _) = folder.open();
         let revoke = |name: &str, at, end| wait(store.revoke(revocation(Revoked::Token(name.into()), at, end)));
         assert!(revoke("old", ago(4), expires_at).is_ok());
