@@ -156,7 +156,7 @@ pub trait Dispatch: Debug + Send + Sync {
 /// A committed event and its place in the order.
 #[derive(Debug, Clone, Copy)]
 pub struct Dispatched<'a> {
-    /// Its number: higher than that of every event dispatched before, in this life or an earlier one.
+    /// Its number: higher than that of every event dispatched before, in this run of the server or an earlier one.
     pub seq: u64,
     /// The event.
     pub event: CommittedEvent<'a>,

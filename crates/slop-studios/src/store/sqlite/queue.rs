@@ -1,6 +1,6 @@
 //! The writer's queue. Requests are carried out in the order of the calls. Writes without a waiting caller (sessions,
 //! inbox positions) are merged by key, and written some milliseconds later. Reads for clients that come back from
-//! earlier lives of the server need no place in that order. They wait in a queue of their own, and are done in slices.
+//! earlier runs of the server need no place in that order. They wait in a queue of their own, and are done in slices.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;

@@ -1,5 +1,4 @@
-//! What waits in the writer's queue: the requests, and the reads for clients that come back from earlier lives of the
-//! server.
+//! The entries of the writer's queue: requests, and reads for clients that come back from earlier runs of the server.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -56,7 +55,7 @@ impl Request {
 pub(super) struct Recall {
     read: Box<RecallRead>,
     /// The permit. It is released when the read is dropped, whether a caller still waits or not.
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 type RecallRead = dyn FnMut(&Connection, Instant) -> bool + Send;
@@ -64,9 +63,9 @@ type RecallRead = dyn FnMut(&Connection, Instant) -> bool + Send;
 impl Recall {
     pub(super) fn new(
         read: impl FnMut(&Connection, Instant) -> bool + Send + 'static,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Self {
-        Self { read: Box::new(read), _place: place }
+        Self { read: Box::new(read), _permit: permit }
     }
 
     /// Reads until it has answered or the time is up, but always makes some progress. Returns whether it has answered.
