@@ -402,8 +402,8 @@ pub struct Replay {
 pub struct ReplayedEvent {
     /// The number it was dispatched with.
     pub seq: u64,
-    /// The event as it was dispatched. Of class [`Latest`](crate::contract::delivery::Class::Latest), the replay has
-    /// the newest only.
+    /// The event as it was dispatched. Of class [`Latest`](crate::contract::delivery::Class::Latest), only the newest is in
+    /// the replay.
     pub envelope: Envelope,
     /// The requested rooms with this event among the missed ones.
     pub rooms: Vec<String>,

@@ -92,9 +92,9 @@ impl State {
     fn replay_states(&self, missed: &mut Missed, room: &str, joined: u64, (after, until): (u64, u64)) {
         if let Some(id) = rooms::media_of(room) {
             // The client was sent the state when it joined. It may not have received it.
-            let is_told_again = joined >= after;
+            let is_sent_again = joined >= after;
             let is_missed = |state: &&MediaState| {
-                state.seq <= until && (is_told_again || (matches!(state.step, Step::Progress(_)) && state.seq > after))
+                state.seq <= until && (is_sent_again || (matches!(state.step, Step::Progress(_)) && state.seq > after))
             };
             if let Some(state) = self.media_state(id).filter(is_missed) {
                 missed.add_state(room, id, state);

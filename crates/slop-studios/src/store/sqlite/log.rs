@@ -27,10 +27,28 @@ pub(super) fn append(connection: &Connection, entry: &Entry<'_>) -> rusqlite::Re
             ":owner_room": envelope.owner_room,
             ":event": envelope.event,
             ":argument": envelope.argument,
-            ":latest": envelope.class == Class::Latest,
+            ":latest": class_code(envelope.class),
             ":created_at": entry.at.epoch_ms(),
         })?;
     Ok(())
+}
+
+/// The class in the column `latest`, which is older than the other classes in the log.
+const fn class_code(class: Class) -> u8 {
+    match class {
+        Class::Durable => 0,
+        Class::Latest => 1,
+        Class::Recoverable => 2,
+    }
+}
+
+/// The class of a row.
+pub(super) const fn class_of(code: u8) -> Class {
+    match code {
+        1 => Class::Latest,
+        2 => Class::Recoverable,
+        _ => Class::Durable,
+    }
 }
 
 /// Records that all events up to this number are removed.

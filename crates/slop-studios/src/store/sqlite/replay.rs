@@ -238,11 +238,11 @@ impl ReplayRead {
             if let Some(id) = rooms::media_of(room) {
                 // The client was sent the state when it joined. It may not have received it, unless it received an
                 // event since.
-                let is_told_again = *joined >= self.after;
-                if is_told_again || self.with_states.as_ref().is_none_or(|rooms| rooms.contains(&index)) {
+                let is_sent_again = *joined >= self.after;
+                if is_sent_again || self.with_states.as_ref().is_none_or(|rooms| rooms.contains(&index)) {
                     let state = media::find(connection, id)?.filter(|state| state.seq <= self.until);
                     let is_missed = |state: &MediaState| {
-                        is_told_again || (matches!(state.step, Step::Progress(_)) && state.seq > self.after)
+                        is_sent_again || (matches!(state.step, Step::Progress(_)) && state.seq > self.after)
                     };
                     if let Some(state) = state.filter(is_missed) {
                         self.missed.add_state(room, id, &state);
@@ -277,14 +277,13 @@ impl ReplayRead {
 
 /// An event of the log.
 fn logged(namespace: &'static str, row: &Row<'_>) -> rusqlite::Result<Envelope> {
-    let class = if row.get("latest")? { Class::Latest } else { Class::Durable };
     Ok(Envelope {
         namespace,
         room: row.get("room")?,
         owner_room: row.get("owner_room")?,
         event: row.get("event")?,
         argument: row.get("argument")?,
-        class,
+        class: log::class_of(row.get("latest")?),
     })
 }
 

@@ -60,6 +60,7 @@ macro_rules! contract_suite {
             replay: [
                 a_replay_is_what_the_rooms_were_told,
                 a_replay_has_the_newest_progress,
+                a_replay_has_the_envelopes_that_were_dispatched,
             ],
             revocations: [
                 a_revocation_is_kept_until_it_is_undone,
@@ -105,16 +106,29 @@ pub(crate) fn wait<F: Future>(future: F) -> F::Output {
 
 /// Records the events that it is given. As the count of sockets, it reports the number of events dispatched so far.
 #[derive(Debug, Default)]
-pub(crate) struct Recorder(Mutex<Vec<(u64, String)>>);
+pub(crate) struct Recorder(Mutex<Vec<Recorded>>);
+
+#[derive(Debug)]
+struct Recorded {
+    seq: u64,
+    line: String,
+    envelope: Option<Envelope>,
+}
 
 impl Recorder {
     pub(super) fn lines(&self) -> Vec<String> {
-        self.0.lock().expect("no test panicked").iter().map(|(_, line)| line.clone()).collect()
+        self.0.lock().expect("no test panicked").iter().map(|recorded| recorded.line.clone()).collect()
     }
 
     /// The number of each event.
     pub(super) fn numbers(&self) -> Vec<u64> {
-        self.0.lock().expect("no test panicked").iter().map(|(seq, _)| *seq).collect()
+        self.0.lock().expect("no test panicked").iter().map(|recorded| recorded.seq).collect()
+    }
+
+    /// The event that was dispatched with this number.
+    fn envelope(&self, seq: u64) -> Option<Envelope> {
+        let recorded = self.0.lock().expect("no test panicked");
+        recorded.iter().find(|recorded| recorded.seq == seq)?.envelope.clone()
     }
 }
 
@@ -137,8 +151,13 @@ impl Dispatch for Recorder {
                 }
                 CommittedEvent::Unread { user_id, unread } => format!("{user_id} has {unread}"),
             };
-            assert!(recorded.last().is_none_or(|(last, _)| *last < dispatched.seq), "numbers rise");
-            recorded.push((dispatched.seq, line));
+            let envelope = match dispatched.event {
+                CommittedEvent::Event { envelope, .. } => Some(envelope.clone()),
+                CommittedEvent::Unread { .. } => None,
+            };
+            let seq = dispatched.seq;
+            assert!(recorded.last().is_none_or(|last| last.seq < seq), "numbers rise");
+            recorded.push(Recorded { seq, line, envelope });
             Delivery::known(recorded.len() as u64)
         });
         deliveries.collect()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::{Replay, Step, Store};
-use super::{Make, durable, made, media, notification, owned, room, room_event, wait};
+use super::{Make, durable, key, keyed, made, media, notification, owned, room, room_event, wait};
 use crate::contract::delivery::Class;
 use crate::contract::rooms::{media_room, user_room};
 
@@ -86,6 +86,34 @@ pub(crate) fn a_replay_has_the_newest_progress(make: Make) {
     assert_eq!(names(&joined("done", last, numbers[1])), ["mediaComplete"]);
     assert_eq!(names(&joined("m", later, later)), ["mediaProgress"]);
     assert_eq!(names(&joined("done", last, later)), [""; 0]);
+}
+
+pub(crate) fn a_replay_has_the_envelopes_that_were_dispatched(make: Make) {
+    let (store, recorder) = made(make);
+    let changes = [
+        durable("1", "durable"),
+        keyed(room("2", "recoverable"), key("k", 1)),
+        keyed(room_event("3", "r", "latest", Class::Latest), key("l", 1)),
+        owned("4", "m", Step::Progress(1.0), "u"),
+        owned("5", "n", Step::Complete, "u"),
+        media("6", "o", Step::Error),
+        notification("u", "7", 0),
+    ];
+    for change in changes {
+        assert!(wait(store.commit(change)).is_ok());
+    }
+    let (user, items) = (user_room("u"), ["m", "n", "o"].map(media_room));
+    let of_media = [&user, &items[0], &items[1], &items[2]].map(String::as_str);
+    let mut found = 0;
+    for (namespace, rooms) in [("/", &["r"][..]), ("/media", &of_media), ("/notifications", &[&user])] {
+        let replay = replayed(&*store, namespace, rooms, 0);
+        assert!(replay.complete);
+        for event in replay.events {
+            assert_eq!(Some(&event.envelope), recorder.envelope(event.seq).as_ref());
+            found += 1;
+        }
+    }
+    assert_eq!(found, 7);
 }
 
 pub(super) fn replayed(store: &dyn Store, namespace: &'static str, rooms: &[&str], after: u64) -> Replay {
