@@ -12,7 +12,6 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::contract::auth_error::AuthError;
 use crate::contract::kind::Kind;
-use crate::contract::refusal::Reason;
 use crate::contract::time::epoch_seconds;
 
 /// Buckets from the 100 µs of a commit without a disk to the seconds of a stalled disk, by factors of about three.
@@ -54,48 +53,96 @@ pub struct Metrics {
     certificate_reloads: Family<ResultLabels, Counter>,
 }
 
-/// Makes the enum, the list of all of them, and their labels, so that none is left out.
-macro_rules! limits {
-    ($($(#[$meta:meta])* $limit:ident => $label:literal,)+) => {
-        /// A limit of the product that a client or publisher reached; the engine has further limits.
+/// Makes an enum of labels, the list of all of them, and their texts, so that none is left out.
+macro_rules! labels {
+    (
+        $(#[$outer:meta])*
+        $vis:vis enum $name:ident {
+            $($(#[$meta:meta])* $label:ident => $text:literal,)+
+        }
+    ) => {
+        $(#[$outer])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Limit {
-            $($(#[$meta])* $limit,)+
+        $vis enum $name {
+            $($(#[$meta])* $label,)+
         }
 
-        impl Limit {
-            /// All of them.
-            pub(crate) const ALL: &'static [Self] = &[$(Self::$limit,)+];
+        impl $name {
+            /// All of them, in the order of their declaration.
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$label,)+];
 
-            /// The label.
+            /// The text in metrics and logs.
             pub(crate) const fn as_str(self) -> &'static str {
                 match self {
-                    $(Self::$limit => $label,)+
+                    $(Self::$label => $text,)+
                 }
             }
         }
     };
 }
 
-limits! {
-    /// `EVENT_RATE_PER_USER`.
-    UserRate => "event rate per user",
-    /// `PUBLISH_RATE_PER_KEY`.
-    PublishRate => "publish rate per key",
-    /// `MAX_IDEMPOTENCY_KEYS`.
-    IdempotencyKeys => "idempotency keys",
-    /// `MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER`.
-    IdempotencyKeysPerPublisher => "idempotency keys per publisher",
-    /// `MAX_UNFINISHED_BYTES`, by publishers.
-    UnfinishedBodies => "unfinished bytes of publishers",
-    /// `MAX_HANDSHAKES`, by publishers' bodies.
-    PublishersBodies => "bodies of publishers",
-    /// `MAX_ROOMS_PER_SOCKET`.
-    Rooms => "rooms and subscriptions",
-    /// `AUTH_FAILURE_LIMIT`.
-    AuthFailures => "failed authentications",
-    /// [`MAX_REVOCATIONS`](crate::limits::MAX_REVOCATIONS).
-    Revocations => "revocations",
+labels! {
+    /// A limit of the product that a client or publisher reached; the engine has further limits.
+    pub enum Limit {
+        /// `EVENT_RATE_PER_USER`.
+        UserRate => "event rate per user",
+        /// `PUBLISH_RATE_PER_KEY`.
+        PublishRate => "publish rate per key",
+        /// `MAX_IDEMPOTENCY_KEYS`.
+        IdempotencyKeys => "idempotency keys",
+        /// `MAX_IDEMPOTENCY_KEYS_PER_PUBLISHER`.
+        IdempotencyKeysPerPublisher => "idempotency keys per publisher",
+        /// `MAX_UNFINISHED_BYTES`, by publishers.
+        UnfinishedBodies => "unfinished bytes of publishers",
+        /// `MAX_HANDSHAKES`, by publishers' bodies.
+        PublishersBodies => "bodies of publishers",
+        /// `MAX_ROOMS_PER_SOCKET`.
+        Rooms => "rooms and subscriptions",
+        /// `AUTH_FAILURE_LIMIT`.
+        AuthFailures => "failed authentications",
+        /// [`MAX_REVOCATIONS`](crate::limits::MAX_REVOCATIONS).
+        Revocations => "revocations",
+    }
+}
+
+labels! {
+    /// The reason for the refusal of a client or publisher.
+    pub(crate) enum Reason {
+        /// A page of another origin.
+        Origin => "origin",
+        /// A client of another version of Engine.IO, or of none.
+        ProtocolVersion => "protocol version",
+        /// A client with another parser.
+        Parser => "parser",
+        /// A request to the HTTP API while publishing is off.
+        PublishingOff => "publishing off",
+        /// A request to the HTTP API without a key.
+        NoPublisherKey => "no publisher key",
+        /// A request to the HTTP API with an unknown key.
+        UnknownPublisherKey => "unknown publisher key",
+        /// A request to the HTTP API with a refused token.
+        PublisherToken => "publisher token",
+        /// A publisher whose scopes do not cover its request, or an item of its batch.
+        PublisherScope => "publisher scope",
+        /// A client without the required token.
+        NoToken => "no token",
+        /// A client's token that cannot be read.
+        MalformedToken => "malformed token",
+        /// A client's token that no known key has signed.
+        TokenKey => "token key",
+        /// A client's token of another issuer.
+        TokenIssuer => "token issuer",
+        /// A client's token for another audience.
+        TokenAudience => "token audience",
+        /// A client's token that has expired.
+        TokenExpired => "token expired",
+        /// A client's token that is not valid yet.
+        TokenNotYetValid => "token not yet valid",
+        /// A client's token that names no user.
+        TokenWithoutUser => "token without user",
+        /// A client's token that was revoked.
+        TokenRevoked => "token revoked",
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use socketio_server::RefusedClient;
 
-use crate::contract::refusal::Reason;
 use crate::identity::Flaw;
 use crate::limits::{MAX_REFUSAL_DETAIL_BYTES, REFUSAL_INTERVAL};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reason};
 use crate::text::excerpt;
 
 impl Refusals {
@@ -192,6 +191,16 @@ mod tests {
         assert_eq!(refuse(&mut slot, 5, 181), Some((2, last(5))));
         assert_eq!(refuse(&mut slot, 6, 182), None);
         assert_eq!(slot.take_due(at(183), Duration::ZERO), Some((1, last(6))), "at the end");
+    }
+
+    #[test]
+    fn every_reason_has_an_index_and_a_name_of_its_own() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+            assert_eq!(Reason::ALL.iter().filter(|other| other.as_str() == reason.as_str()).count(), 1, "{reason:?}");
+            let documented = include_str!("../../../docs/operations.md");
+            assert!(documented.contains(&format!("`{}`", reason.as_str())), "{reason:?} is not in docs/operations.md");
+        }
     }
 
     #[test]

@@ -1,12 +1,7 @@
 //! The delivery of events to slow or absent receivers, and the destination of each event. Both are defined only here.
 //!
-//! | class | while a client is slow | for a client that comes back | after `kill -9` of the server |
-//! |---|---|---|---|
-//! | [`Class::Durable`] | queued; past the limit the connection is closed, and recovers | replayed | replayed |
-//! | [`Class::Recoverable`] | the same | replayed | replayed, unless the machine loses power |
-//! | [`Class::Latest`] | only the newest of its key is kept | the newest | the newest, if it is stored |
-//!
-//! A new event of the contract needs a new [`Route`]. For a room event, the publisher chooses all three fields.
+//! What each class promises is in `docs/delivery.md`. A new event of the contract needs a new [`Route`]. For a room event,
+//! the publisher chooses all three fields.
 
 use std::sync::Arc;
 

@@ -6,6 +6,5 @@ pub mod delivery;
 pub mod events;
 pub mod kind;
 pub mod namespaces;
-pub(crate) mod refusal;
 pub mod rooms;
 pub mod time;

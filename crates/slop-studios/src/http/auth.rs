@@ -11,8 +11,8 @@ use socketio_server::HttpConnection;
 use super::App;
 use super::exchange::PublisherName;
 use super::problem::{Challenge, Problem};
-use crate::contract::refusal::Reason;
 use crate::limits::MAX_NAME_BYTES;
+use crate::metrics::Reason;
 use crate::publish::publishers::{NoPublisher, Publisher, Publishers};
 use crate::text::excerpt;
 

@@ -70,7 +70,12 @@ macro_rules! unions {
 
             impl IntoResponses for $name {
                 fn responses() -> BTreeMap<String, RefOr<Response>> {
-                    [$($part::responses()),+].into_iter().flatten().collect()
+                    let mut responses = BTreeMap::new();
+                    for (status, response) in [$($part::responses()),+].into_iter().flatten() {
+                        let twice = responses.insert(status, response);
+                        assert!(twice.is_none(), "two parts of {} describe a status", stringify!($name));
+                    }
+                    responses
                 }
             }
         )+
@@ -83,12 +88,13 @@ unions! {
     /// The responses to a batch that is not accepted as a whole.
     BatchErrors = PublishErrors | InvalidBatch;
     /// The responses to a failed revocation.
-    RevokeErrors = Refusals | BodyErrors | RevokeOnlyErrors;
+    RevokeErrors = KeyErrors | BodyErrors | RevokeOnlyErrors;
     /// The responses to a failed undoing of a revocation.
-    UndoErrors = Refusals | UndoOnlyErrors;
+    UndoErrors = KeyErrors | UndoOnlyErrors;
     /// The responses to a failed read.
-    ReadErrors = Refusals | ReadOnlyErrors;
-    PublishErrors = Refusals | BodyErrors | PublishOnlyErrors;
+    ReadErrors = KeyErrors | ReadOnlyErrors;
+    /// The errors of publishes and batches.
+    PublishErrors = KeyErrors | BodyErrors | PublishOnlyErrors;
 }
 
 /// The response to an accepted publish.
@@ -118,10 +124,10 @@ enum InvalidBatch {
     Invalid(Problem),
 }
 
-/// The errors of every route that needs a publisher key.
+/// The errors of every route with a publisher key.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
-enum Refusals {
+enum KeyErrors {
     /// No valid publisher key
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthorized(Problem),

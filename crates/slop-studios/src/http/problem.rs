@@ -10,8 +10,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::exchange::RequestId;
-use crate::contract::refusal::Reason;
 use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
+use crate::metrics::Reason;
 use crate::publish::scope::MissingScope;
 use crate::publish::{FieldError, ReadError, Refused};
 use crate::refusals::Refusal;

@@ -20,12 +20,12 @@ use tokio::time::Instant;
 
 use crate::contract::auth_error::AuthError;
 use crate::contract::events::{Authenticated, Message, TokenExpiring, server};
-use crate::contract::refusal::Reason;
 use crate::contract::rooms;
 use crate::contract::time::Moment;
 use crate::hot_swap::HotSwap;
 use crate::identity::{Flaw, Identity, TokenVerifier};
 use crate::limits::EXPIRY_RECHECK;
+use crate::metrics::Reason;
 use crate::metrics::{Limit, Metrics};
 use crate::policy::Policy;
 use crate::realtime::inbox::progress::Progress;
