@@ -84,11 +84,11 @@ macro_rules! unions {
 
 unions! {
     /// The responses to a publish.
-    PublishResponses = Accepted | PublishErrors | InvalidFields;
+    PublishResponses = Accepted | PublishErrors | MalformedRequest | InvalidFields;
     /// The responses to a batch that is not accepted as a whole.
-    BatchErrors = PublishErrors | InvalidBatch;
+    BatchErrors = PublishErrors | MalformedBody | InvalidBatch;
     /// The responses to a failed revocation.
-    RevokeErrors = KeyErrors | BodyErrors | RevokeOnlyErrors;
+    RevokeErrors = KeyErrors | BodyErrors | MalformedRequest | RevokeOnlyErrors;
     /// The responses to a failed undoing of a revocation.
     UndoErrors = KeyErrors | UndoOnlyErrors;
     /// The responses to a failed read.
@@ -104,6 +104,24 @@ enum Accepted {
     /// Accepted. A repeat has the header `Idempotent-Replayed: true`
     #[response(status = 200)]
     Accepted(Receipt),
+}
+
+/// The response to a request with a body and a path of which one can't be read.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+enum MalformedRequest {
+    /// The body is not JSON, or the path is not UTF-8
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(Problem),
+}
+
+/// The response to a batch that can't be read.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes responses and is never made")]
+enum MalformedBody {
+    /// The body is not JSON
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(Problem),
 }
 
 /// The response to a publish with wrong fields.
@@ -155,9 +173,6 @@ enum BodyErrors {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
 enum PublishOnlyErrors {
-    /// The body is not JSON
-    #[response(status = 400, content_type = "application/problem+json")]
-    Malformed(Problem),
     /// The body is not declared as JSON, or is compressed
     #[response(status = 415, content_type = "application/problem+json")]
     UnsupportedMediaType(Problem),
@@ -182,9 +197,6 @@ pub(crate) enum MediaConflict {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it describes responses and is never made")]
 enum RevokeOnlyErrors {
-    /// The body is not JSON, or the path is not UTF-8
-    #[response(status = 400, content_type = "application/problem+json")]
-    Malformed(Problem),
     /// There is a body, and it is not declared as JSON or is compressed
     #[response(status = 415, content_type = "application/problem+json")]
     UnsupportedMediaType(Problem),
