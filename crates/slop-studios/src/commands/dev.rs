@@ -40,11 +40,20 @@ pub(crate) fn run(flags: &SettingFlags, in_memory: bool) -> Result<ExitCode, Fai
     let scheme = settings.scheme();
     // Without a reload on SIGHUP: a closed terminal sends SIGHUP, and the server must then end.
     let keep = if in_memory { Keep::InMemory } else { Keep::InFolder };
-    start(settings, keep, None, move |address| guide(scheme, address, &executable, &token, &key))
+    // A new item at each start: the stored one of an earlier start may have ended.
+    let item = format!("demo-{now}");
+    start(settings, keep, None, move |address| guide(scheme, address, &executable, &token, &key, &item))
 }
 
 /// The text with commands to try. Every command works when pasted into another shell.
-fn guide(scheme: &str, address: SocketAddr, executable: &Path, token: &SecretString, key: &SecretString) -> String {
+fn guide(
+    scheme: &str,
+    address: SocketAddr,
+    executable: &Path,
+    token: &SecretString,
+    key: &SecretString,
+    item: &str,
+) -> String {
     let url = format!("{scheme}://{}", reachable(address));
     let program = shell_quoted(&executable.to_string_lossy());
     let token = token.expose_secret();
@@ -63,12 +72,12 @@ token of the user {USER:?}, valid for {days} days:
 publisher key:
   {key}
 
-To try it, paste into another shell, first what listens:
-  {program} listen --url {url} --media demo --token {token}
-and into a third what publishes:
-  curl -sS {url}/v1/media/demo/progress -H {authorization} \\
+To try it, paste in a second shell, to listen:
+  {program} listen --url {url} --media {item} --token {token}
+in a third shell, to publish:
+  curl -sS {url}/v1/media/{item}/progress -H {authorization} \\
     -H 'Content-Type: application/json' -d '{{\"progress\": 42, \"stage\": \"render\"}}'
-  {program} publish --url {url} --key {quoted_key} complete demo https://example.com/demo.mp4
+  {program} publish --url {url} --key {quoted_key} complete {item} https://example.com/demo.mp4
 {trust}
 Stop with Ctrl-C.
 ",

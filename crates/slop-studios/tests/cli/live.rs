@@ -145,8 +145,10 @@ fn the_printed_commands_work_when_pasted() {
         command
     };
     let listen = format!("exec {} --event mediaComplete --count 1 --timeout {PATIENCE} --json", pasted("listen"));
-    let mut listener = Listener::start(shell(listen));
-    listener.wait_for("subscribed to the media item \"demo\"");
+    let mut listener = Listener::start(shell(listen.clone()));
+    let item = listen.split(" --media ").nth(1).and_then(|rest| rest.split(' ').next()).expect("an item").to_owned();
+    assert!(item.starts_with("demo-"), "{item}");
+    listener.wait_for(&format!("subscribed to the media item \"{item}\""));
     let published = shell(pasted("publish")).output().expect("sh runs");
     let receipt = Ran::from(published).ok().stdout;
     let receipt: Value = serde_json::from_str(&receipt).expect("a receipt");
@@ -156,7 +158,7 @@ fn the_printed_commands_work_when_pasted() {
         [(
             "/media".to_owned(),
             "mediaComplete".to_owned(),
-            json!({"mediaId": "demo", "url": "https://example.com/demo.mp4"}),
+            json!({"mediaId": item, "url": "https://example.com/demo.mp4"}),
         )]
     );
     dev.stop();
