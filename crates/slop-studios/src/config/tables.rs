@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use toml::{Table, Value};
 
-use super::is_setting;
-use super::{SettingError, nearest_name};
+use super::{SETTINGS, Setting, SettingError, is_setting, nearest_name};
 use crate::contract::rooms::{USER_PREFIX, check_name};
 use crate::identity::ClaimPath;
 use crate::policy::{Allow, Condition, MediaRule, Pattern, RoomRule, Rules, Subject, Template};
@@ -193,8 +192,15 @@ impl Entry {
                 ));
                 continue;
             }
-            let nearest = nearest_name(key, self.known.iter().copied());
-            let nearest = nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+            let settings: Vec<String> = SETTINGS.iter().map(Setting::key).collect();
+            let nearest = nearest_name(key, self.known.iter().copied().chain(settings.iter().map(String::as_str)));
+            let nearest = match nearest {
+                Some(name) if is_setting(&name) => format!(
+                    "; did you mean the setting `{name}`? Settings stand at the top of the file, above the first table"
+                ),
+                Some(name) => format!("; did you mean `{name}`?"),
+                None => String::new(),
+            };
             self.problems.push(format!("has the unknown key `{key}`{nearest}"));
         }
     }

@@ -243,7 +243,8 @@ fn a_variable_that_is_nearly_a_setting_is_warned_about() {
 fn a_setting_below_a_table_is_told_where_it_belongs() {
     let place = Place::new();
     place.write("slop.toml", "[[rooms]]\nname = \"*\"\nallow = \"anyone\"\n\nport = 4000\njwt_secret = \"hidden\"\n");
-    let ran = place.run_with(&["check-config", "--config", "slop.toml"], &[("JWT_SECRET", SECRET)]).refused();
+    let check = || place.run_with(&["check-config", "--config", "slop.toml"], &[("JWT_SECRET", SECRET)]).refused();
+    let ran = check();
     for setting in ["port", "jwt_secret"] {
         let told = format!(
             "error: [[rooms]] 1 in slop.toml: has `{setting}`, which is a setting of the server: move it to the top of the \
@@ -252,6 +253,27 @@ fn a_setting_below_a_table_is_told_where_it_belongs() {
         assert!(ran.stderr.lines().any(|line| line == told), "{told}\n{ran:#?}");
     }
     assert!(!ran.stderr.contains("hidden"), "{ran:#?}");
+
+    // As a variable, or misspelt; a key that is nearer to one of the table's is that.
+    place.write(
+        "slop.toml",
+        "[[rooms]]\nname = \"*\"\nallow = \"anyone\"\nDATA_DIR = \"x\"\ncors-orign = \"x\"\nalow = 1\nxyz = 1\n",
+    );
+    let ran = check();
+    let setting = |written: &str, meant: &str| {
+        format!(
+            "error: [[rooms]] 1 in slop.toml: has the unknown key `{written}`; did you mean the setting `{meant}`? Settings \
+             stand at the top of the file, above the first table"
+        )
+    };
+    for told in [
+        setting("DATA_DIR", "data_dir"),
+        setting("cors-orign", "cors_origin"),
+        "error: [[rooms]] 1 in slop.toml: has the unknown key `alow`; did you mean `allow`?".to_owned(),
+        "error: [[rooms]] 1 in slop.toml: has the unknown key `xyz`".to_owned(),
+    ] {
+        assert!(ran.stderr.lines().any(|line| line == told), "{told}\n{ran:#?}");
+    }
 }
 
 #[test]
