@@ -255,8 +255,8 @@ describe('the sample code of our own pages', () => {
     });
     watch(media);
     await until(() => lines.length === 1, 'the subscription');
-    await server.progress('m1', { progress: 10, stage: 'queued' });
-    await until(() => lines.includes('m1 10 queued'), 'progress');
+    await server.progress('clip-1', { progress: 10, stage: 'queued' });
+    await until(() => lines.includes('clip-1 10 queued'), 'progress');
   });
 
   const skip = !(process.env.PATH ?? '').split(':').some((folder) => existsSync(`${folder}/curl`)) && 'no curl';
@@ -279,7 +279,7 @@ describe('the sample code of our own pages', () => {
       proxy.cut();
       proxy.server.close();
     });
-    const prepare = async (lose) => {
+    const prepare = async (lose, given = {}) => {
       proxy.loseEmit = lose;
       const [source] = await blocks('docs/delivery.md', 'js');
       const sample = await run('delivery', {
@@ -289,6 +289,9 @@ describe('the sample code of our own pages', () => {
           io: (url, options) =>
             io(url, { ...options, forceNew: true, transports: ['websocket'], timeout: 1_000, reconnectionDelay: 20, reconnectionDelayMax: 200 }),
           currentToken: () => token({ userId: 'sample' }),
+          newToken: () => assert.fail('no new token is needed'),
+          showLogin: (message) => assert.fail(message),
+          ...given,
         },
         exported: ['socket', 'rooms', 'settle'],
       });
@@ -319,6 +322,39 @@ describe('the sample code of our own pages', () => {
       assert.equal(delivered, event === 'joinRoom' ? 1 : 0);
     });
   }
+
+  test('docs/delivery.md: more joins than a user may send at once', async (context) => {
+    const strict = await Server.start({ env: { EVENT_RATE_PER_USER: '1' } });
+    context.after(() => strict.close());
+    const { rooms, settle, client } = await (await frontEnd(context, strict)).prepare(null);
+    await client.next('roomJoined');
+    const wanted = Array.from({ length: 12 }, (_, n) => `room-${n}`);
+    const answers = await Promise.all(wanted.map((room) => (rooms.add(room), settle(room))));
+    assert.deepEqual(answers, wanted.map((room) => ({ success: true, room })));
+    assert.ok((await strict.metric('slop_limits_met_total{limit="event rate per user"}')) > 0, 'some were refused first');
+    rooms.add('user:another');
+    assert.deepEqual(await settle('user:another'), { success: false, error: 'Not allowed' });
+  });
+
+  test('docs/delivery.md: the token ends, and is revoked', async (context) => {
+    const shown = [];
+    let newer = 0;
+    const lasts = (seconds) => token({ userId: 'sample', exp: Math.floor(Date.now() / 1000) + seconds });
+    const { client } = await (await frontEnd(context)).prepare(null, {
+      currentToken: () => lasts(2),
+      newToken: async () => ((newer += 1), token({ userId: 'sample' })),
+      showLogin: (message) => shown.push(message),
+    });
+    await client.next('authenticated');
+    assert.deepEqual(await client.next('authError', 5_000), { message: 'Token has expired' });
+    await client.next('authenticated');
+    await until(async () => (await client.info()).authenticated, 'the user again');
+    assert.equal(newer, 1);
+    assert.deepEqual(shown, []);
+    client.socket.emit('authenticate', { token: 'nonsense' });
+    await until(() => shown.length === 1, 'the login');
+    assert.deepEqual(shown, ['Token is invalid']);
+  });
 
   test('docs/delivery.md: connected anew, and at last disconnected', async (context) => {
     const forgetful = await Server.start({ env: { RECOVERY_MS: '0' } });

@@ -19,6 +19,20 @@ fn get(url: &str, path: &str) -> Value {
     serde_json::from_str(body).expect("JSON")
 }
 
+/// The file that the page for operators shows, as it stands there.
+#[test]
+fn the_whole_file_on_the_page_is_accepted() {
+    let place = Place::new();
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md"));
+    let page = page.expect("the page");
+    let (_, file) = page.split_once("```toml\n").expect("a file");
+    let (file, _) = file.split_once("```").expect("its end");
+    place.write("slop.toml", file);
+    let ran = place.run(&["check-config", "--config", "slop.toml"]).ok();
+    let settings = file.split("[[").next().expect("settings").matches(" = ").count();
+    assert_eq!(ran.stdout.matches(" (file)").count(), settings + file.matches("[[").count(), "{ran:#?}");
+}
+
 #[test]
 fn the_description_and_the_page_agree_on_readiness() {
     let place = Place::new();

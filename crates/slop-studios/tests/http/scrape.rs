@@ -1,6 +1,7 @@
 //! `/metrics`: its two forms, by the rules of each, and the numbers of the process.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
@@ -24,6 +25,7 @@ async fn busy() -> Server {
     client.call("subscribeMedia", json!(["m"])).await;
     client.call("authenticate", json!([{"token": "x"}])).await;
     client.emit("nonsense", json!([])).await;
+    client.call("joinRoom", json!(["user:another"])).await;
     assert_eq!(post(&server, "/v1/media/m/complete", &json!({"url": "u"})).await.status, 200);
     get(&server, "/v1/nothing").await;
     server
@@ -104,6 +106,18 @@ async fn both_forms_have_the_same_samples() {
     for accept in ["application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1", "*/*"] {
         assert!(scrape(&server, accept).await.header("content-type").starts_with("application/openmetrics-text"));
     }
+}
+
+#[tokio::test]
+async fn the_page_for_operators_has_every_metric() {
+    let server = busy().await;
+    let metrics = scrape(&server, TEXT).await.text;
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let told: HashSet<&str> = page.split(|c: char| !c.is_ascii_lowercase() && c != '_').collect();
+    let families = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let missing: Vec<&str> = families.filter(|family| !told.contains(family)).collect();
+    assert_eq!(missing, <[&str; 0]>::default(), "docs/operations.md does not name them");
 }
 
 #[tokio::test]
