@@ -27,8 +27,8 @@ pub enum JoinError {
 pub(crate) struct Rooms {
     by_name: HashMap<Arc<str>, usize>,
     rooms: Slab<Room>,
-    /// The number of the last fan-out pass.
-    pass: u64,
+    /// The number of the last broadcast, or group of broadcasts, that began.
+    last_number: u64,
 }
 
 struct Room {
@@ -41,7 +41,7 @@ pub(crate) struct Member {
     pub(crate) socket: Socket,
     /// The socket's connection. It is kept here too, so that a broadcast need not touch the socket's memory.
     pub(crate) connection: Rc<Connection>,
-    /// The last fan-out pass that visited the member, or that was under way when it joined.
+    /// The number of the last broadcast that the member was given, or that had begun when it joined.
     pub(crate) delivered_through: Cell<u64>,
     /// Index in the socket's memberships.
     slot: u32,
@@ -62,10 +62,10 @@ pub(crate) struct Membership {
 pub(crate) type Memberships = SmallVec<[Membership; 2]>;
 
 impl Rooms {
-    /// The number of a new fan-out pass.
-    pub(crate) fn next_pass(&mut self) -> u64 {
-        self.pass += 1;
-        self.pass
+    /// The number of the next broadcast, or group of broadcasts.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
     }
 
     /// The upper bound of the rooms' indexes. A room that is created meanwhile may have a higher index.
@@ -116,7 +116,7 @@ impl Rooms {
         socket.inner().memberships.borrow().get(slot).map(|membership| membership.joined)
     }
 
-    /// The last fan-out pass that delivered to the socket as a member of the room; `None` if it is not a member.
+    /// The number of the last broadcast that the socket was given as a member of the room; `None` if it is no member.
     pub(crate) fn delivered_through(&self, socket: &Socket, name: &str) -> Option<u64> {
         let membership = *socket.inner().memberships.borrow().get(self.slot(socket, name)?)?;
         Some(
@@ -129,10 +129,10 @@ impl Rooms {
         )
     }
 
-    /// Whether the fan-out pass of this number, through these rooms, has delivered to the socket in each of them.
-    pub(crate) fn has_delivered(&self, socket: &Socket, names: &[Box<str>], pass: u64) -> bool {
-        let mut passes = names.iter().filter_map(|name| self.delivered_through(socket, name)).peekable();
-        passes.peek().is_some() && passes.all(|last| last == pass)
+    /// Whether the broadcast of this number, to these rooms, was given to the socket in each of them.
+    pub(crate) fn has_delivered(&self, socket: &Socket, names: &[Box<str>], number: u64) -> bool {
+        let mut numbers = names.iter().filter_map(|name| self.delivered_through(socket, name)).peekable();
+        numbers.peek().is_some() && numbers.all(|last| last == number)
     }
 
     /// Adds the socket to a room that it is not in, after the broadcast `after`.
@@ -153,7 +153,7 @@ impl Rooms {
         members.push(Member {
             socket: socket.clone(),
             connection: socket.inner().connection.clone(),
-            delivered_through: Cell::new(self.pass),
+            delivered_through: Cell::new(self.last_number),
             slot: (memberships.len() - 1) as u32,
             encoding: socket.encoding(),
         });
@@ -200,7 +200,7 @@ impl Rooms {
             room.members.shrink_to(room.members.len() * 2);
         }
         if self.rooms.is_empty() {
-            *self = Self { pass: self.pass, ..Self::default() };
+            *self = Self { last_number: self.last_number, ..Self::default() };
         }
     }
 }

@@ -48,7 +48,7 @@ pub(crate) struct SocketInner {
     timer: Cell<Option<Instant>>,
     /// The socket's earliest entry among the shard's timers.
     timer_at: Cell<Option<Instant>>,
-    /// The last fan-out pass that marked this socket, so that the socket gets each broadcast once.
+    /// The number of the last broadcast that marked this socket, so that the socket gets each broadcast once.
     pub(crate) considered: Cell<u64>,
     pub(crate) recovery: Option<Box<SocketRecovery>>,
 }

@@ -75,7 +75,7 @@ impl Fanout {
     pub(crate) fn offset_of(&self, socket: &Socket) -> Option<Position> {
         match self {
             Self::Room(walk) => walk.offset_of(socket),
-            Self::Selection(selection) => selection.has_met(socket).then(|| selection.last_offset()),
+            Self::Selection(selection) => selection.is_done_with(socket).then(|| selection.last_offset()),
         }
     }
 

@@ -111,7 +111,7 @@ impl RoomFanout {
 
     /// Returns the number of members.
     fn begin(&mut self, job: Arc<Job>, shard: &Shard) -> usize {
-        let number = shard.space(job.namespace).rooms.borrow_mut().next_pass();
+        let number = shard.space(job.namespace).rooms.borrow_mut().next_number();
         let frames_at = self.frames.len();
         self.frames.extend(job.frames.iter().cloned().map(Rc::new));
         self.others.add(&job);
@@ -161,8 +161,8 @@ impl RoomFanout {
     /// one place.
     #[inline]
     fn give(&mut self, member: &Member, writes: bool) -> bool {
-        let met = member.delivered_through.get();
-        let first = self.jobs.iter().position(|begun| begun.number > met);
+        let delivered_through = member.delivered_through.get();
+        let first = self.jobs.iter().position(|begun| begun.number > delivered_through);
         let (Some(first), Some(last)) = (first.and_then(|first| self.jobs.get(first)), self.jobs.last()) else {
             return false;
         };
@@ -203,8 +203,8 @@ impl RoomFanout {
 
     pub(super) fn offset_of(&self, socket: &Socket) -> Option<Position> {
         let job = &self.jobs.first().filter(|first| first.job.namespace == socket.reference().namespace)?.job;
-        let met = socket.space().rooms.borrow().delivered_through(socket, job.room())?;
-        let last = self.jobs.iter().rev().find(|begun| begun.number <= met);
+        let delivered_through = socket.space().rooms.borrow().delivered_through(socket, job.room())?;
+        let last = self.jobs.iter().rev().find(|begun| begun.number <= delivered_through);
         last.map(|begun| begun.job.offset).or(self.past)
     }
 }

@@ -1,4 +1,4 @@
-//! Broadcasts to several rooms, to everyone, or with exceptions. They are queued for each receiver. A pass may visit
+//! Broadcasts to several rooms, to everyone, or with exceptions. They are queued for each receiver. A walk may visit
 //! the same receiver several times.
 
 use std::{rc::Rc, sync::Arc};
@@ -19,17 +19,17 @@ use crate::{
 
 /// Broadcasts with the same receivers, in order. Each receiver is visited once, and gets all of them.
 ///
-/// Members may leave while a pass is paused. The last member then takes the position of the one that left. So a pass
+/// Members may leave while a walk is paused. The last member then takes the position of the one that left. So a walk
 /// starts at the end, where a moved member has already been visited, and each member carries the number of the last
-/// pass that visited it. A member that joins during a pause counts as visited: a broadcast is for the members that are
-/// there when it begins.
+/// broadcasts that it was given. A member that joins during a pause counts as visited: a broadcast is for the members
+/// that are there when it begins.
 pub(crate) struct Selection {
     jobs: SmallVec<[Arc<Job>; 1]>,
     frames: SmallVec<[Rc<Frame>; 1]>,
     /// The same in other encodings than [`Encoding::WithOffset`].
     others: Encodings,
-    /// The number of this pass, unique in the namespace; 0 before the pass has begun.
-    pass: u64,
+    /// The number of the broadcasts, unique in the namespace; 0 before the walk has begun.
+    number: u64,
     /// The sockets of the namespace that are not visited yet, if no room is named.
     everyone: Vec<Socket>,
     rooms_done: usize,
@@ -44,7 +44,7 @@ impl Selection {
             jobs: smallvec![job],
             frames: SmallVec::new(),
             others: Encodings::default(),
-            pass: 0,
+            number: 0,
             everyone: Vec::new(),
             rooms_done: 0,
             members_left: None,
@@ -54,7 +54,7 @@ impl Selection {
 
     /// Adds the next broadcast, if it has the same receivers and no socket was visited yet.
     pub(super) fn take(&mut self, next: &Arc<Job>) -> bool {
-        let same = self.pass == 0 && self.jobs.first().is_some_and(|first| first.has_receivers_of(next));
+        let same = self.number == 0 && self.jobs.first().is_some_and(|first| first.has_receivers_of(next));
         if same {
             self.jobs.push(next.clone());
         }
@@ -65,7 +65,7 @@ impl Selection {
     pub(super) fn advance(&mut self, shard: &Shard, mut limit: usize) -> bool {
         let Some(job) = self.jobs.first().cloned() else { return true };
         let space = shard.space(job.namespace);
-        if self.pass == 0 {
+        if self.number == 0 {
             self.begin(shard, space, &job);
         }
         // A mark is only needed if one socket can be visited twice, or if no membership records the visit.
@@ -80,7 +80,7 @@ impl Selection {
                     return false;
                 }
                 (left, limit) = (left - 1, limit - 1);
-                if member.delivered_through.replace(self.pass) != self.pass {
+                if member.delivered_through.replace(self.number) != self.number {
                     self.give(shard, &job, mark, &member.socket, &member.connection, member.encoding);
                 }
             }
@@ -106,26 +106,26 @@ impl Selection {
         self.jobs.last().map_or(Position::NONE, |job| job.offset)
     }
 
-    /// Whether the socket was given the broadcasts, or is no receiver. A socket that joins a room while the pass is
+    /// Whether the socket was given the broadcasts, or is no receiver. A socket that joins a room while the walk is
     /// paused may still be visited in another room.
-    pub(super) fn has_met(&self, socket: &Socket) -> bool {
+    pub(super) fn is_done_with(&self, socket: &Socket) -> bool {
         let Some(job) = self.jobs.first().filter(|job| job.namespace == socket.reference().namespace) else {
             return false;
         };
-        socket.inner().considered.get() == self.pass
+        socket.inner().considered.get() == self.number
             || (!job.rooms.iter().any(|room| **room == *socket.id())
-                && socket.space().rooms.borrow().has_delivered(socket, &job.rooms, self.pass))
+                && socket.space().rooms.borrow().has_delivered(socket, &job.rooms, self.number))
     }
 
     fn begin(&mut self, shard: &Shard, space: &Space, job: &Job) {
         shard.metrics.broadcasts.add(self.jobs.len() as u64);
         self.frames = self.jobs.iter().flat_map(|job| &job.frames).cloned().map(Rc::new).collect();
-        self.pass = space.rooms.borrow_mut().next_pass();
+        self.number = space.rooms.borrow_mut().next_number();
         let (rooms, sockets) = (space.rooms.borrow(), space.sockets.borrow());
         for room in &job.except {
             let own = Id::parse(room).and_then(|id| sockets.get(&id));
             for socket in rooms.members(room).iter().map(|member| &member.socket).chain(own) {
-                socket.inner().considered.set(self.pass);
+                socket.inner().considered.set(self.number);
             }
         }
         if job.rooms.is_empty() {
@@ -142,7 +142,7 @@ impl Selection {
         connection: &Rc<Connection>,
         encoding: Encoding,
     ) {
-        if mark && socket.inner().considered.replace(self.pass) == self.pass
+        if mark && socket.inner().considered.replace(self.number) == self.number
             || job.except_socket.is_some_and(|except| except == socket.reference())
         {
             return;
