@@ -36,16 +36,16 @@ pub(super) fn is_name(name: &str) -> bool {
 
 /// A key, and the CRC-32 of the entry's number and the key. The first entry holds the minimum number of entries in use,
 /// in the same form.
-type Entry = [u8; 36];
+type KeyEntry = [u8; 36];
 
 /// The value of a list's first entry if any session may be outdated. An empty entry is zeros.
-const ALL: Entry = [0xff; 36];
-const NONE: Entry = [0; 36];
-const LIST_BYTES: usize = UNSAVED_SESSIONS * size_of::<Entry>();
+const ALL: KeyEntry = [0xff; 36];
+const NONE: KeyEntry = [0; 36];
+const LIST_BYTES: usize = UNSAVED_SESSIONS * size_of::<KeyEntry>();
 /// Bytes of a list that are read or written at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 
-fn entry(number: usize, key: &SessionKey) -> Entry {
+fn entry(number: usize, key: &SessionKey) -> KeyEntry {
     let mut entry = NONE;
     entry[..32].copy_from_slice(key);
     entry[32..].copy_from_slice(&checksum(number, key).to_le_bytes());
@@ -60,13 +60,13 @@ fn checksum(number: usize, key: &[u8]) -> u32 {
 }
 
 /// The key in an entry, unless it is damaged.
-fn key_in(number: usize, entry: &Entry) -> Option<SessionKey> {
+fn key_in(number: usize, entry: &KeyEntry) -> Option<SessionKey> {
     let (key, crc) = entry.split_first_chunk()?;
     (checksum(number, key).to_le_bytes() == *crc).then_some(*key)
 }
 
 /// The value of the first entry: at least this many other entries are in use.
-fn in_use(count: usize) -> Entry {
+fn in_use(count: usize) -> KeyEntry {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&(count as u64).to_le_bytes());
     entry(0, &key)
@@ -74,7 +74,7 @@ fn in_use(count: usize) -> Entry {
 
 /// Whether a list may have this many bytes. Lists of other versions have fewer entries.
 const fn is_whole(bytes: u64) -> bool {
-    bytes > 0 && bytes.is_multiple_of(size_of::<Entry>() as u64) && bytes <= LIST_BYTES as u64
+    bytes > 0 && bytes.is_multiple_of(size_of::<KeyEntry>() as u64) && bytes <= LIST_BYTES as u64
 }
 
 /// The keys of a complete list. `None` if any session may be outdated.
@@ -98,7 +98,7 @@ fn keys_in(list: &mut impl Read) -> io::Result<Option<Vec<SessionKey>>> {
 }
 
 /// Reads the next entry. Returns false at the end.
-fn read_entry(list: &mut impl Read, entry: &mut Entry) -> io::Result<bool> {
+fn read_entry(list: &mut impl Read, entry: &mut KeyEntry) -> io::Result<bool> {
     match list.read_exact(entry) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
@@ -224,7 +224,7 @@ impl List {
         Ok(Self { entries, used: 0 })
     }
 
-    fn entries(&mut self) -> &mut [Entry] {
+    fn entries(&mut self) -> &mut [KeyEntry] {
         self.entries.as_chunks_mut().0
     }
 
@@ -239,7 +239,7 @@ impl List {
     }
 
     /// Sets the first entry, unless any session may already be outdated.
-    fn count(&mut self, count: Entry) {
+    fn count(&mut self, count: KeyEntry) {
         self.entries().iter_mut().take(1).filter(|first| **first != ALL).for_each(|first| *first = count);
     }
 
@@ -429,7 +429,7 @@ mod tests {
         assert_eq!(found(folder.path()), [0, 1, 2]);
         let file = folder.path().join(FILES[0]);
         let whole = fs::read(&file).expect("a list");
-        for at in (0..4 * size_of::<Entry>()).chain([LIST_BYTES - 1]) {
+        for at in (0..4 * size_of::<KeyEntry>()).chain([LIST_BYTES - 1]) {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             fs::write(&file, damaged).expect("it can be changed");
@@ -438,7 +438,7 @@ mod tests {
         // Any entry that is empty again.
         for number in 1..4 {
             let mut damaged = whole.clone();
-            damaged[number * size_of::<Entry>()..][..size_of::<Entry>()].fill(0);
+            damaged[number * size_of::<KeyEntry>()..][..size_of::<KeyEntry>()].fill(0);
             fs::write(&file, damaged).expect("it can be changed");
             assert!(is_any(folder.path()), "entry {number}");
         }
