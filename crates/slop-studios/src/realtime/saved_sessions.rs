@@ -114,7 +114,7 @@ async fn up_to_date(store: &dyn Store, saved: &str) -> Result<String, StoreError
         let owners = store.media_owners(without).await?;
         state.subscriptions.extend(owners.into_iter().map(|(media_id, owner)| (media_id, Some(owner))));
     }
-    state.forget_unconfirmed();
+    state.restart_inbox();
     Ok(serde_json::to_string(&state).unwrap_or_default())
 }
 

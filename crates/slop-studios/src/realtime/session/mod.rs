@@ -74,7 +74,7 @@ struct Session {
     /// Failed authentications that were restored with the session; the connection counts the new ones.
     auth_failures: u32,
     /// Why the socket has no identity, until the client is known to have received the reason.
-    unconfirmed: Option<Rc<AuthError>>,
+    unconfirmed_error: Option<Rc<AuthError>>,
     /// The number of changes of keys and rules at the last check of the socket's identity and memberships.
     checked: u64,
     /// Whether the client was sent the notice that its token is about to end.
@@ -302,13 +302,13 @@ impl Sessions {
         let reason = self.verifier.recheck(&identity).err()?;
         self.metrics.identity_lost(reason);
         self.become_user(socket, None);
-        let unconfirmed = Rc::new(reason);
-        with_session(socket, |session| session.unconfirmed = Some(Rc::clone(&unconfirmed)));
+        let error = Rc::new(reason);
+        with_session(socket, |session| session.unconfirmed_error = Some(Rc::clone(&error)));
         // For a returning client, `before_replay` sends the event. The replay of this event is only for a client that
         // has its identity again.
         let message = reason.to_string();
         send_to_user(socket, &identity.user_id, server::AUTH_ERROR, &Message { message: &message });
-        known_when_arrived(socket, unconfirmed);
+        clear_error_on_arrival(socket, error);
         Some(reason)
     }
 
@@ -322,7 +322,7 @@ impl Sessions {
         with_session(socket, |session| {
             session.identity.clone_from(&next);
             session.expiry_noticed = false;
-            session.unconfirmed = None;
+            session.unconfirmed_error = None;
         });
         socket.session_changed();
         // For the rules, this is only another token of the same user, and they were applied before. When the rules
@@ -348,9 +348,10 @@ impl Sessions {
 impl Sessions {
     /// Tells a client with a recovered session why it has no identity any more, before it gets any other event.
     pub(crate) fn before_replay(&self, socket: &Socket) {
-        if let Some(unconfirmed) = socket.with_data(|session: &mut Session| session.unconfirmed.clone()).flatten() {
-            send_auth_error(socket, *unconfirmed);
-            known_when_arrived(socket, unconfirmed);
+        let error = socket.with_data(|session: &mut Session| session.unconfirmed_error.clone()).flatten();
+        if let Some(error) = error {
+            send_auth_error(socket, *error);
+            clear_error_on_arrival(socket, error);
         }
     }
 
@@ -412,17 +413,17 @@ fn send_auth_error(socket: &Socket, error: AuthError) {
     send(socket, server::AUTH_ERROR, &Message { message: &message });
 }
 
-/// Records that the client knows why it has no identity, once the event has arrived. If the connection is lost
+/// Clears the session's unconfirmed error once the client has received the event with it. If the connection is lost
 /// before, the event is sent again when the client comes back.
-fn known_when_arrived(socket: &Socket, reason: Rc<AuthError>) {
-    let known_socket = socket.clone();
+fn clear_error_on_arrival(socket: &Socket, error: Rc<AuthError>) {
+    let receiver = socket.clone();
     socket.when_arrived(move || {
-        let is_known = known_socket.with_data(|session: &mut Session| {
+        let is_cleared = receiver.with_data(|session: &mut Session| {
             // The socket may have lost another identity since.
-            session.unconfirmed.take_if(|unconfirmed| Rc::ptr_eq(unconfirmed, &reason)).is_some()
+            session.unconfirmed_error.take_if(|current| Rc::ptr_eq(current, &error)).is_some()
         });
-        if is_known == Some(true) {
-            known_socket.session_changed();
+        if is_cleared == Some(true) {
+            receiver.session_changed();
         }
     });
 }

@@ -24,7 +24,7 @@ pub(crate) struct SavedState {
     identity: Option<Identity>,
     /// Why there is no identity, if the client may not know.
     #[serde(rename = "untold", skip_serializing_if = "Option::is_none")]
-    unconfirmed: Option<AuthError>,
+    unconfirmed_error: Option<AuthError>,
     /// The subscribed media items, and their owners as far as known.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) subscriptions: BTreeMap<Box<str>, Option<Arc<str>>>,
@@ -39,8 +39,8 @@ pub(crate) struct SavedState {
 }
 
 impl SavedState {
-    /// Forgets the last sent notifications: they may have been lost with the server.
-    pub(crate) fn forget_unconfirmed(&mut self) {
+    /// Lets the inbox start again: the last sent notifications may have been lost with the server.
+    pub(crate) fn restart_inbox(&mut self) {
         self.inbox_sent = 0;
     }
 }
@@ -61,7 +61,7 @@ impl Sessions {
     pub(crate) fn save(&self, socket: &Socket) -> String {
         let state = socket.with_data(|session: &mut Session| SavedState {
             identity: session.identity.as_deref().cloned(),
-            unconfirmed: session.unconfirmed.as_deref().copied(),
+            unconfirmed_error: session.unconfirmed_error.as_deref().copied(),
             subscriptions: session.subscriptions.clone(),
             auth_failures: socket.strikes(),
             inbox_sent: (session.identity.as_ref()).map_or(0, |identity| session.inbox.sent_to(&identity.user_id)),
@@ -93,7 +93,7 @@ impl Sessions {
             self.note_refused(socket, "come back", flaw, flaw.setting());
         }
         let refused = refused.map(|flaw| flaw.error());
-        let unconfirmed = lost.or(state.unconfirmed).or(refused).filter(|_| identity.is_none());
+        let unconfirmed_error = lost.or(state.unconfirmed_error).or(refused).filter(|_| identity.is_none());
         // A user's notifications are not repeated to another user. If the user comes back later, the inbox starts
         // again.
         let user_id = identity.as_ref().map(|identity| &*identity.user_id);
@@ -108,7 +108,7 @@ impl Sessions {
         let custom = socket.rooms().into_iter().filter(|room| is_custom(room)).count();
         socket.set_data(Session {
             identity: identity.map(Rc::new),
-            unconfirmed: unconfirmed.map(Rc::new),
+            unconfirmed_error: unconfirmed_error.map(Rc::new),
             auth_failures: state.auth_failures,
             memberships: custom + subscriptions.len(),
             subscriptions,
