@@ -37,7 +37,7 @@ export class Model {
   trouble = [];
   lastClockStep = -Infinity;
   lastRestart = { ms: -Infinity, seenMs: -Infinity, tick: 0 };
-  /** Until when the disk is bad, when the server last ended with a bad one, and since when it is in this life of the server. */
+  /** Until when the disk is bad, when the server last ended with a bad one, and since when it is in this run of the server. */
   diskTrouble = -Infinity;
   lastBadRestart = -Infinity;
   diskSince = Infinity;

@@ -115,7 +115,7 @@ for (const [signal, end] of Object.entries(ENDS)) {
     await studio.close();
   });
 
-  test(`a client that was away over two ends by ${signal} misses nothing of either life`, async (context) => {
+  test(`a client that was away over two ends by ${signal} misses nothing of either run`, async (context) => {
     const studio = await Studio.start(context);
     const client = await studio.memberAway();
     for (let n = 1; n <= 3; n += 1) {

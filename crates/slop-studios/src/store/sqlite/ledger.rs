@@ -66,7 +66,7 @@ pub(super) struct Ledger {
     connection: Connection,
     bounds: Bounds,
     /// The first number of this run.
-    run: u64,
+    boot_seq: u64,
     /// The usage after the current transaction.
     usage: Usage,
     /// The usage before the current transaction.
@@ -78,12 +78,12 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(connection: Connection, bounds: Bounds, run: u64) -> rusqlite::Result<Self> {
+    pub(super) fn new(connection: Connection, bounds: Bounds, boot_seq: u64) -> rusqlite::Result<Self> {
         let usage = Bounds::count(&connection)?;
         Ok(Self {
             connection,
             bounds,
-            run,
+            boot_seq,
             usage,
             committed: usage,
             keys: Keys::default(),
@@ -103,8 +103,8 @@ impl Ledger {
     }
 
     /// The first number of this run.
-    pub(super) fn run(&self) -> u64 {
-        self.run
+    pub(super) fn boot_seq(&self) -> u64 {
+        self.boot_seq
     }
 
     pub(super) fn is_in_transaction(&self) -> bool {
@@ -393,7 +393,7 @@ impl Ledger {
     pub(super) fn save(&mut self, lazy: &Lazy) -> rusqlite::Result<()> {
         self.write()?;
         if let Some(up_to) = lazy.confirmed_at_most {
-            sessions::confirmed_at_most(&self.connection, self.run, up_to)?;
+            sessions::confirmed_at_most(&self.connection, self.boot_seq, up_to)?;
         }
         for (key, change) in &lazy.sessions {
             if let SessionChange::Left(left) = change {
@@ -406,11 +406,11 @@ impl Ledger {
                 self.usage.sessions.remove(bytes);
             }
             if let SessionChange::Saved(session) = change {
-                self.usage.sessions.add(sessions::insert(&self.connection, session, self.run)?);
+                self.usage.sessions.add(sessions::insert(&self.connection, session, self.boot_seq)?);
             }
         }
         if let Some(up_to) = lazy.confirmed {
-            sessions::confirmed(&self.connection, self.run, up_to)?;
+            sessions::confirmed(&self.connection, self.boot_seq, up_to)?;
         }
         for (user_id, up_to) in &lazy.received {
             notifications::received(&self.connection, user_id, *up_to)?;

@@ -115,13 +115,14 @@ CREATE TABLE secrets (
 ";
 
 /// Columns and tables that preserve across several restarts how long a client was away and which events it has.
+/// The table `lives` has the runs of the server.
 const LIVES: &str = "
--- Of a session: the first number of the life of the server that has saved it, and when its client left; NULL while it is
--- there. Sessions of before are of no life that is known.
+-- Of a session: the first number of the run of the server that has saved it, and when its client left; NULL while it is
+-- there. The run of earlier sessions is not known.
 ALTER TABLE sessions ADD COLUMN life INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN left_at INTEGER;
 
--- confirmed: every client that was there when that life ended has received everything up to this seq.
+-- confirmed: every client that was there when that run ended has received everything up to this seq.
 CREATE TABLE lives (
     first_seq INTEGER PRIMARY KEY NOT NULL,
     confirmed INTEGER NOT NULL

@@ -23,8 +23,8 @@ impl Sequence {
 
     /// The first number of the run that was recorded last, or 0 if there is none.
     pub(super) fn previous_run(connection: &Connection) -> rusqlite::Result<u64> {
-        let run = "SELECT value FROM meta WHERE name = 'life'";
-        Ok(connection.query_row(run, [], |row| row.get(0)).optional()?.unwrap_or_default())
+        let query = "SELECT value FROM meta WHERE name = 'life'";
+        Ok(connection.query_row(query, [], |row| row.get(0)).optional()?.unwrap_or_default())
     }
 
     /// Records the run that begins with this number. Everything that the run needs is in place by then: a run that

@@ -10,7 +10,7 @@ use crate::contract::time::Moment;
 const RUNS: u32 = 100;
 
 /// Adds a session that is saved in this run, and returns its bytes.
-pub(super) fn insert(connection: &Connection, session: &SessionRecord, run: u64) -> rusqlite::Result<u64> {
+pub(super) fn insert(connection: &Connection, session: &SessionRecord, boot_seq: u64) -> rusqlite::Result<u64> {
     // Names and numbers always have a JSON form.
     let rooms = serde_json::to_string(&session.rooms).unwrap_or_default();
     // The parameters are positional: each named parameter needs a search, and sessions are written by the thousand.
@@ -27,7 +27,7 @@ pub(super) fn insert(connection: &Connection, session: &SessionRecord, run: u64)
             &session.data,
             session.since_seq,
             session.updated_at.epoch_ms(),
-            run,
+            boot_seq,
             session.left_at.map(Moment::epoch_ms),
         ))?;
     Ok((rooms.len() + session.data.len()) as u64)
@@ -75,11 +75,11 @@ pub(super) fn left(connection: &Connection, key: &SessionKey, left: Left) -> rus
 }
 
 /// Records the number up to which every connected client of this run has received all events.
-pub(super) fn confirmed(connection: &Connection, run: u64, up_to: u64) -> rusqlite::Result<()> {
+pub(super) fn confirmed(connection: &Connection, boot_seq: u64, up_to: u64) -> rusqlite::Result<()> {
     let known =
-        connection.prepare_cached("UPDATE lives SET confirmed = ?2 WHERE first_seq = ?1")?.execute((run, up_to))?;
+        connection.prepare_cached("UPDATE lives SET confirmed = ?2 WHERE first_seq = ?1")?.execute((boot_seq, up_to))?;
     if known == 0 {
-        connection.execute("INSERT INTO lives (first_seq, confirmed) VALUES (?1, ?2)", (run, up_to))?;
+        connection.execute("INSERT INTO lives (first_seq, confirmed) VALUES (?1, ?2)", (boot_seq, up_to))?;
         let newest = "SELECT first_seq FROM lives ORDER BY first_seq DESC LIMIT ?1";
         connection.execute(&format!("DELETE FROM lives WHERE first_seq NOT IN ({newest})"), [RUNS])?;
     }
@@ -88,14 +88,15 @@ pub(super) fn confirmed(connection: &Connection, run: u64, up_to: u64) -> rusqli
 
 /// Lowers that number to this one, unless it is already lower: a higher number does not hold yet for some of the
 /// sessions that are being written.
-pub(super) fn confirmed_at_most(connection: &Connection, run: u64, up_to: u64) -> rusqlite::Result<()> {
+pub(super) fn confirmed_at_most(connection: &Connection, boot_seq: u64, up_to: u64) -> rusqlite::Result<()> {
     connection
         .prepare_cached("UPDATE lives SET confirmed = ?2 WHERE first_seq = ?1 AND confirmed > ?2")?
-        .execute((run, up_to))?;
+        .execute((boot_seq, up_to))?;
     Ok(())
 }
 
-/// A session, with the number up to which its client is known to have received events, and the run that saved it.
+/// A session, with the number up to which its client is known to have received events, and the
+/// `boot_seq` of the run that saved it.
 pub(super) fn find(connection: &Connection, key: &SessionKey) -> rusqlite::Result<Option<(SessionRecord, u64)>> {
     connection
         .prepare_cached(

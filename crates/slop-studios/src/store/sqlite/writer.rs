@@ -108,7 +108,7 @@ impl Writer {
             self.next_look = Instant::now() + FILES_CHECK_INTERVAL;
             self.files.check()?;
             order.tidy();
-            self.earlier.tidy(self.ledger.run() - 1);
+            self.earlier.tidy(self.ledger.boot_seq() - 1);
         }
         self.carry_out(self.queue.take(), order);
         self.queue.put_down();

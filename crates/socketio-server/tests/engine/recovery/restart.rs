@@ -29,7 +29,7 @@ on_one_and_three_shards!(
     a_stop_ends_no_session_on_its_way_back,
 );
 
-/// Keeps sessions and the events of earlier lives as an application would.
+/// Keeps sessions and the events of earlier runs as an application would.
 #[derive(Debug, Default)]
 struct Cellar {
     sessions: Mutex<HashMap<String, SavedSession>>,
@@ -95,7 +95,7 @@ impl SessionKeeper for Cellar {
 }
 
 impl Cellar {
-    /// A life of the server, whose first event is the one after this.
+    /// A run of the server, whose first event is the one after this.
     fn start(self: &Arc<Self>, shards: usize, after: u64, namespace: Namespace) -> TestServer {
         self.start_with(shards, after, namespace, Config::default())
     }
@@ -314,11 +314,11 @@ async fn a_session_outlives_the_server(shards: usize) {
     client.hears(&[4]).await;
     assert_eq!(cellar.say(&second, "a", 1_001, 5).await, 1);
     client.hears(&[5]).await;
-    // Two lives later nobody asks what was in between.
+    // Two runs later nobody asks what was in between.
     client.ws.send("41").await;
     eventually("it is forgotten", || knows().is_none()).await;
     assert!(!Client::back(&second, memory).await.memory.recovered);
-    // The earlier life's ids are known: nobody else joins a room of that name.
+    // The earlier run's ids are known: nobody else joins a room of that name.
     stranger.ws.closed().await;
     second.expect_panics(1);
 }
