@@ -12,8 +12,7 @@ use super::numbers::{is_number, number_text};
 /// character.
 const SEPARATOR: char = '\n';
 
-/// The position of a claim in a token: its name, or the path of names for a nested claim, as in `realm_access` →
-/// `roles`.
+/// The path of a claim in a token: its name, or several names for a nested claim, as in `realm_access` → `roles`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClaimPath(Box<[Box<str>]>);
 

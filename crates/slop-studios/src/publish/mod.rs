@@ -302,7 +302,7 @@ fn notification(user_id: String, body: &NotificationBody, id: Arc<str>, at: Mome
     Ok(ChangeKind::Notification(NotificationChange { user_id: user_id.into(), id, fingerprint, payload }))
 }
 
-/// Why the key refused a whole batch after it was checked: another request took the key, or the room for it, in
+/// Why the key refused a whole batch after it was checked: another request took the key, or the last free key, in
 /// between.
 fn key_refused(results: &[Result<Published, Refused>]) -> Option<Refused> {
     let mut refusals = results.iter().map(|result| result.as_ref().err()).collect::<Option<Vec<_>>>()?.into_iter();
