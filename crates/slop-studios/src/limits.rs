@@ -107,7 +107,7 @@ pub const STORE_QUEUE_REQUESTS: usize = 16_384;
 
 /// The part of these for requests of clients, which no publisher waits for: subscriptions, inboxes, pages of
 /// notifications and read marks. A quarter, so that clients cannot fill the queue for publishers.
-pub const STORE_QUEUE_QUESTIONS: usize = STORE_QUEUE_REQUESTS / 4;
+pub const STORE_QUEUE_CLIENT_REQUESTS: usize = STORE_QUEUE_REQUESTS / 4;
 
 /// Bytes of requests that may wait for the store, so that large payloads cannot multiply with [`STORE_QUEUE_REQUESTS`].
 pub const STORE_QUEUE_BYTES: usize = 64 * 1024 * 1024;

@@ -13,7 +13,7 @@ use super::request::{Recall, Request};
 use super::unsaved::Unsaved;
 use crate::limits::{
     GROUP_BYTES, GROUP_REQUESTS, LAZY_SESSIONS, LAZY_WRITES, LAZY_WRITES_AFTER, LAZY_WRITES_AGAIN_AFTER,
-    STORE_QUEUE_BYTES, STORE_QUEUE_QUESTIONS, STORE_QUEUE_REQUESTS,
+    STORE_QUEUE_BYTES, STORE_QUEUE_CLIENT_REQUESTS, STORE_QUEUE_REQUESTS,
 };
 
 /// The requests and writes that are carried out together.
@@ -55,8 +55,8 @@ pub(super) struct Queue {
 struct Waiting {
     requests: VecDeque<Request>,
     bytes: usize,
-    /// The number of requests that are questions.
-    questions: usize,
+    /// The number of requests of clients.
+    from_clients: usize,
     recalls: VecDeque<Recall>,
     lazy: Lazy,
     /// Changes that were in `lazy` before and are being written.
@@ -104,11 +104,11 @@ impl Queue {
             self.availability.refused();
             return Err(StoreError::Overloaded);
         }
-        if request.is_question() {
-            if waiting.questions >= STORE_QUEUE_QUESTIONS {
+        if request.is_from_client() {
+            if waiting.from_clients >= STORE_QUEUE_CLIENT_REQUESTS {
                 return Err(StoreError::Overloaded);
             }
-            waiting.questions += 1;
+            waiting.from_clients += 1;
         }
         if let Request::Inbox { user_id, .. } = &request
             && waiting.lazy.received.contains_key(user_id)
@@ -319,7 +319,7 @@ impl Queue {
             && let Some(request) = waiting.requests.pop_front()
         {
             bytes += request.weight();
-            waiting.questions -= usize::from(request.is_question());
+            waiting.from_clients -= usize::from(request.is_from_client());
             group.requests.push(request);
         }
         waiting.bytes = waiting.bytes.saturating_sub(bytes);

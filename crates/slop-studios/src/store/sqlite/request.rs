@@ -31,8 +31,8 @@ pub(super) enum Request {
 type GroupRead = dyn FnOnce(&Connection, u64) + Send;
 
 impl Request {
-    /// Whether the request is a client's question and not a publish.
-    pub(super) fn is_question(&self) -> bool {
+    /// Whether a client sent the request, so that no publisher waits for it.
+    pub(super) fn is_from_client(&self) -> bool {
         matches!(self, Self::Snapshot { .. } | Self::Inbox { .. } | Self::Read(_) | Self::MarkRead { .. })
     }
 

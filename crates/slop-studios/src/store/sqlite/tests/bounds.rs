@@ -103,19 +103,19 @@ fn what_waits_is_bounded() {
 }
 
 #[test]
-fn what_clients_ask_takes_no_publishers_place() {
+fn requests_of_clients_do_not_fill_the_queue_for_publishers() {
     let gate = Arc::<Gate>::default();
     let store = temporary(Arc::<Gate>::clone(&gate));
     let closed = gate.0.lock().expect("no test panicked");
     let mut commits = vec![store.commit(durable("0", "e"))];
-    let mut questions = Vec::new();
+    let mut snapshots = Vec::new();
     let refused = loop {
-        let mut question = store.media_snapshot("m");
-        if let Some(Err(error)) = (&mut question).now_or_never() {
+        let mut snapshot = store.media_snapshot("m");
+        if let Some(Err(error)) = (&mut snapshot).now_or_never() {
             break error;
         }
-        questions.push(question);
-        assert!(questions.len() < STORE_QUEUE_REQUESTS);
+        snapshots.push(snapshot);
+        assert!(snapshots.len() < STORE_QUEUE_REQUESTS);
     };
     assert_eq!(refused, StoreError::Overloaded);
     let page = store.notifications("u", None, 1).now_or_never();
@@ -125,8 +125,8 @@ fn what_clients_ask_takes_no_publishers_place() {
     for commit in commits {
         assert!(wait(commit).is_ok());
     }
-    for question in questions {
-        assert!(wait(question).is_ok());
+    for snapshot in snapshots {
+        assert!(wait(snapshot).is_ok());
     }
     assert!(wait(store.notifications("u", None, 1)).is_ok(), "there is room again");
 }
