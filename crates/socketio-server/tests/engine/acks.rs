@@ -6,8 +6,7 @@ use socketio_server::{AckReply, Config, Namespace, Socket};
 
 use crate::{
     client::{Client, Via, Ws},
-    events::{TWO, Unspeakable},
-    harness::{Recorder, TestServer, recorder},
+    harness::{Recorder, TWO, TestServer, Unspeakable, recorder},
 };
 
 on_one_and_three_shards!(a_client_acknowledges_events, acks_that_never_come_end);

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use serde::{Serialize, Serializer, ser::Error as _};
 use socketio_protocol::packet::RESERVED_EVENTS;
 use socketio_server::{AckError, Config, DisconnectReason, EncodeError, EventArgs, Namespace};
 
 use crate::{
     client::{Client, Packet, Polling, Via, Ws},
-    harness::{TestServer, recorder},
+    harness::{ONE, TWO, TestServer, Unspeakable, recorder},
 };
 
 on_one_and_three_shards!(events_and_acks_come_back, attachments_come_back, attachments_are_bounded);
@@ -40,9 +39,6 @@ async fn events_and_acks_come_back(shards: usize) {
     assert_eq!(server.metrics().events_received, 18);
     assert_eq!(server.metrics().events_unknown, 0);
 }
-
-pub(crate) const ONE: &str = r#"{"_placeholder":true,"num":0}"#;
-pub(crate) const TWO: &str = r#"{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}"#;
 
 async fn attachments_come_back(shards: usize) {
     let server = TestServer::echo(Config { shards, ..Config::default() });
@@ -128,15 +124,6 @@ async fn attachments_are_bounded(shards: usize) {
         assert_eq!(client.packet().await, Packet::Binary(vec![1]));
     }
     assert_eq!(server.ended(DisconnectReason::PayloadTooLarge), 2);
-}
-
-/// A value without a JSON form.
-pub(crate) struct Unspeakable;
-
-impl Serialize for Unspeakable {
-    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        Err(S::Error::custom("unspeakable"))
-    }
 }
 
 #[tokio::test]

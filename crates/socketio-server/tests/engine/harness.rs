@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use serde::{Serialize, Serializer, ser::Error as _};
 use serde_json::value::RawValue;
 use socketio_server::{
     Config, DisconnectReason, Drained, Event, EventArgs, Handle, MetricsSnapshot, Namespace, RawEndpoint, Server,
@@ -28,6 +29,19 @@ pub(crate) const EVENT_BYTES: usize = 300;
 
 /// How long anything may take that is expected to happen. It is only ever waited out by a test that fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// One attachment, and two, among the arguments of an event.
+pub(crate) const ONE: &str = r#"{"_placeholder":true,"num":0}"#;
+pub(crate) const TWO: &str = r#"{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}"#;
+
+/// A value without a JSON form.
+pub(crate) struct Unspeakable;
+
+impl Serialize for Unspeakable {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(S::Error::custom("unspeakable"))
+    }
+}
 
 /// Runs each test on a server with one shard, and on one with three. With three, one-shot requests go to the shards in
 /// turn, so that most of a polling session's requests, and its upgrade, come in on a shard that the session isn't on.

@@ -76,8 +76,9 @@ pub(super) fn left(connection: &Connection, key: &SessionKey, left: Left) -> rus
 
 /// Records the number up to which every connected client of this run has received all events.
 pub(super) fn confirmed(connection: &Connection, boot_seq: u64, up_to: u64) -> rusqlite::Result<()> {
-    let known =
-        connection.prepare_cached("UPDATE lives SET confirmed = ?2 WHERE first_seq = ?1")?.execute((boot_seq, up_to))?;
+    let known = connection
+        .prepare_cached("UPDATE lives SET confirmed = ?2 WHERE first_seq = ?1")?
+        .execute((boot_seq, up_to))?;
     if known == 0 {
         connection.execute("INSERT INTO lives (first_seq, confirmed) VALUES (?1, ?2)", (boot_seq, up_to))?;
         let newest = "SELECT first_seq FROM lives ORDER BY first_seq DESC LIMIT ?1";
