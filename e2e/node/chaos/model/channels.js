@@ -1,13 +1,9 @@
-// What a socket may get events through, and what must come.
+// The lowest layer of a socket (see seat.js): what it may get events through, and what must come.
 export const [IN, OUT, MAYBE] = ['IN', 'OUT', 'MAYBE'];
 
 /** The channels of a socket, and its history. */
 export class Channels {
   history = [];
-  /** Which session it is in, and whether a connection stands: connection.js sets them. */
-  session = 0;
-  id;
-  connected = false;
   channels = new Map();
   /** What must come, by serial. */
   pending = new Map();

@@ -12,13 +12,31 @@ const WINDOW_MS = 2_500;
 
 /** The connections of a socket. */
 export class Connection extends Events {
+  /** The socket's id, once it has one. */
+  id;
   offered = null;
   /** Tokens offered since it was last connected: an answer may be lost, and the session goes on with the token. */
   offers = [];
-  outstanding = new Set();
+  /** When the last CONNECT went out. */
+  opened;
+  /** The tick at which the current connection began. */
+  firstTick;
+  /** When the current session began, and whether the client has ended it. */
+  sessionMs;
+  ended = false;
+  /** When the connection before the current one began. */
+  sinceMs;
   /** Calls without an answer that may still be carried out, or whose events may still come. */
   late = new Set();
   isAtRisk = false;
+  /** Whether the session has had its welcome. */
+  welcomed = false;
+  /** What the token offered to a new session is worth, until the server has said who the client is: see `Model.status`. */
+  expects;
+  /** The tick since which an `authError` has to come, for the identity was lost while the client was away. */
+  expectsAuthError;
+  /** The number of unread notifications, as the server last sent it. */
+  unread;
 
   /** A CONNECT goes out, on a connection that stands, with this token or none. */
   connecting(token) {

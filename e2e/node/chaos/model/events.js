@@ -22,6 +22,10 @@ export class Events extends Identity {
   lastOther = -Infinity;
   /** Progress that has to come only for as long as it is the item's state. */
   fragile = new Set();
+  /** The number of the session that it is in. */
+  session = 0;
+  /** When the last connection was lost. */
+  leftMs;
 
   forgetFragile(item) {
     this.drop((event) => event.item === item && this.fragile.has(event.serial));

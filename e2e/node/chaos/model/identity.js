@@ -23,7 +23,9 @@ export class Identity extends Channels {
   untold = new Map();
   identityTick = 0;
   wantsCount = false;
-  unread;
+  /** Whether a connection stands, and since when the current or last one. */
+  connected = false;
+  connectedMs;
 
   is(user) {
     return this.identity.size === 1 && this.identity.has(user);
