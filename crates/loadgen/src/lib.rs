@@ -7,9 +7,9 @@
 //! load, and gets a [`sample::Sample`] back. [`report`] makes tables of the medians, [`acceptance`] compares them with
 //! what was promised, [`plot`] draws them.
 //!
-//! Inside a measurement, bytes of a server go one way: `net` reads them into one shared buffer → [`frame`] → [`message`]
-//! → the workload's [`net::Load`]. An event of ours carries a [`stamp`], which [`tally`] holds against what was
-//! published, member by member: a delivery that is lost, doubled, late or in the wrong room fails the measurement.
+//! Inside a measurement, bytes of a server go one way: `net` reads them into one shared buffer → [`frame`] →
+//! [`message`] → the workload's [`net::Load`]. An event of ours carries a [`stamp`], which [`tally`] holds against what
+//! was published, member by member: a delivery that is lost, doubled, late or in the wrong room fails the measurement.
 //! Nothing is allocated for a message and no JSON is parsed, so that the load generator can outrun what it measures.
 //!
 //! # The modules

@@ -19,8 +19,8 @@ use crate::publishing::Door;
 /// How long a server may take until it listens.
 const START: Duration = Duration::from_secs(20);
 
-/// The load comes from one address and as fast as it can: what the limits would refuse is what is to be measured. They are
-/// on, and wide.
+/// The load comes from one address and as fast as it can: what the limits would refuse is what is to be measured. They
+/// are on, and wide.
 const WIDE_LIMITS: [(&str, &str); 8] = [
     ("MAX_CONNECTIONS_PER_ADDRESS", "1000000"),
     ("CONNECTION_RATE_PER_ADDRESS", "1000000"),

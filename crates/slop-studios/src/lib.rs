@@ -4,8 +4,8 @@
 //! **Start:** `main` → [`commands`] parses the command line → [`config`] resolves the settings → [`server`], the
 //! composition root, the only module that knows all concrete types.
 //!
-//! **In:** a client's event → the engine → `realtime`, the handler of its namespace → [`identity`] and [`policy`] decide → the
-//! reply, in order, into the connection's outbox.
+//! **In:** a client's event → the engine → `realtime`, the handler of its namespace → [`identity`] and [`policy`]
+//! decide → the reply, in order, into the connection's outbox.
 //!
 //! **Out:** a publisher's request → `http` → [`publish`], the one executor: authenticate, validate, authorise, commit
 //! to the [`store`] → `realtime::dispatch` → the engine, which encodes once and queues for each member → a receipt.

@@ -1,8 +1,8 @@
 //! Engine.IO packets, and the payloads that carry several of them over HTTP long-polling.
 //!
-//! A text packet is one digit and its data, or `b` and binary data in base64. In a WebSocket each has a text frame of its
-//! own, and binary data usually is a binary frame as it is; in the body of a polling request or response packets are put
-//! together with [`SEPARATOR`].
+//! A text packet is one digit and its data, or `b` and binary data in base64. In a WebSocket each has a text frame of
+//! its own, and binary data usually is a binary frame as it is; in the body of a polling request or response packets
+//! are put together with [`SEPARATOR`].
 
 use base64::Engine as _;
 use base64::alphabet;

@@ -1,7 +1,7 @@
 //! As much of `socket.io-msgpack-parser` as it takes to tell its clients that they are not understood.
 //!
-//! Such a client sends every packet as one binary message, a MessagePack map of `type`, `nsp`, `data` and `id`, and reads
-//! nothing else.
+//! Such a client sends every packet as one binary message, a MessagePack map of `type`, `nsp`, `data` and `id`, and
+//! reads nothing else.
 
 /// The namespace that a client with this parser wants to connect to, if the message is its CONNECT.
 #[must_use]

@@ -1,12 +1,13 @@
-//! Halves of surrogate pairs in JSON. Whoever cuts a text after so many UTF-16 units cuts some emoji in two, and what its JSON then
-//! has (`"\\ud83d"`) stands for no character.
+//! Halves of surrogate pairs in JSON. Whoever cuts a text after so many UTF-16 units cuts some emoji in two, and what
+//! its JSON then has (`"\\ud83d"`) stands for no character.
 
 use std::borrow::Cow;
 
 /// Bytes of an escape such as `\ud83d`.
 const ESCAPE: usize = 6;
 
-/// Replaces each half without its other half by U+FFFD, as browsers and `TextDecoder` do. Anything else stays as it is, JSON or not.
+/// Replaces each half without its other half by U+FFFD, as browsers and `TextDecoder` do. Anything else stays as it is,
+/// JSON or not.
 #[must_use]
 pub fn replace_lone(json: &str) -> Cow<'_, str> {
     let mut replaced: Option<String> = None;

@@ -1,8 +1,8 @@
 //! Names: unguessable ids of sessions (Engine.IO's `sid`) and sockets (Socket.IO's), and names within the process.
 //!
-//! Both ids are 20 characters of URL-safe base64. A session id ends with its shard, so that any shard can find it. A socket
-//! id ends with a keyed checksum. With it, any shard can recognize a room name as a socket's id (and refuse that room
-//! to other sockets) without asking the other shards.
+//! Both ids are 20 characters of URL-safe base64. A session id ends with its shard, so that any shard can find it. A
+//! socket id ends with a keyed checksum. With it, any shard can recognize a room name as a socket's id (and refuse that
+//! room to other sockets) without asking the other shards.
 
 use std::{
     collections::HashMap,
@@ -104,7 +104,8 @@ pub(crate) struct ConnectionKey {
     pub(crate) generation: u32,
 }
 
-/// A name of a socket, valid on any thread for as long as the process runs; see [`Handle::with_socket`](crate::Handle::with_socket).
+/// A name of a socket, valid on any thread for as long as the process runs; see
+/// [`Handle::with_socket`](crate::Handle::with_socket).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketRef {
     pub(crate) connection: ConnectionKey,

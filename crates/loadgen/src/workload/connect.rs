@@ -16,7 +16,8 @@ use super::Pace;
 /// Clients of one house.
 const CLIENTS: usize = 500;
 
-/// Houses of the warm-up at least: compilers at run time look at a code path a thousand times before they believe in it.
+/// Houses of the warm-up at least: compilers at run time look at a code path a thousand times before they believe in
+/// it.
 const WARM_CYCLES: usize = 3;
 
 /// Rooms that they spread over.

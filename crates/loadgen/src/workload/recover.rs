@@ -1,5 +1,5 @@
-//! Clients that all lose their connections at once, and come back for their sessions, as fast as the server takes them. Each
-//! must get its session, and an event that was published while it was away.
+//! Clients that all lose their connections at once, and come back for their sessions, as fast as the server takes them.
+//! Each must get its session, and an event that was published while it was away.
 
 use std::time::{Duration, Instant};
 

@@ -11,7 +11,8 @@ pub struct Bound {
     pub age: Duration,
     /// The maximum number of rows.
     pub rows: u64,
-    /// The maximum number of bytes, with ids and indexes counted by [`ROW_OVERHEAD_BYTES`](crate::limits::ROW_OVERHEAD_BYTES).
+    /// The maximum number of bytes, with ids and indexes counted by
+    /// [`ROW_OVERHEAD_BYTES`](crate::limits::ROW_OVERHEAD_BYTES).
     pub bytes: u64,
 }
 

@@ -5,8 +5,8 @@ use std::{fs, io};
 
 use crate::text::nearest::most_alike;
 
-/// Below this likeness the nearest name is a coincidence: `slop.tml` and `slop.toml` have 0.98, `cert.pem` and `key.pem`
-/// 0.78.
+/// Below this likeness the nearest name is a coincidence: `slop.tml` and `slop.toml` have 0.98, `cert.pem` and
+/// `key.pem` 0.78.
 const LIKENESS: f64 = 0.85;
 
 /// Maximum number of names in a folder that are compared.

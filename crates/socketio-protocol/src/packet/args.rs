@@ -98,8 +98,8 @@ impl<'a> Args<'a> {
 
     /// The first element as an event's name: a string, or the text of a number.
     ///
-    /// It is borrowed unless the string has escapes, of which those that are no Unicode become U+FFFD. `None` when there is no
-    /// such element.
+    /// It is borrowed unless the string has escapes, of which those that are no Unicode become U+FFFD. `None` when
+    /// there is no such element.
     #[must_use]
     pub fn event_name(&self) -> Option<Cow<'a, str>> {
         let name = self.get(0)?.get();

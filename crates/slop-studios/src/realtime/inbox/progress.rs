@@ -207,7 +207,8 @@ impl Progress {
         }
     }
 
-    /// Records a notification that came live. Returns whether no older one is pending, so that its arrival confirms all.
+    /// Records a notification that came live. Returns whether no older one is pending, so that its arrival confirms
+    /// all.
     pub(super) fn came_live(&mut self, seq: u64) -> bool {
         if !self.is_drained {
             self.last_live = seq;

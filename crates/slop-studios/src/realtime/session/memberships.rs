@@ -103,8 +103,8 @@ impl Sessions {
         }
     }
 
-    /// Subscribes the socket to a media item, if the policy allows it. The owner is the one that was known a moment ago.
-    /// A repeated subscription succeeds.
+    /// Subscribes the socket to a media item, if the policy allows it. The owner is the one that was known a moment
+    /// ago. A repeated subscription succeeds.
     pub(crate) fn subscribe(&self, socket: &Socket, media_id: &str, owner: Option<Arc<str>>) -> Result<(), Denied> {
         let owner = owner.or_else(|| self.owners.of(media_id));
         permitted(self.policy.get().subscribe(identity(socket).as_deref(), media_id, owner.as_deref()))?;

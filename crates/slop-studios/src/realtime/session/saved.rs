@@ -124,8 +124,8 @@ impl Sessions {
         true
     }
 
-    /// The identity that a restored session continues with, from the saved one and the one that the client offers. `None`
-    /// if the session is not for this client.
+    /// The identity that a restored session continues with, from the saved one and the one that the client offers.
+    /// `None` if the session is not for this client.
     ///
     /// An invalid token does no harm: the session may have a better one, which was sent later. A valid token must be of
     /// the same user, and may be newer.

@@ -1,9 +1,9 @@
 //! A store in one SQLite file, for one server.
 //!
-//! A `request` enters the `queue` in the order of the calls. One thread, the `writer`, takes the queued requests, applies
-//! them to the `ledger` in one transaction, commits, dispatches and answers. An event without a row is written to the
-//! `journal` and dispatched by the thread that commits it, unless a request is queued before it. Events that returning
-//! clients missed in earlier runs are read (`replay`) in slices between two turns of the writer.
+//! A `request` enters the `queue` in the order of the calls. One thread, the `writer`, takes the queued requests,
+//! applies them to the `ledger` in one transaction, commits, dispatches and answers. An event without a row is written
+//! to the `journal` and dispatched by the thread that commits it, unless a request is queued before it. Events that
+//! returning clients missed in earlier runs are read (`replay`) in slices between two turns of the writer.
 //!
 //! `media`, `log`, `notifications`, `sessions` and `receipts` are the tables (`schema`). `retention` removes their old
 //! rows. `sequence` has the event numbers; `order` has these and the journal. `files` detects that the file is gone.

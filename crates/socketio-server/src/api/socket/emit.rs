@@ -119,12 +119,13 @@ impl Socket {
         self.shard().caught_up().await;
     }
 
-    /// The newest broadcast to a room after the position `after` that has begun: what a client has to be sent of the room
-    /// that knows its state as of `after`, and joins it now. A member gets the broadcasts that it has not been given yet
-    /// anyway, so for a member these do not count.
+    /// The newest broadcast to a room after the position `after` that has begun: what a client has to be sent of the
+    /// room that knows its state as of `after`, and joins it now. A member gets the broadcasts that it has not been
+    /// given yet anyway, so for a member these do not count.
     ///
     /// # Errors
-    /// If some of these broadcasts are no longer remembered. Always without [`Config::recovery`](crate::Config::recovery).
+    /// If some of these broadcasts are no longer remembered. Always without
+    /// [`Config::recovery`](crate::Config::recovery).
     pub fn newest_in(&self, room: &str, after: Position) -> Result<Option<Remembered>, Forgotten> {
         let recovery = self.handle().recovery().ok_or(Forgotten)?;
         let until = if self.in_room(room) { self.position() } else { self.shard().position() };
