@@ -92,7 +92,7 @@ async fn the_access_log_has_a_line_for_each_request_and_no_secret() {
 }
 
 #[tokio::test]
-async fn without_an_access_log_requests_are_told_at_debug() {
+async fn without_an_access_log_requests_are_logged_at_debug() {
     for (level, expected) in [("info", 0), ("debug", 1)] {
         let mut server = Server::start_logging(level, &[]);
         assert_eq!(get(&server, "/health/live").await.status, 200);

@@ -216,7 +216,7 @@ async fn as_many_files_may_be_open_as_the_system_lets() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_not_named_is_said_once() {
+async fn a_proxy_that_is_not_named_is_logged_once() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let mut server = Server::start_in_with(data.path(), &[("LOG_LEVEL", "warn")], Stdio::piped());
     for client in ["203.0.113.1", "203.0.113.2"] {

@@ -230,7 +230,7 @@ async fn a_low_limit_of_files_is_enough_for_all() {
 }
 
 #[tokio::test]
-async fn a_limit_of_files_that_is_too_low_is_said() {
+async fn a_limit_of_files_that_is_too_low_ends_the_start() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let direct = Server::command(data.path(), &[]);
     let mut command = std::process::Command::new("sh");

@@ -97,7 +97,7 @@ fn start_with_file(level: &str, config: &std::path::Path, settings: &[(&str, &st
 
 /// As docs/security.md says: which key or claim it failed at is in the log, and the token is not.
 #[tokio::test]
-async fn each_token_that_is_refused_is_told_at_debug_with_what_is_wrong() {
+async fn each_refused_token_is_logged_at_debug_with_its_flaw() {
     let mut server = Server::start_logging(
         "debug",
         &[("JWT_ISSUER", "https://id.example"), ("JWT_AUDIENCE", "studio"), ("JWT_MAX_LIFETIME_DAYS", "1")],
@@ -146,7 +146,7 @@ async fn each_token_that_is_refused_is_told_at_debug_with_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_client_without_the_token_that_it_needs_is_told_of() {
+async fn a_client_without_the_token_that_it_needs_is_logged() {
     let mut server = Server::start_logging("warn", &[("AUTH_REQUIRED", "true")]);
     assert!(Client::try_connect(&server, "/", json!({}), None).await.is_err());
     assert!(Client::try_connect(&server, "/", json!({"token": "x"}), None).await.is_err());
@@ -157,7 +157,7 @@ async fn a_client_without_the_token_that_it_needs_is_told_of() {
 
 /// A page of another origin, a client from before 3.0, and one with another parser.
 #[tokio::test]
-async fn a_client_that_the_engine_turns_away_is_told_of_and_counted() {
+async fn a_client_that_the_engine_turns_away_is_logged_and_counted() {
     let mut server = Server::start_logging("warn", &[("CORS_ORIGIN", "https://studio.example")]);
     let polling = "/socket.io/?EIO=4&transport=polling";
     let from_page = [("origin", "https://elsewhere.example"), ("user-agent", "Firefox")];
@@ -206,7 +206,7 @@ async fn what_a_client_wrote_is_in_one_short_line() {
 
 /// A page that is told nothing, since it does not ask: who develops it finds the name in the log.
 #[tokio::test]
-async fn an_unknown_event_is_told_at_debug_with_the_name_that_was_meant() {
+async fn an_unknown_event_is_logged_at_debug_with_the_name_that_was_meant() {
     let mut server = Server::start_logging("debug", &[]);
     let mut client = Client::connect(&server, "/media").await;
     for event in ["join", "subscribe", "chat message"] {

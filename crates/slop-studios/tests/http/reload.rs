@@ -228,7 +228,7 @@ async fn the_log_can_be_turned_up() {
 }
 
 #[tokio::test]
-async fn what_needs_a_restart_is_said() {
+async fn a_setting_that_needs_a_restart_is_logged() {
     let server = Configured::start_with("max_rooms_per_socket = 5\n", &[("LOG_LEVEL", "warn")]);
     server.reload("max_rooms_per_socket = 6\n").await;
     let log = server.log();

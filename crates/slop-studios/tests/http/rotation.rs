@@ -324,7 +324,7 @@ async fn what_was_lost_on_a_dead_line_is_told_after_a_restart() {
 
 /// For as long as the client may not have got it, and no longer.
 #[tokio::test]
-async fn what_was_told_to_a_line_that_died_is_told_again() {
+async fn an_auth_error_that_may_be_lost_is_sent_again() {
     let mut server = start(&secret(SECRET));
     let client = member(&server, &by(SECRET)).await;
     client.cut().await;

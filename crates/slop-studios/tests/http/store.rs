@@ -215,7 +215,7 @@ async fn a_folder_or_file_that_is_not_the_servers_says_what_to_do() {
 
 /// As another umask, a copy, or an earlier backup has left them.
 #[tokio::test]
-async fn files_that_others_could_read_are_closed_to_them_and_it_is_said() {
+async fn files_that_others_could_read_are_closed_to_them_and_logged() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start_in(data.path(), &[]);
     accepted(&post(&server, "/v1/rooms/r/events", &json!({"event": "e", "delivery": "durable"})).await);

@@ -187,7 +187,7 @@ async fn a_client_with_the_msgpack_parser_is_told() {
 }
 
 #[tokio::test]
-async fn an_old_client_and_a_stranger_are_told_of() {
+async fn an_old_client_and_a_foreign_page_are_reported_as_refused() {
     let refused: Arc<Mutex<Vec<String>>> = Arc::default();
     let noted = refused.clone();
     let config = Config { origins: socketio_server::Origins::List(Vec::new()), ..one_shard() };

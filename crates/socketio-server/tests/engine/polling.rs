@@ -385,7 +385,7 @@ async fn a_post_that_ends_its_connection_is_answered_like_any_other() {
 
 /// The stock client closes as soon as it reads "1", and has not told its application by then what came with it.
 #[tokio::test]
-async fn a_close_comes_after_all_that_was_said() {
+async fn a_close_comes_after_all_events() {
     let server = TestServer::start(Config { shards: 1, ..Config::default() }, |server| {
         server.namespace(Namespace::new("/").on("bye", |socket, event| {
             for number in 1..event.parse(0).expect("a number") {

@@ -23,7 +23,7 @@ fn mistake(config: Config, describe: impl FnOnce(ServerBuilder) -> ServerBuilder
 }
 
 #[test]
-fn mistakes_are_told_at_the_start() {
+fn mistakes_are_errors_of_the_start() {
     let with = |namespace: Namespace| mistake(one_shard(), |server| server.namespace(namespace));
     assert!(with(Namespace::new("media")).contains("\"media\" must begin with a slash"));
     assert!(with(Namespace::new("/a,b")).contains("\"/a,b\""));

@@ -8,7 +8,11 @@ use socketio_server::{Config, Namespace, Position, Recovery};
 use super::client::{Client, Memory, recovering, say, studio};
 use crate::{client::Ws, harness::TestServer};
 
-on_one_and_three_shards!(who_joins_gets_the_newest_since, what_is_sent_again_is_not_lost, what_is_forgotten_is_said,);
+on_one_and_three_shards!(
+    who_joins_gets_the_newest_since,
+    what_is_sent_again_is_not_lost,
+    forgotten_broadcasts_are_an_error,
+);
 
 /// `follow`: joins the room `a`, unless it is a member. Sends the newest event after a number, and answers whether there
 /// is one.
@@ -96,7 +100,7 @@ async fn what_is_sent_again_is_not_lost(shards: usize) {
     client.hears(&[2]).await;
 }
 
-async fn what_is_forgotten_is_said(shards: usize) {
+async fn forgotten_broadcasts_are_an_error(shards: usize) {
     let server = start(shards, Recovery { max_bytes: 1, ..Recovery::default() });
     emit(&server, "b", 9, 1);
     let mut ws = plain(&server).await;

@@ -22,8 +22,8 @@ on_one_and_three_shards!(
     a_session_outlives_the_server,
     what_a_restarted_server_sent_is_sent_again_if_it_was_lost,
     what_a_session_may_no_longer_be_in_is_not_sent_after_a_restart,
-    what_every_client_has_received_is_told,
-    what_a_client_is_told_has_been_saved,
+    the_keeper_gets_the_position_that_every_client_has_received,
+    a_change_is_saved_before_its_answer,
     a_session_on_its_way_back_can_be_claimed_by_the_next_connection,
     a_stop_without_a_grace_ends_no_session,
     a_stop_ends_no_session_on_its_way_back,
@@ -178,7 +178,7 @@ async fn what_a_session_may_no_longer_be_in_is_not_sent_after_a_restart(shards: 
     assert_eq!(client.ask("rooms", json!([])).await, json!(["open"]));
 }
 
-async fn what_a_client_is_told_has_been_saved(shards: usize) {
+async fn a_change_is_saved_before_its_answer(shards: usize) {
     let cellar = Arc::<Cellar>::default();
     let server = cellar.start(shards, 100, studio("/"));
     let mut client = Client::connect(&server).await;
@@ -192,7 +192,7 @@ async fn what_a_client_is_told_has_been_saved(shards: usize) {
     }
 }
 
-async fn what_every_client_has_received_is_told(shards: usize) {
+async fn the_keeper_gets_the_position_that_every_client_has_received(shards: usize) {
     let cellar = Arc::<Cellar>::default();
     let config = Config { ping_interval: Duration::from_millis(50), ..Config::default() };
     let server = cellar.start_with(shards, 100, studio("/"), config);

@@ -12,8 +12,8 @@ use crate::{
 on_one_and_three_shards!(
     all_sessions_of_a_connection_come_back_before_its_loss_is_noticed,
     a_heartbeat_under_way_does_not_confirm_another_session_s_replay,
-    what_is_said_before_a_replay_does_not_move_the_offset,
-    a_heartbeat_for_what_is_said_before_a_replay_comes_behind_it,
+    an_event_before_a_replay_does_not_move_the_offset,
+    a_heartbeat_for_an_event_before_a_replay_comes_behind_it,
     what_was_for_a_member_is_not_sent_again_to_others,
 );
 
@@ -91,7 +91,7 @@ async fn a_heartbeat_under_way_does_not_confirm_another_session_s_replay(shards:
     assert_eq!(back.event(&of_other(&ws.text().await)).1, [json!(1)]);
 }
 
-async fn what_is_said_before_a_replay_does_not_move_the_offset(shards: usize) {
+async fn an_event_before_a_replay_does_not_move_the_offset(shards: usize) {
     let namespace = studio("/").before_replay(|socket| socket.emit("said", &0).expect("a name"));
     let server = TestServer::start(config(shards), |server| server.namespace(namespace));
     let mut client = Client::connect(&server).await;
@@ -112,7 +112,7 @@ async fn what_is_said_before_a_replay_does_not_move_the_offset(shards: usize) {
     Client::back(&server, memory).await.hears(&[0]).await;
 }
 
-async fn a_heartbeat_for_what_is_said_before_a_replay_comes_behind_it(shards: usize) {
+async fn a_heartbeat_for_an_event_before_a_replay_comes_behind_it(shards: usize) {
     let (recorder, mut seen) = recorder();
     let namespace = studio("/").before_replay(move |socket| {
         let recorder = recorder.clone();

@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn the_end_is_said_in_both_languages() {
+async fn the_end_has_a_close_frame_and_a_close_notify() {
     let (server, identity, _) = start(Config { shards: 1, ..Config::default() }, echoing);
     let config = Arc::new(trusting(&[&identity.certificate], &TLS13));
     let mut stream = handshake(server.addr, &config).await.expect("a handshake");
@@ -48,7 +48,7 @@ async fn the_end_is_said_in_both_languages() {
 
 /// Without TLS's own end a client that reads until it can't tell an answer that was cut off.
 #[tokio::test]
-async fn the_end_of_an_idle_connection_is_said_too() {
+async fn the_end_of_an_idle_connection_has_a_close_notify() {
     let idle = Duration::from_millis(100);
     for (keep_alive_timeout, drains) in [(idle, false), (Duration::from_secs(60), true)] {
         let config = Config { shards: 1, keep_alive_timeout, ..Config::default() };
