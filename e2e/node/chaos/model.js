@@ -150,6 +150,11 @@ export class Model {
     for (const seat of this.seats) seat.serverEnded(how, ms);
   }
 
+  /** The process goes on after it stood still since `from`. */
+  thawed(from) {
+    for (const seat of this.seats) seat.serverThawed(from);
+  }
+
   /** From `from` to `to` nothing can be said about how long things take. */
   troubled(from, to) {
     this.trouble.push({ from, to });

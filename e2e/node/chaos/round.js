@@ -199,6 +199,7 @@ export class Round {
     this.server.child.kill('SIGSTOP');
     await delay(ms);
     this.server.child.kill('SIGCONT');
+    this.model.thawed(from);
     this.model.troubled(from, performance.now() + 1_000);
   }
 

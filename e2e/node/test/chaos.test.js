@@ -73,6 +73,22 @@ describe('the model', () => {
       ({ accept, seat, model, clock, connect, call }) => [accept(1), model.ended('kill', (clock.ms += 5_000)), seat.left(''), connect(true), call('ping')],
       { missed: 1 },
     ],
+    'a change from before a kill is in the session': [
+      ({ call, model, clock, seat, connect }) => [call('joinRoom', 'lobby'), model.ended('kill', (clock.ms += 5_000)), seat.left(''), connect(false)],
+      { 'not recovered': 1 },
+    ],
+    'unless the server stood still since the change': [
+      ({ call, model, clock, seat, connect }) => {
+        call('joinRoom', 'lobby');
+        const from = (clock.ms += 10);
+        clock.ms += 5_000;
+        model.thawed(from);
+        model.ended('kill', (clock.ms += 5));
+        seat.left('');
+        connect(false);
+      },
+      {},
+    ],
     'of the newest only that has to come': [
       ({ accept, get, call }) => [accept(1, { delivery: 'latest' }), accept(2, { delivery: 'latest' }), get(2), call('ping')],
       {},

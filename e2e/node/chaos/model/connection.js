@@ -201,6 +201,13 @@ export class Connection extends Events {
     this.log('calls disconnect()');
   }
 
+  /** A process that stands still saves nothing: what changed right before it stood still has just changed. */
+  serverThawed(from) {
+    const now = this.model.nowMs();
+    if (this.changedMs > from - SAVE_MS) this.changedMs = now;
+    if (this.sessionMs > from - SAVE_MS) this.sessionMs = now;
+  }
+
   serverEnded(how, ms) {
     const { model } = this;
     this.log(`the server has ended (${how})`);
