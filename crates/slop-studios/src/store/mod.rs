@@ -1,8 +1,8 @@
 //! The server's persistent data: the state of media items, notifications, durable events, sessions, and receipts by
 //! idempotency key.
 //!
-//! [`Store`] states the guarantees of every implementation. [`sqlite`] keeps everything in a file, [`memory`] in the process. [`media`] has the
-//! life-cycle rules that all implementations share.
+//! [`Store`] states the guarantees of every implementation. [`sqlite`] keeps everything in a file, [`memory`] in the
+//! process. [`media`] has the life-cycle rules that all implementations share.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -18,9 +18,11 @@ use crate::contract::delivery::Envelope;
 use crate::contract::time::Moment;
 use crate::limits::ROW_OVERHEAD_BYTES;
 
+mod availability;
 mod bounds;
 mod control;
 pub(crate) mod data_dir;
+mod kept_revocations;
 pub mod media;
 pub mod memory;
 mod revocations;

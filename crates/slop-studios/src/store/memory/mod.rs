@@ -24,14 +24,13 @@ use crate::metrics::Metrics;
 mod inboxes;
 mod keys;
 mod log;
-mod revocations;
 mod sessions;
 mod shelf;
 
+use super::kept_revocations::KeptRevocations;
 use inboxes::KeptInboxes;
 use keys::{Keys, Receipt};
 use log::LogEntry;
-use revocations::KeptRevocations;
 use sessions::KeptSessions;
 use shelf::{Row, Shelf};
 

@@ -30,7 +30,6 @@ use crate::contract::time::Moment;
 use crate::limits::RECALLS;
 use crate::metrics::Metrics;
 
-mod availability;
 mod files;
 mod journal;
 mod lazy;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use std::{collections::VecDeque, mem};
 
+use super::super::availability::Availability;
 use super::super::{Backlog, Before, Ending, SessionKey, SessionRecord, StoreError};
-use super::availability::Availability;
 use super::lazy::{Lazy, Saving, SessionChange};
 use super::request::{Recall, Request};
 use super::unsaved::Unsaved;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Availability(Mutex<State>);
+pub(in crate::store) struct Availability(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
@@ -27,24 +27,24 @@ impl Availability {
     }
 
     /// The moment; `None` while transactions fail.
-    pub(super) fn since(&self) -> Option<Instant> {
+    pub(in crate::store) fn since(&self) -> Option<Instant> {
         let state = self.state();
         (!state.is_failing).then_some(state.since)
     }
 
     /// Records that a transaction failed.
-    pub(super) fn failed(&self) {
+    pub(in crate::store) fn failed(&self) {
         self.state().is_failing = true;
     }
 
     /// Records that a transaction was committed after a failed one.
-    pub(super) fn committed(&self) {
+    pub(in crate::store) fn committed(&self) {
         *self.state() = State { since: Instant::now(), is_failing: false };
     }
 
     /// Records that a request did not fit into the queue, or that the journal did not accept an event. The next one may
     /// be accepted.
-    pub(super) fn refused(&self) {
+    pub(in crate::store) fn refused(&self) {
         self.state().since = Instant::now();
     }
 }

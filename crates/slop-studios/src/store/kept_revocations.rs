@@ -3,28 +3,39 @@
 
 use std::collections::HashMap;
 
-use super::super::{Amount, Floors, Revocation, RevocationBound, Revocations, Revoked, StoreError};
+use super::{Amount, Floors, Revocation, RevocationBound, Revocations, Revoked, StoreError};
 use crate::contract::time::Moment;
 
 /// The revocations by their subjects.
 #[derive(Debug)]
-pub(super) struct KeptRevocations {
+pub(in crate::store) struct KeptRevocations {
     kept: HashMap<Revoked, Revocation>,
     floors: Floors,
     bound: RevocationBound,
 }
 
 impl KeptRevocations {
-    pub(super) fn new(bound: RevocationBound) -> Self {
+    pub(in crate::store) fn new(bound: RevocationBound) -> Self {
         Self { kept: HashMap::new(), floors: Floors::default(), bound }
     }
 
-    pub(super) fn amount(&self) -> Amount {
+    /// The kept revocations of a store, which has read them from elsewhere.
+    pub(in crate::store) fn of(revocations: Revocations, bound: RevocationBound) -> Self {
+        let kept = revocations.list.into_iter().map(|revocation| (revocation.subject.clone(), revocation)).collect();
+        Self { kept, floors: revocations.floors, bound }
+    }
+
+    /// The revocation of a subject.
+    pub(in crate::store) fn get(&self, subject: &Revoked) -> Option<&Revocation> {
+        self.kept.get(subject)
+    }
+
+    pub(in crate::store) fn amount(&self) -> Amount {
         Amount { rows: self.kept.len() as u64, bytes: 0 }
     }
 
     /// Keeps a revocation, merged with the one of the same subject. Returns the revocations that left for it.
-    pub(super) fn add(&mut self, revocation: Revocation, now: Moment) -> Result<Revocations, StoreError> {
+    pub(in crate::store) fn add(&mut self, revocation: Revocation, now: Moment) -> Result<Revocations, StoreError> {
         let is_new = !self.kept.contains_key(&revocation.subject);
         let mut left = Revocations::default();
         if is_new && self.kept.len() as u64 >= self.bound.rows {
@@ -41,11 +52,11 @@ impl KeptRevocations {
         Ok(left)
     }
 
-    pub(super) fn remove(&mut self, subject: &Revoked) -> Option<Revocation> {
+    pub(in crate::store) fn remove(&mut self, subject: &Revoked) -> Option<Revocation> {
         self.kept.remove(subject)
     }
 
-    pub(super) fn all(&self) -> Revocations {
+    pub(in crate::store) fn all(&self) -> Revocations {
         Revocations { list: self.kept.values().cloned().collect(), floors: self.floors }
     }
 
