@@ -2,7 +2,7 @@
 //! idempotency key.
 //!
 //! [`Store`] states the guarantees of every implementation. [`sqlite`] keeps everything in a file, [`memory`] in the
-//! process. [`media`] has the life-cycle rules that all implementations share.
+//! process, [`redis`] in a server for several nodes. [`media`] has the life-cycle rules that all implementations share.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -22,9 +22,11 @@ mod availability;
 mod bounds;
 mod control;
 pub(crate) mod data_dir;
+mod interest;
 mod kept_revocations;
 pub mod media;
 pub mod memory;
+pub mod redis;
 mod revocations;
 mod sessions;
 pub mod sqlite;
@@ -33,6 +35,7 @@ pub(crate) mod suite;
 
 pub use bounds::{Bound, Bounds, KeyBounds, RevocationBound};
 pub use control::{Backlog, Ending, StoreControl};
+pub use interest::{Room, RoomInterest};
 pub use media::{MediaChange, MediaState, Status, Step};
 pub use revocations::{Floors, Revocation, RevocationStore, Revocations, Revoked};
 pub use sessions::{SessionKey, SessionRecord, SessionStore};
@@ -43,7 +46,7 @@ pub use sessions::{SessionKey, SessionRecord, SessionStore};
 /// - **Order.** Changes take effect, and are dispatched, in the order of the calls of [`Store::commit`], not in the
 ///   order in which its futures are polled. So a caller may start several commits and wait for them afterwards.
 /// - **Commit, then dispatch.** Changes are handed to the [`Dispatch`] after they are committed, in commit order,
-///   before their `commit` returns. A change that was refused or could not be committed is not dispatched.
+///   before their `commit` returns, if the node has [entered](RoomInterest::enter) their room. A change that was refused or could not be committed is not dispatched.
 /// - **Numbered.** Every dispatched event has a number. Numbers rise in dispatch order. No number is ever used twice,
 ///   not even by the next process after this one was killed.
 /// - **Once.** Of several changes with the same idempotency key, or notifications of one user with the same id, one is
@@ -52,7 +55,7 @@ pub use sessions::{SessionKey, SessionRecord, SessionStore};
 ///   every event up to it, and none after it. Each event up to it was dispatched before they are answered.
 /// - **Bounded.** All stored data has a limit; the oldest data is removed first. Idempotency keys and revocations are
 ///   removed when their time is over, and no sooner. Beyond the limit, a new one is refused.
-pub trait Store: SessionStore + RevocationStore {
+pub trait Store: SessionStore + RevocationStore + RoomInterest {
     /// The first event number of this process's life. All events with lower numbers were dispatched by earlier
     /// processes.
     fn boot_seq(&self) -> u64;

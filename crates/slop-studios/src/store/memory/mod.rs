@@ -14,8 +14,8 @@ use super::media::{self, MediaChange, MediaState};
 use super::{
     Bounds, Change, ChangeKind, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, Effect, Ending,
     IdempotencyKey, Inbox, MediaOwners, MediaSnapshot, MediaUnderWay, NotificationChange, NotificationsPage, ReadMark,
-    Replay, Revocation, RevocationStore, Revocations, Revoked, SessionKey, SessionRecord, SessionStore, Step, Store,
-    StoreControl, StoreError, UnderWay, Unread, Usage,
+    Replay, Revocation, RevocationStore, Revocations, Revoked, RoomInterest, SessionKey, SessionRecord, SessionStore,
+    Step, Store, StoreControl, StoreError, UnderWay, Unread, Usage,
 };
 use crate::contract::delivery::{Class, Envelope, Route};
 use crate::contract::time::Moment;
@@ -355,6 +355,8 @@ impl Store for MemoryStore {
         }
     }
 }
+
+impl RoomInterest for MemoryStore {}
 
 impl SessionStore for MemoryStore {
     fn save_session(&self, session: SessionRecord) {

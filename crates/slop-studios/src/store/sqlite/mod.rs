@@ -23,7 +23,8 @@ use tokio::sync::{Semaphore, oneshot};
 use super::{
     Change, ChangeKind, Committed, CommittedEvent, Dispatch, Dispatched, Effect, Ending, IdempotencyKey, Inbox,
     MediaOwners, MediaSnapshot, MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, RevocationStore,
-    Revocations, Revoked, SessionKey, SessionRecord, SessionStore, Store, StoreControl, StoreError, Unread, Usage,
+    Revocations, Revoked, RoomInterest, SessionKey, SessionRecord, SessionStore, Store, StoreControl, StoreError,
+    Unread, Usage,
 };
 use crate::contract::delivery::Class;
 use crate::contract::time::Moment;
@@ -405,6 +406,8 @@ impl Store for SqliteStore {
         Usage { queued: self.queue.len() as u64, recalls: self.queue.recalls() as u64, ..usage }
     }
 }
+
+impl RoomInterest for SqliteStore {}
 
 impl SessionStore for SqliteStore {
     fn save_session(&self, session: SessionRecord) {

@@ -10,11 +10,11 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::{
     Before, Change, ChangeKind, CommittedEvent, Delivery, Dispatch, Dispatched, Effect, IdempotencyKey, MediaChange,
-    NotificationChange, Revocation, Revoked, SessionRecord, Step, Store,
+    NotificationChange, Revocation, Revoked, Room, SessionRecord, Step, Store,
 };
 use crate::contract::delivery::{Class, Envelope};
-use crate::contract::namespaces::MEDIA;
-use crate::contract::rooms::{media_of, media_room};
+use crate::contract::namespaces::{DEFAULT, MEDIA, NOTIFICATIONS};
+use crate::contract::rooms::{media_of, media_room, user_room};
 use crate::contract::time::Moment;
 
 pub(super) mod commits;
@@ -171,7 +171,19 @@ fn id_in(payload: &str) -> &str {
 
 fn made(make: Make) -> (Arc<dyn Store>, Arc<Recorder>) {
     let recorder = Arc::new(Recorder::default());
-    (make(Arc::<Recorder>::clone(&recorder)), recorder)
+    let store = make(Arc::<Recorder>::clone(&recorder));
+    enter(&*store, ["m", "n", "o", "a", "b", "c", "d", "done"].map(|item| (MEDIA, media_room(item))));
+    enter(&*store, ["r", "s"].map(|room| (DEFAULT, room.to_owned())));
+    for namespace in [MEDIA, NOTIFICATIONS] {
+        enter(&*store, ["u", "v", "p0", "p1", "p2", "p3"].map(|user| (namespace, user_room(user))));
+    }
+    (store, recorder)
+}
+
+/// Has the events of these rooms dispatched.
+pub(super) fn enter(store: &dyn Store, rooms: impl IntoIterator<Item = (&'static str, String)>) {
+    let rooms = rooms.into_iter().map(|(namespace, room)| Room { namespace, room: room.into() });
+    wait(store.enter(rooms.collect())).expect("entered");
 }
 
 pub(super) fn change(id: &str, what: ChangeKind) -> Change {

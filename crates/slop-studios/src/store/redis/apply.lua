@@ -1,0 +1,673 @@
+#!lua name={name}
+-- Carries out a batch of operations, in order, as one step. `script.rs` writes the arguments and reads the answer.
+--
+-- Arguments: key prefix, epoch, node, number of the batch, time in ms, limits, count of operations, then the operations: a
+-- name, the number of its arguments, and these. The answer has an element for each operation, and the number of the last
+-- event.
+--
+-- No operation is done by half: Redis undoes nothing, so each reads all keys that it writes before its first write. A
+-- foreign value of another type ends the operation there, with an error of its own.
+--
+-- It is a function and no script: a script would make all of its Lua functions anew for each batch.
+
+-- Set for each batch.
+local call, args, at, P, NODE, NOW, NOW_TEXT, head, last
+
+-- The limits, by their place in the argument.
+local limits, limits_text
+local MEDIA_TTL, MEDIA_ROWS, NOTE_TTL, USER_ROWS, LOG_TTL, ROOM_ROWS = 1, 2, 3, 4, 5, 6
+local KEY_TTL, KEYS_ALL, KEYS_OF, SESSION_TTL, PAGE_BYTES, INBOX_BYTES, REPLAY_BYTES, PER_KEY = 7, 8, 9, 10, 11, 12, 13, 14
+local USER = {user}
+
+local function arg()
+  at = at + 1
+  return args[at]
+end
+
+-- A number as Redis stores it. Lua itself prints those from 1e14 on as floats.
+local function int(number)
+  return string.format('%d', number)
+end
+
+local function field(text)
+  return #text .. ':' .. text
+end
+
+-- Keeps a key for at least half of this time, without a write for each event.
+local function touch(key, ttl)
+  if call('PTTL', key) * 2 < ttl then
+    call('PEXPIRE', key, ttl)
+  end
+end
+
+-- The number of the next event.
+local function number()
+  last = last + 1
+  return int(last)
+end
+
+local function channel(namespace, room)
+  return P .. 'room:' .. namespace .. ':' .. room
+end
+
+local function log_of(namespace, room)
+  return P .. 'log:' .. namespace .. ':' .. room
+end
+
+-- The number and the time of the room's last event in its log.
+local function last_of(log)
+  local entry = call('LINDEX', log, -1)
+  if not entry then
+    return '0', 0
+  end
+  local seq, time = string.match(entry, '^(%d+) %d+ (%d+)')
+  return seq, tonumber(time)
+end
+
+-- The log is kept for at least half of its time after its last event, without a write to its time for each of them.
+local function append(log, seq, before, before_at, message)
+  local rows = call('RPUSH', log, seq .. ' ' .. before .. ' ' .. NOW_TEXT .. ' ' .. message)
+  if rows > limits[ROOM_ROWS] then
+    call('LPOP', log)
+  end
+  local half = limits[LOG_TTL] / 2
+  if math.floor(before_at / half) ~= math.floor(NOW / half) then
+    call('PEXPIRE', log, limits[LOG_TTL])
+  end
+end
+
+-- An event's message: everything about it but its number.
+local function message(namespace, room, owner_room, event, class, effect, count, id, argument)
+  local names = field(namespace) .. field(room) .. field(owner_room) .. field(event) .. field(id)
+  return NODE .. ' ' .. class .. ' ' .. effect .. ' ' .. count .. ' ' .. names .. argument
+end
+
+local function publish(namespace, room, seq, before, message)
+  call('PUBLISH', channel(namespace, room), seq .. ' ' .. before .. ' ' .. NOW_TEXT .. ' ' .. message)
+end
+
+-- Receipts. A key's hash has the fingerprint of its request, and a receipt for each accepted item.
+
+local function key_args()
+  local key = { publisher = arg() }
+  if key.publisher ~= '' then
+    key.name, key.item, key.fingerprint = arg(), arg(), arg()
+    key.hash = P .. 'key:' .. field(key.publisher) .. key.name
+    key.used = P .. 'keys:' .. key.publisher
+  end
+  return key
+end
+
+local function forget_keys(used)
+  local gone = call('ZRANGEBYSCORE', used, '-inf', NOW - limits[KEY_TTL], 'LIMIT', 0, 100)
+  if #gone > 0 then
+    call('ZREM', used, unpack(gone))
+    call('HINCRBY', head, 'keys', -#gone)
+  end
+end
+
+-- The receipt of an earlier publish, or why there can be none.
+local function receipt(key)
+  if key.publisher == '' then
+    return nil
+  end
+  local found = call('HMGET', key.hash, 'fingerprint', key.item)
+  if found[1] then
+    if found[1] ~= key.fingerprint then
+      return { 'key reused' }
+    end
+    if found[2] then
+      return { 'repeated', found[2] }
+    end
+    return nil
+  end
+  forget_keys(key.used)
+  local of_publisher = call('ZCARD', key.used) >= limits[KEYS_OF]
+  if of_publisher or tonumber(call('HGET', head, 'keys') or '0') >= limits[KEYS_ALL] then
+    local oldest = call('ZRANGE', key.used, 0, 0, 'WITHSCORES')
+    local wait = (tonumber(oldest[2]) or NOW) + limits[KEY_TTL] - NOW
+    return { 'too many keys', of_publisher and 1 or 0, of_publisher and limits[KEYS_OF] or limits[KEYS_ALL], int(wait) }
+  end
+  return nil
+end
+
+local function keep_receipt(key, id, stored, seq)
+  if key.publisher == '' then
+    return
+  end
+  local added = call('HSET', key.hash, 'fingerprint', key.fingerprint, key.item, stored .. ' ' .. seq .. ' ' .. id)
+  local items = call('HLEN', key.hash) - 1
+  if added == 2 then
+    call('PEXPIRE', key.hash, limits[KEY_TTL])
+    touch(key.used, 2 * limits[KEY_TTL])
+  end
+  if (items - 1) % limits[PER_KEY] == 0 then
+    call('ZADD', key.used, NOW, key.name .. ' ' .. items)
+    call('HINCRBY', head, 'keys', 1)
+  end
+end
+
+-- Media items. The state: number, attempt, step, progress, time, owner; then the payload of the last event.
+
+local function state_of(text)
+  local state = {}
+  state.seq, state.attempt, state.step, state.progress, state.at, state.owner_bytes, state.from =
+    string.match(text, '^(%d+) (%d+) ([pce]) (%S+) (%d+) (%d+):()')
+  state.owner = string.sub(text, state.from, state.from + state.owner_bytes - 1)
+  return state
+end
+
+-- The rules of `store/media.rs`. Whoever is refused reads the state, and has the reason from there.
+local function may_follow(state, change)
+  if change.follows ~= '' and (not state or state.seq ~= change.follows) then
+    return nil
+  end
+  if not state then
+    return change.attempt == '' and '1' or change.attempt
+  end
+  if state.owner ~= '' and change.owner ~= '' and state.owner ~= change.owner then
+    return nil
+  end
+  local attempt = change.attempt == '' and state.attempt or change.attempt
+  if tonumber(attempt) < tonumber(state.attempt) then
+    return nil
+  end
+  if tonumber(attempt) == tonumber(state.attempt) then
+    if state.step ~= 'p' or (change.step == 'p' and tonumber(change.progress) < tonumber(state.progress)) then
+      return nil
+    end
+  end
+  return attempt
+end
+
+local EVENTS = { p = 'mediaProgress', c = 'mediaComplete', e = 'mediaError' }
+
+local function remove_oldest_item()
+  local oldest = call('ZPOPMIN', P .. 'media')
+  local id = oldest[1]
+  local text = id and call('GET', P .. 'item:' .. id)
+  if text then
+    local state = state_of(text)
+    call('DEL', P .. 'item:' .. id)
+    if state.owner ~= '' then
+      call('ZREM', P .. 'owned:' .. state.owner, id)
+    end
+  end
+end
+
+local operations = {}
+
+operations['room'] = function()
+  local id, key = arg(), key_args()
+  local namespace, room, event, class, argument = arg(), arg(), arg(), arg(), arg()
+  local known = receipt(key)
+  if known then
+    return known
+  end
+  local log, newest = log_of(namespace, room), P .. 'latest:' .. namespace .. ':' .. room
+  local before, before_at = last_of(log)
+  if class == 'l' then
+    call('HGET', newest, event)
+  end
+  local seq = number()
+  local text = message(namespace, room, '', event, class, '-', 0, '', argument)
+  if class == 'l' then
+    call('HSET', newest, event, seq .. ' 0 ' .. NOW_TEXT .. ' ' .. text)
+    touch(newest, limits[LOG_TTL])
+    before = '-'
+  else
+    append(log, seq, before, before_at, text)
+  end
+  keep_receipt(key, id, class == 'd' and 1 or 0, seq)
+  publish(namespace, room, seq, before, text)
+  return { 'done', seq }
+end
+
+operations['media'] = function()
+  local id, key = arg(), key_args()
+  local media, room, owner, attempt, follows = arg(), arg(), arg(), arg(), arg()
+  local step, progress, moment, payload = arg(), arg(), arg(), arg()
+  local known = receipt(key)
+  if known then
+    return known
+  end
+  local item = P .. 'item:' .. media
+  local text = call('GET', item)
+  local state = text and state_of(text)
+  local change = { owner = owner, attempt = attempt, follows = follows, step = step, progress = progress }
+  attempt = may_follow(state, change)
+  if not attempt then
+    return { 'refused', text or '' }
+  end
+  local before_owner = state and state.owner or ''
+  owner = before_owner ~= '' and before_owner or owner
+  local owner_room = owner ~= '' and USER .. owner or ''
+  local log, owner_log, owned = log_of('/media', room), log_of('/media', owner_room), P .. 'owned:' .. owner
+  local before, before_at, before_of_owner, before_of_owner_at = '-', 0, '-', 0
+  if step ~= 'p' then
+    before, before_at = last_of(log)
+    if owner ~= '' then
+      before_of_owner, before_of_owner_at = last_of(owner_log)
+    end
+  end
+  call('ZSCORE', P .. 'media', media)
+  if owner ~= '' then
+    call('ZSCORE', owned, media)
+  end
+
+  local seq = number()
+  local effect = before_owner == '' and owner ~= '' and 'o' or '-'
+  local sent = message('/media', room, owner_room, EVENTS[step], step == 'p' and 'l' or 'd', effect, 0, media, payload)
+  if step ~= 'p' then
+    append(log, seq, before, before_at, sent)
+    if owner ~= '' then
+      append(owner_log, seq, before_of_owner, before_of_owner_at, sent)
+    end
+  end
+  call('SET', item, table.concat({ seq, attempt, step, progress, moment, field(owner) }, ' ') .. payload, 'PX', limits[MEDIA_TTL])
+  if call('ZADD', P .. 'media', seq, media) == 1 and call('ZCARD', P .. 'media') > limits[MEDIA_ROWS] then
+    remove_oldest_item()
+  end
+  if owner ~= '' then
+    if step == 'p' then
+      call('ZADD', owned, seq, media)
+      touch(owned, limits[MEDIA_TTL])
+    else
+      call('ZREM', owned, media)
+    end
+  end
+  keep_receipt(key, id, 1, seq)
+  publish('/media', room, seq, before, sent)
+  if owner ~= '' then
+    publish('/media', owner_room, seq, before_of_owner, sent)
+  end
+  return { 'done', seq }
+end
+
+-- Notifications of a user: a hash of them by id, their order, the unread ones, and the number up to which all were
+-- received.
+
+local function inbox_of(user)
+  return P .. 'notes:' .. user, P .. 'notes-order:' .. user, P .. 'notes-unread:' .. user, P .. 'notes-received:' .. user
+end
+
+operations['notification'] = function()
+  local id, key = arg(), key_args()
+  local user, fingerprint, payload = arg(), arg(), arg()
+  local known = receipt(key)
+  if known then
+    return known
+  end
+  local notes, order, unread = inbox_of(user)
+  local found = call('HGET', notes, id)
+  if found then
+    local seq, print = string.match(found, '^(%d+) (%x+) ')
+    if print ~= fingerprint then
+      return { 'notification id reused' }
+    end
+    return { 'repeated', '1 ' .. seq .. ' ' .. id }
+  end
+  local room = USER .. user
+  local log = log_of('/notifications', room)
+  local before, before_at = last_of(log)
+  call('ZCARD', order)
+  call('SCARD', unread)
+
+  local seq = number()
+  call('HSET', notes, id, seq .. ' ' .. fingerprint .. ' ' .. payload)
+  call('SADD', unread, id)
+  if call('ZADD', order, seq, id) == 1 and call('ZCARD', order) > limits[USER_ROWS] then
+    local oldest = call('ZPOPMIN', order)[1]
+    call('HDEL', notes, oldest)
+    call('SREM', unread, oldest)
+  end
+  touch(notes, limits[NOTE_TTL])
+  touch(order, limits[NOTE_TTL])
+  touch(unread, limits[NOTE_TTL])
+  local text = message('/notifications', room, '', 'notification', 'd', 'n', call('SCARD', unread), user, payload)
+  append(log, seq, before, before_at, text)
+  keep_receipt(key, id, 1, seq)
+  publish('/notifications', room, seq, before, text)
+  return { 'done', seq }
+end
+
+operations['read'] = function()
+  local user, kind, count = arg(), arg(), tonumber(arg())
+  local ids = {}
+  for n = 1, count do
+    ids[n] = arg()
+  end
+  local notes, order, unread = inbox_of(user)
+  if kind == 'up to' then
+    local score = call('ZSCORE', order, ids[1])
+    if not score then
+      return { 'unknown' }
+    end
+    ids = call('ZRANGEBYSCORE', order, '-inf', score)
+  end
+  local changed = 0
+  for from = 1, #ids, 1000 do
+    changed = changed + call('SREM', unread, unpack(ids, from, math.min(from + 999, #ids)))
+  end
+  local left = call('SCARD', unread)
+  if changed > 0 then
+    local room = USER .. user
+    publish('/notifications', room, number(), '-', message('/notifications', room, '', '', '-', 'u', left, user, ''))
+  end
+  return { 'done', left, int(last) }
+end
+
+operations['received'] = function()
+  local user, up_to = arg(), arg()
+  local _, order, _, received = inbox_of(user)
+  if tonumber(call('GET', received) or '0') < tonumber(up_to) and call('EXISTS', order) == 1 then
+    call('SET', received, up_to, 'PX', limits[NOTE_TTL])
+  end
+  return { 'done' }
+end
+
+-- Ids with their notifications, up to a number of bytes; at least one.
+local function take(notes, unread, ids, limit, most_bytes)
+  local rows, bytes, more = {}, 0, false
+  for n = 1, #ids do
+    local note = call('HGET', notes, ids[n])
+    if note then
+      local seq, from = string.match(note, '^(%d+) %x+ ()')
+      bytes = bytes + #note - from + 1
+      if #rows == limit or (bytes > most_bytes and #rows > 0) then
+        more = true
+        break
+      end
+      rows[#rows + 1] = { ids[n], seq, string.sub(note, from), call('SISMEMBER', unread, ids[n]) }
+    end
+  end
+  return rows, more and 1 or 0
+end
+
+operations['inbox'] = function()
+  local user, limit = arg(), tonumber(arg())
+  local notes, order, unread, received = inbox_of(user)
+  local after = call('GET', received) or '0'
+  local ids = call('ZRANGEBYSCORE', order, '(' .. after, '+inf', 'LIMIT', 0, limit + 1)
+  local rows, more = take(notes, unread, ids, limit, limits[INBOX_BYTES])
+  return { 'done', rows, more, call('SCARD', unread), int(last) }
+end
+
+operations['page'] = function()
+  local user, before, limit = arg(), arg(), tonumber(arg())
+  local notes, order, unread = inbox_of(user)
+  local to = '+inf'
+  if before ~= '' then
+    to = call('ZSCORE', order, before)
+    if not to then
+      return { 'unknown' }
+    end
+    to = '(' .. to
+  end
+  local ids = call('ZREVRANGEBYSCORE', order, to, '-inf', 'LIMIT', 0, limit + 1)
+  local rows, more = take(notes, unread, ids, limit, limits[PAGE_BYTES])
+  return { 'done', rows, more, call('SCARD', unread), int(last) }
+end
+
+operations['key'] = function()
+  return receipt(key_args()) or { 'done' }
+end
+
+operations['item'] = function()
+  return { 'done', call('GET', P .. 'item:' .. arg()), int(last) }
+end
+
+operations['owners'] = function()
+  local found = {}
+  for n = 1, tonumber(arg()) do
+    local text = call('GET', P .. 'item:' .. arg())
+    found[n] = text and state_of(text).owner or ''
+  end
+  return { 'done', found }
+end
+
+operations['newest item'] = function()
+  return { 'done', call('ZREVRANGE', P .. 'media', 0, 0, 'WITHSCORES')[2] or '0' }
+end
+
+operations['under way'] = function()
+  local after, to, most = arg(), arg(), tonumber(arg())
+  local found = call('ZRANGEBYSCORE', P .. 'media', '(' .. after, to, 'WITHSCORES', 'LIMIT', 0, most)
+  local rows = {}
+  for n = 1, #found, 2 do
+    local text = call('GET', P .. 'item:' .. found[n])
+    if text and state_of(text).step == 'p' then
+      rows[#rows + 1] = { found[n], found[n + 1] }
+    end
+  end
+  return { 'done', rows, #found / 2 == most and found[#found] or to }
+end
+
+-- The entries of a room's log with higher numbers than this, newest first, and the bytes so far. nil if some of them are
+-- gone, or there are too many bytes.
+local function entries(log, after, bytes, most_bytes)
+  local found, from = {}, -1
+  while true do
+    local chunk = call('LRANGE', log, from - 31, from)
+    for n = #chunk, 1, -1 do
+      local seq, before = string.match(chunk[n], '^(%d+) (%d+) ')
+      if tonumber(seq) <= after then
+        return found, bytes
+      end
+      bytes = bytes + #chunk[n]
+      if bytes > most_bytes then
+        return nil, bytes
+      end
+      found[#found + 1] = chunk[n]
+      if tonumber(before) <= after then
+        return found, bytes
+      end
+    end
+    if #chunk == 0 then
+      -- Without entries, nothing was published for as long as any session lives. Otherwise the oldest are gone.
+      return #found == 0 and found or nil, bytes
+    end
+    from = from - 32
+  end
+end
+
+-- What a room has besides its log: the newest of its latest events, and the states of its items.
+local function newest_of(namespace, room, kind, id, since, to)
+  local latest, items = {}, {}
+  if kind ~= 'inbox' then
+    latest = call('HVALS', P .. 'latest:' .. namespace .. ':' .. room)
+  end
+  if kind == 'item' then
+    items[1] = { id, call('GET', P .. 'item:' .. id) }
+  elseif kind == 'owner' then
+    local ids = call('ZRANGEBYSCORE', P .. 'owned:' .. id, '(' .. int(since), to)
+    for k = 1, #ids do
+      items[k] = { ids[k], call('GET', P .. 'item:' .. ids[k]) }
+    end
+  end
+  return latest, items
+end
+
+operations['replay'] = function()
+  local namespace, after, to, count = arg(), tonumber(arg()), arg(), tonumber(arg())
+  local rooms, bytes = {}, 0
+  for n = 1, count do
+    local room, joined, kind, id = arg(), tonumber(arg()), arg(), arg()
+    local since = math.max(after, joined)
+    local logged
+    logged, bytes = entries(log_of(namespace, room), since, bytes, limits[REPLAY_BYTES])
+    if not logged then
+      return { 'incomplete' }
+    end
+    local latest, items = newest_of(namespace, room, kind, id, since, to)
+    rooms[n] = { logged, latest, items }
+  end
+  return { 'done', rooms }
+end
+
+-- The events of rooms that a node has not heard since a number. What a user has read meanwhile is not in any log: the count
+-- of unread notifications is an event of its own.
+operations['catch up'] = function()
+  local after, most_bytes, count = tonumber(arg()), tonumber(arg()), tonumber(arg())
+  local rooms, bytes = {}, 0
+  for n = 1, count do
+    local namespace, room, kind, id = arg(), arg(), arg(), arg()
+    local logged
+    logged, bytes = entries(log_of(namespace, room), after, bytes, most_bytes)
+    if not logged then
+      return { 'incomplete' }
+    end
+    local latest, items = newest_of(namespace, room, kind, id, after, '+inf')
+    local unread = {}
+    if kind == 'inbox' then
+      local _, _, ids = inbox_of(id)
+      unread = { id, number(), call('SCARD', ids) }
+    end
+    rooms[n] = { logged, latest, items, unread }
+  end
+  return { 'done', rooms }
+end
+
+-- Sessions.
+
+operations['save session'] = function()
+  local key, since, record = arg(), arg(), arg()
+  local hash = P .. 'session:' .. key
+  call('HSET', hash, 'record', record, 'since', since, 'node', NODE)
+  call('HDEL', hash, 'left')
+  call('PEXPIRE', hash, limits[SESSION_TTL])
+  call('ZADD', P .. 'sessions', NOW + limits[SESSION_TTL], key)
+  call('ZREMRANGEBYSCORE', P .. 'sessions', '-inf', NOW)
+  return { 'done' }
+end
+
+operations['session left'] = function()
+  local key, since = arg(), arg()
+  local hash = P .. 'session:' .. key
+  local known = call('HGET', hash, 'since')
+  if known then
+    if tonumber(known) < tonumber(since) then
+      call('HSET', hash, 'since', since)
+    end
+    call('HSET', hash, 'left', NOW)
+    call('PEXPIRE', hash, limits[SESSION_TTL])
+  end
+  return { 'done' }
+end
+
+operations['confirmed'] = function()
+  call('HSET', P .. 'node:' .. NODE, 'confirmed', arg())
+  return { 'done' }
+end
+
+operations['forget session'] = function()
+  local key = arg()
+  call('DEL', P .. 'session:' .. key)
+  call('ZREM', P .. 'sessions', key)
+  return { 'done' }
+end
+
+operations['session'] = function()
+  local found = call('HMGET', P .. 'session:' .. arg(), 'record', 'since', 'left', 'node')
+  local confirmed = found[4] and call('HGET', P .. 'node:' .. found[4], 'confirmed')
+  return { 'done', found[1], found[2], found[3], confirmed }
+end
+
+-- Revocations. The node decides on what it has read; another version of it is sent the new one.
+
+operations['usage'] = function()
+  local head_keys = call('HGET', head, 'keys') or '0'
+  return { 'done', call('ZCARD', P .. 'media'), call('ZCARD', P .. 'sessions'), head_keys, call('HLEN', P .. 'revocations') }
+end
+
+operations['nothing'] = function()
+  return { 'done' }
+end
+
+operations['revocations'] = function()
+  return { 'done', call('HGETALL', P .. 'revocations') }
+end
+
+operations['revoke'] = function()
+  local version, subject, value, removed, floors = arg(), arg(), arg(), arg(), arg()
+  local hash = P .. 'revocations'
+  if (call('HGET', hash, 'version') or '0') ~= version then
+    return { 'changed' }
+  end
+  call('HINCRBY', hash, 'version', 1)
+  if value == '' then
+    call('HDEL', hash, subject)
+  else
+    call('HSET', hash, subject, value)
+  end
+  if removed ~= '' then
+    call('HDEL', hash, removed)
+  end
+  call('HSET', hash, 'floors', floors)
+  return { 'done' }
+end
+
+-- The batch.
+
+local function read_limits(text)
+  if text ~= limits_text then
+    limits, limits_text = {}, text
+    for limit in string.gmatch(text, '%d+') do
+      limits[#limits + 1] = tonumber(limit)
+    end
+  end
+end
+
+-- The operations that must not be carried out twice. If an answer is lost, the node sends the batch again.
+local CHANGES = { room = true, media = true, notification = true, read = true, revoke = true }
+
+local function failed(reason)
+  return { 'failed', reason }
+end
+
+-- The answers, and what is given in their place if the batch comes again; nil if it may be carried out again.
+local function carry_out(count)
+  local first, answers, again, has_changed = last, {}, {}, false
+  for n = 1, count do
+    local name, arguments = arg(), tonumber(arg())
+    local stop = at + arguments
+    local done, answer = pcall(operations[name])
+    answers[n] = done and answer or failed(type(answer) == 'table' and answer.err or tostring(answer))
+    again[n] = CHANGES[name] and answers[n] or failed('the answer was lost')
+    has_changed = has_changed or CHANGES[name]
+    at = stop
+  end
+  if last ~= first then
+    call('HSET', head, 'last', int(last))
+  end
+  return { answers, int(last) }, has_changed and { again, int(last) }
+end
+
+redis.register_function('{name}', function(_, arguments)
+  call, args, at = redis.call, arguments, 7
+  P, NODE, NOW, NOW_TEXT = args[1], args[3], tonumber(args[5]), args[5]
+  read_limits(args[6])
+  head = P .. 'head'
+  local known = call('HMGET', head, 'epoch', 'last')
+  if known[1] ~= args[2] then
+    return redis.error_reply('FENCE the order is another')
+  end
+  last = tonumber(known[2])
+  local node, batch = P .. 'node:' .. NODE, args[4]
+  local before = call('HMGET', node, 'batch', 'answer')
+  local answer, again
+  if before[1] == batch then
+    answer = cmsgpack.unpack(before[2])
+  else
+    answer, again = carry_out(tonumber(args[7]))
+    if again then
+      call('HSET', node, 'batch', batch, 'answer', cmsgpack.pack(again))
+    end
+  end
+  if tonumber(batch) % 100 == 1 then
+    -- A node sends more than a hundred batches in this time.
+    call('PEXPIRE', node, 86400000)
+  end
+  call('PUBLISH', P .. 'to:' .. NODE, batch .. ' ' .. answer[2])
+  return answer
+end)

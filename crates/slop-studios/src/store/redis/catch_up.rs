@@ -1,0 +1,80 @@
+//! The events that a node has not heard while its connection was lost, out of the logs of its rooms and the states of
+//! their items.
+
+use std::collections::BTreeMap;
+
+use super::super::{Room, Step, StoreError};
+use super::answer::{Answer, state_of, text_of, unexpected};
+use super::message::{Content, EventEffect, Message};
+use super::operation::Operation;
+
+/// The most rooms of one read. Redis serves nobody else meanwhile.
+pub(super) const ROOMS_AT_ONCE: usize = 256;
+
+/// The most bytes of one read. A node that has missed more can't go on.
+const BYTES_AT_ONCE: u64 = 16 << 20;
+
+/// The read of what these rooms have with numbers above `after`.
+pub(super) fn operation(rooms: &[Room], after: u64) -> Operation {
+    let operation = Operation::new("catch up").number(after).number(BYTES_AT_ONCE).number(rooms.len() as u64);
+    rooms.iter().fold(operation, |operation, Room { namespace, room }| {
+        operation.text(namespace).text(room).kind_of(namespace, room)
+    })
+}
+
+/// The events by their numbers, so that an event for two rooms occurs once.
+#[derive(Debug, Default)]
+pub(super) struct Missed(BTreeMap<u64, Message>);
+
+impl Missed {
+    /// Adds the events of an answer. Returns false if some are gone.
+    pub(super) fn add(&mut self, mut answer: Answer, after: u64) -> Result<bool, StoreError> {
+        if answer.outcome() == "incomplete" {
+            return Ok(false);
+        }
+        for mut row in answer.rows()? {
+            for text in row.list()?.into_iter().chain(row.list()?) {
+                let message = Message::read(text_of(Some(text))?.as_bytes()).ok_or_else(unexpected)?;
+                self.put(message, after);
+            }
+            for mut item in row.rows()? {
+                let id = item.text()?;
+                let Some(text) = item.optional()? else { continue };
+                let state = state_of(&text).ok_or_else(unexpected)?;
+                // The end of an item is in the log.
+                if matches!(state.step, Step::Progress(_)) {
+                    // Whether the owner became known with this very event is not known. To know it twice does no harm.
+                    let effect = match &state.owner_id {
+                        Some(owner_id) => {
+                            EventEffect::OwnerKnown { media_id: id.as_str().into(), owner_id: owner_id.clone() }
+                        }
+                        None => EventEffect::None,
+                    };
+                    self.put(Message::unheard(state.seq, Content::Event(state.envelope(&id), effect)), after);
+                }
+            }
+            let mut unread = Answer::of_values(row.list()?);
+            if let Some(user_id) = unread.optional()? {
+                let (seq, unread) = (unread.number()?, unread.number()?);
+                self.put(Message::unheard(seq, Content::Unread(user_id.into(), unread)), after);
+            }
+        }
+        Ok(true)
+    }
+
+    fn put(&mut self, message: Message, after: u64) {
+        if message.seq > after {
+            self.0.insert(message.seq, message);
+        }
+    }
+
+    /// Adds an event that was heard.
+    pub(super) fn heard(&mut self, message: Message, after: u64) {
+        self.put(message, after);
+    }
+
+    /// The events in the order of their numbers.
+    pub(super) fn into_events(self) -> impl Iterator<Item = Message> {
+        self.0.into_values()
+    }
+}

@@ -1,0 +1,183 @@
+//! What the node hears: events, which it dispatches in the order of their numbers, and the marks behind its batches.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use super::super::{Dispatch, Dispatched, StoreError};
+use super::answer::{Answer, Deliveries, Reply, unexpected};
+use super::catch_up::Missed;
+use super::link::Heard;
+use super::message::Message;
+use super::operation::Operation;
+
+/// Operations that are sent together.
+pub(super) struct Batch {
+    pub(super) number: u64,
+    pub(super) operations: Vec<Operation>,
+    pub(super) replies: Vec<Reply>,
+}
+
+/// A batch that was carried out. Its answers are given when its mark is heard.
+struct Answered {
+    number: u64,
+    at: Instant,
+    answers: Vec<Value>,
+    replies: Vec<Reply>,
+}
+
+/// How long the mark of a batch may take. Without it the subscription is dead, whatever TCP says.
+const MARK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// See the module.
+pub(super) struct Hearing {
+    node: String,
+    own_channel: String,
+    dispatch: Arc<dyn Dispatch>,
+    /// The number of the last event that was dispatched.
+    dispatched: u64,
+    /// The events that are not dispatched before others were read. `None` if there is nothing to read.
+    held: Option<Missed>,
+    /// The number of the last batch whose mark was heard.
+    marked: u64,
+    under_way: Option<Batch>,
+    answered: VecDeque<Answered>,
+    deliveries: Deliveries,
+}
+
+impl Hearing {
+    pub(super) fn new(node: &str, own_channel: &str, last: u64, dispatch: Arc<dyn Dispatch>) -> Self {
+        Self {
+            node: node.to_owned(),
+            own_channel: own_channel.to_owned(),
+            dispatch,
+            dispatched: last,
+            held: None,
+            marked: 0,
+            under_way: None,
+            answered: VecDeque::new(),
+            deliveries: Deliveries::default(),
+        }
+    }
+
+    pub(super) fn deliveries(&self) -> &Deliveries {
+        &self.deliveries
+    }
+
+    /// The number of the last event that was dispatched.
+    pub(super) fn dispatched(&self) -> u64 {
+        self.dispatched
+    }
+
+    /// Takes a batch that is about to be sent.
+    pub(super) fn begin(&mut self, batch: Batch) {
+        self.under_way = Some(batch);
+    }
+
+    /// The batch that was sent and not answered.
+    pub(super) fn under_way(&self) -> Option<&Batch> {
+        self.under_way.as_ref()
+    }
+
+    /// Takes the answers to the batch.
+    pub(super) fn answered(&mut self, answers: Result<Vec<Value>, StoreError>) {
+        let Some(Batch { number, replies, .. }) = self.under_way.take() else { return };
+        match answers {
+            Ok(answers) => {
+                self.answered.push_back(Answered { number, at: Instant::now(), answers, replies });
+                self.answer();
+            }
+            Err(error) => replies.into_iter().for_each(|reply| reply(Err(error.clone()), &self.deliveries)),
+        }
+    }
+
+    /// When the mark must have been heard that is waited for the longest.
+    pub(super) fn mark_due(&self) -> Option<Instant> {
+        self.answered.front().map(|answered| answered.at + MARK_TIMEOUT)
+    }
+
+    /// Answers everything that waits with this error.
+    pub(super) fn failed(&mut self, error: &StoreError) {
+        let answered = self.answered.drain(..).flat_map(|answered| answered.replies);
+        for reply in answered.chain(self.under_way.take().into_iter().flat_map(|batch| batch.replies)) {
+            reply(Err(error.clone()), &self.deliveries);
+        }
+    }
+
+    /// Answers the batches whose marks were heard.
+    fn answer(&mut self) {
+        if self.held.is_some() {
+            return;
+        }
+        while let Some(Answered { answers, replies, .. }) =
+            self.answered.pop_front_if(|answered| answered.number <= self.marked)
+        {
+            let mut answers = answers.into_iter();
+            for reply in replies {
+                let answer = answers.next().map_or_else(|| Err(unexpected()), Answer::of);
+                reply(answer, &self.deliveries);
+            }
+        }
+    }
+
+    /// Takes a message.
+    pub(super) fn hear(&mut self, Heard { channel, message }: Heard) {
+        if channel == self.own_channel.as_bytes() {
+            if let Some(number) = mark_of(&message) {
+                self.marked = number;
+                self.answer();
+            }
+            return;
+        }
+        let Some(message) = Message::read(&message) else {
+            tracing::warn!(channel = %String::from_utf8_lossy(&channel), "a message on a room's channel that is none");
+            return;
+        };
+        match &mut self.held {
+            Some(held) => held.heard(message, self.dispatched),
+            None => self.dispatch(&message),
+        }
+    }
+
+    /// Dispatches nothing until [`go_on`](Self::go_on). What is heard meanwhile is kept.
+    pub(super) fn hold_back(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    /// Adds events that were not heard. Returns false if some of them are gone.
+    pub(super) fn missed(&mut self, answer: Answer) -> Result<bool, StoreError> {
+        self.held.get_or_insert_default().add(answer, self.dispatched)
+    }
+
+    /// Dispatches what was held back, and goes on.
+    pub(super) fn go_on(&mut self) {
+        for message in mem::take(&mut self.held).into_iter().flat_map(Missed::into_events) {
+            self.dispatch(&message);
+        }
+        // Everything that the answered batches have published is among these events.
+        self.marked = self.answered.back().map_or(self.marked, |last| last.number.max(self.marked));
+        self.answer();
+    }
+
+    fn dispatch(&mut self, message: &Message) {
+        // An event for two rooms comes on both channels.
+        if message.seq <= self.dispatched {
+            return;
+        }
+        self.dispatched = message.seq;
+        let dispatched = Dispatched { seq: message.seq, event: message.event() };
+        let delivery = self.dispatch.dispatch(&[dispatched]).pop();
+        if let Some(delivery) = delivery.filter(|_| *message.node == *self.node) {
+            self.deliveries.add(message.seq, delivery);
+        }
+    }
+}
+
+/// The number of the batch that a mark is behind.
+fn mark_of(message: &[u8]) -> Option<u64> {
+    let (batch, _last) = std::str::from_utf8(message).ok()?.split_once(' ')?;
+    batch.parse().ok()
+}

@@ -1,0 +1,128 @@
+//! The connections to Redis: one for commands, and one that hears channels.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, Value};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::operation::hex;
+
+/// How long an answer may take. Redis answers in milliseconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The most channels of one command. Redis serves nobody else meanwhile.
+const CHANNELS_AT_ONCE: usize = 1_000;
+
+/// The order of the events in Redis, as a connection found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Order {
+    /// The term. Another one begins when another Redis runs, or the same again.
+    pub(super) epoch: String,
+    /// The number of the last event.
+    pub(super) last: u64,
+    /// The number of the last event of the caller's term, if that has ended and is known.
+    pub(super) ended: Option<u64>,
+}
+
+/// See the module.
+pub(super) struct Link {
+    commands: MultiplexedConnection,
+    subscription: MultiplexedConnection,
+    heard: UnboundedReceiver<PushInfo>,
+}
+
+/// A message on a channel.
+pub(super) struct Heard {
+    pub(super) channel: Vec<u8>,
+    pub(super) message: Vec<u8>,
+}
+
+impl Link {
+    /// Connects, and joins the order or begins it. `epoch` is the caller's term, if it has one.
+    pub(super) async fn open(client: &Client, prefix: &str, epoch: &str) -> Result<(Self, Order), RedisError> {
+        let (sender, heard) = unbounded_channel();
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(ANSWER_TIMEOUT));
+        let mut commands = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let order = begin(&mut commands, prefix, epoch).await?;
+        let subscription = client.get_multiplexed_async_connection_with_config(&config.set_push_sender(sender)).await?;
+        Ok((Self { commands, subscription, heard }, order))
+    }
+
+    /// Hears these channels from now on.
+    pub(super) async fn subscribe(&mut self, channels: &[String]) -> Result<(), RedisError> {
+        for some in channels.chunks(CHANNELS_AT_ONCE) {
+            self.subscription.subscribe(some).await?;
+        }
+        Ok(())
+    }
+
+    /// Hears a channel no longer.
+    pub(super) async fn unsubscribe(&mut self, channel: &str) -> Result<(), RedisError> {
+        self.subscription.unsubscribe(channel).await
+    }
+
+    /// Loads the function, unless Redis has it.
+    pub(super) async fn load(&mut self, function: &str) -> Result<(), RedisError> {
+        redis::cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(function).query_async(&mut self.commands).await
+    }
+
+    /// The connection for commands.
+    pub(super) fn commands(&self) -> MultiplexedConnection {
+        self.commands.clone()
+    }
+
+    /// The next message; `None` if the connection is lost.
+    pub(super) async fn hear(&mut self) -> Option<Heard> {
+        loop {
+            let PushInfo { kind, data } = self.heard.recv().await?;
+            let mut data = data.into_iter();
+            match kind {
+                PushKind::Message => {}
+                // The pattern comes first.
+                PushKind::PMessage => drop(data.next()),
+                PushKind::Disconnection => return None,
+                _ => continue,
+            }
+            if let (Some(Value::BulkString(channel)), Some(Value::BulkString(message))) = (data.next(), data.next()) {
+                return Some(Heard { channel, message });
+            }
+        }
+    }
+}
+
+async fn begin(commands: &mut MultiplexedConnection, prefix: &str, epoch: &str) -> Result<Order, RedisError> {
+    let mut new = [0; 16];
+    // Without randomness, the engine could not start either.
+    getrandom::fill(&mut new).expect("the system gives random bytes");
+    let run = run_of(commands).await?;
+    let mut command = redis::cmd("EVAL");
+    command.arg(include_str!("begin.lua")).arg(0).arg(prefix).arg(hex(&new)).arg(run).arg(epoch);
+    let (epoch, last, ended) = command.query_async(commands).await?;
+    Ok(Order { epoch, last, ended })
+}
+
+/// What identifies the running Redis and the history of its data.
+async fn run_of(commands: &mut MultiplexedConnection) -> Result<String, RedisError> {
+    let mut found = Vec::new();
+    for (section, name) in [("server", "run_id:"), ("replication", "master_replid:")] {
+        let info: String = redis::cmd("INFO").arg(section).query_async(commands).await?;
+        found.extend(info.lines().find_map(|line| line.strip_prefix(name)).map(|id| id.trim().to_owned()));
+    }
+    Ok(found.join(" "))
+}
+
+/// Whether Redis has refused the command as a whole, so that nothing of it was carried out and the connection is good.
+pub(super) fn is_refusal(error: &RedisError) -> bool {
+    !matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse) && !error.is_connection_dropped() && !error.is_timeout()
+}
+
+/// Whether Redis does not have the function any more, as after `FUNCTION FLUSH`.
+pub(super) fn lacks_function(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("Function not found"))
+}

@@ -1,0 +1,390 @@
+//! A store in Redis or Valkey, for many nodes.
+//!
+//! Redis is the log and the state; a node is a cache with sockets. A request is an `operation`. The `worker`, a thread
+//! with a runtime of its own, sends the operations in batches, in the order of the calls. The script `apply.lua` carries
+//! out a batch as one step: it checks each change, numbers its event, stores what is to be stored, and publishes the
+//! event on the channel of its room. A node hears the rooms that it has entered. It dispatches what it hears, in the order
+//! of the numbers, and nothing else, not even its own events. [ADR 10](../../../../docs/adr/0010-one-order-in-redis.md) has the
+//! reasons.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use futures_util::future::{BoxFuture, ready};
+use redis::{Client, IntoConnectionInfo as _, ProtocolVersion, RedisError};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use super::{
+    Before, Bounds, Change, ChangeKind, Committed, Dispatch, IdempotencyKey, Inbox, InboxItem, KeptNotification,
+    MediaOwners, MediaSnapshot, MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, RevocationBound,
+    RevocationStore, Revocations, Revoked, Room, RoomInterest, SessionKey, SessionRecord, SessionStore, Store,
+    StoreError, UnderWay, Unread, Usage,
+};
+use crate::contract::time::Moment;
+use crate::limits::{STORE_QUEUE_BYTES, STORE_QUEUE_REQUESTS};
+
+mod answer;
+mod catch_up;
+mod hearing;
+mod link;
+mod message;
+mod operation;
+mod replay;
+mod script;
+mod sessions;
+mod worker;
+
+use answer::{Answer, Deliveries, KeptReceipt, refusal, state_of, unexpected};
+use operation::Operation;
+use script::Script;
+use worker::{Request, Shared, Worker};
+
+/// The options of a store in Redis.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS.
+    pub url: String,
+    /// What the names of keys and channels begin with. Servers with the same prefix are nodes of one cluster.
+    pub prefix: String,
+    /// The limits of the stored data.
+    pub bounds: Bounds,
+}
+
+/// The reason why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Redis could not be asked.
+    #[error("Redis: {0}")]
+    Redis(#[from] RedisError),
+    /// The thread could not be started.
+    #[error("start the thread that speaks with Redis: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// See the module.
+pub struct RedisStore {
+    requests: Mutex<Option<UnboundedSender<Request>>>,
+    boot_seq: u64,
+    revocation_bound: RevocationBound,
+    shared: Arc<Shared>,
+    worker: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("boot_seq", &self.boot_seq).finish_non_exhaustive()
+    }
+}
+
+fn stopped() -> StoreError {
+    StoreError::Unavailable("the store is closed".into())
+}
+
+impl RedisStore {
+    /// Connects. Events of the rooms that the node has entered are handed to `dispatch`.
+    ///
+    /// # Errors
+    /// If Redis can't be used. The error explains it in one line.
+    pub fn open(options: &Options, dispatch: Arc<dyn Dispatch>) -> Result<Self, OpenError> {
+        let info = options.url.as_str().into_connection_info()?;
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let client = Client::open(info.set_redis_settings(settings))?;
+        // The braces keep all keys in one slot.
+        let prefix = format!("{{{}}}:", options.prefix);
+        let (sender, receiver) = unbounded_channel();
+        let (opened, result) = std::sync::mpsc::channel();
+        let shared = Arc::<Shared>::default();
+        let worker_shared = Arc::clone(&shared);
+        let bounds = options.bounds;
+        let serve = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = opened.send(Err(OpenError::Thread(error)));
+                    return;
+                }
+            };
+            runtime.block_on(async {
+                let node = uuid::Uuid::now_v7().simple().to_string();
+                let script = |epoch| Script::new(&prefix, epoch, &node, &bounds);
+                let shared = (dispatch, worker_shared);
+                match Worker::connect(client, &prefix, script, receiver, shared).await {
+                    Ok((worker, link, last)) => {
+                        let _ = opened.send(Ok(last));
+                        worker.run(link).await;
+                    }
+                    Err(error) => {
+                        let _ = opened.send(Err(error.into()));
+                    }
+                }
+            });
+        };
+        let thread = std::thread::Builder::new().name("redis".to_owned()).spawn(serve)?;
+        // Without an answer the thread has panicked, and the panic was logged.
+        let last = result.recv().unwrap_or_else(|_gone| Err(std::io::Error::other("it panicked").into()))?;
+        Ok(Self {
+            requests: Mutex::new(Some(sender)),
+            boot_seq: last + 1,
+            revocation_bound: options.bounds.revocations,
+            shared,
+            worker: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Carries out what was asked, and ends the thread.
+    pub fn close(&self) {
+        drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(worker) = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // The panic was already logged.
+            let _ = worker.join();
+        }
+    }
+
+    fn send(&self, request: Request) -> Result<(), StoreError> {
+        let Shared { queued, queued_bytes, availability, .. } = &*self.shared;
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let requests = requests.as_ref().ok_or_else(stopped)?;
+        let bytes = request.size();
+        if queued.load(Ordering::Relaxed) >= STORE_QUEUE_REQUESTS
+            || queued_bytes.load(Ordering::Relaxed) + bytes > STORE_QUEUE_BYTES
+        {
+            availability.refused();
+            return Err(StoreError::Overloaded);
+        }
+        queued.fetch_add(1, Ordering::Relaxed);
+        queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        requests.send(request).map_err(|_gone| stopped())
+    }
+
+    /// Has an operation carried out, and reads its answer.
+    fn ask<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        read: impl FnOnce(Answer, &Deliveries) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, StoreError>> {
+        let (reply, answer) = oneshot::channel();
+        let give = move |answer: Result<Answer, StoreError>, deliveries: &Deliveries| {
+            let _ = reply.send(answer.and_then(|answer| read(answer, deliveries)));
+        };
+        if let Err(error) = self.send(Request::Operation(operation, Box::new(give))) {
+            return Box::pin(ready(Err(error)));
+        }
+        Box::pin(async { answer.await.unwrap_or_else(|_dropped| Err(stopped())) })
+    }
+
+    /// Has an operation carried out that nobody waits for.
+    fn tell(&self, operation: Operation) {
+        let give = |answer: Result<Answer, StoreError>, _: &Deliveries| {
+            if let Err(error) = answer {
+                tracing::warn!(%error, "write to Redis");
+            }
+        };
+        // Without a worker, the server ends.
+        let _ = self.send(Request::Operation(operation, Box::new(give)));
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The answer to a change.
+fn committed(mut answer: Answer, deliveries: &Deliveries, change: &Change) -> Result<Committed, StoreError> {
+    match answer.outcome() {
+        "done" => {
+            let seq = answer.number()?;
+            let stored = match &change.what {
+                ChangeKind::Room(envelope) => envelope.class == crate::contract::delivery::Class::Durable,
+                ChangeKind::Media(_) | ChangeKind::Notification(_) => true,
+            };
+            Ok(Committed { id: Arc::clone(&change.id), stored, repeated: false, delivery: deliveries.of(seq) })
+        }
+        "repeated" => {
+            let receipt = KeptReceipt::read(&answer.text()?).ok_or_else(unexpected)?;
+            let delivery = deliveries.of(receipt.seq);
+            Ok(Committed { id: receipt.id, stored: receipt.stored, repeated: true, delivery })
+        }
+        "refused" => match &change.what {
+            ChangeKind::Media(step) => Err(refusal(step, &answer.text()?, change.at)),
+            ChangeKind::Room(_) | ChangeKind::Notification(_) => Err(unexpected()),
+        },
+        "notification id reused" => Err(StoreError::NotificationIdReused),
+        _ => Err(key_refused(answer)),
+    }
+}
+
+/// The reason why an idempotency key was refused.
+fn key_refused(mut answer: Answer) -> StoreError {
+    match answer.outcome() {
+        "key reused" => StoreError::KeyReused,
+        "too many keys" => {
+            let mut read = || -> Result<_, StoreError> {
+                let (of_publisher, limit, wait) = (answer.number()? == 1, answer.number()?, answer.number()?);
+                let wait = std::time::Duration::from_millis(wait);
+                Ok(StoreError::TooManyKeys { of_publisher, limit, wait })
+            };
+            read().unwrap_or_else(|error| error)
+        }
+        _ => unexpected(),
+    }
+}
+
+/// The rows of notifications: id, number, payload, and whether it is unread.
+fn notifications(answer: &mut Answer) -> Result<Vec<(InboxItem, bool)>, StoreError> {
+    let read = |mut row: Answer| {
+        let (id, seq, payload) = (row.text()?.into(), row.number()?, row.text()?.into());
+        Ok((InboxItem { seq, id, payload }, row.number()? == 1))
+    };
+    answer.rows()?.into_iter().map(read).collect()
+}
+
+impl RoomInterest for RedisStore {
+    fn enter(&self, rooms: Vec<Room>) -> BoxFuture<'_, Result<(), StoreError>> {
+        let (reply, answer) = oneshot::channel();
+        if let Err(error) = self.send(Request::Enter(rooms, reply)) {
+            return Box::pin(ready(Err(error)));
+        }
+        Box::pin(async { answer.await.unwrap_or_else(|_dropped| Err(stopped())) })
+    }
+
+    fn leave(&self, room: Room) {
+        // Without a worker, no events are dispatched.
+        let _ = self.send(Request::Leave(room));
+    }
+}
+
+impl Store for RedisStore {
+    fn boot_seq(&self) -> u64 {
+        self.boot_seq
+    }
+
+    fn commit(&self, change: Change) -> BoxFuture<'_, Result<Committed, StoreError>> {
+        self.ask(Operation::commit(&change), move |answer, deliveries| committed(answer, deliveries, &change))
+    }
+
+    fn check_key(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(Operation::new("key").key(Some(&key)), |answer, _| match answer.outcome() {
+            "done" | "repeated" => Ok(()),
+            _ => Err(key_refused(answer)),
+        })
+    }
+
+    fn media_snapshot(&self, media_id: &str) -> BoxFuture<'_, Result<MediaSnapshot, StoreError>> {
+        self.ask(Operation::new("item").text(media_id), |answer, _| {
+            let mut answer = answer.done()?;
+            let state = match answer.optional()? {
+                Some(text) => Some(state_of(&text).ok_or_else(unexpected)?),
+                None => None,
+            };
+            Ok(MediaSnapshot { state, as_of: answer.number()? })
+        })
+    }
+
+    fn media_owners(&self, media_ids: Vec<Box<str>>) -> BoxFuture<'_, Result<MediaOwners, StoreError>> {
+        let operation = Operation::new("owners").number(media_ids.len() as u64);
+        let operation = media_ids.iter().fold(operation, |operation, id| operation.text(id));
+        self.ask(operation, |answer, _| {
+            let owners = answer.done()?.list()?.into_iter().map(|owner| answer::text_of(Some(owner)));
+            let known = media_ids.into_iter().zip(owners.collect::<Result<Vec<_>, _>>()?);
+            Ok(known.filter(|(_, owner)| !owner.is_empty()).map(|(id, owner)| (id, owner.into())).collect())
+        })
+    }
+
+    fn newest_media(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.ask(Operation::new("newest item"), |answer, _| answer.done()?.number())
+    }
+
+    fn media_under_way(&self, after: u64, until: u64, most: usize) -> BoxFuture<'_, Result<MediaUnderWay, StoreError>> {
+        let operation = Operation::new("under way").number(after).number(until).number(most as u64);
+        self.ask(operation, |answer, _| {
+            let mut answer = answer.done()?;
+            let item = |mut row: Answer| Ok(UnderWay { media_id: row.text()?.into(), seq: row.number()? });
+            let items = answer.rows()?.into_iter().map(item).collect::<Result<_, StoreError>>()?;
+            Ok(MediaUnderWay { items, up_to: answer.number()? })
+        })
+    }
+
+    fn notifications(
+        &self,
+        user_id: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<NotificationsPage, StoreError>> {
+        let operation = Operation::new("page").text(user_id).text(before.unwrap_or_default()).number(limit as u64);
+        self.ask(operation, |answer, _| {
+            if answer.outcome() == "unknown" {
+                return Err(StoreError::UnknownNotification);
+            }
+            let mut answer = answer.done()?;
+            let (rows, more) = (notifications(&mut answer)?, answer.number()? == 1);
+            let next = rows.last().filter(|_| more).map(|(item, _)| Arc::clone(&item.id));
+            let kept = |(item, unread): (InboxItem, bool)| KeptNotification { payload: item.payload, read: !unread };
+            let notifications = rows.into_iter().map(kept).collect();
+            let unread = Unread { count: answer.number()?, as_of: answer.number()? };
+            Ok(NotificationsPage { notifications, next, unread })
+        })
+    }
+
+    fn inbox(&self, user_id: &str, limit: usize) -> BoxFuture<'_, Result<Inbox, StoreError>> {
+        self.ask(Operation::new("inbox").text(user_id).number(limit as u64), |answer, _| {
+            let mut answer = answer.done()?;
+            let (rows, more) = (notifications(&mut answer)?, answer.number()? == 1);
+            let undelivered = rows.into_iter().map(|(item, _)| item).collect();
+            Ok(Inbox { undelivered, more, unread: answer.number()?, as_of: answer.number()? })
+        })
+    }
+
+    fn received(&self, user_id: &str, up_to: u64) {
+        self.tell(Operation::new("received").text(user_id).number(up_to));
+    }
+
+    fn mark_read(&self, user_id: &str, mark: ReadMark) -> BoxFuture<'_, Result<Unread, StoreError>> {
+        self.ask(Operation::read(user_id, &mark), |answer, _| match answer.outcome() {
+            "unknown" => Err(StoreError::UnknownNotification),
+            _ => {
+                let mut answer = answer.done()?;
+                Ok(Unread { count: answer.number()?, as_of: answer.number()? })
+            }
+        })
+    }
+
+    fn replay(
+        &self,
+        namespace: &'static str,
+        rooms: Vec<(Arc<str>, u64)>,
+        after: u64,
+        until: u64,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
+        let operation = replay::operation(namespace, &rooms, after, until);
+        self.ask(operation, move |answer, _| replay::read(answer, namespace, &rooms, after, until))
+    }
+
+    fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>> {
+        if let Some(since) = self.shared.availability.since() {
+            return Box::pin(ready(Ok(since)));
+        }
+        let shared = Arc::clone(&self.shared);
+        self.ask(Operation::new("nothing"), move |answer, _| {
+            answer.done()?;
+            shared.availability.since().ok_or_else(|| StoreError::Unavailable("a batch has failed".into()))
+        })
+    }
+
+    fn is_open(&self) -> bool {
+        !self.shared.is_broken.load(Ordering::Relaxed)
+            && self.requests.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn usage(&self) -> Usage {
+        *self.shared.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! Sessions and revocations.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use super::answer::{Answer, unexpected};
+use super::operation::{Operation, hex};
+use super::{
+    Before, Moment, RedisStore, Revocation, RevocationStore, Revocations, Revoked, SessionKey, SessionRecord,
+    SessionStore, StoreError,
+};
+use crate::store::Floors;
+use crate::store::kept_revocations::KeptRevocations;
+
+/// A session's record, without what changes apart from it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    namespace: String,
+    socket_id: String,
+    rooms: Vec<(Arc<str>, u64)>,
+    data: String,
+    updated_at: u64,
+}
+
+fn session(mut answer: Answer, key: SessionKey) -> Result<Option<SessionRecord>, StoreError> {
+    let Some(record) = answer.optional()? else { return Ok(None) };
+    let Record { namespace, socket_id, rooms, data, updated_at } =
+        serde_json::from_str(&record).map_err(|_no_record| unexpected())?;
+    let since: u64 = answer.number()?;
+    let left_at = answer.optional()?.map(|left| left.parse().map(Moment::from_epoch_ms)).transpose();
+    let left_at = left_at.map_err(|_no_number| unexpected())?;
+    let confirmed = answer.optional()?.and_then(|confirmed| confirmed.parse().ok());
+    // The number that the node confirms is that of its connected clients.
+    let since_seq = since.max(confirmed.filter(|_| left_at.is_none()).unwrap_or(0));
+    let updated_at = Moment::from_epoch_ms(updated_at);
+    let before = Before::Valid;
+    Ok(Some(SessionRecord { key, namespace, socket_id, rooms, data, since_seq, updated_at, left_at, before }))
+}
+
+impl SessionStore for RedisStore {
+    fn save_session(&self, session: SessionRecord) {
+        let SessionRecord { key, namespace, socket_id, rooms, data, since_seq, updated_at, .. } = session;
+        let record = Record { namespace, socket_id, rooms, data, updated_at: updated_at.epoch_ms() };
+        // A record of texts and numbers always has a JSON form.
+        let record = serde_json::to_vec(&record).unwrap_or_default();
+        self.tell(Operation::new("save session").text(&hex(&key)).number(since_seq).bytes(record));
+    }
+
+    fn session_left(&self, key: SessionKey, since_seq: u64) {
+        self.tell(Operation::new("session left").text(&hex(&key)).number(since_seq));
+    }
+
+    fn sessions_confirmed(&self, up_to: u64) {
+        self.tell(Operation::new("confirmed").number(up_to));
+    }
+
+    fn forget_session(&self, key: SessionKey) {
+        self.tell(Operation::new("forget session").text(&hex(&key)));
+    }
+
+    fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>> {
+        self.ask(Operation::new("session").text(&hex(&key)), move |answer, _| session(answer.done()?, key))
+    }
+}
+
+/// The name of a subject in the hash of revocations.
+fn name_of(subject: &Revoked) -> String {
+    match subject {
+        Revoked::User(id) => format!("user {id}"),
+        Revoked::Token(id) => format!("token {id}"),
+    }
+}
+
+fn subject_of(name: &str) -> Option<Revoked> {
+    match name.split_once(' ')? {
+        ("user", id) => Some(Revoked::User(id.into())),
+        ("token", id) => Some(Revoked::Token(id.into())),
+        _ => None,
+    }
+}
+
+fn number_or_none(moment: Option<Moment>) -> String {
+    moment.map_or_else(|| "-".to_owned(), |moment| moment.epoch_ms().to_string())
+}
+
+fn moment_or_none(text: &str) -> Option<Option<Moment>> {
+    match text {
+        "-" => Some(None),
+        number => Some(Some(Moment::from_epoch_ms(number.parse().ok()?))),
+    }
+}
+
+/// Two moments, of which the second may be missing, as Redis has them.
+fn pair_of(text: &str) -> Option<(Option<Moment>, Option<Moment>)> {
+    let (one, other) = text.split_once(' ')?;
+    Some((moment_or_none(one)?, moment_or_none(other)?))
+}
+
+/// The revocations, and their version.
+fn revocations(mut answer: Answer) -> Result<(String, Revocations), StoreError> {
+    let (mut version, mut found) = ("0".to_owned(), Revocations::default());
+    let fields = answer.list()?;
+    for pair in fields.chunks_exact(2) {
+        let [name, value] = [&pair[0], &pair[1]].map(|value| super::answer::text_of(Some(value.clone())));
+        let (name, value) = (name?, value?);
+        match name.as_str() {
+            "version" => version = value,
+            "floors" => {
+                let (issued, expired) = pair_of(&value).ok_or_else(unexpected)?;
+                found.floors = Floors { issued, expired };
+            }
+            name => {
+                let (Some(subject), Some((Some(at), expires_at))) = (subject_of(name), pair_of(&value)) else {
+                    return Err(unexpected());
+                };
+                found.list.push(Revocation { subject, at, expires_at });
+            }
+        }
+    }
+    Ok((version, found))
+}
+
+impl RedisStore {
+    fn read_revocations(&self) -> BoxFuture<'_, Result<(String, Revocations), StoreError>> {
+        self.ask(Operation::new("revocations"), |answer, _| revocations(answer.done()?))
+    }
+
+    /// Replaces what a subject has, unless another node was faster: then it returns false.
+    async fn replace_revocation(
+        &self,
+        version: &str,
+        (subject, kept): (&Revoked, Option<&Revocation>),
+        removed: Option<&Revoked>,
+        floors: Floors,
+    ) -> Result<bool, StoreError> {
+        let value =
+            kept.map_or_else(String::new, |kept| format!("{} {}", kept.at.epoch_ms(), number_or_none(kept.expires_at)));
+        let removed = removed.map_or_else(String::new, name_of);
+        let floors = format!("{} {}", number_or_none(floors.issued), number_or_none(floors.expired));
+        let operation = Operation::new("revoke").text(version).text(&name_of(subject));
+        let operation = operation.text(&value).text(&removed).text(&floors);
+        self.ask(operation, |answer, _| match answer.outcome() {
+            "changed" => Ok(false),
+            _ => answer.done().map(|_| true),
+        })
+        .await
+    }
+}
+
+impl RevocationStore for RedisStore {
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<Revocations, StoreError>> {
+        Box::pin(async move {
+            loop {
+                let (version, read) = self.read_revocations().await?;
+                let mut kept = KeptRevocations::of(read, self.revocation_bound);
+                let left = kept.add(revocation.clone(), Moment::now())?;
+                let subject = &revocation.subject;
+                let removed = left.list.first().map(|removed| &removed.subject);
+                let floors = kept.all().floors;
+                if self.replace_revocation(&version, (subject, kept.get(subject)), removed, floors).await? {
+                    return Ok(left);
+                }
+            }
+        })
+    }
+
+    fn undo_revocation(&self, subject: Revoked) -> BoxFuture<'_, Result<Option<Revocation>, StoreError>> {
+        Box::pin(async move {
+            loop {
+                let (version, read) = self.read_revocations().await?;
+                let Some(undone) = read.list.into_iter().find(|kept| kept.subject == subject) else { return Ok(None) };
+                if self.replace_revocation(&version, (&subject, None), None, read.floors).await? {
+                    return Ok(Some(undone));
+                }
+            }
+        })
+    }
+
+    fn revocations(&self) -> BoxFuture<'_, Result<Revocations, StoreError>> {
+        Box::pin(async { self.read_revocations().await.map(|(_, revocations)| revocations) })
+    }
+}

@@ -1,0 +1,375 @@
+//! The thread that speaks with Redis. It sends operations in batches, in the order of the calls, and dispatches what it
+//! hears.
+//!
+//! One batch is on its way at a time. Its answers are given when the mark behind it was heard, so that everything up to
+//! them was dispatched. If a connection is lost, or a mark does not come, both connections are made anew. The batch that was
+//! on its way is sent again: by its number Redis recognises it, and gives the answers that were lost. What was published
+//! meanwhile is read from the logs of the rooms, before anything else is dispatched. If Redis has lost events that this node
+//! has dispatched, or events that it has not heard are gone, the store is broken.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::{Client, RedisError, Value};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, sleep_until};
+
+use super::super::availability::Availability;
+use super::super::{Amount, Dispatch, Room, StoreError, Usage};
+use super::answer::{Answer, Deliveries, Reply};
+use super::catch_up;
+use super::hearing::{Batch, Hearing};
+use super::link::{Link, Order, is_refusal, lacks_function};
+use super::operation::Operation;
+use super::script::Script;
+
+/// A request to the worker.
+pub(super) enum Request {
+    /// An operation to carry out.
+    Operation(Operation, Reply),
+    /// See [`RoomInterest::enter`](super::super::RoomInterest::enter).
+    Enter(Vec<Room>, oneshot::Sender<Result<(), StoreError>>),
+    /// See [`RoomInterest::leave`](super::super::RoomInterest::leave).
+    Leave(Room),
+}
+
+impl Request {
+    /// The bytes that it takes, about.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Operation(operation, _) => operation.size(),
+            Self::Enter(rooms, _) => rooms.iter().map(|Room { room, .. }| room.len() + 32).sum(),
+            Self::Leave(Room { room, .. }) => room.len() + 32,
+        }
+    }
+
+    fn refuse(self, error: StoreError, deliveries: &Deliveries) {
+        match self {
+            Self::Operation(_, reply) => reply(Err(error), deliveries),
+            Self::Enter(_, reply) => drop(reply.send(Err(error))),
+            Self::Leave(_) => {}
+        }
+    }
+}
+
+/// The most operations of a batch. Redis serves nobody else meanwhile.
+const BATCH_OPERATIONS: usize = 256;
+
+/// The most bytes of a batch, unless one operation alone has more.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// How often the stored amounts are looked at. The mark behind this batch shows that the connections are alive.
+const USAGE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long requests wait for a lost connection. Then they are answered that the store is unavailable.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The pause between two attempts to connect.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the worker shares with the store.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// The number of requests that wait, and their bytes.
+    pub(super) queued: AtomicUsize,
+    pub(super) queued_bytes: AtomicUsize,
+    /// The stored amounts as of the last look at them.
+    pub(super) usage: Mutex<Usage>,
+    pub(super) availability: Availability,
+    /// Whether the node has lost its order, or events of it.
+    pub(super) is_broken: AtomicBool,
+}
+
+/// See the module.
+pub(super) struct Worker {
+    client: Client,
+    script: Script,
+    rooms: HashSet<Room>,
+    requests: UnboundedReceiver<Request>,
+    shared: Arc<Shared>,
+    usage_due: Instant,
+    /// The number of the last batch.
+    number: u64,
+    hearing: Hearing,
+}
+
+/// The reason why a link is served no longer.
+enum Ended {
+    /// There will be no more requests.
+    Closed,
+    /// A connection is lost.
+    Lost,
+    /// The order in Redis is another, or events are gone.
+    Broken(&'static str),
+}
+
+const LOST_EVENTS: Ended = Ended::Broken("Redis has lost events that this node has dispatched, or was emptied");
+
+impl Worker {
+    /// Connects, and begins the order if there is none. Returns the worker, its connections, and the last number.
+    pub(super) async fn connect(
+        client: Client,
+        prefix: &str,
+        script: impl FnOnce(String) -> Script,
+        requests: UnboundedReceiver<Request>,
+        (dispatch, shared): (Arc<dyn Dispatch>, Arc<Shared>),
+    ) -> Result<(Self, Link, u64), RedisError> {
+        let (mut link, Order { epoch, last, .. }) = Link::open(&client, prefix, "").await?;
+        let script = script(epoch);
+        link.load(script.text()).await?;
+        link.subscribe(&[script.own_channel().to_owned()]).await?;
+        let hearing = Hearing::new(script.node(), script.own_channel(), last, dispatch);
+        let (rooms, usage_due) = (HashSet::new(), Instant::now());
+        Ok((Self { client, script, rooms, requests, shared, usage_due, number: 0, hearing }, link, last))
+    }
+
+    /// Serves requests until there can be none any more.
+    pub(super) async fn run(mut self, mut link: Link) {
+        loop {
+            let reason = match self.serve_link(&mut link).await {
+                Ended::Closed => return,
+                Ended::Broken(reason) => reason,
+                Ended::Lost => {
+                    tracing::warn!("the connection to Redis is lost");
+                    self.shared.availability.failed();
+                    match self.reconnect().await {
+                        Ok(again) => {
+                            tracing::info!("connected to Redis again");
+                            link = again;
+                            continue;
+                        }
+                        Err(Ended::Broken(reason)) => reason,
+                        Err(_) => return,
+                    }
+                }
+            };
+            tracing::error!(reason, "the store is broken");
+            self.shared.availability.failed();
+            self.shared.is_broken.store(true, Ordering::Relaxed);
+            self.hearing.failed(&lost());
+            while let Some(request) = self.requests.recv().await {
+                self.note_taken(&request);
+                request.refuse(lost(), self.hearing.deliveries());
+            }
+            return;
+        }
+    }
+
+    async fn serve_link(&mut self, link: &mut Link) -> Ended {
+        loop {
+            let due = self.hearing.mark_due();
+            let mark_is_late = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let served = tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => self.serve(link, Some(request)).await,
+                    None => return Ended::Closed,
+                },
+                heard = link.hear() => match heard {
+                    Some(heard) => {
+                        self.hearing.hear(heard);
+                        Ok(())
+                    }
+                    None => return Ended::Lost,
+                },
+                () = sleep_until(self.usage_due.into()) => self.serve(link, None).await,
+                () = mark_is_late => return Ended::Lost,
+            };
+            if let Err(ended) = served {
+                return ended;
+            }
+        }
+    }
+
+    fn note_taken(&self, request: &Request) {
+        self.shared.queued.fetch_sub(1, Ordering::Relaxed);
+        self.shared.queued_bytes.fetch_sub(request.size(), Ordering::Relaxed);
+    }
+
+    /// Serves a request, together with those that wait already.
+    async fn serve(&mut self, link: &mut Link, first: Option<Request>) -> Result<(), Ended> {
+        let (mut operations, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut next = first;
+        while let Some(request) = next.take() {
+            self.note_taken(&request);
+            bytes += request.size();
+            match request {
+                Request::Operation(operation, reply) => {
+                    operations.push(operation);
+                    replies.push(reply);
+                }
+                Request::Enter(rooms, reply) => self.enter(link, rooms, reply).await,
+                Request::Leave(room) => self.leave(link, &room).await,
+            }
+            if operations.len() < BATCH_OPERATIONS && bytes < BATCH_BYTES {
+                next = self.requests.try_recv().ok();
+            }
+        }
+        if self.usage_due <= Instant::now() {
+            self.usage_due = Instant::now() + USAGE_INTERVAL;
+            operations.push(Operation::new("usage"));
+            replies.push(self.note_usage());
+        }
+        if operations.is_empty() {
+            return Ok(());
+        }
+        self.number += 1;
+        self.hearing.begin(Batch { number: self.number, operations, replies });
+        self.carry_out(link).await
+    }
+
+    /// Hears the rooms from the confirmation on. A room that is not heard, for the connection is lost, is heard with the
+    /// next connection, but its caller is refused.
+    async fn enter(&mut self, link: &mut Link, rooms: Vec<Room>, reply: oneshot::Sender<Result<(), StoreError>>) {
+        let new: Vec<Room> = rooms.into_iter().filter(|room| !self.rooms.contains(room)).collect();
+        let channels: Vec<String> = new.iter().map(|room| self.script.channel_of(room)).collect();
+        let entered = link.subscribe(&channels).await;
+        if entered.is_ok() {
+            self.rooms.extend(new);
+        }
+        let _ = reply.send(entered.map_err(|error| StoreError::Unavailable(error.to_string().into())));
+    }
+
+    async fn leave(&mut self, link: &mut Link, room: &Room) {
+        // If the connection is lost, the next one does not hear it.
+        if self.rooms.remove(room)
+            && let Err(error) = link.unsubscribe(&self.script.channel_of(room)).await
+        {
+            tracing::debug!(%error, "leave a room");
+        }
+    }
+
+    /// Connects again. Requests that have waited for too long are refused meanwhile.
+    async fn reconnect(&mut self) -> Result<Link, Ended> {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            match self.connect_again().await {
+                Err(Ended::Lost) => {}
+                result => return result,
+            }
+            if Instant::now() >= patience {
+                self.hearing.failed(&lost());
+                while let Ok(request) = self.requests.try_recv() {
+                    self.note_taken(&request);
+                    request.refuse(lost(), self.hearing.deliveries());
+                }
+            }
+            if self.requests.is_closed() && self.requests.is_empty() {
+                return Err(Ended::Closed);
+            }
+            sleep(RECONNECT_PAUSE).await;
+        }
+    }
+
+    /// Connects, hears the rooms again, and dispatches what was missed, then what has come since.
+    async fn connect_again(&mut self) -> Result<Link, Ended> {
+        let lost = |error: RedisError| {
+            tracing::debug!(%error, "connect to Redis");
+            Ended::Lost
+        };
+        let opened = Link::open(&self.client, self.script.prefix(), self.script.epoch()).await;
+        let (mut link, Order { epoch, ended, .. }) = opened.map_err(lost)?;
+        if epoch != self.script.epoch() {
+            if ended.is_none_or(|ended| ended < self.hearing.dispatched()) {
+                return Err(LOST_EVENTS);
+            }
+            // Whether the batch on its way belongs to the term that has ended is not known.
+            self.hearing.failed(&StoreError::Unavailable("Redis was restarted".into()));
+            self.script.set_epoch(epoch);
+        }
+        self.hearing.hold_back();
+        link.load(self.script.text()).await.map_err(lost)?;
+        let rooms: Vec<Room> = self.rooms.iter().cloned().collect();
+        let own = std::iter::once(self.script.own_channel().to_owned());
+        let channels: Vec<String> = own.chain(rooms.iter().map(|room| self.script.channel_of(room))).collect();
+        link.subscribe(&channels).await.map_err(lost)?;
+        // What this batch has published, if it was carried out, is among the missed events.
+        self.carry_out(&mut link).await?;
+        for some in rooms.chunks(catch_up::ROOMS_AT_ONCE) {
+            self.number += 1;
+            let operation = catch_up::operation(some, self.hearing.dispatched());
+            let command = self.script.command(self.number, &[operation]);
+            let value = link.commands().send_packed_command(&command).await.and_then(Value::extract_error);
+            let answer = answers_of(value.map_err(lost)?).ok().and_then(|answers| answers.into_iter().next());
+            let answer = answer.and_then(|answer| Answer::of(answer).ok()).ok_or(Ended::Lost)?;
+            if !self.hearing.missed(answer).map_err(|_unexpected| Ended::Lost)? {
+                return Err(Ended::Broken("events that this node has not heard are gone"));
+            }
+        }
+        self.hearing.go_on();
+        if self.shared.availability.since().is_none() {
+            self.shared.availability.committed();
+        }
+        Ok(link)
+    }
+
+    /// Sends the batch, and goes on hearing until it is answered.
+    async fn carry_out(&mut self, link: &mut Link) -> Result<(), Ended> {
+        let Some(batch) = self.hearing.under_way() else { return Ok(()) };
+        let command = self.script.command(batch.number, &batch.operations);
+        let mut commands = link.commands();
+        let mut sent = std::pin::pin!(commands.send_packed_command(&command));
+        let result = loop {
+            tokio::select! {
+                result = &mut sent => break result,
+                heard = link.hear() => match heard {
+                    Some(heard) => self.hearing.hear(heard),
+                    None => return Err(Ended::Lost),
+                },
+            }
+        };
+        match result.and_then(Value::extract_error) {
+            Ok(value) => {
+                if self.shared.availability.since().is_none() {
+                    self.shared.availability.committed();
+                }
+                self.hearing.answered(answers_of(value));
+                Ok(())
+            }
+            Err(error) if lacks_function(&error) => {
+                link.load(self.script.text()).await.map_err(|_lost| Ended::Lost)?;
+                Box::pin(self.carry_out(link)).await
+            }
+            // Another node has met another Redis.
+            Err(error) if error.code() == Some("FENCE") => Err(Ended::Lost),
+            Err(error) if is_refusal(&error) => {
+                self.shared.availability.failed();
+                self.hearing.failed(&StoreError::Unavailable(error.to_string().into()));
+                Ok(())
+            }
+            Err(_) => Err(Ended::Lost),
+        }
+    }
+
+    /// Takes the stored amounts out of an answer.
+    fn note_usage(&self) -> Reply {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move |answer, _| {
+            let read = |mut answer: Answer| {
+                let rows = |rows| Amount { rows, bytes: 0 };
+                let (media, sessions) = (rows(answer.number()?), rows(answer.number()?));
+                let (idempotency_keys, revocations) = (answer.number()?, rows(answer.number()?));
+                Ok::<_, StoreError>(Usage { media, sessions, idempotency_keys, revocations, ..Usage::default() })
+            };
+            if let Ok(read) = answer.and_then(read) {
+                *shared.usage.lock().unwrap_or_else(PoisonError::into_inner) = read;
+            }
+        })
+    }
+}
+
+/// The answers out of the answer to a batch.
+fn answers_of(value: Value) -> Result<Vec<Value>, StoreError> {
+    Answer::row(value)?.list()
+}
+
+fn lost() -> StoreError {
+    StoreError::Unavailable("Redis is lost".into())
+}
