@@ -12,7 +12,9 @@ run: ## Build the server and start it for development
 	$(CARGO) run --release --locked --bin slop-studios -- dev
 
 test: ## Run all tests: unit, integration, and the real clients
+	e2e/install
 	$(CARGO) test --workspace --locked
+	REDIS_SERVER="$$(find $(abspath e2e/python/.venv) -name valkey-server)" $(CARGO) test --locked -p slop-studios --lib store::redis
 	$(MAKE) --no-print-directory e2e
 
 e2e: ## Run the real clients against the server
