@@ -6,6 +6,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::OpenError;
+use super::fitness::Found;
 use super::operation::hex;
 
 /// How long an answer may take. Redis answers in milliseconds.
@@ -42,16 +44,19 @@ pub(super) struct Heard {
 }
 
 impl Link {
-    /// Connects, and joins the order or begins it. `epoch` is the caller's term, if it has one.
-    pub(super) async fn open(client: &Client, prefix: &str, epoch: &str) -> Result<(Self, Order), RedisError> {
+    /// Connects, and joins the order or begins it, if this Redis is fit for it. `epoch` is the caller's term, if it has
+    /// one.
+    pub(super) async fn open(client: &Client, prefix: &str, epoch: &str) -> Result<(Self, Order, Found), OpenError> {
         let (sender, heard) = unbounded_channel();
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(ANSWER_TIMEOUT));
         let mut commands = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let order = begin(&mut commands, prefix, epoch).await?;
+        let found = Found::of(&mut commands).await?;
+        found.check()?;
+        let order = begin(&mut commands, prefix, epoch, &found).await?;
         let subscription = client.get_multiplexed_async_connection_with_config(&config.set_push_sender(sender)).await?;
-        Ok((Self { commands, subscription, heard }, order))
+        Ok((Self { commands, subscription, heard }, order, found))
     }
 
     /// Hears these channels from now on.
@@ -96,25 +101,19 @@ impl Link {
     }
 }
 
-async fn begin(commands: &mut MultiplexedConnection, prefix: &str, epoch: &str) -> Result<Order, RedisError> {
+async fn begin(
+    commands: &mut MultiplexedConnection,
+    prefix: &str,
+    epoch: &str,
+    found: &Found,
+) -> Result<Order, RedisError> {
     let mut new = [0; 16];
     // Without randomness, the engine could not start either.
     getrandom::fill(&mut new).expect("the system gives random bytes");
-    let run = run_of(commands).await?;
     let mut command = redis::cmd("EVAL");
-    command.arg(include_str!("begin.lua")).arg(0).arg(prefix).arg(hex(&new)).arg(run).arg(epoch);
+    command.arg(include_str!("begin.lua")).arg(0).arg(prefix).arg(hex(&new)).arg(found.run()).arg(epoch);
     let (epoch, last, ended) = command.query_async(commands).await?;
     Ok(Order { epoch, last, ended })
-}
-
-/// What identifies the running Redis and the history of its data.
-async fn run_of(commands: &mut MultiplexedConnection) -> Result<String, RedisError> {
-    let mut found = Vec::new();
-    for (section, name) in [("server", "run_id:"), ("replication", "master_replid:")] {
-        let info: String = redis::cmd("INFO").arg(section).query_async(commands).await?;
-        found.extend(info.lines().find_map(|line| line.strip_prefix(name)).map(|id| id.trim().to_owned()));
-    }
-    Ok(found.join(" "))
 }
 
 /// Whether Redis has refused the command as a whole, so that nothing of it was carried out and the connection is good.

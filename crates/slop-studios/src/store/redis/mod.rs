@@ -29,6 +29,7 @@ use crate::limits::{STORE_QUEUE_BYTES, STORE_QUEUE_REQUESTS};
 
 mod answer;
 mod catch_up;
+mod fitness;
 mod hearing;
 mod link;
 mod message;
@@ -37,6 +38,8 @@ mod replay;
 mod script;
 mod sessions;
 mod worker;
+
+pub use fitness::{Durability, Unfit};
 
 use answer::{Answer, Deliveries, KeptReceipt, refusal, state_of, unexpected};
 use operation::Operation;
@@ -52,6 +55,8 @@ pub struct Options {
     pub prefix: String,
     /// The limits of the stored data.
     pub bounds: Bounds,
+    /// What the operator says of Redis' durability, if anything.
+    pub durability: Option<Durability>,
 }
 
 /// The reason why the store could not be opened.
@@ -60,6 +65,9 @@ pub enum OpenError {
     /// Redis could not be asked.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
+    /// The store can't use this Redis.
+    #[error("Redis: {0}")]
+    Unfit(#[from] Unfit),
     /// The thread could not be started.
     #[error("start the thread that speaks with Redis: {0}")]
     Thread(#[from] std::io::Error),
@@ -99,7 +107,7 @@ impl RedisStore {
         let (opened, result) = std::sync::mpsc::channel();
         let shared = Arc::<Shared>::default();
         let worker_shared = Arc::clone(&shared);
-        let bounds = options.bounds;
+        let (bounds, durability) = (options.bounds, options.durability);
         let serve = move || {
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
@@ -112,13 +120,13 @@ impl RedisStore {
                 let node = uuid::Uuid::now_v7().simple().to_string();
                 let script = |epoch| Script::new(&prefix, epoch, &node, &bounds);
                 let shared = (dispatch, worker_shared);
-                match Worker::connect(client, &prefix, script, receiver, shared).await {
+                match Worker::connect((client, durability), &prefix, script, receiver, shared).await {
                     Ok((worker, link, last)) => {
                         let _ = opened.send(Ok(last));
                         worker.run(link).await;
                     }
                     Err(error) => {
-                        let _ = opened.send(Err(error.into()));
+                        let _ = opened.send(Err(error));
                     }
                 }
             });
@@ -195,7 +203,12 @@ impl Drop for RedisStore {
 }
 
 /// The answer to a change.
-fn committed(mut answer: Answer, deliveries: &Deliveries, change: &Change) -> Result<Committed, StoreError> {
+fn committed(
+    mut answer: Answer,
+    deliveries: &Deliveries,
+    change: &Change,
+    is_kept: bool,
+) -> Result<Committed, StoreError> {
     match answer.outcome() {
         "done" => {
             let seq = answer.number()?;
@@ -203,12 +216,13 @@ fn committed(mut answer: Answer, deliveries: &Deliveries, change: &Change) -> Re
                 ChangeKind::Room(envelope) => envelope.class == crate::contract::delivery::Class::Durable,
                 ChangeKind::Media(_) | ChangeKind::Notification(_) => true,
             };
+            let stored = stored && is_kept;
             Ok(Committed { id: Arc::clone(&change.id), stored, repeated: false, delivery: deliveries.of(seq) })
         }
         "repeated" => {
             let receipt = KeptReceipt::read(&answer.text()?).ok_or_else(unexpected)?;
             let delivery = deliveries.of(receipt.seq);
-            Ok(Committed { id: receipt.id, stored: receipt.stored, repeated: true, delivery })
+            Ok(Committed { id: receipt.id, stored: receipt.stored && is_kept, repeated: true, delivery })
         }
         "refused" => match &change.what {
             ChangeKind::Media(step) => Err(refusal(step, &answer.text()?, change.at)),
@@ -265,7 +279,10 @@ impl Store for RedisStore {
     }
 
     fn commit(&self, change: Change) -> BoxFuture<'_, Result<Committed, StoreError>> {
-        self.ask(Operation::commit(&change), move |answer, deliveries| committed(answer, deliveries, &change))
+        let shared = Arc::clone(&self.shared);
+        self.ask(Operation::commit(&change), move |answer, deliveries| {
+            committed(answer, deliveries, &change, shared.is_kept.load(Ordering::Relaxed))
+        })
     }
 
     fn check_key(&self, key: IdempotencyKey) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -29,16 +29,21 @@ use crate::metrics::Metrics;
 struct Redis {
     folder: TempDir,
     process: Child,
+    settings: &'static [&'static str],
 }
 
 impl Redis {
     fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let process = Self::run(folder.path());
-        Self { folder, process }
+        Self::start_with(&[])
     }
 
-    fn run(folder: &Path) -> Child {
+    fn start_with(settings: &'static [&'static str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let process = Self::run(folder.path(), settings);
+        Self { folder, process, settings }
+    }
+
+    fn run(folder: &Path, settings: &[&str]) -> Child {
         let program = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
         let process = Command::new(program)
             .args([
@@ -53,6 +58,7 @@ impl Redis {
                 "--unixsocket",
                 "socket",
             ])
+            .args(settings)
             .current_dir(folder)
             .stdout(Stdio::null())
             .spawn()
@@ -66,7 +72,7 @@ impl Redis {
     fn restart(&mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it ends");
-        self.process = Self::run(self.folder.path());
+        self.process = Self::run(self.folder.path(), self.settings);
     }
 
     /// Has Redis carry out a command, and returns the first line of its answer.
@@ -97,7 +103,7 @@ fn store(redis: &Redis, prefix: &str, dispatch: Arc<dyn Dispatch>) -> RedisStore
 
 fn store_over(url: &str, prefix: &str, dispatch: Arc<dyn Dispatch>) -> RedisStore {
     let bounds = bounds_of(Path::new("")).bounds;
-    let options = Options { url: url.to_owned(), prefix: prefix.to_owned(), bounds };
+    let options = Options { url: url.to_owned(), prefix: prefix.to_owned(), bounds, durability: None };
     RedisStore::open(&options, dispatch).expect("a store")
 }
 
@@ -396,6 +402,34 @@ fn an_emptied_redis_is_another_order() {
     let (again, recorder) = recorded(&redis);
     assert!(wait(again.commit(room_event("3", "r", "e", Class::Durable))).is_ok());
     assert!(last.is_ok_and(|last| last < recorder.numbers()[0]), "numbers rise over an order that was lost");
+}
+
+#[test]
+fn a_redis_that_removes_keys_is_refused_in_one_line() {
+    let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-lru"]);
+    let bounds = bounds_of(Path::new("")).bounds;
+    let options = Options { url: redis.url(), prefix: "slop".to_owned(), bounds, durability: None };
+    let refused = RedisStore::open(&options, Arc::<Recorder>::default()).expect_err("unfit").to_string();
+    assert_eq!(refused, "Redis: its maxmemory-policy is allkeys-lru, which removes keys: set noeviction");
+}
+
+#[test]
+fn an_event_is_stored_if_redis_keeps_it_or_the_operator_says_so() {
+    for (settings, declared, expected) in [
+        (&["--appendfsync", "always"][..], None, true),
+        (&["--appendfsync", "everysec"], None, false),
+        (&["--appendfsync", "everysec"], Some(Durability::EverySecond), true),
+        (&["--appendonly", "no"], None, false),
+        (&["--rename-command", "CONFIG", ""], None, false),
+        (&["--rename-command", "CONFIG", ""], Some(Durability::Always), true),
+    ] {
+        let redis = Redis::start_with(settings);
+        let bounds = bounds_of(Path::new("")).bounds;
+        let options = Options { url: redis.url(), prefix: "slop".to_owned(), bounds, durability: declared };
+        let store = RedisStore::open(&options, Arc::<Recorder>::default()).expect("a store");
+        let committed = wait(store.commit(media("1", "m", Step::Complete))).expect("accepted");
+        assert_eq!(committed.stored, expected, "{settings:?} {declared:?}");
+    }
 }
 
 /// Other rooms cost a node nothing.

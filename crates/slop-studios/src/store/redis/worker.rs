@@ -19,8 +19,10 @@ use tokio::time::{sleep, sleep_until};
 
 use super::super::availability::Availability;
 use super::super::{Amount, Dispatch, Room, StoreError, Usage};
+use super::OpenError;
 use super::answer::{Answer, Deliveries, Reply};
 use super::catch_up;
+use super::fitness::Durability;
 use super::hearing::{Batch, Hearing};
 use super::link::{Link, Order, is_refusal, lacks_function};
 use super::operation::Operation;
@@ -79,6 +81,8 @@ pub(super) struct Shared {
     /// The stored amounts as of the last look at them.
     pub(super) usage: Mutex<Usage>,
     pub(super) availability: Availability,
+    /// Whether Redis keeps what is to be stored.
+    pub(super) is_kept: AtomicBool,
     /// Whether the node has lost its order, or events of it.
     pub(super) is_broken: AtomicBool,
 }
@@ -86,6 +90,8 @@ pub(super) struct Shared {
 /// See the module.
 pub(super) struct Worker {
     client: Client,
+    /// What the operator says that Redis does.
+    durability: Option<Durability>,
     script: Script,
     rooms: HashSet<Room>,
     requests: UnboundedReceiver<Request>,
@@ -111,19 +117,20 @@ const LOST_EVENTS: Ended = Ended::Broken("Redis has lost events that this node h
 impl Worker {
     /// Connects, and begins the order if there is none. Returns the worker, its connections, and the last number.
     pub(super) async fn connect(
-        client: Client,
+        (client, durability): (Client, Option<Durability>),
         prefix: &str,
         script: impl FnOnce(String) -> Script,
         requests: UnboundedReceiver<Request>,
         (dispatch, shared): (Arc<dyn Dispatch>, Arc<Shared>),
-    ) -> Result<(Self, Link, u64), RedisError> {
-        let (mut link, Order { epoch, last, .. }) = Link::open(&client, prefix, "").await?;
+    ) -> Result<(Self, Link, u64), OpenError> {
+        let (mut link, Order { epoch, last, .. }, found) = Link::open(&client, prefix, "").await?;
+        shared.is_kept.store(found.keeps(durability), Ordering::Relaxed);
         let script = script(epoch);
         link.load(script.text()).await?;
         link.subscribe(&[script.own_channel().to_owned()]).await?;
         let hearing = Hearing::new(script.node(), script.own_channel(), last, dispatch);
         let (rooms, usage_due) = (HashSet::new(), Instant::now());
-        Ok((Self { client, script, rooms, requests, shared, usage_due, number: 0, hearing }, link, last))
+        Ok((Self { client, durability, script, rooms, requests, shared, usage_due, number: 0, hearing }, link, last))
     }
 
     /// Serves requests until there can be none any more.
@@ -275,7 +282,14 @@ impl Worker {
             Ended::Lost
         };
         let opened = Link::open(&self.client, self.script.prefix(), self.script.epoch()).await;
-        let (mut link, Order { epoch, ended, .. }) = opened.map_err(lost)?;
+        let (mut link, Order { epoch, ended, .. }, found) = opened.map_err(|error| {
+            match &error {
+                OpenError::Unfit(reason) => tracing::warn!(%reason, "Redis is not used"),
+                error => tracing::debug!(%error, "connect to Redis"),
+            }
+            Ended::Lost
+        })?;
+        self.shared.is_kept.store(found.keeps(self.durability), Ordering::Relaxed);
         if epoch != self.script.epoch() {
             if ended.is_none_or(|ended| ended < self.hearing.dispatched()) {
                 return Err(LOST_EVENTS);
