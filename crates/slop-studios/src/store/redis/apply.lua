@@ -60,11 +60,14 @@ local function last_of(log)
   if not entry then
     return '0', 0
   end
-  local seq, time = string.match(entry, '^(%d+) %d+ (%d+)')
+  local seq, time = string.match(entry, '^(%d+) %d+ (%d+) ')
+  if not seq then
+    error('a foreign entry in a log')
+  end
   return seq, tonumber(time)
 end
 
--- The log is kept for at least half of its time after its last event, without a write to its time for each of them.
+-- The log is kept for at least its time after its last event, without a write to that for each of them.
 local function append(log, seq, before, before_at, message)
   local rows = call('RPUSH', log, seq .. ' ' .. before .. ' ' .. NOW_TEXT .. ' ' .. message)
   if rows > limits[ROOM_ROWS] then
@@ -72,7 +75,7 @@ local function append(log, seq, before, before_at, message)
   end
   local half = limits[LOG_TTL] / 2
   if math.floor(before_at / half) ~= math.floor(NOW / half) then
-    call('PEXPIRE', log, limits[LOG_TTL])
+    call('PEXPIRE', log, limits[LOG_TTL] + half)
   end
 end
 
@@ -94,16 +97,15 @@ local function key_args()
     key.name, key.item, key.fingerprint = arg(), arg(), arg()
     key.hash = P .. 'key:' .. field(key.publisher) .. key.name
     key.used = P .. 'keys:' .. key.publisher
+    key.of_all = P .. 'keys'
   end
   return key
 end
 
-local function forget_keys(used)
-  local gone = call('ZRANGEBYSCORE', used, '-inf', NOW - limits[KEY_TTL], 'LIMIT', 0, 100)
-  if #gone > 0 then
-    call('ZREM', used, unpack(gone))
-    call('HINCRBY', head, 'keys', -#gone)
-  end
+-- The number of keys of these, without those that are forgotten.
+local function keys_in(used)
+  call('ZREMRANGEBYSCORE', used, '-inf', NOW - limits[KEY_TTL])
+  return call('ZCARD', used)
 end
 
 -- The receipt of an earlier publish, or why there can be none.
@@ -121,11 +123,10 @@ local function receipt(key)
     end
     return nil
   end
-  forget_keys(key.used)
-  local of_publisher = call('ZCARD', key.used) >= limits[KEYS_OF]
-  if of_publisher or tonumber(call('HGET', head, 'keys') or '0') >= limits[KEYS_ALL] then
-    local oldest = call('ZRANGE', key.used, 0, 0, 'WITHSCORES')
-    local wait = (tonumber(oldest[2]) or NOW) + limits[KEY_TTL] - NOW
+  local of_publisher = keys_in(key.used) >= limits[KEYS_OF]
+  if keys_in(key.of_all) >= limits[KEYS_ALL] or of_publisher then
+    local oldest = call('ZRANGE', of_publisher and key.used or key.of_all, 0, 0, 'WITHSCORES')
+    local wait = math.max(0, (tonumber(oldest[2]) or NOW) + limits[KEY_TTL] - NOW)
     return { 'too many keys', of_publisher and 1 or 0, of_publisher and limits[KEYS_OF] or limits[KEYS_ALL], int(wait) }
   end
   return nil
@@ -143,7 +144,7 @@ local function keep_receipt(key, id, stored, seq)
   end
   if (items - 1) % limits[PER_KEY] == 0 then
     call('ZADD', key.used, NOW, key.name .. ' ' .. items)
-    call('HINCRBY', head, 'keys', 1)
+    call('ZADD', key.of_all, NOW, field(key.publisher) .. key.name .. ' ' .. items)
   end
 end
 
@@ -266,7 +267,8 @@ operations['media'] = function()
   end
   call('SET', item, table.concat({ seq, attempt, step, progress, moment, field(owner) }, ' ') .. payload, 'PX', limits[MEDIA_TTL])
   if call('ZADD', P .. 'media', seq, media) == 1 and call('ZCARD', P .. 'media') > limits[MEDIA_ROWS] then
-    remove_oldest_item()
+    -- A foreign value in its place does not fail this event.
+    pcall(remove_oldest_item)
   end
   if owner ~= '' then
     if step == 'p' then
@@ -289,6 +291,16 @@ end
 
 local function inbox_of(user)
   return P .. 'notes:' .. user, P .. 'notes-order:' .. user, P .. 'notes-unread:' .. user, P .. 'notes-received:' .. user
+end
+
+-- The keys of an inbox are kept together.
+local function touch_inbox(user)
+  local notes, order, unread, received = inbox_of(user)
+  if call('PTTL', order) * 2 < limits[NOTE_TTL] or call('PTTL', unread) < 0 then
+    for _, key in ipairs({ notes, order, unread, received }) do
+      call('PEXPIRE', key, limits[NOTE_TTL])
+    end
+  end
 end
 
 operations['notification'] = function()
@@ -321,9 +333,7 @@ operations['notification'] = function()
     call('HDEL', notes, oldest)
     call('SREM', unread, oldest)
   end
-  touch(notes, limits[NOTE_TTL])
-  touch(order, limits[NOTE_TTL])
-  touch(unread, limits[NOTE_TTL])
+  touch_inbox(user)
   local text = message('/notifications', room, '', 'notification', 'd', 'n', call('SCARD', unread), user, payload)
   append(log, seq, before, before_at, text)
   keep_receipt(key, id, 1, seq)
@@ -445,7 +455,7 @@ end
 
 -- The entries of a room's log with higher numbers than this, newest first, and the bytes so far. nil if some of them are
 -- gone, or there are too many bytes.
-local function entries(log, after, bytes, most_bytes)
+local function entries(log, after, to, bytes, most_bytes)
   local found, from = {}, -1
   while true do
     local chunk = call('LRANGE', log, from - 31, from)
@@ -454,18 +464,20 @@ local function entries(log, after, bytes, most_bytes)
       if tonumber(seq) <= after then
         return found, bytes
       end
-      bytes = bytes + #chunk[n]
-      if bytes > most_bytes then
-        return nil, bytes
+      if tonumber(seq) <= to then
+        bytes = bytes + #chunk[n]
+        if bytes > most_bytes then
+          return nil, bytes
+        end
+        found[#found + 1] = chunk[n]
       end
-      found[#found + 1] = chunk[n]
       if tonumber(before) <= after then
         return found, bytes
       end
     end
     if #chunk == 0 then
       -- Without entries, nothing was published for as long as any session lives. Otherwise the oldest are gone.
-      return #found == 0 and found or nil, bytes
+      return from == -1 and found or nil, bytes
     end
     from = from - 32
   end
@@ -495,7 +507,7 @@ operations['replay'] = function()
     local room, joined, kind, id = arg(), tonumber(arg()), arg(), arg()
     local since = math.max(after, joined)
     local logged
-    logged, bytes = entries(log_of(namespace, room), since, bytes, limits[REPLAY_BYTES])
+    logged, bytes = entries(log_of(namespace, room), since, tonumber(to), bytes, limits[REPLAY_BYTES])
     if not logged then
       return { 'incomplete' }
     end
@@ -513,7 +525,7 @@ operations['catch up'] = function()
   for n = 1, count do
     local namespace, room, kind, id = arg(), arg(), arg(), arg()
     local logged
-    logged, bytes = entries(log_of(namespace, room), after, bytes, most_bytes)
+    logged, bytes = entries(log_of(namespace, room), after, math.huge, bytes, most_bytes)
     if not logged then
       return { 'incomplete' }
     end
@@ -551,6 +563,7 @@ operations['session left'] = function()
     end
     call('HSET', hash, 'left', NOW)
     call('PEXPIRE', hash, limits[SESSION_TTL])
+    call('ZADD', P .. 'sessions', NOW + limits[SESSION_TTL], key)
   end
   return { 'done' }
 end
@@ -576,8 +589,10 @@ end
 -- Revocations. The node decides on what it has read; another version of it is sent the new one.
 
 operations['usage'] = function()
-  local head_keys = call('HGET', head, 'keys') or '0'
-  return { 'done', call('ZCARD', P .. 'media'), call('ZCARD', P .. 'sessions'), head_keys, call('HLEN', P .. 'revocations') }
+  local sessions, keys = call('ZCARD', P .. 'sessions'), keys_in(P .. 'keys')
+  -- Two fields are none.
+  local revocations = math.max(0, call('HLEN', P .. 'revocations') - 2)
+  return { 'done', call('ZCARD', P .. 'media'), sessions, keys, revocations }
 end
 
 operations['nothing'] = function()
@@ -625,22 +640,21 @@ local function failed(reason)
   return { 'failed', reason }
 end
 
--- The answers, and what is given in their place if the batch comes again; nil if it may be carried out again.
+-- The answers, and what is given in their place if the batch comes again.
 local function carry_out(count)
-  local first, answers, again, has_changed = last, {}, {}, false
+  local first, answers, again = last, {}, {}
   for n = 1, count do
     local name, arguments = arg(), tonumber(arg())
     local stop = at + arguments
     local done, answer = pcall(operations[name])
     answers[n] = done and answer or failed(type(answer) == 'table' and answer.err or tostring(answer))
     again[n] = CHANGES[name] and answers[n] or failed('the answer was lost')
-    has_changed = has_changed or CHANGES[name]
     at = stop
   end
   if last ~= first then
     call('HSET', head, 'last', int(last))
   end
-  return { answers, int(last) }, has_changed and { again, int(last) }
+  return { answers, int(last) }, { again, int(last) }
 end
 
 redis.register_function('{name}', function(_, arguments)
@@ -658,13 +672,14 @@ redis.register_function('{name}', function(_, arguments)
   local answer, again
   if before[1] == batch then
     answer = cmsgpack.unpack(before[2])
+  elseif tonumber(before[1] or '0') > tonumber(batch) then
+    -- It comes over a connection that was given up.
+    return redis.error_reply('LATE a later batch was carried out')
   else
     answer, again = carry_out(tonumber(args[7]))
-    if again then
-      call('HSET', node, 'batch', batch, 'answer', cmsgpack.pack(again))
-    end
+    call('HSET', node, 'batch', batch, 'answer', cmsgpack.pack(again))
   end
-  if tonumber(batch) % 100 == 1 then
+  if not before[1] or tonumber(batch) % 100 == 1 then
     -- A node sends more than a hundred batches in this time.
     call('PEXPIRE', node, 86400000)
   end

@@ -34,7 +34,8 @@ impl Missed {
         }
         for mut row in answer.rows()? {
             for text in row.list()?.into_iter().chain(row.list()?) {
-                let message = Message::read(text_of(Some(text))?.as_bytes()).ok_or_else(unexpected)?;
+                let mut message = Message::read(text_of(Some(text))?.as_bytes()).ok_or_else(unexpected)?;
+                message.tell_owner();
                 self.put(message, after);
             }
             for mut item in row.rows()? {
@@ -43,14 +44,13 @@ impl Missed {
                 let state = state_of(&text).ok_or_else(unexpected)?;
                 // The end of an item is in the log.
                 if matches!(state.step, Step::Progress(_)) {
-                    // Whether the owner became known with this very event is not known. To know it twice does no harm.
-                    let effect = match &state.owner_id {
-                        Some(owner_id) => {
-                            EventEffect::OwnerKnown { media_id: id.as_str().into(), owner_id: owner_id.clone() }
-                        }
-                        None => EventEffect::None,
-                    };
-                    self.put(Message::unheard(state.seq, Content::Event(state.envelope(&id), effect)), after);
+                    let content = Content::Event(state.envelope(&id), EventEffect::None);
+                    let mut message = Message::unheard(state.seq, content);
+                    message.tell_owner();
+                    // If it was heard, it has its node.
+                    if message.seq > after {
+                        self.0.entry(message.seq).or_insert(message);
+                    }
                 }
             }
             let mut unread = Answer::of_values(row.list()?);

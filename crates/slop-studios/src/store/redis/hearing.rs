@@ -30,7 +30,7 @@ struct Answered {
 }
 
 /// How long the mark of a batch may take. Without it the subscription is dead, whatever TCP says.
-const MARK_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const MARK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// See the module.
 pub(super) struct Hearing {
@@ -126,13 +126,17 @@ impl Hearing {
     /// Takes a message.
     pub(super) fn hear(&mut self, Heard { channel, message }: Heard) {
         if channel == self.own_channel.as_bytes() {
-            if let Some(number) = mark_of(&message) {
-                self.marked = number;
+            if let Some((number, last)) = mark_of(&message) {
+                self.marked = self.marked.max(number);
+                if self.held.is_none() {
+                    // Every event of the node's rooms up to this number was heard before the mark.
+                    self.dispatched = self.dispatched.max(last);
+                }
                 self.answer();
             }
             return;
         }
-        let Some(message) = Message::read(&message) else {
+        let Some(message) = Message::read(&message).filter(|message| message.is_on(&channel)) else {
             tracing::warn!(channel = %String::from_utf8_lossy(&channel), "a message on a room's channel that is none");
             return;
         };
@@ -144,7 +148,18 @@ impl Hearing {
 
     /// Dispatches nothing until [`go_on`](Self::go_on). What is heard meanwhile is kept.
     pub(super) fn hold_back(&mut self) {
-        self.held.get_or_insert_default();
+        // What another attempt has kept is read again, if it still exists.
+        self.held = Some(Missed::default());
+    }
+
+    /// Whether the mark of this batch was heard.
+    pub(super) fn has_heard(&self, number: u64) -> bool {
+        self.marked >= number
+    }
+
+    /// Whether answers wait for their mark.
+    pub(super) fn has_answers(&self) -> bool {
+        !self.answered.is_empty()
     }
 
     /// Adds events that were not heard. Returns false if some of them are gone.
@@ -176,8 +191,8 @@ impl Hearing {
     }
 }
 
-/// The number of the batch that a mark is behind.
-fn mark_of(message: &[u8]) -> Option<u64> {
-    let (batch, _last) = std::str::from_utf8(message).ok()?.split_once(' ')?;
-    batch.parse().ok()
+/// The number of the batch that a mark is behind, and that of the last event before it.
+fn mark_of(message: &[u8]) -> Option<(u64, u64)> {
+    let (batch, last) = std::str::from_utf8(message).ok()?.split_once(' ')?;
+    Some((batch.parse().ok()?, last.parse().ok()?))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::OpenError;
@@ -72,7 +72,7 @@ impl Link {
         self.subscription.unsubscribe(channel).await
     }
 
-    /// Loads the function, unless Redis has it.
+    /// Loads the function.
     pub(super) async fn load(&mut self, function: &str) -> Result<(), RedisError> {
         redis::cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(function).query_async(&mut self.commands).await
     }
@@ -116,8 +116,13 @@ async fn begin(
     Ok(Order { epoch, last, ended })
 }
 
-/// Whether Redis has refused the command as a whole, so that nothing of it was carried out and the connection is good.
+/// Whether Redis has refused the command as a whole, so that nothing of it was carried out and the connection is good. It
+/// is not if Redis has become a replica or loads its data: another term may begin.
 pub(super) fn is_refusal(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
+    if let ErrorKind::Server(BusyLoading | MasterDown | ReadOnly) = error.kind() {
+        return false;
+    }
     !matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse) && !error.is_connection_dropped() && !error.is_timeout()
 }
 

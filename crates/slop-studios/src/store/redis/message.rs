@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::super::{CommittedEvent, Effect};
 use crate::contract::delivery::{Class, Envelope};
-use crate::contract::namespaces;
+use crate::contract::namespaces::{self, NOTIFICATIONS};
+use crate::contract::rooms::{media_of, user_of, user_room};
 
 /// An event with its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,10 +71,7 @@ impl Message {
             };
             let effect = match effect {
                 "-" => EventEffect::None,
-                "o" => EventEffect::OwnerKnown {
-                    media_id: id.into(),
-                    owner_id: crate::contract::rooms::user_of(owner_room)?.into(),
-                },
+                "o" => EventEffect::OwnerKnown { media_id: id.into(), owner_id: user_of(owner_room)?.into() },
                 "n" => EventEffect::Notified { user_id: id.into(), unread: count },
                 _ => return None,
             };
@@ -81,6 +79,30 @@ impl Message {
         };
         let before = if before == "-" { None } else { Some(before.parse().ok()?) };
         Some(Self { seq: seq.parse().ok()?, before, node: node.into(), content })
+    }
+
+    /// Has the owner of the item known by this event, since the event that told it may not have been heard. To know it twice
+    /// does no harm.
+    pub(super) fn tell_owner(&mut self) {
+        let Content::Event(envelope, effect @ EventEffect::None) = &mut self.content else { return };
+        let owner_id = envelope.owner_room.as_deref().and_then(user_of);
+        if let (Some(media_id), Some(owner_id)) = (media_of(&envelope.room), owner_id) {
+            *effect = EventEffect::OwnerKnown { media_id: media_id.into(), owner_id: owner_id.into() };
+        }
+    }
+
+    /// Whether this is the channel of one of its rooms.
+    pub(super) fn is_on(&self, channel: &[u8]) -> bool {
+        let ends_with = |namespace: &str, room: &str| {
+            let rest = channel.strip_suffix(room.as_bytes()).and_then(|rest| rest.strip_suffix(b":"));
+            rest.is_some_and(|rest| rest.ends_with(format!("room:{namespace}").as_bytes()))
+        };
+        match &self.content {
+            Content::Event(Envelope { namespace, room, owner_room, .. }, _) => {
+                ends_with(namespace, room) || owner_room.as_ref().is_some_and(|room| ends_with(namespace, room))
+            }
+            Content::Unread(user_id, _) => ends_with(NOTIFICATIONS, &user_room(user_id)),
+        }
     }
 
     /// The event as it is dispatched.

@@ -157,9 +157,10 @@ impl RedisStore {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let requests = requests.as_ref().ok_or_else(stopped)?;
         let bytes = request.size();
-        if queued.load(Ordering::Relaxed) >= STORE_QUEUE_REQUESTS
-            || queued_bytes.load(Ordering::Relaxed) + bytes > STORE_QUEUE_BYTES
-        {
+        let is_full = queued.load(Ordering::Relaxed) >= STORE_QUEUE_REQUESTS
+            || queued_bytes.load(Ordering::Relaxed) + bytes > STORE_QUEUE_BYTES;
+        // A room that is not left would be heard for good.
+        if is_full && !matches!(request, Request::Leave(_)) {
             availability.refused();
             return Err(StoreError::Overloaded);
         }
@@ -395,11 +396,17 @@ impl Store for RedisStore {
 
     fn is_open(&self) -> bool {
         !self.shared.is_broken.load(Ordering::Relaxed)
-            && self.requests.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+            && self
+                .requests
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .as_ref()
+                .is_some_and(|sender| !sender.is_closed())
     }
 
     fn usage(&self) -> Usage {
-        *self.shared.usage.lock().unwrap_or_else(PoisonError::into_inner)
+        let usage = *self.shared.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        Usage { queued: self.shared.queued.load(Ordering::Relaxed) as u64, ..usage }
     }
 }
 

@@ -386,7 +386,7 @@ fn a_function_that_was_removed_is_loaded_again() {
     let (store, recorder) = recorded(&redis);
     assert_eq!(redis.command("FUNCTION FLUSH"), "+OK");
     assert!(wait(store.commit(room_event("1", "r", "e", Class::Durable))).is_ok());
-    assert_eq!(recorder.lines().len(), 1);
+    assert_eq!(published(&recorder), ["/r e"]);
 }
 
 #[test]
@@ -606,4 +606,75 @@ fn nothing_accepted_is_lost_while_redis_is_killed() {
     redis.restart();
     until(|| wait(store.mark_read("u", ReadMark::UpTo("n".to_owned()))).is_ok());
     until(|| [recorder, watched].iter().all(|recorder| recorder.lines().iter().any(|line| line == "u has 0")));
+}
+
+/// More rooms than are read at once, with events in all of them while they are read.
+#[test]
+fn a_node_with_many_rooms_misses_nothing_while_it_catches_up() {
+    let redis = Redis::start();
+    let (url, line) = relay(&redis);
+    let (other, watched) = recorded(&redis);
+    let (store, recorder) = recorded_over(&url);
+    let rooms: Vec<String> = (0..700).map(|n| format!("room{n}")).collect();
+    for store in [&store, &other] {
+        enter(store, rooms.iter().map(|room| (DEFAULT, room.clone())));
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (n, room) in rooms.iter().cycle().take(4_000).enumerate() {
+                let class = [Class::Durable, Class::Recoverable][n % 2];
+                assert!(wait(other.commit(room_event(&n.to_string(), room, &n.to_string(), class))).is_ok());
+            }
+        });
+        for _ in 0..5 {
+            let cuts = line.cuts.load(Ordering::SeqCst);
+            line.cut_every.store(1, Ordering::SeqCst);
+            until(|| line.cuts.load(Ordering::SeqCst) > cuts);
+            line.cut_every.store(0, Ordering::SeqCst);
+            until(|| wait(store.commit(room_event("0", "s", "again", Class::Latest))).is_ok());
+        }
+    });
+    let of_rooms =
+        |recorder: &Recorder| recorder.lines().into_iter().filter(|line| line.starts_with("/room")).collect::<Vec<_>>();
+    until(|| of_rooms(&recorder).len() == 4_000);
+    assert_eq!(of_rooms(&recorder), of_rooms(&watched));
+}
+
+/// A node knows how far the order has come, however little it hears of it.
+#[test]
+fn a_node_does_not_miss_what_was_published_before_it_entered() {
+    let redis = Redis::start();
+    let (url, line) = relay(&redis);
+    let (other, _) = recorded(&redis);
+    let (store, recorder) = recorded_over(&url);
+    let busy = |id: usize| other.commit(room_event(&id.to_string(), "busy", "e", Class::Durable));
+    let commits: Vec<_> = (0..3_000).map(busy).collect();
+    commits.into_iter().for_each(|commit| assert!(wait(commit).is_ok()));
+    enter(&store, [(DEFAULT, "busy".to_owned())]);
+    assert!(wait(store.inbox("u", 1)).is_ok());
+    let cuts = line.cuts.load(Ordering::SeqCst);
+    line.cut_every.store(1, Ordering::SeqCst);
+    until(|| line.cuts.load(Ordering::SeqCst) > cuts);
+    line.cut_every.store(0, Ordering::SeqCst);
+    until(|| wait(store.commit(room_event("y", "r", "y", Class::Durable))).is_ok());
+    assert_eq!(published(&recorder), ["/r y"]);
+}
+
+/// Otherwise those who may not have the item would get its end.
+#[test]
+fn an_owner_that_became_known_while_a_node_was_away_is_known_before_the_end() {
+    let redis = Redis::start();
+    let (url, line) = relay(&redis);
+    let (other, _) = recorded(&redis);
+    let (store, recorder) = recorded_over(&url);
+    line.silent.lock().expect("no test panicked").push(1);
+    let mut named = media("1", "m", Step::Progress(1.0));
+    if let ChangeKind::Media(media) = &mut named.what {
+        media.owner_id = Some("u".into());
+    }
+    for change in [named, media("2", "m", Step::Complete)] {
+        assert!(wait(other.commit(change)).is_ok());
+    }
+    assert!(wait(store.commit(room_event("3", "r", "e", Class::Durable))).is_ok());
+    assert_eq!(published(&recorder), ["m mediaComplete owned", "/r e"]);
 }

@@ -15,15 +15,15 @@ use std::time::{Duration, Instant};
 use redis::{Client, RedisError, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::super::availability::Availability;
 use super::super::{Amount, Dispatch, Room, StoreError, Usage};
 use super::OpenError;
-use super::answer::{Answer, Deliveries, Reply};
+use super::answer::{Answer, Reply};
 use super::catch_up;
 use super::fitness::Durability;
-use super::hearing::{Batch, Hearing};
+use super::hearing::{Batch, Hearing, MARK_TIMEOUT};
 use super::link::{Link, Order, is_refusal, lacks_function};
 use super::operation::Operation;
 use super::script::Script;
@@ -45,14 +45,6 @@ impl Request {
             Self::Operation(operation, _) => operation.size(),
             Self::Enter(rooms, _) => rooms.iter().map(|Room { room, .. }| room.len() + 32).sum(),
             Self::Leave(Room { room, .. }) => room.len() + 32,
-        }
-    }
-
-    fn refuse(self, error: StoreError, deliveries: &Deliveries) {
-        match self {
-            Self::Operation(_, reply) => reply(Err(error), deliveries),
-            Self::Enter(_, reply) => drop(reply.send(Err(error))),
-            Self::Leave(_) => {}
         }
     }
 }
@@ -101,6 +93,9 @@ pub(super) struct Worker {
     number: u64,
     hearing: Hearing,
 }
+
+/// Rooms to enter, and whom to tell.
+type Entering = (Vec<Room>, oneshot::Sender<Result<(), StoreError>>);
 
 /// The reason why a link is served no longer.
 enum Ended {
@@ -158,8 +153,7 @@ impl Worker {
             self.shared.is_broken.store(true, Ordering::Relaxed);
             self.hearing.failed(&lost());
             while let Some(request) = self.requests.recv().await {
-                self.note_taken(&request);
-                request.refuse(lost(), self.hearing.deliveries());
+                self.refuse(request);
             }
             return;
         }
@@ -175,16 +169,17 @@ impl Worker {
                 }
             };
             let served = tokio::select! {
-                request = self.requests.recv() => match request {
-                    Some(request) => self.serve(link, Some(request)).await,
-                    None => return Ended::Closed,
-                },
+                biased;
                 heard = link.hear() => match heard {
                     Some(heard) => {
                         self.hearing.hear(heard);
                         Ok(())
                     }
                     None => return Ended::Lost,
+                },
+                request = self.requests.recv() => match request {
+                    Some(request) => self.serve(link, Some(request)).await,
+                    None => return self.finish(link).await,
                 },
                 () = sleep_until(self.usage_due.into()) => self.serve(link, None).await,
                 () = mark_is_late => return Ended::Lost,
@@ -195,14 +190,38 @@ impl Worker {
         }
     }
 
+    /// Answers a request that it is not carried out. A room is left all the same: the next connection does not hear it.
+    fn refuse(&mut self, request: Request) {
+        self.note_taken(&request);
+        match request {
+            Request::Operation(_, reply) => reply(Err(lost()), self.hearing.deliveries()),
+            Request::Enter(_, reply) => drop(reply.send(Err(lost()))),
+            Request::Leave(room) => drop(self.rooms.remove(&room)),
+        }
+    }
+
     fn note_taken(&self, request: &Request) {
         self.shared.queued.fetch_sub(1, Ordering::Relaxed);
         self.shared.queued_bytes.fetch_sub(request.size(), Ordering::Relaxed);
     }
 
+    /// Gives the last answers.
+    async fn finish(&mut self, link: &mut Link) -> Ended {
+        let heard = async {
+            while self.hearing.has_answers() {
+                let Some(heard) = link.hear().await else { return };
+                self.hearing.hear(heard);
+            }
+        };
+        // After that, their callers learn that the store is closed.
+        let _ = timeout(MARK_TIMEOUT, heard).await;
+        Ended::Closed
+    }
+
     /// Serves a request, together with those that wait already.
     async fn serve(&mut self, link: &mut Link, first: Option<Request>) -> Result<(), Ended> {
         let (mut operations, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut entered, mut left) = (Vec::new(), Vec::new());
         let mut next = first;
         while let Some(request) = next.take() {
             self.note_taken(&request);
@@ -212,13 +231,17 @@ impl Worker {
                     operations.push(operation);
                     replies.push(reply);
                 }
-                Request::Enter(rooms, reply) => self.enter(link, rooms, reply).await,
-                Request::Leave(room) => self.leave(link, &room).await,
+                Request::Enter(rooms, reply) => {
+                    left.retain(|room| !rooms.contains(room));
+                    entered.push((rooms, reply));
+                }
+                Request::Leave(room) => left.push(room),
             }
             if operations.len() < BATCH_OPERATIONS && bytes < BATCH_BYTES {
                 next = self.requests.try_recv().ok();
             }
         }
+        self.change_rooms(link, entered, left).await?;
         if self.usage_due <= Instant::now() {
             self.usage_due = Instant::now() + USAGE_INTERVAL;
             operations.push(Operation::new("usage"));
@@ -232,25 +255,29 @@ impl Worker {
         self.carry_out(link).await
     }
 
-    /// Hears the rooms from the confirmation on. A room that is not heard, for the connection is lost, is heard with the
-    /// next connection, but its caller is refused.
-    async fn enter(&mut self, link: &mut Link, rooms: Vec<Room>, reply: oneshot::Sender<Result<(), StoreError>>) {
-        let new: Vec<Room> = rooms.into_iter().filter(|room| !self.rooms.contains(room)).collect();
+    /// Hears these rooms from the confirmation on, and those no longer.
+    async fn change_rooms(&mut self, link: &mut Link, entered: Vec<Entering>, left: Vec<Room>) -> Result<(), Ended> {
+        let mut new: Vec<&Room> = entered.iter().flat_map(|(rooms, _)| rooms).collect();
+        new.retain(|room| !self.rooms.contains(*room));
         let channels: Vec<String> = new.iter().map(|room| self.script.channel_of(room)).collect();
-        let entered = link.subscribe(&channels).await;
-        if entered.is_ok() {
-            self.rooms.extend(new);
+        let subscribed = link.subscribe(&channels).await;
+        let mut result = subscribed.map_err(|error| StoreError::Unavailable(error.to_string().into()));
+        if result.is_ok() {
+            self.rooms.extend(new.into_iter().cloned());
         }
-        let _ = reply.send(entered.map_err(|error| StoreError::Unavailable(error.to_string().into())));
-    }
-
-    async fn leave(&mut self, link: &mut Link, room: &Room) {
-        // If the connection is lost, the next one does not hear it.
-        if self.rooms.remove(room)
-            && let Err(error) = link.unsubscribe(&self.script.channel_of(room)).await
-        {
-            tracing::debug!(%error, "leave a room");
+        for (_, reply) in entered {
+            let _ = reply.send(result.clone());
         }
+        for room in left.into_iter().filter(|room| self.rooms.contains(room)).collect::<HashSet<_>>() {
+            self.rooms.remove(&room);
+            if result.is_ok()
+                && let Err(error) = link.unsubscribe(&self.script.channel_of(&room)).await
+            {
+                result = Err(StoreError::Unavailable(error.to_string().into()));
+            }
+        }
+        // The next connection hears exactly the rooms of the list.
+        result.map_err(|_error| Ended::Lost)
     }
 
     /// Connects again. Requests that have waited for too long are refused meanwhile.
@@ -264,8 +291,7 @@ impl Worker {
             if Instant::now() >= patience {
                 self.hearing.failed(&lost());
                 while let Ok(request) = self.requests.try_recv() {
-                    self.note_taken(&request);
-                    request.refuse(lost(), self.hearing.deliveries());
+                    self.refuse(request);
                 }
             }
             if self.requests.is_closed() && self.requests.is_empty() {
@@ -306,7 +332,9 @@ impl Worker {
         link.subscribe(&channels).await.map_err(lost)?;
         // What this batch has published, if it was carried out, is among the missed events.
         self.carry_out(&mut link).await?;
-        for some in rooms.chunks(catch_up::ROOMS_AT_ONCE) {
+        // At least once, for the mark.
+        let chunks = rooms.chunks(catch_up::ROOMS_AT_ONCE).chain(rooms.is_empty().then_some(&[][..]));
+        for some in chunks {
             self.number += 1;
             let operation = catch_up::operation(some, self.hearing.dispatched());
             let command = self.script.command(self.number, &[operation]);
@@ -317,6 +345,15 @@ impl Worker {
                 return Err(Ended::Broken("events that this node has not heard are gone"));
             }
         }
+        // What was published between these reads is heard before the mark of the last.
+        let number = self.number;
+        let heard = async {
+            while !self.hearing.has_heard(number) {
+                self.hearing.hear(link.hear().await?);
+            }
+            Some(())
+        };
+        timeout(MARK_TIMEOUT, heard).await.ok().flatten().ok_or(Ended::Lost)?;
         self.hearing.go_on();
         if self.shared.availability.since().is_none() {
             self.shared.availability.committed();
@@ -348,8 +385,8 @@ impl Worker {
                 Ok(())
             }
             Err(error) if lacks_function(&error) => {
-                link.load(self.script.text()).await.map_err(|_lost| Ended::Lost)?;
-                Box::pin(self.carry_out(link)).await
+                // The next connection loads it.
+                Err(Ended::Lost)
             }
             // Another node has met another Redis.
             Err(error) if error.code() == Some("FENCE") => Err(Ended::Lost),
