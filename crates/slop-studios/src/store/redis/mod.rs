@@ -166,7 +166,11 @@ impl RedisStore {
         }
         queued.fetch_add(1, Ordering::Relaxed);
         queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        requests.send(request).map_err(|_gone| stopped())
+        requests.send(request).map_err(|_gone| {
+            queued.fetch_sub(1, Ordering::Relaxed);
+            queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            stopped()
+        })
     }
 
     /// Has an operation carried out, and reads its answer.
