@@ -633,8 +633,12 @@ local function read_limits(text)
   end
 end
 
--- The operations that must not be carried out twice. If an answer is lost, the node sends the batch again.
-local CHANGES = { room = true, media = true, notification = true, read = true, revoke = true }
+-- The operations whose answers are kept. If an answer is lost, the node sends the batch again, and nothing of it is
+-- carried out twice.
+local CHANGES = {
+  room = true, media = true, notification = true, read = true, revoke = true,
+  ['save session'] = true, ['session left'] = true, ['forget session'] = true,
+}
 
 local function failed(reason)
   return { 'failed', reason }

@@ -37,6 +37,7 @@ mod operation;
 mod replay;
 mod script;
 mod sessions;
+mod unsaved;
 mod worker;
 
 pub use fitness::{Durability, Unfit};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::{Answer, unexpected};
 use super::operation::{Operation, hex};
+use super::worker::Request;
 use super::{
     Before, Moment, RedisStore, Revocation, RevocationStore, Revocations, Revoked, SessionKey, SessionRecord,
     SessionStore, StoreError,
@@ -45,11 +46,12 @@ impl SessionStore for RedisStore {
         let record = Record { namespace, socket_id, rooms, data, updated_at: updated_at.epoch_ms() };
         // A record of texts and numbers always has a JSON form.
         let record = serde_json::to_vec(&record).unwrap_or_default();
-        self.tell(Operation::new("save session").text(&hex(&key)).number(since_seq).bytes(record));
+        let operation = Operation::new("save session").text(&hex(&key)).number(since_seq).bytes(record);
+        self.change_session(key, operation, true);
     }
 
     fn session_left(&self, key: SessionKey, since_seq: u64) {
-        self.tell(Operation::new("session left").text(&hex(&key)).number(since_seq));
+        self.change_session(key, Operation::new("session left").text(&hex(&key)).number(since_seq), false);
     }
 
     fn sessions_confirmed(&self, up_to: u64) {
@@ -57,7 +59,7 @@ impl SessionStore for RedisStore {
     }
 
     fn forget_session(&self, key: SessionKey) {
-        self.tell(Operation::new("forget session").text(&hex(&key)));
+        self.change_session(key, Operation::new("forget session").text(&hex(&key)), true);
     }
 
     fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>> {
@@ -123,6 +125,16 @@ fn revocations(mut answer: Answer) -> Result<(String, Revocations), StoreError> 
 }
 
 impl RedisStore {
+    /// Has a session changed, sooner or later.
+    fn change_session(&self, key: SessionKey, operation: Operation, replaces_others: bool) {
+        let Some(number) = self.shared.unsaved().add(key, operation.clone(), replaces_others) else {
+            tracing::warn!("a session's change is lost: too many wait for Redis");
+            return;
+        };
+        // What is refused is sent again with the next connection.
+        let _ = self.send(Request::Operation(operation, self.shared.when_saved(key, number)));
+    }
+
     fn read_revocations(&self) -> BoxFuture<'_, Result<(String, Revocations), StoreError>> {
         self.ask(Operation::new("revocations"), |answer, _| revocations(answer.done()?))
     }

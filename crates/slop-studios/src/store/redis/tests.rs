@@ -17,7 +17,9 @@ use tempfile::TempDir;
 
 use super::super::memory::MemoryStore;
 use super::super::sqlite::tests::options as bounds_of;
-use super::super::suite::{Recorder, contract_suite, enter, key, keyed, media, notification, room_event, wait};
+use super::super::suite::{
+    Recorder, contract_suite, enter, key, keyed, media, notification, room_event, session, wait,
+};
 use super::super::{MediaState, Step};
 use super::*;
 use crate::contract::delivery::Class;
@@ -70,7 +72,8 @@ impl Redis {
 
     /// Kills Redis, and starts it again with the same data.
     fn restart(&mut self) {
-        self.process.kill().expect("it runs");
+        // It may have ended already.
+        let _ = self.process.kill();
         self.process.wait().expect("it ends");
         self.process = Self::run(self.folder.path(), self.settings);
     }
@@ -677,4 +680,29 @@ fn an_owner_that_became_known_while_a_node_was_away_is_known_before_the_end() {
     }
     assert!(wait(store.commit(room_event("3", "r", "e", Class::Durable))).is_ok());
     assert_eq!(published(&recorder), ["m mediaComplete owned", "/r e"]);
+}
+
+/// Otherwise a session could be recovered as it was before a logout.
+#[test]
+fn a_session_that_is_forgotten_during_an_outage_is_forgotten_afterwards() {
+    let mut redis = Redis::start();
+    let (store, _) = recorded(&redis);
+    for key in [1, 2, 3] {
+        store.save_session(session(key, "{}"));
+    }
+    let found = |key| wait(store.session([key; 32]));
+    assert!([1, 2, 3].iter().all(|key| found(*key).expect("readable").is_some()));
+    redis.process.kill().expect("it runs");
+    redis.process.wait().expect("it ends");
+    // Longer than requests wait.
+    until(|| wait(store.inbox("u", 1)).is_err());
+    store.forget_session([1; 32]);
+    store.save_session(session(2, r#"{"a":1}"#));
+    store.session_left([2; 32], 9);
+    until(|| found(3).is_err());
+    redis.restart();
+    until(|| found(3).is_ok());
+    assert_eq!(found(1), Ok(None));
+    let changed = found(2).expect("readable").expect("known");
+    assert_eq!((changed.data.as_str(), changed.since_seq, changed.left_at.is_some()), (r#"{"a":1}"#, 9, true));
 }

@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::{Client, RedisError, Value};
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::super::availability::Availability;
-use super::super::{Amount, Dispatch, Room, StoreError, Usage};
+use super::super::{Amount, Dispatch, Room, SessionKey, StoreError, Usage};
 use super::OpenError;
 use super::answer::{Answer, Reply};
 use super::catch_up;
@@ -27,6 +27,7 @@ use super::hearing::{Batch, Hearing, MARK_TIMEOUT};
 use super::link::{Link, Order, is_refusal, lacks_function};
 use super::operation::Operation;
 use super::script::Script;
+use super::unsaved::Unsaved;
 
 /// A request to the worker.
 pub(super) enum Request {
@@ -73,10 +74,28 @@ pub(super) struct Shared {
     /// The stored amounts as of the last look at them.
     pub(super) usage: Mutex<Usage>,
     pub(super) availability: Availability,
+    unsaved: Mutex<Unsaved>,
     /// Whether Redis keeps what is to be stored.
     pub(super) is_kept: AtomicBool,
     /// Whether the node has lost its order, or events of it.
     pub(super) is_broken: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn unsaved(&self) -> MutexGuard<'_, Unsaved> {
+        // No code under this lock panics half way.
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the confirmation of a session's changes.
+    pub(super) fn when_saved(self: &Arc<Self>, key: SessionKey, number: u64) -> Reply {
+        let shared = Arc::clone(self);
+        Box::new(move |answer, _| {
+            if answer.and_then(Answer::done).is_ok() {
+                shared.unsaved().confirmed(&key, number);
+            }
+        })
+    }
 }
 
 /// See the module.
@@ -355,6 +374,7 @@ impl Worker {
         };
         timeout(MARK_TIMEOUT, heard).await.ok().flatten().ok_or(Ended::Lost)?;
         self.hearing.go_on();
+        self.save_unsaved(&mut link).await?;
         if self.shared.availability.since().is_none() {
             self.shared.availability.committed();
         }
@@ -397,6 +417,25 @@ impl Worker {
             }
             Err(_) => Err(Ended::Lost),
         }
+    }
+
+    /// Sends the changes of sessions that were not confirmed. Those that also wait in the queue come after them, so that the
+    /// last change of a session is the last that is carried out.
+    async fn save_unsaved(&mut self, link: &mut Link) -> Result<(), Ended> {
+        let unsaved = self.shared.unsaved().all();
+        for some in unsaved.chunks(BATCH_OPERATIONS) {
+            let (mut operations, mut replies) = (Vec::new(), Vec::<Reply>::new());
+            for (key, number, changes) in some {
+                // Only the last of them confirms all.
+                replies.extend(changes.iter().skip(1).map(|_| Box::new(|_, _: &_| ()) as Reply));
+                replies.push(self.shared.when_saved(*key, *number));
+                operations.extend(changes.iter().cloned());
+            }
+            self.number += 1;
+            self.hearing.begin(Batch { number: self.number, operations, replies });
+            self.carry_out(link).await?;
+        }
+        Ok(())
     }
 
     /// Takes the stored amounts out of an answer.
