@@ -85,19 +85,32 @@ impl Link {
     /// The next message; `None` if the connection is lost.
     pub(super) async fn hear(&mut self) -> Option<Heard> {
         loop {
-            let PushInfo { kind, data } = self.heard.recv().await?;
-            let mut data = data.into_iter();
-            match kind {
-                PushKind::Message => {}
-                // The pattern comes first.
-                PushKind::PMessage => drop(data.next()),
-                PushKind::Disconnection => return None,
-                _ => continue,
+            let push = self.heard.recv().await?;
+            if push.kind == PushKind::Disconnection {
+                return None;
             }
-            if let (Some(Value::BulkString(channel)), Some(Value::BulkString(message))) = (data.next(), data.next()) {
-                return Some(Heard { channel, message });
+            if let Some(heard) = message_in(push) {
+                return Some(heard);
             }
         }
+    }
+
+    /// A message that has come already.
+    pub(super) fn try_hear(&mut self) -> Option<Heard> {
+        loop {
+            if let Some(heard) = message_in(self.heard.try_recv().ok()?) {
+                return Some(heard);
+            }
+        }
+    }
+}
+
+/// The message that a push brings, if it is one.
+fn message_in(PushInfo { kind, data }: PushInfo) -> Option<Heard> {
+    let mut data = data.into_iter();
+    match (kind, data.next()?, data.next()?) {
+        (PushKind::Message, Value::BulkString(channel), Value::BulkString(message)) => Some(Heard { channel, message }),
+        _ => None,
     }
 }
 

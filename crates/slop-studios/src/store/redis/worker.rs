@@ -188,7 +188,6 @@ impl Worker {
                 }
             };
             let served = tokio::select! {
-                biased;
                 heard = link.hear() => match heard {
                     Some(heard) => {
                         self.hearing.hear(heard);
@@ -201,7 +200,16 @@ impl Worker {
                     None => return self.finish(link).await,
                 },
                 () = sleep_until(self.usage_due.into()) => self.serve(link, None).await,
-                () = mark_is_late => return Ended::Lost,
+                () = mark_is_late => {
+                    // It may be among what was not looked at yet.
+                    while let Some(heard) = link.try_hear() {
+                        self.hearing.hear(heard);
+                    }
+                    if self.hearing.mark_due().is_some_and(|due| due <= Instant::now()) {
+                        return Ended::Lost;
+                    }
+                    Ok(())
+                }
             };
             if let Err(ended) = served {
                 return ended;
@@ -260,17 +268,19 @@ impl Worker {
                 next = self.requests.try_recv().ok();
             }
         }
-        self.change_rooms(link, entered, left).await?;
+        let changed = self.change_rooms(link, entered, left).await;
         if self.usage_due <= Instant::now() {
             self.usage_due = Instant::now() + USAGE_INTERVAL;
             operations.push(Operation::new("usage"));
             replies.push(self.note_usage());
         }
         if operations.is_empty() {
-            return Ok(());
+            return changed;
         }
         self.number += 1;
         self.hearing.begin(Batch { number: self.number, operations, replies });
+        // Without this connection, the next one carries it out.
+        changed?;
         self.carry_out(link).await
     }
 
