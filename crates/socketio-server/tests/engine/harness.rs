@@ -154,7 +154,7 @@ impl TestServer {
     }
 
     /// Waits until every shard has handled what was sent to the server before, also what one of them handed to another:
-    /// each answers two requests.
+    /// each answers two requests. A mailbox with hundreds of commands is handled in turns, beside such requests.
     pub(crate) async fn settle(&self) {
         for _ in 0..2 * self.shards {
             assert_eq!(get(self.addr, "/settled").await.status, 404);
