@@ -26,6 +26,7 @@ mod interest;
 mod kept_revocations;
 pub mod media;
 pub mod memory;
+mod missed;
 pub mod redis;
 mod revocations;
 mod sessions;

@@ -1,13 +1,13 @@
 //! The events that a client missed, from the logs of its rooms and the states of their items.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::super::{Replay, ReplayedEvent, Step, StoreError};
+use super::super::missed::Missed;
+use super::super::{Replay, Step, StoreError};
 use super::answer::{Answer, state_of, text_of, unexpected};
 use super::message::{Content, Message};
 use super::operation::Operation;
-use crate::contract::delivery::{Class, Envelope};
 use crate::contract::rooms;
 use crate::limits::MAX_REPLAY_BYTES;
 
@@ -42,55 +42,27 @@ pub(super) fn read(
         for text in row.list()?.into_iter().chain(row.list()?) {
             let message = Message::read(text_of(Some(text))?.as_bytes()).ok_or_else(unexpected)?;
             let Content::Event(envelope, _) = message.content else { return Err(unexpected()) };
+            if envelope.namespace != namespace {
+                return Err(unexpected());
+            }
             if message.seq > since && message.seq <= until {
                 missed.add_logged(room, message.seq, envelope, &mut newest);
             }
         }
         // The client was sent the state when it joined. It may not have received it.
-        let is_told_again = rooms::media_of(room).is_some() && *joined >= after;
+        let is_sent_again = rooms::media_of(room).is_some() && *joined >= after;
         for mut item in row.rows()? {
             let id = item.text()?;
             let Some(text) = item.optional()? else { continue };
             let state = state_of(&text).ok_or_else(unexpected)?;
-            let is_missed = is_told_again || (matches!(state.step, Step::Progress(_)) && state.seq > after);
+            let is_missed = is_sent_again || (matches!(state.step, Step::Progress(_)) && state.seq > after);
             if state.seq <= until && is_missed {
-                missed.add(room, state.seq, state.envelope(&id));
+                missed.add_state(room, &id, &state);
             }
         }
     }
-    let bytes: usize =
-        missed.0.values().map(|missed| missed.envelope.event.len() + missed.envelope.argument.len()).sum();
-    if bytes > MAX_REPLAY_BYTES {
+    if missed.bytes > MAX_REPLAY_BYTES {
         return Ok(Replay::default());
     }
-    debug_assert!(missed.0.values().all(|missed| missed.envelope.namespace == namespace));
-    Ok(Replay { complete: true, events: missed.0.into_values().collect() })
-}
-
-/// The events by their numbers, so that an event for several rooms occurs once.
-#[derive(Debug, Default)]
-struct Missed(BTreeMap<u64, ReplayedEvent>);
-
-impl Missed {
-    fn add(&mut self, room: &str, seq: u64, envelope: Envelope) {
-        let event = self.0.entry(seq).or_insert_with(|| ReplayedEvent { seq, envelope, rooms: Vec::new() });
-        if !event.rooms.iter().any(|known| known == room) {
-            event.rooms.push(room.to_owned());
-        }
-    }
-
-    /// Adds an event of a log, unless only the newest of its name in the room matters and it is older.
-    fn add_logged(&mut self, room: &str, seq: u64, envelope: Envelope, newest: &mut HashMap<Arc<str>, u64>) {
-        if envelope.class == Class::Latest {
-            let known = newest.entry(Arc::clone(&envelope.event)).or_insert(seq);
-            if seq < *known {
-                return;
-            }
-            let older = std::mem::replace(known, seq);
-            if older < seq {
-                self.0.remove(&older);
-            }
-        }
-        self.add(room, seq, envelope);
-    }
+    Ok(missed.into_replay())
 }

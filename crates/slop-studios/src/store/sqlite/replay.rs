@@ -3,14 +3,15 @@
 //! The commits of this run don't change these events, as the numbers of this run are higher. So a slice may run between
 //! any two turns of the writer. The end of the read checks that no event was removed from the log meanwhile.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rusqlite::{Connection, Row};
 
-use super::super::{MediaState, Replay, ReplayedEvent, Step};
+use super::super::missed::Missed;
+use super::super::{MediaState, Replay, Step};
 use super::journal::{Earlier, Record};
 use super::{log, media};
 use crate::contract::delivery::{Class, Envelope};
@@ -109,10 +110,7 @@ impl ReplayRead {
                 Ok(None)
             }
             (Slice::Finished, _) if self.is_incomplete(connection)? => Ok(Some(Replay::default())),
-            (Slice::Finished, _) => {
-                let events = mem::take(&mut self.missed.events).into_values().collect();
-                Ok(Some(Replay { complete: true, events }))
-            }
+            (Slice::Finished, _) => Ok(Some(mem::take(&mut self.missed).into_replay())),
             (Slice::Unfinished, _) => Ok(None),
         }
     }
@@ -292,49 +290,4 @@ fn journaled(record: Record<'_>) -> Envelope {
     let Record { namespace, room, event, argument, is_latest, .. } = record;
     let class = if is_latest { Class::Latest } else { Class::Recoverable };
     Envelope { namespace, room: room.into(), owner_room: None, event: event.into(), argument: argument.into(), class }
-}
-
-#[derive(Debug, Default)]
-struct Missed {
-    events: BTreeMap<u64, ReplayedEvent>,
-    bytes: usize,
-}
-
-impl Missed {
-    /// Adds an event that went to this room.
-    fn add(&mut self, room: &str, seq: u64, envelope: Envelope) {
-        let event = self.events.entry(seq).or_insert_with(|| {
-            self.bytes += bytes(&envelope);
-            ReplayedEvent { seq, envelope, rooms: Vec::new() }
-        });
-        if !event.rooms.iter().any(|known| known == room) {
-            event.rooms.push(room.to_owned());
-        }
-    }
-
-    /// Adds an event of the log or the journal, unless only the newest of its name in the room matters and the event is
-    /// older. `newest` has the numbers of the newest events.
-    fn add_logged(&mut self, room: &str, seq: u64, envelope: Envelope, newest: &mut HashMap<Arc<str>, u64>) {
-        if envelope.class == Class::Latest {
-            let known = newest.entry(Arc::clone(&envelope.event)).or_insert(seq);
-            if seq < *known {
-                return;
-            }
-            let older = mem::replace(known, seq);
-            if older < seq
-                && let Some(older) = self.events.remove(&older)
-            {
-                self.bytes -= bytes(&older.envelope);
-            }
-        }
-        self.add(room, seq, envelope);
-    }
-
-    fn add_state(&mut self, room: &str, media_id: &str, state: &MediaState) {
-        self.add(room, state.seq, state.envelope(media_id));
-    }
-}
-
-fn bytes(envelope: &Envelope) -> usize {
-    envelope.event.len() + envelope.argument.len()
 }
