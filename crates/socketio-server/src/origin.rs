@@ -10,9 +10,11 @@ use ::http::HeaderValue;
 /// Longest scheme that is read. `capacitor-electron` has 18 letters.
 const MAX_SCHEME_BYTES: usize = 40;
 
-/// Longest origin that is read: the scheme, `://`, a name of 253 bytes (RFC 1035) and a port. No valid origin is
-/// longer.
-pub(crate) const MAX_ORIGIN_BYTES: usize = MAX_SCHEME_BYTES + 3 + 253 + 6;
+/// Longest name of a host (RFC 1035).
+const MAX_NAME_BYTES: usize = 253;
+
+/// Longest origin that is read: the scheme, `://`, a name and a port. No valid origin is longer.
+pub(crate) const MAX_ORIGIN_BYTES: usize = MAX_SCHEME_BYTES + 3 + MAX_NAME_BYTES + 6;
 
 /// The web origins that may use the server from a browser.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,6 +185,8 @@ fn check_name(name: &str) -> Result<(), WrongOrigin> {
         Err(WrongOrigin::Wildcard)
     } else if !name.is_ascii() {
         Err(WrongOrigin::NotAscii)
+    } else if name.len() > MAX_NAME_BYTES {
+        Err(WrongOrigin::TooLong)
     } else if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
         Err(WrongOrigin::Host)
     } else {
@@ -267,9 +271,16 @@ mod tests {
             ("https://studio.example:+1", WrongOrigin::Port),
             ("https://::1", WrongOrigin::Host),
             (&format!("https://{}", "a".repeat(MAX_ORIGIN_BYTES)), WrongOrigin::TooLong),
+            (&format!("ws://{}", "a".repeat(MAX_NAME_BYTES + 1)), WrongOrigin::TooLong),
         ] {
             assert_eq!(text.parse::<WebOrigin>(), Err(error), "{text}");
         }
+    }
+
+    #[test]
+    fn the_longest_name_is_read_again_after_its_scheme_became_longer() {
+        let longest = origin(&format!("ws://{}:65535", "a".repeat(MAX_NAME_BYTES)));
+        assert_eq!(origin(&longest.to_string()), longest);
     }
 
     proptest! {
