@@ -107,10 +107,10 @@ pub use limit::Limit;
 pub use metrics::MetricsSnapshot;
 pub use origin::{Origins, WebOrigin, WrongOrigin};
 pub use reason::{DisconnectReason, RecoveryFailure};
-pub use recovery::keeper::{Before, MissedEvent, Recalled, SavedSession, SessionKeeper};
+pub use recovery::keeper::{Before, Claimed, Missed, MissedEvent, Recalled, SavedSession, SessionKeeper};
 pub use refusal::{Refusal, RefusedClient};
 pub use server::{Drained, Server, ServerBuilder};
-pub use shard::rooms::JoinError;
+pub use shard::rooms::{JoinError, RoomObserver};
 pub use tls::Tls;
 /// The crates whose types are in this crate's API: attachments, requests (`hyper::http`) and their bodies, JSON,
 /// services, and the arguments of [`Tls`].

@@ -52,6 +52,8 @@ reasons! {
     SessionResumed => "session resumed elsewhere",
     /// The server shuts down.
     ServerShutdown => "server shutting down",
+    /// The application could not serve the client at the time. The client reconnects.
+    Unavailable => "unavailable",
     /// A handler panicked.
     HandlerPanic => "handler panic",
 }
@@ -69,7 +71,8 @@ impl DisconnectReason {
             | Self::OutboxFull
             | Self::WriteStalled
             | Self::SessionResumed
-            | Self::ServerShutdown => true,
+            | Self::ServerShutdown
+            | Self::Unavailable => true,
             Self::ClientNamespace
             | Self::ServerNamespace
             | Self::ConnectTimeout

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    Config, Handle, Limit, Namespace, RawEndpoint, Recovery, RefusedClient, Tls,
+    Config, Handle, Limit, Namespace, RawEndpoint, Recovery, RefusedClient, RoomObserver, Tls,
     admission::{Admission, TIDY_INTERVAL},
     api::handle::Node,
     config::{MAX_SHARDS, USER_TIMEOUT_STALLS, check_path},
@@ -93,6 +93,7 @@ impl Server {
                 tls: None,
                 allow_request: None,
                 on_refusal: None,
+                room_observer: None,
             },
         }
     }
@@ -221,6 +222,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn on_refusal(mut self, f: impl Fn(&RefusedClient<'_>) + Send + Sync + 'static) -> Self {
         self.application.on_refusal = Some(Box::new(f));
+        self
+    }
+
+    /// Sets the observer of the rooms that have members.
+    #[must_use]
+    pub fn observe_rooms(mut self, observer: Arc<dyn RoomObserver>) -> Self {
+        self.application.room_observer = Some(observer);
         self
     }
 

@@ -39,7 +39,7 @@ pub(crate) fn run(flags: &SettingFlags, in_memory: bool) -> Result<ExitCode, Fai
     let executable = std::env::current_exe().context("can't find the running executable")?;
     let scheme = settings.scheme();
     // Without a reload on SIGHUP: a closed terminal sends SIGHUP, and the server must then end.
-    let keep = if in_memory { Keep::InMemory } else { Keep::InFolder };
+    let keep = if in_memory { Keep::Memory } else { Keep::of(&settings) };
     // A new item at each start: the stored one of an earlier start may have ended.
     let item = format!("demo-{now}");
     start(settings, keep, None, move |address| guide(scheme, address, &executable, &token, &key, &item))

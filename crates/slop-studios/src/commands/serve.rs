@@ -13,7 +13,8 @@ pub(crate) fn run(flags: &SettingFlags) -> Result<ExitCode, Failure> {
     let settings = Effective::load(flags, Profile::Serve).settings()?;
     let flags = flags.clone();
     let load = move || Effective::load(&flags, Profile::Serve);
-    start(settings, Keep::InFolder, Some(Box::new(load)), |_| String::new())
+    let keep = Keep::of(&settings);
+    start(settings, keep, Some(Box::new(load)), |_| String::new())
 }
 
 /// Serves until a signal ends the server. SIGHUP reads the settings with `load`. Once the server listens, it prints the

@@ -132,7 +132,13 @@ pub const NOTIFICATION_RETENTION_DAYS: &str = "90";
 /// A publish confirmed to its publisher must survive, whatever happens to the machine. A group of publishes shares the
 /// cost.
 pub const STORE_SYNC: &str = "full";
+/// The product's name.
+pub const REDIS_PREFIX: &str = "slop";
 
+/// The longest prefix: a namespace, a room and an id stand behind it in each name.
+pub const MAX_REDIS_PREFIX_BYTES: usize = 64;
+/// 256 bits, as many as the keys that are derived from it.
+pub const LEAST_CLUSTER_SECRET_BYTES: usize = 32;
 /// The longest retention, in days: a century, so that no sum overflows.
 pub const MAX_RETENTION_DAYS: u64 = 36_500;
 /// The longest time a browser's timer can hold (2^31 - 1 ms). The stock client waits for

@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use socketio_server::{Origins, TrustedProxies};
 
 use crate::identity::PublicKeyFile;
+use crate::store::redis::Durability;
 use crate::store::sqlite::StoreSync;
 
 pub(crate) mod certificate;
@@ -31,9 +32,10 @@ pub use errors::{Misspelt, SettingError, SettingErrors};
 pub use flags::SettingFlags;
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
-    accepted_claims, api_keys, base_path, boolean, buffer, claim_name, cors_origin, count, days, headers, host, hours,
-    jwks_url, log_format, log_level, milliseconds, optional_path, path, port, previous_secrets, public_key_files, rate,
-    secret, size, size_or_none, store_sync, trusted_proxies, whole,
+    accepted_claims, api_keys, base_path, boolean, buffer, claim_name, cluster_secret, cors_origin, count, days,
+    headers, host, hours, jwks_url, log_format, log_level, milliseconds, optional_path, path, port, previous_secrets,
+    public_key_files, rate, redis_durability, redis_prefix, redis_url, secret, size, size_or_none, store_sync,
+    trusted_proxies, whole,
 };
 pub use tables::Tables;
 
@@ -367,6 +369,22 @@ settings! {
 
     /// What an accepted publish survives: full (the machine loses its power) or normal (the server is killed)
     store_sync: StoreSync = "STORE_SYNC" Text DefaultValue::Fixed(defaults::STORE_SYNC), store_sync;
+
+    "Many nodes":
+
+    /// Redis or Valkey that keeps everything in place of DATA_DIR, for any number of nodes, as `redis://host:6379/0`, or
+    /// `rediss://` for TLS. As a flag it shows in the process list: prefer the environment or the file
+    redis_url: Option<SecretString> = "REDIS_URL" Secret DefaultValue::Fixed(""), redis_url;
+
+    /// Beginning of the names in Redis. Servers with the same one are nodes of one cluster
+    redis_prefix: String = "REDIS_PREFIX" Text DefaultValue::Fixed(defaults::REDIS_PREFIX), redis_prefix;
+
+    /// What Redis does with what it has accepted, for the answers to publishers: always (`appendfsync always`), everysec or
+    /// none; empty: always, if Redis says so itself. If it says that it does less, nothing counts as stored
+    redis_durability: Option<Durability> = "REDIS_DURABILITY" Text DefaultValue::Fixed(""), redis_durability;
+
+    /// Secret of the cluster, of 32 bytes or more, the same on all nodes. The names of sockets are checked with it
+    cluster_secret: Option<SecretString> = "CLUSTER_SECRET" Secret DefaultValue::Fixed(""), cluster_secret;
 }
 
 /// The settings with keys to verify tokens. One of them must be set.

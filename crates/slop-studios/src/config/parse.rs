@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use ::redis::IntoConnectionInfo as _;
 use http::Uri;
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use socketio_server::{Origins, TrustedProxies, WebOrigin};
 
 use super::{LogFormat, LogLevel};
 use crate::config::defaults;
 use crate::identity::PublicKeyFile;
+use crate::store::redis::Durability;
 use crate::store::sqlite::StoreSync;
 
 /// The non-empty elements of a comma-separated list.
@@ -288,6 +290,45 @@ pub(super) fn store_sync(text: &str) -> Result<StoreSync, String> {
         "normal" => Ok(StoreSync::Normal),
         _ => Err(format!("is {text:?}, not full or normal")),
     }
+}
+
+/// The URL may contain a password.
+pub(super) fn redis_url(text: &str) -> Result<Option<SecretString>, String> {
+    let url = secret(text)?;
+    match url.as_ref().map(|url| url.expose_secret().into_connection_info()) {
+        Some(Err(_)) => Err("is not a URL of the form redis://[user:password@]host[:port][/database], \
+                             or rediss:// for TLS, or redis+unix:///path/to/socket"
+            .to_owned()),
+        Some(Ok(_)) | None => Ok(url),
+    }
+}
+
+pub(super) fn redis_prefix(text: &str) -> Result<String, String> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    if is_plain && (1..=defaults::MAX_REDIS_PREFIX_BYTES).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("is {text:?}, not 1 to {} letters, digits, `-`, `.` and `_`", defaults::MAX_REDIS_PREFIX_BYTES))
+    }
+}
+
+pub(super) fn redis_durability(text: &str) -> Result<Option<Durability>, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "" => Ok(None),
+        "always" => Ok(Some(Durability::Always)),
+        "everysec" => Ok(Some(Durability::EverySecond)),
+        "none" => Ok(Some(Durability::None)),
+        _ => Err(format!("is {text:?}, not always, everysec or none")),
+    }
+}
+
+pub(super) fn cluster_secret(text: &str) -> Result<Option<SecretString>, String> {
+    let secret = secret(text)?;
+    let is_short = |secret: &SecretString| secret.expose_secret().len() < defaults::LEAST_CLUSTER_SECRET_BYTES;
+    if secret.as_ref().is_some_and(is_short) {
+        return Err(format!("is shorter than {} bytes, and may be guessed", defaults::LEAST_CLUSTER_SECRET_BYTES));
+    }
+    Ok(secret)
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {

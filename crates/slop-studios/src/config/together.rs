@@ -5,6 +5,7 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -28,6 +29,11 @@ impl Parsed {
                 (None, Some(_)) => refuse("TLS_KEY_FILE", alone("TLS_CERT_FILE")),
                 _ => {}
             }
+        }
+        if let (Some(Some(_)), Some(None)) = (&self.redis_url, &self.cluster_secret) {
+            let why = "is empty, and REDIS_URL is set: the nodes of a cluster have a secret in common. Make one:\n\
+                       \x20   export CLUSTER_SECRET=\"$(openssl rand -hex 32)\"";
+            refuse("CLUSTER_SECRET", why.to_owned());
         }
         if let (Some(soft), Some(hard)) = (self.outbox_soft_bytes, self.outbox_hard_bytes)
             && soft > hard
@@ -79,7 +85,7 @@ impl Parsed {
             let files = TlsFiles { certificate: certificate.clone(), key: key.clone() };
             problems.extend(certificate::check(&files).iter().map(ToString::to_string));
         }
-        if let Some(folder) = &self.data_dir
+        if let (Some(folder), Some(None)) = (&self.data_dir, &self.redis_url)
             && let Some(file) = data_dir::in_the_way(folder)
         {
             problems.push(data_dir::no_folder(folder, &file));
@@ -93,6 +99,12 @@ impl Settings {
     pub(crate) fn tls(&self) -> Option<TlsFiles> {
         let (certificate, key) = (self.tls_cert_file.clone()?, self.tls_key_file.clone()?);
         Some(TlsFiles { certificate, key })
+    }
+
+    /// The cluster's key for one purpose, if the server is a node of a cluster.
+    pub(crate) fn cluster_key(&self, purpose: &str) -> Option<[u8; 32]> {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, self.cluster_secret.as_ref()?.expose_secret().as_bytes());
+        hmac::sign(&secret, purpose.as_bytes()).as_ref().try_into().ok()
     }
 
     /// The scheme of the server's URLs.

@@ -90,4 +90,8 @@ impl Dispatch for EngineDispatch {
         };
         group.iter().map(each).collect()
     }
+
+    fn advance(&self, seq: u64) {
+        self.handle.advance(seq.into());
+    }
 }

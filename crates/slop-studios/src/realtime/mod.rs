@@ -2,6 +2,7 @@
 
 pub(crate) mod dispatch;
 pub(crate) mod inbox;
+pub(crate) mod interest;
 pub(crate) mod namespaces;
 pub(crate) mod owners;
 pub(crate) mod revoke;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use socketio_server::{Event, EventArgs, Namespace, OwnedEvent, Socket};
+use socketio_server::{Ack, Event, EventArgs, Namespace, OwnedEvent, Socket};
 
 use crate::contract::events::{
     AuthenticateResponse, ConnectionInfo, Done, Failed, HeartbeatAck, Pong, RoomChanged, Welcome, client, server,
@@ -14,7 +14,9 @@ use crate::contract::rooms::{self, Target};
 use crate::contract::time::Moment;
 use crate::limits::MAX_EVENT_NAME_BYTES;
 use crate::realtime::inbox::{self, Inboxes};
-use crate::realtime::session::{Denied, NOT_ALLOWED, Sessions, identity, send, send_args};
+use crate::realtime::session::{
+    Denied, NOT_ALLOWED, NotAuthenticated, Sessions, UNAVAILABLE, identity, send, send_args,
+};
 use crate::realtime::subscriptions;
 use crate::store::Store;
 use crate::text::excerpt;
@@ -64,15 +66,15 @@ fn questions(namespace: Namespace) -> Namespace {
         .on(client::GET_CONNECTION_INFO, |socket, event| {
             event.ack(&connection_info(socket));
         })
-        .on(client::PING, |socket, event| {
-            answer(socket, event, server::PONG, &Pong { timestamp: Moment::now().epoch_ms() });
+        .on(client::PING, |socket, mut event| {
+            answer(socket, event.take_ack(), server::PONG, &Pong { timestamp: Moment::now().epoch_ms() });
         })
-        .on(client::HEARTBEAT, |socket, event| {
+        .on(client::HEARTBEAT, |socket, mut event| {
             // Only an object counts: serde would also fill a struct from an array.
             let sent = event.arg(0).filter(|payload| payload.get().starts_with('{'));
             let sent = sent.and_then(|payload| serde_json::from_str::<Heartbeat>(payload.get()).ok());
             let sent = sent.and_then(|heartbeat| heartbeat.timestamp?.as_f64());
-            answer(socket, event, server::HEARTBEAT_ACK, &HeartbeatAck::new(Moment::now(), sent));
+            answer(socket, event.take_ack(), server::HEARTBEAT_ACK, &HeartbeatAck::new(Moment::now(), sent));
         })
 }
 
@@ -83,8 +85,8 @@ fn lifecycle(
     sessions: &Arc<Sessions>,
     arrive: impl Fn(&Socket) + Clone + Send + Sync + 'static,
 ) -> Namespace {
-    let s = Arc::clone(sessions);
-    let namespace = namespace.before_connect(move |auth, headers| s.before_connect(auth, headers));
+    let (s, name) = (Arc::clone(sessions), namespace.name());
+    let namespace = namespace.before_connect(move |auth, headers| s.before_connect(name, auth, headers));
     let s = Arc::clone(sessions);
     let namespace = namespace.authorize(move |socket, auth| s.admit(socket, auth));
     let (s, arrived) = (Arc::clone(sessions), arrive.clone());
@@ -127,20 +129,32 @@ fn identity_and_rooms(
         s.logout(socket);
         event.ack(&Done { success: true });
     });
-    let s = Arc::clone(sessions);
-    let namespace = namespace.on(client::JOIN_ROOM, move |socket, event| join_room(&s, socket, event));
+    let (s, has_other_nodes) = (Arc::clone(sessions), sessions.interest.is_needed());
+    let namespace = if has_other_nodes {
+        namespace.on_async(client::JOIN_ROOM, move |socket, event| enter_room(Arc::clone(&s), socket, event))
+    } else {
+        namespace.on(client::JOIN_ROOM, move |socket, event| join_room(&s, socket, event))
+    };
     let s = Arc::clone(sessions);
     namespace.on(client::LEAVE_ROOM, move |socket, event| leave_room(&s, socket, event))
 }
 
 /// Answers an event with an event, and acknowledges it with the same arguments.
-fn answer(socket: &Socket, event: Event<'_>, name: &'static str, payload: &impl Serialize) {
+fn answer(socket: &Socket, ack: Option<Ack>, name: &'static str, payload: &impl Serialize) {
     match EventArgs::new(payload) {
         Ok(args) => {
             send_args(socket, name, &args);
-            event.ack_args(&args);
+            if let Some(ack) = ack {
+                ack.send_args(&args);
+            }
         }
         Err(error) => tracing::error!(event = name, %error, "encode an event"),
+    }
+}
+
+fn acknowledge(ack: Option<Ack>, payload: &impl Serialize) {
+    if let Some(ack) = ack {
+        ack.send(payload);
     }
 }
 
@@ -177,10 +191,10 @@ struct Heartbeat {
     timestamp: Option<serde_json::Value>,
 }
 
-async fn authenticate(sessions: &Sessions, socket: &Socket, event: OwnedEvent, arrive: impl Fn(&Socket)) {
+async fn authenticate(sessions: &Arc<Sessions>, socket: &Socket, event: OwnedEvent, arrive: impl Fn(&Socket)) {
     socket.turn().await;
-    if let Some(key) = socket.work(|| sessions.before_authenticate(event.arg(0))) {
-        key.await;
+    if let Some(ready) = socket.work(|| sessions.before_authenticate(socket.namespace(), event.arg(0))) {
+        ready.await;
         socket.turn().await;
     }
     if !socket.is_connected() {
@@ -193,44 +207,80 @@ async fn authenticate(sessions: &Sessions, socket: &Socket, event: OwnedEvent, a
         }
         Err(error) => {
             event.ack(&AuthenticateResponse { success: false, user_id: None, error: Some(error.to_string()) });
-            sessions.enforce_failure_limit(socket);
+            if error != NotAuthenticated::Unavailable {
+                sessions.enforce_failure_limit(socket);
+            }
         }
     }
 }
 
-fn join_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
+/// Joins a room whose events are dispatched here already.
+fn join_room(sessions: &Sessions, socket: &Socket, mut event: Event<'_>) {
+    let ack = event.take_ack();
+    match rooms::parse_room(event.arg(0)) {
+        Ok(room) => answer_join(socket, ack, &room, join(sessions, socket, &room)),
+        Err(error) => acknowledge(ack, &Failed::new(&format!("Room name {error}"))),
+    }
+}
+
+/// Has the events of a room dispatched here, then joins it.
+async fn enter_room(sessions: Arc<Sessions>, socket: Socket, mut event: OwnedEvent) {
+    let ack = event.take_ack();
     let room = match rooms::parse_room(event.arg(0)) {
         Ok(room) => room,
-        Err(error) => return event.ack(&Failed::new(&format!("Room name {error}"))),
+        Err(error) => return acknowledge(ack, &Failed::new(&format!("Room name {error}"))),
     };
-    let joined = match target(socket, &room) {
+    if target(&socket, &room) == Target::Custom {
+        if let Err(denied) = sessions.may_join(&socket, &room) {
+            return answer_join(&socket, ack, &room, Err(denied));
+        }
+        if let Some(entered) = sessions.interest.enter(socket.namespace(), &room) {
+            let entered = entered.await;
+            socket.caught_up().await;
+            if let Err(error) = entered {
+                tracing::debug!(%error, room, "hear a room");
+                return acknowledge(ack, &Failed::new(UNAVAILABLE));
+            }
+        }
+    }
+    if socket.is_connected() {
+        answer_join(&socket, ack, &room, join(&sessions, &socket, &room));
+    }
+}
+
+fn join(sessions: &Sessions, socket: &Socket, room: &str) -> Result<(), Denied> {
+    match target(socket, room) {
         Target::Own => Ok(()),
         Target::Another => Err(Denied::Reserved),
-        Target::Custom => sessions.join_custom(socket, &room),
-    };
+        Target::Custom => sessions.join_custom(socket, room),
+    }
+    .inspect_err(|_| sessions.metrics.join_refused(socket.namespace()))
+}
+
+fn answer_join(socket: &Socket, ack: Option<Ack>, room: &str, joined: Result<(), Denied>) {
     match joined {
         Ok(()) => {
-            answer(socket, event, server::ROOM_JOINED, &RoomChanged { room: &room, success: true });
+            answer(socket, ack, server::ROOM_JOINED, &RoomChanged { room, success: true });
         }
         Err(denied) => {
-            sessions.metrics.join_refused(socket.namespace());
             let rule = denied.rule();
             tracing::debug!(namespace = socket.namespace(), socket = socket.id(), room, rule, "refuse a join");
-            event.ack(&Failed::new(&denied.to_string()));
+            acknowledge(ack, &Failed::new(&denied.to_string()));
         }
     }
 }
 
-fn leave_room(sessions: &Sessions, socket: &Socket, event: Event<'_>) {
+fn leave_room(sessions: &Sessions, socket: &Socket, mut event: Event<'_>) {
+    let ack = event.take_ack();
     let room = match rooms::parse_room(event.arg(0)) {
         Ok(room) => room,
-        Err(error) => return event.ack(&Failed::new(&format!("Room name {error}"))),
+        Err(error) => return acknowledge(ack, &Failed::new(&format!("Room name {error}"))),
     };
     match target(socket, &room) {
-        Target::Own | Target::Another => return event.ack(&Failed::new(NOT_ALLOWED)),
+        Target::Own | Target::Another => return acknowledge(ack, &Failed::new(NOT_ALLOWED)),
         Target::Custom => sessions.leave_custom(socket, &room),
     }
-    answer(socket, event, server::ROOM_LEFT, &RoomChanged { room: &room, success: true });
+    answer(socket, ack, server::ROOM_LEFT, &RoomChanged { room: &room, success: true });
 }
 
 fn target(socket: &Socket, room: &str) -> Target {

@@ -4,25 +4,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use socketio_server::{MissedEvent, Position, Recalled, SavedSession, SessionKeeper};
+use futures_util::future::{OptionFuture, join};
+use socketio_server::{Claimed, Missed, MissedEvent, Position, Recalled, SavedSession, SessionKeeper};
 
 use crate::contract::namespaces;
 use crate::contract::time::Moment;
 use crate::limits::ALIVE_INTERVAL;
+use crate::realtime::interest::Interest;
 use crate::realtime::session::SavedState;
-use crate::store::{ReplayedEvent, SessionKey, SessionRecord, Store, StoreError};
+use crate::store::{ClaimedSession, Replay, ReplayedEvent, Room, SessionKey, SessionRecord, Store, StoreError};
 
 /// A session keeper that stores each session under the hash of its secret.
 #[derive(Debug)]
 pub(crate) struct StoreKeeper {
     store: Arc<dyn Store>,
+    interest: Arc<Interest>,
     window: Duration,
 }
 
 impl StoreKeeper {
     /// Creates a keeper. A client may be away for up to `window`, even if the server restarts during that time.
-    pub(crate) fn new(store: Arc<dyn Store>, window: Duration) -> Self {
-        Self { store, window }
+    pub(crate) fn new(store: Arc<dyn Store>, interest: Arc<Interest>, window: Duration) -> Self {
+        Self { store, interest, window }
     }
 }
 
@@ -59,46 +62,70 @@ impl SessionKeeper for StoreKeeper {
         self.store.forget_session(key_of(pid));
     }
 
-    fn recall(&self, pid: &str) -> Recalled<SavedSession> {
+    fn is_shared(&self) -> bool {
+        self.store.has_other_nodes()
+    }
+
+    fn claim(&self, pid: &str, is_here: bool) -> Recalled<Claimed> {
         let (store, key, window) = (Arc::clone(&self.store), key_of(pid), self.window);
         Box::pin(async move {
-            recall(&*store, key, window).await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "recall a session");
+            claim(&*store, key, is_here, window).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "claim a session");
                 None
             })
         })
     }
 
-    fn missed(
-        &self,
-        namespace: &str,
-        rooms: Vec<(Arc<str>, Position)>,
-        offset: Position,
-    ) -> Recalled<Vec<MissedEvent>> {
+    fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, Position)>, offset: Position) -> Recalled<Missed> {
         let (store, namespace) = (Arc::clone(&self.store), namespaces::named(namespace));
         let rooms = rooms.into_iter().map(|(room, joined)| (room, joined.get())).collect();
+        let interest = Arc::clone(&self.interest);
         Box::pin(async move {
-            let until = store.boot_seq().saturating_sub(1);
-            match store.replay(namespace?, rooms, offset.get(), until).await {
-                Ok(replay) => replay.complete.then(|| replay.events.into_iter().map(missed).collect()),
-                Err(error) => {
-                    tracing::warn!(%error, "read what a session has missed");
-                    None
-                }
-            }
+            read_missed(&*store, &interest, namespace?, rooms, offset.get()).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "read what a session has missed");
+                None
+            })
         })
     }
 }
 
-async fn recall(store: &dyn Store, key: SessionKey, window: Duration) -> Result<Option<SavedSession>, StoreError> {
-    let Some(record) = store.session(key).await? else { return Ok(None) };
+async fn claim(
+    store: &dyn Store,
+    key: SessionKey,
+    is_here: bool,
+    window: Duration,
+) -> Result<Option<Claimed>, StoreError> {
+    let record = match store.claim_session(key).await? {
+        Some(ClaimedSession::Own(_)) if is_here => return Ok(Some(Claimed::Here)),
+        Some(ClaimedSession::Own(record) | ClaimedSession::Stored(record)) => record,
+        None => return Ok(None),
+    };
     if record.left_at.is_some_and(|left_at| left_at.after(window + ALIVE_INTERVAL) < Moment::now()) {
         return Ok(None);
     }
     let mut session = SavedSession::new(record.namespace, record.socket_id, record.since_seq.into());
     session.rooms = record.rooms.into_iter().map(|(room, joined)| (room, joined.into())).collect();
     session.data = up_to_date(store, &record.data).await?;
-    Ok(Some(session))
+    Ok(Some(Claimed::Saved(session)))
+}
+
+/// Reads what earlier runs have sent. With other nodes, it reads what was sent so far, and later events are dispatched
+/// here.
+async fn read_missed(
+    store: &dyn Store,
+    interest: &Arc<Interest>,
+    namespace: &'static str,
+    rooms: Vec<(Arc<str>, u64)>,
+    after: u64,
+) -> Result<Option<Missed>, StoreError> {
+    let names = rooms.iter().map(|(room, _)| Room { namespace, room: Arc::clone(room) });
+    let entered = interest.enter_all(names.collect());
+    let until = if store.has_other_nodes() { u64::MAX } else { store.boot_seq().saturating_sub(1) };
+    let replay = store.replay(namespace, rooms, after, until);
+    let (entered, replay) = join(OptionFuture::from(entered), replay).await;
+    entered.transpose()?;
+    let Replay { complete, events, up_to } = replay?;
+    Ok(complete.then(|| Missed { events: events.into_iter().map(missed).collect(), until: up_to.into() }))
 }
 
 fn missed(ReplayedEvent { seq, envelope, rooms }: ReplayedEvent) -> MissedEvent {
@@ -129,7 +156,7 @@ mod tests {
     fn a_client_may_be_away_for_the_window_however_often_the_server_was_restarted() {
         let window = Duration::from_secs(120);
         let store: Arc<dyn Store> = Arc::new(temporary(Arc::<Recorder>::default()));
-        let keeper = StoreKeeper::new(Arc::clone(&store), window);
+        let keeper = StoreKeeper::new(Arc::clone(&store), Arc::default(), window);
         for (pid, away, is_known) in [("a", 0, true), ("b", 119, true), ("c", 126, false)] {
             store.save_session(SessionRecord {
                 key: key_of(pid),
@@ -142,8 +169,8 @@ mod tests {
                 left_at: Some(Moment::now().before(Duration::from_secs(away))),
                 before: Before::Nothing,
             });
-            assert_eq!(wait(keeper.recall(pid)).is_some(), is_known, "{away}");
+            assert_eq!(wait(keeper.claim(pid, false)).is_some(), is_known, "{away}");
         }
-        assert!(wait(keeper.recall("d")).is_none());
+        assert!(wait(keeper.claim("d", false)).is_none());
     }
 }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use futures_util::future::{OptionFuture, join};
 use socketio_server::{EventArgs, Forgotten, Namespace, OwnedEvent, Socket};
 
 use crate::contract::events::{Failed, MediaSubscribed, client};
+use crate::contract::namespaces::MEDIA;
 use crate::contract::rooms;
 use crate::realtime::session::Sessions;
 use crate::store::{MediaSnapshot, Store};
@@ -35,7 +37,11 @@ async fn subscribe(sessions: Arc<Sessions>, store: Arc<dyn Store>, socket: Socke
         Ok(media_id) => media_id,
         Err(error) => return event.ack(&Failed::new(&format!("Media id {error}"))),
     };
-    match store.media_snapshot(&media_id).await {
+    // The read comes after the question for the room's events.
+    let entered = sessions.interest.enter(MEDIA, &rooms::media_room(&media_id));
+    let snapshot = store.media_snapshot(&media_id);
+    let (entered, snapshot) = join(OptionFuture::from(entered), snapshot).await;
+    match entered.transpose().and(snapshot) {
         Ok(snapshot) => {
             socket.caught_up().await;
             if socket.is_connected() {

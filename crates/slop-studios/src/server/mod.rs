@@ -98,12 +98,12 @@ async fn watch(settings: &Settings, store: Arc<dyn Store>, metrics: Arc<Metrics>
 /// access.
 fn say_started(settings: &Settings, keep: Keep, address: SocketAddr) {
     let folder = std::path::absolute(&settings.data_dir).unwrap_or_else(|_unknown| settings.data_dir.clone());
-    let is_in_folder = keep == Keep::InFolder;
+    let is_in_folder = keep == Keep::Folder;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         url = format!("{}://{address}", settings.scheme()),
         base_path = Some(settings.base_path.as_str()).filter(|path| !path.is_empty()),
-        store = if is_in_folder { "folder" } else { "memory" },
+        store = keep.as_str(),
         data_dir = is_in_folder.then(|| display(folder.display())),
         store_sync = is_in_folder.then(|| settings.store_sync.as_str()),
         shards = settings.shards,

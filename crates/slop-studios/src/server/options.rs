@@ -3,21 +3,53 @@
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
+use secrecy::ExposeSecret as _;
 use socketio_server::Config;
 
 use super::open_files::{self, Capacity};
 use crate::config::Settings;
 use crate::limits;
 use crate::store::sqlite::Options;
-use crate::store::{Bound, Bounds, KeyBounds, RevocationBound};
+use crate::store::{Bound, Bounds, KeyBounds, RevocationBound, redis};
 
 /// Where the server keeps its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keep {
     /// In the folder `DATA_DIR`.
-    InFolder,
+    Folder,
     /// In memory, until it ends.
-    InMemory,
+    Memory,
+    /// In Redis, with other nodes.
+    Redis,
+}
+
+impl Keep {
+    /// The place that the settings name.
+    pub(crate) fn of(settings: &Settings) -> Self {
+        if settings.redis_url.is_some() { Self::Redis } else { Self::Folder }
+    }
+
+    /// The place, for the log.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Folder => "folder",
+            Self::Memory => "memory",
+            Self::Redis => "redis",
+        }
+    }
+}
+
+/// The options of the store in Redis, if the settings name one.
+pub(super) fn redis_options(settings: &Settings) -> Option<redis::Options> {
+    let mut socket_id_key = [0; 16];
+    socket_id_key.copy_from_slice(&settings.cluster_key("socket ids")?[..16]);
+    Some(redis::Options {
+        url: settings.redis_url.as_ref()?.expose_secret().to_owned(),
+        prefix: settings.redis_prefix.clone(),
+        bounds: bounds(settings),
+        durability: settings.redis_durability,
+        socket_id_key,
+    })
 }
 
 pub(super) fn store_options(settings: &Settings) -> Options {

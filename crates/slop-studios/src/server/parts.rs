@@ -9,7 +9,7 @@ use socketio_server::{Handle, Recovery, Server, ServerBuilder, SessionKeeper};
 use tokio::runtime::Runtime;
 
 use super::checks::check_identities;
-use super::options::{Keep, bounds, capacity_that_fits, engine_config, store_options};
+use super::options::{Keep, bounds, capacity_that_fits, engine_config, redis_options, store_options};
 use crate::config::Settings;
 use crate::config::certificate::Certificate;
 use crate::hot_swap::HotSwap;
@@ -20,6 +20,7 @@ use crate::publish::Executor;
 use crate::publish::publishers::Publishers;
 use crate::realtime::dispatch::EngineDispatch;
 use crate::realtime::inbox::Inboxes;
+use crate::realtime::interest::Interest;
 use crate::realtime::namespaces;
 use crate::realtime::owners::NewOwners;
 use crate::realtime::revoke::Revoker;
@@ -28,6 +29,7 @@ use crate::realtime::session::Sessions;
 use crate::realtime::user_rate::UserRates;
 use crate::refusals::Refusals;
 use crate::store::memory::MemoryStore;
+use crate::store::redis::RedisStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Dispatch, Revocations as Forgotten, Store, StoreControl};
 
@@ -59,6 +61,8 @@ pub(super) fn start(
     let controlled = open_store(settings, keep, dispatch, metrics)?;
     let store: Arc<dyn Store> = Arc::<dyn StoreControl>::clone(&controlled);
     inboxes.use_store(&store);
+    sessions.interest.use_store(&store);
+    runtime.spawn(Arc::clone(&sessions.interest).keep_tidy());
     read_revocations(runtime, &*store, &revocations)?;
     let revoker = Arc::new(Revoker::new(
         Arc::<dyn StoreControl>::clone(&controlled),
@@ -89,7 +93,8 @@ pub(super) fn start(
     };
     let noted = Arc::clone(&refusals);
     let builder = builder
-        .recovery(recovery(settings, &*controlled, &store))
+        .recovery(recovery(settings, &*controlled, &store, &sessions.interest))
+        .observe_rooms(Arc::<Interest>::clone(&sessions.interest))
         .fallback(Api::new(Arc::new(app), options))
         .on_refusal(move |client| noted.note_client(client));
     let builder = namespaces::all(&sessions, &inboxes, &store).into_iter().fold(builder, ServerBuilder::namespace);
@@ -108,8 +113,12 @@ fn open_store(
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Arc<dyn StoreControl>> {
     Ok(match keep {
-        Keep::InFolder => Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(metrics))?),
-        Keep::InMemory => Arc::new(MemoryStore::new(bounds(settings), dispatch, metrics)),
+        Keep::Folder => Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(metrics))?),
+        Keep::Memory => Arc::new(MemoryStore::new(bounds(settings), dispatch, metrics)),
+        Keep::Redis => {
+            let options = redis_options(settings).context("REDIS_URL or CLUSTER_SECRET is empty")?;
+            Arc::new(RedisStore::open(&options, dispatch)?)
+        }
     })
 }
 
@@ -133,6 +142,7 @@ fn sessions(
         auth_failure_limit: settings.auth_failure_limit,
         max_rooms_per_socket: settings.max_rooms_per_socket,
         user_rates: UserRates::new(settings.event_rate_per_user),
+        interest: Arc::default(),
         owners: NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout),
     });
     let (handle, shared) = (handle.clone(), Arc::clone(&sessions));
@@ -178,8 +188,13 @@ fn verifier(
 }
 
 /// The options for recovery. Offsets are the store's numbers even without recovery: the inbox depends on them too.
-fn recovery(settings: &Settings, controlled: &dyn StoreControl, store: &Arc<dyn Store>) -> Recovery {
-    let keeper = StoreKeeper::new(Arc::clone(store), settings.recovery);
+fn recovery(
+    settings: &Settings,
+    controlled: &dyn StoreControl,
+    store: &Arc<dyn Store>,
+    interest: &Arc<Interest>,
+) -> Recovery {
+    let keeper = StoreKeeper::new(Arc::clone(store), Arc::clone(interest), settings.recovery);
     Recovery {
         window: settings.recovery,
         after: Some(store.boot_seq().saturating_sub(1).into()),

@@ -18,8 +18,14 @@ pub struct Room {
 
 /// The part of a store that knows the rooms of a node. A store of one node dispatches all events, and has nothing to do.
 pub trait RoomInterest: Debug + Send + Sync {
+    /// Whether other nodes use the store at the same time. If so, only the events of entered rooms are dispatched here.
+    fn has_other_nodes(&self) -> bool {
+        false
+    }
+
     /// Has the events of these rooms dispatched here: all that are published after the answer, until
-    /// [`leave`](Self::leave). A room that was entered already stays entered.
+    /// [`leave`](Self::leave). Each event of any kind that was published before was dispatched before the answer, or is not
+    /// for this node. A room that was entered already stays entered.
     fn enter(&self, _rooms: Vec<Room>) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(ready(Ok(())))
     }

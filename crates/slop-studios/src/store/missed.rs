@@ -16,9 +16,9 @@ pub(in crate::store) struct Missed {
 }
 
 impl Missed {
-    /// The replay of these events.
-    pub(in crate::store) fn into_replay(self) -> Replay {
-        Replay { complete: true, events: self.events.into_values().collect() }
+    /// The replay of these events, which were read up to a number.
+    pub(in crate::store) fn into_replay(self, up_to: u64) -> Replay {
+        Replay { complete: true, events: self.events.into_values().collect(), up_to }
     }
 
     /// Adds an event that went to this room.

@@ -39,7 +39,7 @@ pub use control::{Backlog, Ending, StoreControl};
 pub use interest::{Room, RoomInterest};
 pub use media::{MediaChange, MediaState, Status, Step};
 pub use revocations::{Floors, Revocation, RevocationStore, Revocations, Revoked};
-pub use sessions::{SessionKey, SessionRecord, SessionStore};
+pub use sessions::{ClaimedSession, SessionKey, SessionRecord, SessionStore};
 
 /// A store of accepted changes. No other place orders them.
 ///
@@ -118,8 +118,9 @@ pub trait Store: SessionStore + RevocationStore + RoomInterest {
     /// For an item whose room was joined after `after`, the state as of `until` is always included. The client was sent
     /// the state when it joined, but may not have received it.
     ///
-    /// `until` is before the start of this run. The read takes no place in the order. It is done in slices, so that changes wait a
-    /// bounded time for it, whatever its size.
+    /// `until` is before the start of this run, unless the store has [other nodes](RoomInterest::has_other_nodes). Then the
+    /// read has a place in the order, like [`Store::inbox`]. Otherwise it takes none, and is done in slices, so that changes
+    /// wait a bounded time for it, whatever its size.
     fn replay(
         &self,
         namespace: &'static str,
@@ -157,6 +158,9 @@ pub trait Dispatch: Debug + Send + Sync {
     /// Queues committed events for their receivers, and returns a delivery for each, in the same order. It is called in
     /// commit order, with events that were committed together. It must be quick and must not wait for the store.
     fn dispatch(&self, group: &[Dispatched<'_>]) -> Vec<Delivery>;
+
+    /// Records that the order has come to this number: every event up to it was dispatched, or is not for this node.
+    fn advance(&self, _seq: u64) {}
 }
 
 /// A committed event and its place in the order.
@@ -401,6 +405,8 @@ pub struct Replay {
     pub complete: bool,
     /// The events, in dispatch order.
     pub events: Vec<ReplayedEvent>,
+    /// The number up to which they were read: the requested one, or that of the last event if it is lower.
+    pub up_to: u64,
 }
 
 /// An event of a replay.

@@ -33,6 +33,21 @@ pub trait SessionStore: Debug + Send + Sync {
     /// The session stays stored. Earlier calls that saved, left or forgot a session are taken into account. The read
     /// takes no other position in the order, so that changes wait a bounded time for it, however many callers ask.
     fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>>;
+
+    /// Takes a session over from another node: from here on, what that node does with it has no effect. Otherwise like
+    /// [`session`](Self::session).
+    fn claim_session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<ClaimedSession>, StoreError>> {
+        Box::pin(async move { Ok(self.session(key).await?.map(ClaimedSession::Stored)) })
+    }
+}
+
+/// A session that was claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimedSession {
+    /// No other node had it since this node saved it.
+    Own(SessionRecord),
+    /// Another node, or an earlier run of the server, has saved it.
+    Stored(SessionRecord),
 }
 
 /// The SHA-256 of a session's secret id.

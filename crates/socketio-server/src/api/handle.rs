@@ -17,7 +17,7 @@ use super::{broadcast::Broadcast, socket::Socket};
 use crate::{
     MetricsSnapshot,
     admission::Admission,
-    identifier::{SocketIds, SocketRef},
+    identifier::{Position, SocketIds, SocketRef},
     metrics::ShardMetrics,
     recovery::Memory,
     shard::Command,
@@ -61,6 +61,18 @@ impl Handle {
     /// A broadcast to every socket of a namespace.
     pub fn broadcast(&self, namespace: &str) -> Broadcast {
         Broadcast::new(self, namespace)
+    }
+
+    /// Reports that the order of broadcasts, which other servers share, has come to `position`: all broadcasts up to it
+    /// that are for sockets of this server were made. A socket that joins a room afterwards gets later broadcasts only.
+    /// A lower position than before changes nothing.
+    pub fn advance(&self, position: Position) {
+        let Some(mut history) = self.recovery().map(Memory::history) else { return };
+        if history.advance(position) {
+            for mailbox in &self.0.mailboxes {
+                let _ = mailbox.send(Command::Advance(position));
+            }
+        }
     }
 
     /// Runs `f` on the socket's shard, in order with the broadcasts. `f` gets `None` if the socket is gone. If the

@@ -14,12 +14,20 @@ use crate::{DisconnectReason, Event, OwnedEvent, Socket};
 pub struct ConnectError {
     pub(crate) message: String,
     pub(crate) data: Option<Box<RawValue>>,
+    pub(crate) is_temporary: bool,
 }
 
 impl ConnectError {
     /// An error with the message that the client sees as `error.message`.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), data: None }
+        Self { message: message.into(), data: None, is_temporary: false }
+    }
+
+    /// An error for a client that should connect again later. A stock client does not do so after a `connect_error`, but
+    /// after the loss of its connection. So its connection is closed, without a message.
+    #[must_use]
+    pub fn temporary() -> Self {
+        Self { is_temporary: true, ..Self::new("") }
     }
 
     /// Adds the data that the client sees as `error.data`. Data without a JSON form is left out.

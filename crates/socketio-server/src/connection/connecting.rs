@@ -119,7 +119,11 @@ impl Connection {
         };
         if let Err(error) = admitted {
             socket.drop_data();
-            self.refuse(handlers.name(), &error);
+            if error.is_temporary {
+                self.close_later(DisconnectReason::Unavailable);
+            } else {
+                self.refuse(handlers.name(), &error);
+            }
             return;
         }
         shard.space(namespace).sockets.borrow_mut().insert(id, socket.clone());

@@ -17,8 +17,8 @@ use crate::{
     delivery::frame::Frame,
     identifier::{Id, Position},
     recovery::{
-        Away, Direct, Entry, Memory, MissedEvent, Offset, SavedSession, SessionKeeper, SocketRecovery, TooLate,
-        Whereabouts,
+        Away, Claimed, Direct, Entry, Memory, MissedEvent, Offset, SavedSession, SessionKeeper, SocketRecovery,
+        TooLate, Whereabouts, keeper,
     },
     shard::Shard,
 };
@@ -67,8 +67,16 @@ impl Wish {
 struct FoundSession {
     session: SavedSession,
     direct: Direct,
-    /// The events after the client's offset that earlier runs of the server sent.
-    recalled: Vec<MissedEvent>,
+    /// The events after the client's offset that the keeper has.
+    recalled: Recalled,
+}
+
+/// The events that a keeper has of a session.
+#[derive(Default)]
+struct Recalled {
+    events: Vec<MissedEvent>,
+    /// The offset up to which they are complete.
+    until: Position,
 }
 
 /// Restores the client's session, or connects the client with a new session.
@@ -99,7 +107,7 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
     let mut returning = Returning { connection, pid: claim.pid, exists: false };
     let mut found = taken.map_err(|_too_late| unknown)?.map(|away| {
         let (session, direct) = away.unpack(|namespace| shard.space(namespace).namespace);
-        FoundSession { session, direct: direct.unpack(), recalled: Vec::new() }
+        FoundSession { session, direct: direct.unpack(), recalled: Recalled::default() }
     });
     returning.exists = found.is_some();
     if let Some(keeper) = &recovery.settings.keeper {
@@ -131,8 +139,8 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
     Ok(found)
 }
 
-/// Reads a session's data from the keeper: the session itself, unless it is already found, and the events that earlier
-/// runs of the server sent.
+/// Reads a session's data from the keeper: the session itself, unless it is already found and no other server can have
+/// it, and the events that the history of this server does not have.
 async fn read(
     connection: &Connection,
     keeper: &dyn SessionKeeper,
@@ -143,29 +151,33 @@ async fn read(
     let shard = &connection.shard;
     let begun = shard.handle.recovery().map_or(Position::NONE, |recovery| recovery.history().start());
     let after = |session: &SavedSession| offset.map_or(Position::NONE, |offset| offset.broadcast).max(session.since);
-    if found.as_ref().is_some_and(|found| after(&found.session) >= begun) {
+    let is_shared = keeper.is_shared();
+    if !is_shared && found.as_ref().is_some_and(|found| after(&found.session) >= begun) {
         return Ok(());
     }
     let _reader = match connection.address() {
         Some(address) => Some(shard.readers.enter(address).await),
         None => None,
     };
-    let found = match found {
-        Some(found) => found,
-        None => {
-            let session = keeper.recall(claim.pid.as_str()).await.ok_or(RecoveryFailure::UnknownSession)?;
-            found.insert(FoundSession { session, direct: Direct::default(), recalled: Vec::new() })
+    if is_shared || found.is_none() {
+        match keeper.claim(claim.pid.as_str(), found.is_some()).await.ok_or(RecoveryFailure::UnknownSession)? {
+            Claimed::Here => {}
+            Claimed::Saved(session) => {
+                *found = Some(FoundSession { session, direct: Direct::default(), recalled: Recalled::default() });
+            }
         }
-    };
+    }
+    let found = found.as_mut().ok_or(RecoveryFailure::UnknownSession)?;
     let (session, after) = (&found.session, after(&found.session));
     // This includes a session that was resumed before: events sent to it then may not have arrived.
-    if after < begun {
+    if is_shared || after < begun {
         let mut rooms = session.rooms.clone();
         rooms.push((session.socket_id.as_str().into(), Position::NONE));
         let missed = keeper.missed(&session.namespace, rooms, after).await;
-        found.recalled = missed.ok_or(RecoveryFailure::Forgotten)?;
+        let keeper::Missed { mut events, until } = missed.ok_or(RecoveryFailure::Forgotten)?;
         // The history has all later events.
-        found.recalled.retain(|event| event.offset <= begun);
+        events.retain(|event| event.offset <= until);
+        found.recalled = Recalled { events, until };
     }
     Ok(())
 }
@@ -274,7 +286,8 @@ impl Connection {
         }
         let ending = Returning { connection: self, pid: claim.pid, exists: true };
         let space = shard.space(namespace);
-        let FoundSession { session, mut direct, mut recalled } = found;
+        let FoundSession { session, mut direct, recalled } = found;
+        let has_recalled = !recalled.events.is_empty();
         let id = Id::parse(&session.socket_id).filter(|_| session.namespace == space.namespace);
         let id = id.filter(|id| !space.sockets.borrow().contains_key(id)).ok_or(RecoveryFailure::UnknownSession)?;
         let offset = claim.offset.as_ref().ok().and_then(Option::as_ref);
@@ -295,7 +308,7 @@ impl Connection {
         );
         socket.set_connected(true);
         space.sockets.borrow_mut().insert(id, socket.clone());
-        let missed = self.restore(&socket, &session, &mut recalled, since, auth).inspect_err(|_| {
+        let missed = self.restore(&socket, &session, recalled, since, auth).inspect_err(|_| {
             socket.set_connected(false);
             socket.leave_all();
             space.sockets.borrow_mut().remove(&id);
@@ -303,7 +316,7 @@ impl Connection {
         })?;
         ending.goes_on();
         let claimed = offset.copied().unwrap_or(Offset::of_broadcast(since));
-        self.send_missed(&socket, claimed, missed, !recalled.is_empty());
+        self.send_missed(&socket, claimed, missed, has_recalled);
         Ok(())
     }
 
@@ -313,7 +326,7 @@ impl Connection {
         self: &Rc<Self>,
         socket: &Socket,
         session: &SavedSession,
-        recalled: &mut Vec<MissedEvent>,
+        recalled: Recalled,
         since: Position,
         auth: Option<&RawValue>,
     ) -> Result<Missed, RecoveryFailure> {
@@ -325,7 +338,8 @@ impl Connection {
             restore.is_none_or(|restore| shard.guarded(|| restore(socket, &session.data, auth)).unwrap_or_default());
         let rooms = space.rooms.borrow().memberships_of(socket);
         let namespace = socket.reference().namespace;
-        let missed = recovery.history().missed(namespace, &id, &rooms, since, shard.position());
+        let Recalled { events: mut recalled, until } = recalled;
+        let missed = recovery.history().missed(namespace, &id, &rooms, since.max(until), shard.position());
         let missed = missed.ok_or(RecoveryFailure::Forgotten)?;
         if !has_room {
             return Err(RecoveryFailure::TooManyRooms);
@@ -340,7 +354,7 @@ impl Connection {
         if let Some(recovery) = &socket.inner().recovery {
             recovery.direct.borrow_mut().retain_rooms(|room| held.contains(room));
         }
-        let frames = replay(socket, recalled, &missed);
+        let frames = replay(socket, &recalled, &missed);
         let most = shard.config.outbox_hard_limit.saturating_mul(LARGEST_WAIT);
         let bytes = frames.iter().map(|frame| frame.len()).sum();
         if bytes <= most { Ok(Missed { frames, bytes }) } else { Err(RecoveryFailure::Forgotten) }
@@ -372,26 +386,28 @@ struct Missed {
     bytes: usize,
 }
 
-/// The frames of a replay, in order: the events of earlier runs of the server, then broadcasts and the socket's own
-/// events.
+/// The frames of a replay, in order: the keeper's events, then this server's broadcasts, with the socket's own events
+/// between them.
 fn replay(socket: &Socket, recalled: &[MissedEvent], broadcasts: &[Arc<Entry>]) -> Vec<Rc<Frame>> {
-    let mut replay = Vec::new();
-    for event in recalled {
+    let recalled = recalled.iter().map(|event| {
         let (args, offset) = (EventArgs::from_raw(event.args.as_str()), Offset::of_broadcast(event.offset));
-        if let Ok(frames) = args.event_frames(socket.namespace(), None, &event.event, Some(offset)) {
-            replay.extend(frames.into_iter().map(Rc::new));
-        }
-    }
-    let mut broadcasts = broadcasts.iter().peekable();
-    let frames = |entry: &Arc<Entry>| entry.frames.iter().map(Frame::again).map(Rc::new).collect::<Vec<_>>();
+        let frames = args.event_frames(socket.namespace(), None, &event.event, Some(offset));
+        (event.offset, frames.into_iter().flatten().map(Rc::new).collect::<Vec<_>>())
+    });
+    let remembered = broadcasts.iter().map(|entry| {
+        let frames = entry.frames.iter().map(Frame::again).map(Rc::new).collect();
+        (entry.offset, frames)
+    });
+    let mut broadcasts = recalled.chain(remembered).peekable();
+    let mut replay = Vec::new();
     if let Some(recovery) = &socket.inner().recovery {
         for (after, own) in recovery.direct.borrow().events() {
-            while let Some(entry) = broadcasts.next_if(|entry| entry.offset <= after) {
-                replay.extend(frames(entry));
+            while let Some((_, frames)) = broadcasts.next_if(|(offset, _)| *offset <= after) {
+                replay.extend(frames);
             }
             replay.extend_from_slice(own);
         }
     }
-    replay.extend(broadcasts.flat_map(frames));
+    replay.extend(broadcasts.flat_map(|(_, frames)| frames));
     replay
 }

@@ -213,6 +213,14 @@ impl History {
         Ok(next)
     }
 
+    /// Records that the order has come to this offset, and that the broadcasts up to it were sent or are not for this
+    /// server. Returns false if it had come so far before.
+    pub(crate) fn advance(&mut self, to: Position) -> bool {
+        let is_later = to > self.last;
+        self.last = self.last.max(to);
+        is_later
+    }
+
     /// Remembers the broadcast that got the last offset.
     pub(crate) fn push(&mut self, audience: &Audience<'_>, latest: Option<&str>, frames: Frames) {
         let now = Instant::now();

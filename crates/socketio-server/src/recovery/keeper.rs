@@ -92,17 +92,40 @@ pub trait SessionKeeper: Debug + Send + Sync {
     /// Removes a session that has ended for good.
     fn forget(&self, pid: &str);
 
-    /// Returns the session with this `pid` as an earlier run of the server saved it, with the last broadcast that its
-    /// client is known to have received. `None` if there is no such session, or if the client has been away for too
-    /// long.
-    fn recall(&self, pid: &str) -> Recalled<SavedSession>;
+    /// Whether other servers, which run at the same time, share the sessions and the order of the broadcasts. Then a
+    /// session is claimed each time that its client comes back, and what the client has missed is asked for each time:
+    /// this server does not know of the broadcasts to a room while it has no member of it.
+    fn is_shared(&self) -> bool {
+        false
+    }
 
-    /// Returns the events that earlier runs sent after `offset` to any of these rooms of a namespace, in order. For
-    /// each room, only the events after the offset beside it count. `None` if some of the events are no longer known.
-    /// Called each time that a client comes back which may not have all of them yet, also for a session that was
-    /// recovered before.
-    fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, Position)>, offset: Position)
-    -> Recalled<Vec<MissedEvent>>;
+    /// Returns the session with this `pid`, with the last broadcast that its client is known to have received. `None`
+    /// if there is no such session, or if the client has been away for too long. `is_here`: this server has the session.
+    /// It is called for such a session only if sessions are [shared](Self::is_shared).
+    fn claim(&self, pid: &str, is_here: bool) -> Recalled<Claimed>;
+
+    /// Returns the events that were sent after `offset` to any of these rooms of a namespace, in order. For each room,
+    /// only the events after the offset beside it count. `None` if some of the events are no longer known. Called each
+    /// time that a client comes back which may not have all of them yet, also for a session that was recovered before.
+    fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, Position)>, offset: Position) -> Recalled<Missed>;
+}
+
+/// A session that a client comes back for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    /// The session of this server is the current one.
+    Here,
+    /// The session as an earlier run, or another server, has saved it.
+    Saved(SavedSession),
+}
+
+/// What a session has missed.
+#[derive(Debug, Clone)]
+pub struct Missed {
+    /// The events, in order.
+    pub events: Vec<MissedEvent>,
+    /// The offset up to which they are complete. This server knows the later broadcasts.
+    pub until: Position,
 }
 
 /// The answer of a keeper.

@@ -20,7 +20,7 @@ use crate::{
     admission::{HttpPermit, StreamPermit},
     connection::Connection,
     delivery::job::Job,
-    identifier::{ConnectionKey, Id},
+    identifier::{ConnectionKey, Id, Position},
     shard::fanout::{Fanout, Pace},
     transport::EngineRequest,
 };
@@ -32,6 +32,8 @@ type EachJob = Arc<dyn Fn(&Socket) + Send + Sync>;
 pub(crate) enum Command {
     Accept(TcpStream, SocketAddr, (StreamPermit, HttpPermit)),
     Broadcast(Arc<Job>),
+    /// The broadcasts up to this offset are before this command, or are not for this server.
+    Advance(Position),
     WithSocket(SocketRef, SocketJob),
     EachInRoom {
         namespace: u16,
@@ -129,6 +131,7 @@ impl Shard {
                 self.guarded(|| f(socket.as_ref()));
             }
             Command::Engine(request) => self.handle_request(request),
+            Command::Advance(to) => self.position.set(self.position.get().max(to)),
             Command::Mark(reached) => {
                 let _ = reached.send(());
             }

@@ -36,7 +36,7 @@ use crate::{
     shard::{
         fanout::Fanout,
         held::Accounts,
-        rooms::Rooms,
+        rooms::{Observed, RoomObserver, Rooms},
         timers::{Timer, Timers},
         turns::Turns,
     },
@@ -60,6 +60,7 @@ pub(crate) struct Application {
     pub(crate) fallback: Option<Box<dyn Fallback>>,
     pub(crate) allow_request: Option<Box<AllowRequest>>,
     pub(crate) on_refusal: Option<Box<OnRefusal>>,
+    pub(crate) room_observer: Option<Arc<dyn RoomObserver>>,
     pub(crate) tls: Option<Arc<Tls>>,
 }
 
@@ -74,12 +75,14 @@ pub(crate) struct Space {
 
 impl Space {
     fn new(application: &Arc<Application>, index: usize) -> Self {
+        let namespace = application.namespaces[index].name();
+        let observer = application.room_observer.clone();
         Self {
             application: application.clone(),
             index,
-            rooms: RefCell::default(),
+            rooms: RefCell::new(Rooms::new(observer.map(|observer| Observed { namespace, observer }))),
             sockets: RefCell::default(),
-            namespace: application.namespaces[index].name(),
+            namespace,
         }
     }
 

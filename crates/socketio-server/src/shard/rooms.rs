@@ -21,6 +21,22 @@ pub enum JoinError {
     Disconnected,
 }
 
+/// Observes which rooms have members. It is called on the shards' threads, and must not block.
+pub trait RoomObserver: Send + Sync {
+    /// A room has its first member on a shard.
+    fn entered(&self, namespace: &'static str, room: &Arc<str>);
+
+    /// A room has lost its last member on a shard.
+    fn left(&self, namespace: &'static str, room: &Arc<str>);
+}
+
+/// The observer of the rooms of a namespace.
+#[derive(Clone)]
+pub(crate) struct Observed {
+    pub(crate) namespace: &'static str,
+    pub(crate) observer: Arc<dyn RoomObserver>,
+}
+
 /// The rooms of one namespace on one shard. A join or a leave takes constant time, however large the room: a member
 /// holds its index in its socket's list, and the socket holds its index among the members.
 #[derive(Default)]
@@ -29,6 +45,7 @@ pub(crate) struct Rooms {
     rooms: Slab<Room>,
     /// The number of the last broadcast, or group of broadcasts, that began.
     last_number: u64,
+    observed: Option<Observed>,
 }
 
 struct Room {
@@ -62,6 +79,10 @@ pub(crate) struct Membership {
 pub(crate) type Memberships = SmallVec<[Membership; 2]>;
 
 impl Rooms {
+    pub(crate) fn new(observed: Option<Observed>) -> Self {
+        Self { observed, ..Self::default() }
+    }
+
     /// The number of the next broadcast, or group of broadcasts.
     pub(crate) fn next_number(&mut self) -> u64 {
         self.last_number += 1;
@@ -142,6 +163,9 @@ impl Rooms {
             None => {
                 let name: Arc<str> = name.into();
                 let room = self.rooms.insert(Room { name: name.clone(), members: Vec::new() });
+                if let Some(Observed { namespace, observer }) = &self.observed {
+                    observer.entered(namespace, &name);
+                }
                 self.by_name.insert(name, room);
                 room
             }
@@ -196,11 +220,14 @@ impl Rooms {
         if room.members.is_empty() {
             let room = self.rooms.remove(index);
             self.by_name.remove(&room.name);
+            if let Some(Observed { namespace, observer }) = &self.observed {
+                observer.left(namespace, &room.name);
+            }
         } else if room.members.len() * 4 < room.members.capacity() {
             room.members.shrink_to(room.members.len() * 2);
         }
         if self.rooms.is_empty() {
-            *self = Self { last_number: self.last_number, ..Self::default() };
+            *self = Self { last_number: self.last_number, ..Self::new(self.observed.take()) };
         }
     }
 }

@@ -87,12 +87,20 @@ impl Sessions {
         }
     }
 
+    /// Whether the socket may join a custom room.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub(crate) fn may_join(&self, socket: &Socket, room: &str) -> Result<(), Denied> {
+        permitted(self.policy.get().join(identity(socket).as_deref(), socket.namespace(), room))
+    }
+
     /// Adds the socket to a custom room, if the policy allows it. A repeated join succeeds.
     pub(crate) fn join_custom(&self, socket: &Socket, room: &str) -> Result<(), Denied> {
         if socket.in_room(room) {
             return Ok(());
         }
-        permitted(self.policy.get().join(identity(socket).as_deref(), socket.namespace(), room))?;
+        self.may_join(socket, room)?;
         self.join_within_limit(socket, room)
     }
 

@@ -29,6 +29,7 @@ use crate::metrics::Reason;
 use crate::metrics::{Limit, Metrics};
 use crate::policy::Policy;
 use crate::realtime::inbox::progress::Progress;
+use crate::realtime::interest::Interest;
 use crate::realtime::owners::NewOwners;
 use crate::realtime::user_rate::{UserRate, UserRates};
 use crate::refusals::Refusals;
@@ -41,8 +42,21 @@ pub(crate) use memberships::Denied;
 use offered::{handshake_token, names_session, offered_token, token_of};
 pub(crate) use saved::SavedState;
 
+/// The text of a refusal because other nodes can't be heard now.
+pub(crate) const UNAVAILABLE: &str = "Temporarily unavailable";
+
 /// The text of every refusal by policy.
 pub(crate) const NOT_ALLOWED: &str = "Not allowed";
+
+/// Why `authenticate` failed. The text is for the ack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotAuthenticated {
+    #[error(transparent)]
+    Refused(#[from] AuthError),
+    /// The token is good, but the user's events can't be heard now.
+    #[error("{UNAVAILABLE}")]
+    Unavailable,
+}
 
 /// The state shared by all sessions.
 #[derive(Debug)]
@@ -61,6 +75,8 @@ pub(crate) struct Sessions {
     /// Maximum number of rooms and subscriptions of a socket, without its own rooms.
     pub(crate) max_rooms_per_socket: usize,
     pub(crate) user_rates: UserRates,
+    /// The rooms whose events are dispatched here.
+    pub(crate) interest: Arc<Interest>,
     /// Owners that became known while clients may have been away.
     pub(crate) owners: NewOwners,
 }
@@ -136,20 +152,50 @@ impl Sessions {
         Ok(identity)
     }
 
-    /// Returns a future to wait for before the handshake is processed, if the key of its token may not be known yet.
-    /// The same applies to the token of the session that the client recovers.
+    /// Returns a future to wait for before the handshake is processed, if the key of its token may not be known yet, or
+    /// the user's events are not heard yet. The first also applies to the token of the session that the client recovers.
     pub(crate) fn before_connect(
-        &self,
+        self: &Arc<Self>,
+        namespace: &'static str,
         auth: Option<&RawValue>,
         headers: Option<&HeaderMap>,
     ) -> Option<BoxFuture<'static, ()>> {
-        let key = self.verifier.fetch_unknown_key(|| handshake_token(auth, || headers?.get(AUTHORIZATION)).ok());
-        key.or_else(|| names_session(auth).then(|| self.verifier.first_keys()).flatten())
+        let token = || handshake_token(auth, || headers?.get(AUTHORIZATION)).ok();
+        let key = self.verifier.fetch_unknown_key(token);
+        let key = key.or_else(|| names_session(auth).then(|| self.verifier.first_keys()).flatten());
+        self.before_identity(namespace, key, token)
     }
 
     /// The same for the token of `authenticate`.
-    pub(crate) fn before_authenticate(&self, payload: Option<&RawValue>) -> Option<BoxFuture<'static, ()>> {
-        self.verifier.fetch_unknown_key(|| token_of(payload).ok())
+    pub(crate) fn before_authenticate(
+        self: &Arc<Self>,
+        namespace: &'static str,
+        payload: Option<&RawValue>,
+    ) -> Option<BoxFuture<'static, ()>> {
+        let token = || token_of(payload).ok();
+        self.before_identity(namespace, self.verifier.fetch_unknown_key(token), token)
+    }
+
+    /// Waits for a key, then has the events of the token's user heard here.
+    fn before_identity(
+        self: &Arc<Self>,
+        namespace: &'static str,
+        key: Option<BoxFuture<'static, ()>>,
+        token: impl FnOnce() -> Option<String>,
+    ) -> Option<BoxFuture<'static, ()>> {
+        let Some(token) = self.interest.is_needed().then(token).flatten() else { return key };
+        let sessions = Arc::clone(self);
+        Some(Box::pin(async move {
+            if let Some(key) = key {
+                key.await;
+            }
+            let Ok(identity) = sessions.verify(&token) else { return };
+            if let Some(entered) = sessions.interest.enter(namespace, &rooms::user_room(&identity.user_id))
+                && let Err(error) = entered.await
+            {
+                tracing::debug!(%error, namespace, "hear a user's events");
+            }
+        }))
     }
 
     /// Verifies the handshake's token, before the client gets the answer to its CONNECT.
@@ -161,6 +207,11 @@ impl Sessions {
         let outcome = verified.as_ref().map(|_| ()).map_err(Flaw::error);
         if outcome != Err(AuthError::Required) {
             self.metrics.authenticated(socket.namespace(), outcome);
+        }
+        if let Ok(identity) = &verified
+            && !self.interest.hears_user(socket.namespace(), &identity.user_id)
+        {
+            return Err(ConnectError::temporary());
         }
         let is_required = self.policy.get().auth_required();
         match &verified {
@@ -209,8 +260,13 @@ impl Sessions {
     ///
     /// # Errors
     /// Why the token was refused; the socket keeps its previous identity.
-    pub(crate) fn authenticate(&self, socket: &Socket, payload: Option<&RawValue>) -> Result<String, AuthError> {
+    pub(crate) fn authenticate(&self, socket: &Socket, payload: Option<&RawValue>) -> Result<String, NotAuthenticated> {
         let verified = token_of(payload).and_then(|token| self.verify(&token));
+        if let Ok(identity) = &verified
+            && !self.interest.hears_user(socket.namespace(), &identity.user_id)
+        {
+            return Err(NotAuthenticated::Unavailable);
+        }
         self.metrics.authenticated(socket.namespace(), verified.as_ref().map(|_| ()).map_err(Flaw::error));
         match verified {
             Ok(identity) => {
@@ -224,7 +280,7 @@ impl Sessions {
                 strike(socket);
                 self.note_refused(socket, "authenticate", &flaw, flaw.setting());
                 send_auth_error(socket, flaw.error());
-                Err(flaw.error())
+                Err(flaw.error().into())
             }
         }
     }

@@ -72,7 +72,7 @@ impl State {
         if bytes > MAX_REPLAY_BYTES {
             return Replay::default();
         }
-        Replay { complete: true, events: missed.0.into_values().collect() }
+        Replay { complete: true, events: missed.0.into_values().collect(), up_to: until }
     }
 
     fn replay_events(&self, missed: &mut Missed, namespace: &str, room: &str, (after, until): (u64, u64)) {

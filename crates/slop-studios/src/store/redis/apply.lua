@@ -19,6 +19,12 @@ local MEDIA_TTL, MEDIA_ROWS, NOTE_TTL, USER_ROWS, LOG_TTL, ROOM_ROWS = 1, 2, 3, 
 local KEY_TTL, KEYS_ALL, KEYS_OF, SESSION_TTL, PAGE_BYTES, INBOX_BYTES, REPLAY_BYTES, PER_KEY = 7, 8, 9, 10, 11, 12, 13, 14
 local USER = {user}
 
+-- How long a node counts as running after its last batch, in ms. It sends one each second.
+local LEASE = 5000
+
+-- The longest time in ms that a change of a session waits in a node.
+local LATEST_SAVE = 600000
+
 local function arg()
   at = at + 1
   return args[at]
@@ -514,7 +520,7 @@ operations['replay'] = function()
     local latest, items = newest_of(namespace, room, kind, id, since, to)
     rooms[n] = { logged, latest, items }
   end
-  return { 'done', rooms }
+  return { 'done', rooms, int(last) }
 end
 
 -- The events of rooms that a node has not heard since a number. What a user has read meanwhile is not in any log: the count
@@ -540,16 +546,23 @@ operations['catch up'] = function()
   return { 'done', rooms }
 end
 
--- Sessions.
+-- Sessions. A session is its node's: what another node does with it has no effect, until that node claims it.
+
+local function is_others(hash)
+  local node = call('HGET', hash, 'node')
+  return node and node ~= NODE
+end
 
 operations['save session'] = function()
   local key, since, record = arg(), arg(), arg()
   local hash = P .. 'session:' .. key
-  call('HSET', hash, 'record', record, 'since', since, 'node', NODE)
-  call('HDEL', hash, 'left')
-  call('PEXPIRE', hash, limits[SESSION_TTL])
-  call('ZADD', P .. 'sessions', NOW + limits[SESSION_TTL], key)
-  call('ZREMRANGEBYSCORE', P .. 'sessions', '-inf', NOW)
+  if not is_others(hash) then
+    call('HSET', hash, 'record', record, 'since', since, 'node', NODE)
+    call('HDEL', hash, 'left')
+    call('PEXPIRE', hash, limits[SESSION_TTL])
+    call('ZADD', P .. 'sessions', NOW + limits[SESSION_TTL], key)
+    call('ZREMRANGEBYSCORE', P .. 'sessions', '-inf', NOW)
+  end
   return { 'done' }
 end
 
@@ -557,11 +570,11 @@ operations['session left'] = function()
   local key, since = arg(), arg()
   local hash = P .. 'session:' .. key
   local known = call('HGET', hash, 'since')
-  if known then
+  if known and not is_others(hash) then
     if tonumber(known) < tonumber(since) then
       call('HSET', hash, 'since', since)
     end
-    call('HSET', hash, 'left', NOW)
+    call('HSET', hash, 'left', NOW_TEXT)
     call('PEXPIRE', hash, limits[SESSION_TTL])
     call('ZADD', P .. 'sessions', NOW + limits[SESSION_TTL], key)
   end
@@ -573,17 +586,56 @@ operations['confirmed'] = function()
   return { 'done' }
 end
 
+-- Of a session that was another node's, its node is kept: a late save of the other node must not bring it back.
 operations['forget session'] = function()
   local key = arg()
-  call('DEL', P .. 'session:' .. key)
-  call('ZREM', P .. 'sessions', key)
+  local hash = P .. 'session:' .. key
+  if not is_others(hash) then
+    if call('HEXISTS', hash, 'claimed') == 1 then
+      call('DEL', hash)
+      call('HSET', hash, 'node', NODE)
+      call('PEXPIRE', hash, LATEST_SAVE)
+    else
+      call('DEL', hash)
+    end
+    call('ZREM', P .. 'sessions', key)
+  end
   return { 'done' }
 end
 
+-- The record, the number up to which its client has received everything, when the client was last connected if it is not
+-- connected now, and whether it is this node's.
+local function session_of(hash)
+  local record, since, left, node = unpack(call('HMGET', hash, 'record', 'since', 'left', 'node'))
+  if not record then
+    return nil
+  end
+  if not left then
+    -- The number that a node confirms is that of its connected clients.
+    local confirmed, seen = unpack(call('HMGET', P .. 'node:' .. node, 'confirmed', 'seen'))
+    if confirmed and tonumber(confirmed) > tonumber(since) then
+      since = confirmed
+    end
+    if tonumber(seen or '0') < NOW - LEASE then
+      left = seen or '0'
+    end
+  end
+  return record, since, left, node == NODE
+end
+
 operations['session'] = function()
-  local found = call('HMGET', P .. 'session:' .. arg(), 'record', 'since', 'left', 'node')
-  local confirmed = found[4] and call('HGET', P .. 'node:' .. found[4], 'confirmed')
-  return { 'done', found[1], found[2], found[3], confirmed }
+  local record, since, left, is_own = session_of(P .. 'session:' .. arg())
+  return { 'done', record or false, since, left or false, is_own and 1 or 0 }
+end
+
+operations['claim session'] = function()
+  local hash = P .. 'session:' .. arg()
+  local record, since, left, is_own = session_of(hash)
+  if record and not is_own then
+    left = left or NOW_TEXT
+    call('HSET', hash, 'node', NODE, 'since', since, 'left', left, 'claimed', 1)
+  end
+  return { 'done', record or false, since, left or false, is_own and 1 or 0 }
 end
 
 -- Revocations. The node decides on what it has read; another version of it is sent the new one.
@@ -636,8 +688,8 @@ end
 -- The operations whose answers are kept. If an answer is lost, the node sends the batch again, and nothing of it is
 -- carried out twice.
 local CHANGES = {
-  room = true, media = true, notification = true, read = true, revoke = true,
-  ['save session'] = true, ['session left'] = true, ['forget session'] = true,
+  room = true, media = true, notification = true, read = true, revoke = true, nothing = true,
+  ['save session'] = true, ['session left'] = true, ['forget session'] = true, ['claim session'] = true,
 }
 
 local function failed(reason)
@@ -681,7 +733,7 @@ redis.register_function('{name}', function(_, arguments)
     return redis.error_reply('LATE a later batch was carried out')
   else
     answer, again = carry_out(tonumber(args[7]))
-    call('HSET', node, 'batch', batch, 'answer', cmsgpack.pack(again))
+    call('HSET', node, 'batch', batch, 'answer', cmsgpack.pack(again), 'seen', NOW_TEXT)
   end
   if not before[1] or tonumber(batch) % 100 == 1 then
     -- A node sends more than a hundred batches in this time.

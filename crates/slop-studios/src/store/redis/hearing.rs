@@ -43,6 +43,8 @@ pub(super) struct Hearing {
     held: Option<Missed>,
     /// The number of the last batch whose mark was heard.
     marked: u64,
+    /// The number of the last event before that mark.
+    marked_last: u64,
     under_way: Option<Batch>,
     answered: VecDeque<Answered>,
     deliveries: Deliveries,
@@ -57,6 +59,7 @@ impl Hearing {
             dispatched: last,
             held: None,
             marked: 0,
+            marked_last: last,
             under_way: None,
             answered: VecDeque::new(),
             deliveries: Deliveries::default(),
@@ -128,9 +131,9 @@ impl Hearing {
         if channel == self.own_channel.as_bytes() {
             if let Some((number, last)) = mark_of(&message) {
                 self.marked = self.marked.max(number);
+                self.marked_last = self.marked_last.max(last);
                 if self.held.is_none() {
-                    // Every event of the node's rooms up to this number was heard before the mark.
-                    self.dispatched = self.dispatched.max(last);
+                    self.advance();
                 }
                 self.answer();
             }
@@ -172,9 +175,18 @@ impl Hearing {
         for message in mem::take(&mut self.held).into_iter().flat_map(Missed::into_events) {
             self.dispatch(&message);
         }
+        self.advance();
         // Everything that the answered batches have published is among these events.
         self.marked = self.answered.back().map_or(self.marked, |last| last.number.max(self.marked));
         self.answer();
+    }
+
+    /// Every event of the node's rooms up to the mark's number was heard before the mark.
+    fn advance(&mut self) {
+        if self.marked_last > self.dispatched {
+            self.dispatched = self.marked_last;
+        }
+        self.dispatch.advance(self.dispatched);
     }
 
     fn dispatch(&mut self, message: &Message) {

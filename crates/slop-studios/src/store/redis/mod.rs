@@ -9,9 +9,9 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, ready};
 use redis::{Client, IntoConnectionInfo as _, ProtocolVersion, RedisError};
@@ -19,10 +19,10 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::{
-    Before, Bounds, Change, ChangeKind, Committed, Dispatch, IdempotencyKey, Inbox, InboxItem, KeptNotification,
-    MediaOwners, MediaSnapshot, MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, RevocationBound,
-    RevocationStore, Revocations, Revoked, Room, RoomInterest, SessionKey, SessionRecord, SessionStore, Store,
-    StoreError, UnderWay, Unread, Usage,
+    Backlog, Before, Bounds, Change, ChangeKind, ClaimedSession, Committed, Dispatch, Ending, IdempotencyKey, Inbox,
+    InboxItem, KeptNotification, MediaOwners, MediaSnapshot, MediaUnderWay, NotificationsPage, ReadMark, Replay,
+    Revocation, RevocationBound, RevocationStore, Revocations, Revoked, Room, RoomInterest, SessionKey, SessionRecord,
+    SessionStore, Store, StoreControl, StoreError, UnderWay, Unread, Usage,
 };
 use crate::contract::time::Moment;
 use crate::limits::{STORE_QUEUE_BYTES, STORE_QUEUE_REQUESTS};
@@ -58,6 +58,8 @@ pub struct Options {
     pub bounds: Bounds,
     /// What the operator says of Redis' durability, if anything.
     pub durability: Option<Durability>,
+    /// See [`StoreControl::socket_id_key`]. All nodes have the same one.
+    pub socket_id_key: [u8; 16],
 }
 
 /// The reason why the store could not be opened.
@@ -79,8 +81,10 @@ pub struct RedisStore {
     requests: Mutex<Option<UnboundedSender<Request>>>,
     boot_seq: u64,
     revocation_bound: RevocationBound,
+    socket_id_key: [u8; 16],
     shared: Arc<Shared>,
-    worker: Mutex<Option<JoinHandle<()>>>,
+    /// Resolves when the thread has ended.
+    ended: Mutex<Receiver<()>>,
 }
 
 impl fmt::Debug for RedisStore {
@@ -88,6 +92,9 @@ impl fmt::Debug for RedisStore {
         f.debug_struct("RedisStore").field("boot_seq", &self.boot_seq).finish_non_exhaustive()
     }
 }
+
+/// How long a store that is dropped waits for its last answers.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn stopped() -> StoreError {
     StoreError::Unavailable("the store is closed".into())
@@ -109,7 +116,10 @@ impl RedisStore {
         let shared = Arc::<Shared>::default();
         let worker_shared = Arc::clone(&shared);
         let (bounds, durability) = (options.bounds, options.durability);
+        let (end, ended) = std::sync::mpsc::channel();
         let serve = move || {
+            // Dropped when the thread ends, also by a panic.
+            let _end: Sender<()> = end;
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => {
@@ -132,25 +142,17 @@ impl RedisStore {
                 }
             });
         };
-        let thread = std::thread::Builder::new().name("redis".to_owned()).spawn(serve)?;
+        std::thread::Builder::new().name("redis".to_owned()).spawn(serve)?;
         // Without an answer the thread has panicked, and the panic was logged.
         let last = result.recv().unwrap_or_else(|_gone| Err(std::io::Error::other("it panicked").into()))?;
         Ok(Self {
             requests: Mutex::new(Some(sender)),
             boot_seq: last + 1,
             revocation_bound: options.bounds.revocations,
+            socket_id_key: options.socket_id_key,
             shared,
-            worker: Mutex::new(Some(thread)),
+            ended: Mutex::new(ended),
         })
-    }
-
-    /// Carries out what was asked, and ends the thread.
-    pub fn close(&self) {
-        drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if let Some(worker) = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // The panic was already logged.
-            let _ = worker.join();
-        }
     }
 
     fn send(&self, request: Request) -> Result<(), StoreError> {
@@ -204,7 +206,7 @@ impl RedisStore {
 
 impl Drop for RedisStore {
     fn drop(&mut self) {
-        self.close();
+        self.close_by(Instant::now() + CLOSE_TIMEOUT);
     }
 }
 
@@ -265,6 +267,10 @@ fn notifications(answer: &mut Answer) -> Result<Vec<(InboxItem, bool)>, StoreErr
 }
 
 impl RoomInterest for RedisStore {
+    fn has_other_nodes(&self) -> bool {
+        true
+    }
+
     fn enter(&self, rooms: Vec<Room>) -> BoxFuture<'_, Result<(), StoreError>> {
         let (reply, answer) = oneshot::channel();
         if let Err(error) = self.send(Request::Enter(rooms, reply)) {
@@ -277,6 +283,28 @@ impl RoomInterest for RedisStore {
         // Without a worker, no events are dispatched.
         let _ = self.send(Request::Leave(room));
     }
+}
+
+impl StoreControl for RedisStore {
+    fn socket_id_key(&self) -> [u8; 16] {
+        self.socket_id_key
+    }
+
+    fn close_by(&self, deadline: Instant) -> Ending {
+        drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let is_late = ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout);
+        let (requests, sessions) = (self.shared.queued.load(Ordering::Relaxed), self.shared.unsaved().len());
+        Ending {
+            unwritten: Backlog { requests, sessions, inboxes: 0 },
+            is_broken: self.shared.is_broken.load(Ordering::Relaxed),
+            is_late,
+        }
+    }
+
+    /// Without Redis, nothing can be done about what is in it.
+    fn void_sessions(&self) {}
 }
 
 impl Store for RedisStore {
@@ -384,6 +412,8 @@ impl Store for RedisStore {
         after: u64,
         until: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>> {
+        // Lua has no larger whole numbers.
+        let until = until.min(1 << 53);
         let operation = replay::operation(namespace, &rooms, after, until);
         self.ask(operation, move |answer, _| replay::read(answer, namespace, &rooms, after, until))
     }

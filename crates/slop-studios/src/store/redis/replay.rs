@@ -33,6 +33,7 @@ pub(super) fn read(
     }
     let mut missed = Missed::default();
     let found = answer.rows()?;
+    let up_to = until.min(answer.number()?);
     if found.len() != rooms.len() {
         return Err(unexpected());
     }
@@ -64,5 +65,5 @@ pub(super) fn read(
     if missed.bytes > MAX_REPLAY_BYTES {
         return Ok(Replay::default());
     }
-    Ok(missed.into_replay())
+    Ok(missed.into_replay(up_to))
 }

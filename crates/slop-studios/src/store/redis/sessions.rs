@@ -9,8 +9,8 @@ use super::answer::{Answer, unexpected};
 use super::operation::{Operation, hex};
 use super::worker::Request;
 use super::{
-    Before, Moment, RedisStore, Revocation, RevocationStore, Revocations, Revoked, SessionKey, SessionRecord,
-    SessionStore, StoreError,
+    Before, ClaimedSession, Moment, RedisStore, Revocation, RevocationStore, Revocations, Revoked, SessionKey,
+    SessionRecord, SessionStore, StoreError,
 };
 use crate::store::Floors;
 use crate::store::kept_revocations::KeptRevocations;
@@ -25,19 +25,18 @@ struct Record {
     updated_at: u64,
 }
 
-fn session(mut answer: Answer, key: SessionKey) -> Result<Option<SessionRecord>, StoreError> {
+/// The session out of an answer, and whether it is this node's.
+fn session(mut answer: Answer, key: SessionKey) -> Result<Option<ClaimedSession>, StoreError> {
     let Some(record) = answer.optional()? else { return Ok(None) };
     let Record { namespace, socket_id, rooms, data, updated_at } =
         serde_json::from_str(&record).map_err(|_no_record| unexpected())?;
-    let since: u64 = answer.number()?;
+    let since_seq: u64 = answer.number()?;
     let left_at = answer.optional()?.map(|left| left.parse().map(Moment::from_epoch_ms)).transpose();
     let left_at = left_at.map_err(|_no_number| unexpected())?;
-    let confirmed = answer.optional()?.and_then(|confirmed| confirmed.parse().ok());
-    // The number that the node confirms is that of its connected clients.
-    let since_seq = since.max(confirmed.filter(|_| left_at.is_none()).unwrap_or(0));
     let updated_at = Moment::from_epoch_ms(updated_at);
     let before = Before::Valid;
-    Ok(Some(SessionRecord { key, namespace, socket_id, rooms, data, since_seq, updated_at, left_at, before }))
+    let record = SessionRecord { key, namespace, socket_id, rooms, data, since_seq, updated_at, left_at, before };
+    Ok(Some(if answer.number()? == 1 { ClaimedSession::Own(record) } else { ClaimedSession::Stored(record) }))
 }
 
 impl SessionStore for RedisStore {
@@ -63,7 +62,15 @@ impl SessionStore for RedisStore {
     }
 
     fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>> {
-        self.ask(Operation::new("session").text(&hex(&key)), move |answer, _| session(answer.done()?, key))
+        self.ask(Operation::new("session").text(&hex(&key)), move |answer, _| {
+            Ok(session(answer.done()?, key)?.map(|session| match session {
+                ClaimedSession::Own(record) | ClaimedSession::Stored(record) => record,
+            }))
+        })
+    }
+
+    fn claim_session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<ClaimedSession>, StoreError>> {
+        self.ask(Operation::new("claim session").text(&hex(&key)), move |answer, _| session(answer.done()?, key))
     }
 }
 

@@ -46,6 +46,11 @@ impl Unsaved {
         }
     }
 
+    /// The number of sessions with such changes.
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// All changes, with the number of the last of each session.
     pub(super) fn all(&self) -> Vec<(SessionKey, u64, Vec<Operation>)> {
         let sessions = self.sessions.iter();

@@ -268,7 +268,16 @@ impl Worker {
                 next = self.requests.try_recv().ok();
             }
         }
-        let changed = self.change_rooms(link, entered, left).await;
+        let has_entered = !entered.is_empty();
+        let changed = self.change_rooms(link, &entered, left).await;
+        if has_entered {
+            // The mark behind it shows that everything before was dispatched.
+            operations.push(Operation::new("nothing"));
+            replies.push(Box::new(|answer: Result<Answer, StoreError>, _: &_| {
+                let result = answer.map(|_| ());
+                entered.into_iter().for_each(|(_, reply)| drop(reply.send(result.clone())));
+            }));
+        }
         if self.usage_due <= Instant::now() {
             self.usage_due = Instant::now() + USAGE_INTERVAL;
             operations.push(Operation::new("usage"));
@@ -285,24 +294,17 @@ impl Worker {
     }
 
     /// Hears these rooms from the confirmation on, and those no longer.
-    async fn change_rooms(&mut self, link: &mut Link, entered: Vec<Entering>, left: Vec<Room>) -> Result<(), Ended> {
+    async fn change_rooms(&mut self, link: &mut Link, entered: &[Entering], left: Vec<Room>) -> Result<(), Ended> {
         let mut new: Vec<&Room> = entered.iter().flat_map(|(rooms, _)| rooms).collect();
         new.retain(|room| !self.rooms.contains(*room));
         let channels: Vec<String> = new.iter().map(|room| self.script.channel_of(room)).collect();
-        let subscribed = link.subscribe(&channels).await;
-        let mut result = subscribed.map_err(|error| StoreError::Unavailable(error.to_string().into()));
-        if result.is_ok() {
-            self.rooms.extend(new.into_iter().cloned());
-        }
-        for (_, reply) in entered {
-            let _ = reply.send(result.clone());
-        }
+        let mut result = link.subscribe(&channels).await;
+        // Without this connection, the next one hears them, and what was published meanwhile is read.
+        self.rooms.extend(new.into_iter().cloned());
         for room in left.into_iter().filter(|room| self.rooms.contains(room)).collect::<HashSet<_>>() {
             self.rooms.remove(&room);
-            if result.is_ok()
-                && let Err(error) = link.unsubscribe(&self.script.channel_of(&room)).await
-            {
-                result = Err(StoreError::Unavailable(error.to_string().into()));
+            if result.is_ok() {
+                result = link.unsubscribe(&self.script.channel_of(&room)).await;
             }
         }
         // The next connection hears exactly the rooms of the list.

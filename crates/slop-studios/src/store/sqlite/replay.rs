@@ -110,7 +110,7 @@ impl ReplayRead {
                 Ok(None)
             }
             (Slice::Finished, _) if self.is_incomplete(connection)? => Ok(Some(Replay::default())),
-            (Slice::Finished, _) => Ok(Some(mem::take(&mut self.missed).into_replay())),
+            (Slice::Finished, _) => Ok(Some(mem::take(&mut self.missed).into_replay(self.until))),
             (Slice::Unfinished, _) => Ok(None),
         }
     }

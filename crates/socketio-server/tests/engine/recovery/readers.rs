@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use socketio_server::{Config, MissedEvent, Position, Recalled, Recovery, SavedSession, SessionKeeper};
+use socketio_server::{Claimed, Config, Missed, Position, Recalled, Recovery, SavedSession, SessionKeeper};
 use tokio::sync::Semaphore;
 
 use super::client::studio;
@@ -45,7 +45,7 @@ impl SessionKeeper for Slow {
 
     fn forget(&self, _pid: &str) {}
 
-    fn recall(&self, _pid: &str) -> Recalled<SavedSession> {
+    fn claim(&self, _pid: &str, _is_here: bool) -> Recalled<Claimed> {
         self.asked.fetch_add(1, SeqCst);
         self.under_way.fetch_add(1, SeqCst);
         let (under_way, answers) = (UnderWay(self.under_way.clone()), self.answers.clone());
@@ -56,12 +56,7 @@ impl SessionKeeper for Slow {
         })
     }
 
-    fn missed(
-        &self,
-        _namespace: &str,
-        _rooms: Vec<(Arc<str>, Position)>,
-        _offset: Position,
-    ) -> Recalled<Vec<MissedEvent>> {
+    fn missed(&self, _namespace: &str, _rooms: Vec<(Arc<str>, Position)>, _offset: Position) -> Recalled<Missed> {
         Box::pin(std::future::ready(None))
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 use socketio_server::{
-    Before, Config, MissedEvent, Namespace, Position, Recalled, Recovery, SavedSession, SessionKeeper,
+    Before, Claimed, Config, Missed, MissedEvent, Namespace, Position, Recalled, Recovery, SavedSession, SessionKeeper,
 };
 use tokio::sync::oneshot;
 
@@ -40,6 +40,8 @@ struct Cellar {
     missed_gate: Mutex<Option<oneshot::Receiver<()>>>,
     left: Mutex<HashMap<String, u64>>,
     confirmed: Mutex<u64>,
+    /// The position before the current run.
+    begun: Mutex<Position>,
 }
 
 impl SessionKeeper for Cellar {
@@ -59,23 +61,19 @@ impl SessionKeeper for Cellar {
         self.sessions.lock().expect("no test panicked").remove(pid);
     }
 
-    fn recall(&self, pid: &str) -> Recalled<SavedSession> {
+    fn claim(&self, pid: &str, _is_here: bool) -> Recalled<Claimed> {
         let session = self.sessions.lock().expect("no test panicked").get(pid).cloned();
         let gate = self.gate.lock().expect("no test panicked").take();
         Box::pin(async {
             if let Some(gate) = gate {
                 let _ = gate.await;
             }
-            session
+            session.map(Claimed::Saved)
         })
     }
 
-    fn missed(
-        &self,
-        _namespace: &str,
-        rooms: Vec<(Arc<str>, Position)>,
-        offset: Position,
-    ) -> Recalled<Vec<MissedEvent>> {
+    fn missed(&self, _namespace: &str, rooms: Vec<(Arc<str>, Position)>, offset: Position) -> Recalled<Missed> {
+        let until = *self.begun.lock().expect("no test panicked");
         let events = self.events.lock().expect("no test panicked");
         let missed = events.iter().filter(|(room, number, _)| {
             rooms.iter().any(|(name, joined)| **name == **room && *number > offset.max(*joined).get())
@@ -85,11 +83,11 @@ impl SessionKeeper for Cellar {
         });
         let missed = missed.collect();
         let gate = self.missed_gate.lock().expect("no test panicked").take();
-        Box::pin(async {
+        Box::pin(async move {
             if let Some(gate) = gate {
                 let _ = gate.await;
             }
-            Some(missed)
+            Some(Missed { events: missed, until })
         })
     }
 }
@@ -102,6 +100,7 @@ impl Cellar {
 
     fn start_with(self: &Arc<Self>, shards: usize, after: u64, namespace: Namespace, config: Config) -> TestServer {
         let keeper: Arc<dyn SessionKeeper> = Arc::<Self>::clone(self);
+        *self.begun.lock().expect("no test panicked") = after.into();
         let (after, id_key, keeper) = (Some(after.into()), Some([9; 16]), Some(keeper));
         let recovery = Recovery { after, id_key, keeper, ..Recovery::default() };
         let config = Config { shards, recovery: Some(recovery), ..config };

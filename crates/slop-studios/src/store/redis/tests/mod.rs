@@ -101,7 +101,8 @@ fn store(redis: &Redis, prefix: &str, dispatch: Arc<dyn Dispatch>) -> RedisStore
 
 fn store_over(url: &str, prefix: &str, dispatch: Arc<dyn Dispatch>) -> RedisStore {
     let bounds = bounds_of(Path::new("")).bounds;
-    let options = Options { url: url.to_owned(), prefix: prefix.to_owned(), bounds, durability: None };
+    let options =
+        Options { url: url.to_owned(), prefix: prefix.to_owned(), bounds, durability: None, socket_id_key: [7; 16] };
     RedisStore::open(&options, dispatch).expect("a store")
 }
 
@@ -232,7 +233,8 @@ fn an_emptied_redis_is_another_order() {
 fn a_redis_that_removes_keys_is_refused_in_one_line() {
     let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-lru"]);
     let bounds = bounds_of(Path::new("")).bounds;
-    let options = Options { url: redis.url(), prefix: "slop".to_owned(), bounds, durability: None };
+    let options =
+        Options { url: redis.url(), prefix: "slop".to_owned(), bounds, durability: None, socket_id_key: [7; 16] };
     let refused = RedisStore::open(&options, Arc::<Recorder>::default()).expect_err("unfit").to_string();
     assert_eq!(refused, "Redis: its maxmemory-policy is allkeys-lru, which removes keys: set noeviction");
 }
@@ -249,7 +251,13 @@ fn an_event_is_stored_if_redis_keeps_it_or_the_operator_says_so() {
     ] {
         let redis = Redis::start_with(settings);
         let bounds = bounds_of(Path::new("")).bounds;
-        let options = Options { url: redis.url(), prefix: "slop".to_owned(), bounds, durability: declared };
+        let options = Options {
+            url: redis.url(),
+            prefix: "slop".to_owned(),
+            bounds,
+            durability: declared,
+            socket_id_key: [7; 16],
+        };
         let store = RedisStore::open(&options, Arc::<Recorder>::default()).expect("a store");
         let committed = wait(store.commit(media("1", "m", Step::Complete))).expect("accepted");
         assert_eq!(committed.stored, expected, "{settings:?} {declared:?}");
