@@ -9,7 +9,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import http from 'node:http';
 import https from 'node:https';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { within } from './wait.js';
@@ -36,6 +36,12 @@ export function token(claims = {}, { secret = SECRET, alg = 'HS256' } = {}) {
   return `${body}.${createHmac(`sha${alg.slice(2)}`, secret).update(body).digest('base64url')}`;
 }
 
+/** With E2E_REDIS_URL, all servers keep their data in that Redis. Those with the same folder continue each other's. */
+function inRedis(dataDir) {
+  const url = process.env.E2E_REDIS_URL;
+  return url === undefined ? {} : { REDIS_URL: url, REDIS_PREFIX: basename(dataDir), CLUSTER_SECRET: SECRET };
+}
+
 export class Server {
   clients = new Set();
   stderr = '';
@@ -59,6 +65,7 @@ export class Server {
         DATA_DIR: server.dataDir,
         LOG_LEVEL: 'warn',
         SHUTDOWN_GRACE_MS: String(GRACE_MS),
+        ...inRedis(server.dataDir),
         ...env,
       },
       stdio: ['ignore', 'pipe', 'pipe'],

@@ -355,6 +355,10 @@ pub(crate) const SMALL_WRITE: usize = 512;
 /// would hardly ever receive more than that in one piece.
 pub(crate) const LARGEST_WAIT: usize = 16;
 
+/// The longest time for which a client is sent nothing because its changed session is being saved. After it, the client
+/// is served, although its session may come back as it was before the change, if the server is killed then.
+pub const SAVE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Interval and number of the checks that a reconnecting client makes while many bytes are queued for others. It waits
 /// for a second at most.
 pub(crate) const CROWDED_PAUSE: Duration = Duration::from_millis(20);

@@ -54,6 +54,16 @@ impl Revocations {
         });
     }
 
+    /// From now on, these are all revocations.
+    pub(crate) fn replace(&self, all: &store::Revocations) {
+        let mut new = Index { floors: all.floors, ..Index::default() };
+        for revocation in &all.list {
+            let (revocations, name) = new.map_and_name(&revocation.subject);
+            revocations.insert(name.into(), revocation.at);
+        }
+        self.change(|index| *index = new);
+    }
+
     fn change(&self, f: impl FnOnce(&mut Index)) {
         f(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
     }

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use socketio_server::{EventArgs, Handle};
+use futures_util::future::BoxFuture;
+use socketio_server::{EventArgs, Handle, Socket};
 
 use crate::contract::delivery::Envelope;
 use crate::contract::namespaces::{MEDIA, NOTIFICATIONS};
 use crate::contract::rooms;
 use crate::realtime::inbox::Inboxes;
+use crate::realtime::revoke::Enforcer;
 use crate::realtime::session::Sessions;
-use crate::store::{CommittedEvent, Delivery, Dispatch, Dispatched, Effect};
+use crate::store::{CommittedEvent, Delivery, Dispatch, Dispatched, Effect, RevocationChange, Room};
 
 /// Hands committed events to the engine. The store calls it in commit order, and the engine keeps that order.
 #[derive(Debug)]
@@ -17,11 +19,13 @@ pub(crate) struct EngineDispatch {
     handle: Handle,
     sessions: Arc<Sessions>,
     inboxes: Arc<Inboxes>,
+    enforcer: Arc<Enforcer>,
 }
 
 impl EngineDispatch {
-    pub(crate) fn new(handle: Handle, sessions: Arc<Sessions>, inboxes: Arc<Inboxes>) -> Self {
-        Self { handle, sessions, inboxes }
+    pub(crate) fn new(enforcer: Arc<Enforcer>, inboxes: Arc<Inboxes>) -> Self {
+        let (handle, sessions) = (enforcer.handle.clone(), Arc::clone(&enforcer.sessions));
+        Self { handle, sessions, inboxes, enforcer }
     }
 
     /// Emits the event to the sockets in its rooms, once to each socket.
@@ -93,5 +97,19 @@ impl Dispatch for EngineDispatch {
 
     fn advance(&self, seq: u64) {
         self.handle.advance(seq.into());
+    }
+
+    fn revoked(&self, change: RevocationChange) -> BoxFuture<'static, u64> {
+        let enforcer = Arc::clone(&self.enforcer);
+        Box::pin(async move { enforcer.enforce(change).await })
+    }
+
+    fn lost(&self, room: &Room) {
+        self.handle.for_each_in_room(room.namespace, &room.room, Socket::close_unavailable);
+    }
+
+    fn reset(&self) {
+        self.handle.close_all();
+        self.sessions.interest.forget_all();
     }
 }

@@ -91,10 +91,25 @@ impl Interest {
         }))
     }
 
-    /// Whether the events of a user's room are dispatched here.
+    /// Whether the node is known to hear everything.
+    pub(crate) fn is_current(&self) -> bool {
+        self.store.get().is_none_or(|store| store.upgrade().is_some_and(|store| store.is_current()))
+    }
+
+    /// Whether a socket may have this user: the events of the user's room are dispatched here, and all revocations are
+    /// known.
     pub(crate) fn hears_user(&self, namespace: &'static str, user_id: &str) -> bool {
+        if !self.is_needed() {
+            return true;
+        }
         let room = Room { namespace, room: user_room(user_id).into() };
-        !self.is_needed() || self.rooms().known.get(&room).is_some_and(|room| room.is_heard)
+        self.rooms().known.get(&room).is_some_and(|room| room.is_heard) && self.is_current()
+    }
+
+    /// Forgets that rooms are heard, after the store has left all.
+    pub(crate) fn forget_all(&self) {
+        let mut rooms = self.rooms();
+        rooms.known.values_mut().for_each(|room| room.is_heard = false);
     }
 
     /// Leaves the rooms that had no member for a while, and enters those with members that could not be entered.

@@ -242,6 +242,9 @@ async fn enter_room(sessions: Arc<Sessions>, socket: Socket, mut event: OwnedEve
                 return acknowledge(ack, &Failed::new(UNAVAILABLE));
             }
         }
+        if !sessions.interest.is_current() {
+            return acknowledge(ack, &Failed::new(UNAVAILABLE));
+        }
     }
     if socket.is_connected() {
         answer_join(&socket, ack, &room, join(&sessions, &socket, &room));

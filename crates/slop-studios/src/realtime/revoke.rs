@@ -15,15 +15,13 @@ use crate::contract::time::Moment;
 use crate::identity::Revocations;
 use crate::metrics::Limit;
 use crate::realtime::session::Sessions;
-use crate::store::{Revocation, RevocationStore, Revoked, StoreError};
+use crate::store::{self, Revocation, RevocationChange, RevocationStore, Revoked, RevokedTokens, StoreError};
 
 /// Revokes tokens.
 #[derive(Debug)]
 pub(crate) struct Revoker {
     store: Arc<dyn RevocationStore>,
-    revocations: Arc<Revocations>,
-    sessions: Arc<Sessions>,
-    handle: Handle,
+    enforcer: Arc<Enforcer>,
     /// The longest lifetime of a token after its issue.
     max_lifetime: Duration,
     /// How long a token is accepted after its `exp`.
@@ -46,13 +44,11 @@ pub(crate) struct Enforced {
 impl Revoker {
     pub(crate) fn new(
         store: Arc<dyn RevocationStore>,
-        revocations: Arc<Revocations>,
-        sessions: Arc<Sessions>,
-        handle: Handle,
+        enforcer: Arc<Enforcer>,
         max_lifetime: Duration,
         leeway: Duration,
     ) -> Self {
-        Self { store, revocations, sessions, handle, max_lifetime, leeway, order: RwLock::default() }
+        Self { store, enforcer, max_lifetime, leeway, order: RwLock::default() }
     }
 
     /// Revokes all tokens of a user that were issued before now.
@@ -86,7 +82,7 @@ impl Revoker {
             let _alone = revoker.order.write().await;
             let undone = revoker.store.undo_revocation(subject.clone()).await?;
             if undone.is_some() {
-                revoker.revocations.undo(&subject);
+                revoker.enforcer.revocations.undo(&subject);
                 tracing::info!(kind = kind(&subject), "a revocation was undone");
             }
             Ok(undone)
@@ -105,23 +101,21 @@ impl Revoker {
     }
 
     async fn carry_out(&self, revocation: Revocation) -> Result<Enforced, StoreError> {
-        let forgotten = {
+        let metrics = &self.enforcer.sessions.metrics;
+        let RevokedTokens { evicted, sockets } = {
             let _with_others = self.order.read().await;
-            let forgotten = self.store.revoke(revocation.clone()).await.inspect_err(|error| {
+            let revoked = self.store.revoke(revocation.clone()).await.inspect_err(|error| {
                 if *error == StoreError::TooManyRevocations {
-                    self.sessions.metrics.limit_met(Limit::Revocations);
+                    metrics.limit_met(Limit::Revocations);
                 }
             })?;
-            // From here on, no revoked token is admitted. Sockets that were admitted before are found below, because a
-            // shard checks a token and creates the socket in one step.
-            self.revocations.add(&revocation);
-            self.revocations.forget(&forgotten);
-            forgotten
+            self.enforcer.add(&revocation, &revoked.evicted);
+            revoked
         };
-        if !forgotten.list.is_empty() {
-            self.sessions.metrics.limit_met(Limit::Revocations);
+        if !evicted.list.is_empty() {
+            metrics.limit_met(Limit::Revocations);
         }
-        if let Some(issued) = forgotten.floors.issued {
+        if let Some(issued) = evicted.floors.issued {
             let issued = issued.to_string();
             tracing::info!(
                 issued,
@@ -129,16 +123,51 @@ impl Revoker {
             );
         }
         let Revocation { subject, at, expires_at } = revocation;
-        let sockets = self.take_identities(&subject, forgotten.floors.issued.is_some()).await;
+        let sockets = sockets + self.enforcer.take_identities(Some(&subject), &evicted).await;
         tracing::info!(kind = kind(&subject), sockets, "revoked");
         let longest = at.after(self.max_lifetime);
         let until = expires_at.map_or(longest, |end| end.after(self.leeway).min(longest));
         Ok(Enforced { at, until, sockets })
     }
+}
 
-    /// Makes all sockets with revoked tokens anonymous, and waits until every shard has done so. `of_others`: tokens of
-    /// other users may be revoked too.
-    async fn take_identities(&self, subject: &Revoked, of_others: bool) -> u64 {
+/// Enforces revocations on this node.
+#[derive(Debug)]
+pub(crate) struct Enforcer {
+    pub(crate) revocations: Arc<Revocations>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) handle: Handle,
+}
+
+impl Enforcer {
+    /// Enforces a change of the stored revocations, and returns the number of sockets that have lost their identities.
+    pub(crate) async fn enforce(&self, change: RevocationChange) -> u64 {
+        match change {
+            RevocationChange::Added(revocation, evicted) => {
+                self.add(&revocation, &evicted);
+                self.take_identities(Some(&revocation.subject), &evicted).await
+            }
+            RevocationChange::Undone(subject) => {
+                self.revocations.undo(&subject);
+                0
+            }
+            RevocationChange::All(all) => {
+                self.revocations.replace(&all);
+                self.take_identities(None, &all).await
+            }
+        }
+    }
+
+    /// From here on, no revoked token is admitted. Sockets that were admitted before are found by
+    /// [`take_identities`](Self::take_identities), because a shard checks a token and creates the socket in one step.
+    fn add(&self, revocation: &Revocation, evicted: &store::Revocations) {
+        self.revocations.add(revocation);
+        self.revocations.forget(evicted);
+    }
+
+    /// Makes all sockets with revoked tokens anonymous, and waits until every shard has done so. With a subject and no
+    /// floor among the evicted revocations, only its tokens are newly revoked.
+    async fn take_identities(&self, subject: Option<&Revoked>, evicted: &store::Revocations) -> u64 {
         let sockets = Arc::new(AtomicU64::new(0));
         let (done, is_done) = oneshot::channel::<()>();
         // The shards share the job. The sender is dropped when the last shard has finished it.
@@ -152,7 +181,7 @@ impl Revoker {
                 }
             };
             match subject {
-                Revoked::User(user_id) if !of_others => {
+                Some(Revoked::User(user_id)) if evicted.floors.issued.is_none() => {
                     self.handle.for_each_in_room(namespace, &rooms::user_room(user_id), job);
                 }
                 // There is no index from tokens to sockets: it would cost every connection, for a rare operation.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::future::{OptionFuture, join};
-use socketio_server::{Claimed, Missed, MissedEvent, Position, Recalled, SavedSession, SessionKeeper};
+use socketio_server::{Claimed, Missed, MissedEvent, Position, Recalled, SavedSession, Saving, SessionKeeper};
 
 use crate::contract::namespaces;
 use crate::contract::time::Moment;
@@ -36,7 +36,7 @@ fn key_of(pid: &str) -> SessionKey {
 }
 
 impl SessionKeeper for StoreKeeper {
-    fn save(&self, pid: &str, session: SavedSession) {
+    fn save(&self, pid: &str, session: SavedSession) -> Option<Saving> {
         self.store.save_session(SessionRecord {
             key: key_of(pid),
             namespace: session.namespace,
@@ -47,7 +47,7 @@ impl SessionKeeper for StoreKeeper {
             updated_at: Moment::now(),
             left_at: None,
             before: session.before,
-        });
+        })
     }
 
     fn left(&self, pid: &str, since: Position) {

@@ -44,6 +44,9 @@ async fn subscribe(sessions: Arc<Sessions>, store: Arc<dyn Store>, socket: Socke
     match entered.transpose().and(snapshot) {
         Ok(snapshot) => {
             socket.caught_up().await;
+            if !sessions.interest.is_current() {
+                return event.ack(&Failed::new(TRY_AGAIN));
+            }
             if socket.is_connected() {
                 enter(&sessions, &socket, &media_id, event, &snapshot);
             }

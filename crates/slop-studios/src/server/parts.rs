@@ -23,7 +23,7 @@ use crate::realtime::inbox::Inboxes;
 use crate::realtime::interest::Interest;
 use crate::realtime::namespaces;
 use crate::realtime::owners::NewOwners;
-use crate::realtime::revoke::Revoker;
+use crate::realtime::revoke::{Enforcer, Revoker};
 use crate::realtime::saved_sessions::StoreKeeper;
 use crate::realtime::session::Sessions;
 use crate::realtime::user_rate::UserRates;
@@ -31,7 +31,7 @@ use crate::refusals::Refusals;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::RedisStore;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Dispatch, Revocations as Forgotten, Store, StoreControl};
+use crate::store::{Dispatch, Store, StoreControl};
 
 /// The parts that the composition root keeps.
 pub(super) struct Started {
@@ -57,18 +57,18 @@ pub(super) fn start(
     let refusals = Arc::new(Refusals::new(Arc::clone(metrics)));
     let sessions = sessions(settings, runtime, &handle, &revocations, &refusals, metrics)?;
     let inboxes = Arc::<Inboxes>::default();
-    let dispatch = Arc::new(EngineDispatch::new(handle.clone(), Arc::clone(&sessions), Arc::clone(&inboxes)));
+    let enforcer = Arc::new(Enforcer { revocations, sessions: Arc::clone(&sessions), handle: handle.clone() });
+    let dispatch = Arc::new(EngineDispatch::new(Arc::clone(&enforcer), Arc::clone(&inboxes)));
     let controlled = open_store(settings, keep, dispatch, metrics)?;
     let store: Arc<dyn Store> = Arc::<dyn StoreControl>::clone(&controlled);
     inboxes.use_store(&store);
     sessions.interest.use_store(&store);
     runtime.spawn(Arc::clone(&sessions.interest).keep_tidy());
-    read_revocations(runtime, &*store, &revocations)?;
+    let kept = runtime.block_on(store.revocations()).context("read the revocations")?;
+    enforcer.revocations.replace(&kept);
     let revoker = Arc::new(Revoker::new(
         Arc::<dyn StoreControl>::clone(&controlled),
-        revocations,
-        Arc::clone(&sessions),
-        handle.clone(),
+        enforcer,
         settings.jwt_max_lifetime,
         settings.jwt_leeway,
     ));
@@ -152,13 +152,6 @@ fn sessions(
     });
     jwks.into_iter().for_each(|jwks| drop(runtime.spawn(jwks.keep_fresh())));
     Ok(sessions)
-}
-
-fn read_revocations(runtime: &Runtime, store: &dyn Store, revocations: &Revocations) -> anyhow::Result<()> {
-    let kept = runtime.block_on(store.revocations()).context("read the revocations")?;
-    kept.list.iter().for_each(|revocation| revocations.add(revocation));
-    revocations.forget(&Forgotten { floors: kept.floors, ..Forgotten::default() });
-    Ok(())
 }
 
 fn body_limits(settings: &Settings) -> BodyLimits {

@@ -23,6 +23,11 @@ pub trait RoomInterest: Debug + Send + Sync {
         false
     }
 
+    /// Whether the node is known to hear everything. If not, it must not admit users: their tokens may be revoked.
+    fn is_current(&self) -> bool {
+        true
+    }
+
     /// Has the events of these rooms dispatched here: all that are published after the answer, until
     /// [`leave`](Self::leave). Each event of any kind that was published before was dispatched before the answer, or is not
     /// for this node. A room that was entered already stays entered.

@@ -38,7 +38,7 @@ pub use bounds::{Bound, Bounds, KeyBounds, RevocationBound};
 pub use control::{Backlog, Ending, StoreControl};
 pub use interest::{Room, RoomInterest};
 pub use media::{MediaChange, MediaState, Status, Step};
-pub use revocations::{Floors, Revocation, RevocationStore, Revocations, Revoked};
+pub use revocations::{Floors, Revocation, RevocationChange, RevocationStore, Revocations, Revoked, RevokedTokens};
 pub use sessions::{ClaimedSession, SessionKey, SessionRecord, SessionStore};
 
 /// A store of accepted changes. No other place orders them.
@@ -161,6 +161,21 @@ pub trait Dispatch: Debug + Send + Sync {
 
     /// Records that the order has come to this number: every event up to it was dispatched, or is not for this node.
     fn advance(&self, _seq: u64) {}
+
+    /// Enforces a change of the revocations. The future ends when it is in force, with the number of sockets that have
+    /// lost their identities. Called only by a store with [other nodes](RoomInterest::has_other_nodes), for the changes of
+    /// all nodes, one after the other.
+    fn revoked(&self, _change: RevocationChange) -> BoxFuture<'static, u64> {
+        Box::pin(std::future::ready(0))
+    }
+
+    /// Ends what the members of a room have, after events of the room were lost: they may not continue. Called only by a
+    /// store with other nodes.
+    fn lost(&self, _room: &Room) {}
+
+    /// Begins anew after events were lost: no client may continue, and nothing that was dispatched before counts. Called
+    /// only by a store with other nodes.
+    fn reset(&self) {}
 }
 
 /// A committed event and its place in the order.

@@ -13,13 +13,41 @@ pub trait RevocationStore: Debug + Send + Sync {
     /// Stores a revocation, merged with an older one of the same subject, and returns the revocations that were evicted
     /// for it. [`RevocationStore::revocations`] returns it in this and the next process, for as long as there is room
     /// or it is not over.
-    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<Revocations, StoreError>>;
+    ///
+    /// If other nodes use the store, each of them has enforced it before the answer, or is silent until it has.
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<RevokedTokens, StoreError>>;
 
     /// Forgets the revocation of a subject and returns it, if one is stored.
     fn undo_revocation(&self, subject: Revoked) -> BoxFuture<'_, Result<Option<Revocation>, StoreError>>;
 
     /// All stored revocations.
     fn revocations(&self) -> BoxFuture<'_, Result<Revocations, StoreError>>;
+}
+
+/// The effect of a revocation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RevokedTokens {
+    /// The revocations that were evicted for it.
+    pub evicted: Revocations,
+    /// The number of sockets that have lost their identities, if the store has told the nodes.
+    pub sockets: u64,
+}
+
+impl From<Revocations> for RevokedTokens {
+    fn from(evicted: Revocations) -> Self {
+        Self { evicted, sockets: 0 }
+    }
+}
+
+/// A change of the stored revocations, for the nodes to enforce.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevocationChange {
+    /// A revocation was stored, and others were evicted for it.
+    Added(Revocation, Revocations),
+    /// The revocation of a subject was forgotten.
+    Undone(Revoked),
+    /// Changes may have been missed. These are all revocations.
+    All(Revocations),
 }
 
 /// A revocation of tokens.

@@ -14,7 +14,9 @@ use crate::contract::time::Moment;
 pub trait SessionStore: Debug + Send + Sync {
     /// Stores a session for recovery, in place of an older one with the same key. It never waits for the disk. If the
     /// process is killed before the write, the next process does not find an older record that this one changes either.
-    fn save_session(&self, session: SessionRecord);
+    ///
+    /// If the write must be awaited for that, as in a store with other nodes, it returns a future that ends with the write.
+    fn save_session(&self, session: SessionRecord) -> Option<BoxFuture<'static, ()>>;
 
     /// Records that a session's client has gone and may come back. The client has received every event up to
     /// `since_seq`. It never waits.

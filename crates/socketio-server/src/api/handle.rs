@@ -75,6 +75,15 @@ impl Handle {
         }
     }
 
+    /// Closes all connections, in a way that makes stock clients reconnect by themselves. A shard does so before it
+    /// carries out later requests.
+    pub fn close_all(&self) {
+        let _order = self.recovery().map(Memory::history);
+        for mailbox in &self.0.mailboxes {
+            let _ = mailbox.send(Command::CloseAll);
+        }
+    }
+
     /// Runs `f` on the socket's shard, in order with the broadcasts. `f` gets `None` if the socket is gone. If the
     /// server has stopped, `f` is dropped.
     pub fn with_socket(&self, socket: SocketRef, f: impl FnOnce(Option<&Socket>) + Send + 'static) {

@@ -64,6 +64,8 @@ pub(crate) struct Connection {
     awaits_drain: Cell<bool>,
     /// The last flush left frames in the outbox.
     is_behind: Cell<bool>,
+    /// The number of saves that end before the client is sent anything more.
+    saves_under_way: Cell<u32>,
     /// Binary data is sent as base64.
     takes_base64: bool,
     /// The client exceeds its message rate per second. Its events are refused.
@@ -230,6 +232,7 @@ impl Connection {
             paused: Cell::new(false),
             awaits_drain: Cell::new(false),
             is_behind: Cell::new(false),
+            saves_under_way: Cell::new(0),
             is_over_rate: Cell::new(false),
             tat: Cell::new(0),
             slice: Cell::default(),

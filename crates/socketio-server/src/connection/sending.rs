@@ -3,11 +3,14 @@
 use std::{hint::black_box, rc::Rc};
 
 use smallvec::SmallVec;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use super::Connection;
 use crate::{
-    DisconnectReason, Socket,
+    DisconnectReason, SAVE_PATIENCE, Saving, Socket,
     config::{LARGEST_ANSWERS, LARGEST_WAIT, SLOW_POLL_BYTES},
     delivery::frame::Frame,
     stream::Flushed,
@@ -180,6 +183,11 @@ impl Connection {
         if self.shard.has_unsaved() {
             self.save_sessions();
         }
+        if self.saves_under_way.get() > 0 {
+            self.is_behind.set(true);
+            self.count_waiting();
+            return true;
+        }
         let flushed = self.writer.borrow_mut().flush(&mut self.outbox.borrow_mut(), &self.shard.metrics);
         self.is_behind.set(flushed != Flushed::All);
         self.count_waiting();
@@ -203,6 +211,17 @@ impl Connection {
         if !unsaved.is_empty() {
             self.work(|| unsaved.iter().for_each(Socket::save));
         }
+    }
+
+    /// Writes nothing until a session of the connection is saved.
+    pub(crate) fn hold_back_until(self: &Rc<Self>, saving: Saving) {
+        self.saves_under_way.set(self.saves_under_way.get() + 1);
+        let connection = self.clone();
+        tokio::task::spawn_local(async move {
+            let _ = timeout(SAVE_PATIENCE, saving).await;
+            connection.saves_under_way.set(connection.saves_under_way.get() - 1);
+            connection.want_flush();
+        });
     }
 
     /// Counts the bytes that the last flush left.

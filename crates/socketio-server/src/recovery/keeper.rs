@@ -76,8 +76,9 @@ pub struct MissedEvent {
 /// over.
 pub trait SessionKeeper: Debug + Send + Sync {
     /// Saves a session in place of its earlier copy. Called on the sockets' threads, before the client is informed of
-    /// the change: must not block.
-    fn save(&self, pid: &str, session: SavedSession);
+    /// the change: must not block. If it returns a future, the client is sent nothing until the future ends, or for
+    /// [`SAVE_PATIENCE`](crate::SAVE_PATIENCE).
+    fn save(&self, pid: &str, session: SavedSession) -> Option<Saving>;
 
     /// Records that the session's client has gone and may come back. The client has received every broadcast up to
     /// `since`, or does not need it. The copy that was saved before is still valid.
@@ -127,6 +128,9 @@ pub struct Missed {
     /// The offset up to which they are complete. This server knows the later broadcasts.
     pub until: Position,
 }
+
+/// A save that is under way.
+pub type Saving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The answer of a keeper.
 pub type Recalled<T> = Pin<Box<dyn Future<Output = Option<T>> + Send>>;

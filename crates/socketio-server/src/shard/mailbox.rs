@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Engine(EngineRequest),
     /// Reports that all commands before it are carried out.
     Mark(oneshot::Sender<()>),
+    /// Close all connections.
+    CloseAll,
     /// Close all connections, paced over the given time, and then stop.
     Drain(Duration),
 }
@@ -131,6 +133,11 @@ impl Shard {
                 self.guarded(|| f(socket.as_ref()));
             }
             Command::Engine(request) => self.handle_request(request),
+            Command::CloseAll => {
+                let open: Vec<Rc<Connection>> =
+                    self.connections.borrow().iter().map(|(_, connection)| connection.clone()).collect();
+                open.iter().for_each(|connection| connection.close(DisconnectReason::Unavailable));
+            }
             Command::Advance(to) => self.position.set(self.position.get().max(to)),
             Command::Mark(reached) => {
                 let _ = reached.send(());

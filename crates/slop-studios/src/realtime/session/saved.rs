@@ -83,6 +83,9 @@ impl Sessions {
                 }
             },
         };
+        if !self.interest.is_current() {
+            return false;
+        }
         let offered = offered_token(socket, auth).and_then(|token| self.verify(&token));
         // A missing token is nothing to report.
         let refused = offered.as_ref().err().filter(|flaw| **flaw != Flaw::Missing).cloned();

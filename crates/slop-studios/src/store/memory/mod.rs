@@ -14,8 +14,8 @@ use super::media::{self, MediaChange, MediaState};
 use super::{
     Bounds, Change, ChangeKind, Committed, CommittedEvent, Delivery, Dispatch, Dispatched, Effect, Ending,
     IdempotencyKey, Inbox, MediaOwners, MediaSnapshot, MediaUnderWay, NotificationChange, NotificationsPage, ReadMark,
-    Replay, Revocation, RevocationStore, Revocations, Revoked, RoomInterest, SessionKey, SessionRecord, SessionStore,
-    Step, Store, StoreControl, StoreError, UnderWay, Unread, Usage,
+    Replay, Revocation, RevocationStore, Revocations, Revoked, RevokedTokens, RoomInterest, SessionKey, SessionRecord,
+    SessionStore, Step, Store, StoreControl, StoreError, UnderWay, Unread, Usage,
 };
 use crate::contract::delivery::{Class, Envelope, Route};
 use crate::contract::time::Moment;
@@ -359,8 +359,9 @@ impl Store for MemoryStore {
 impl RoomInterest for MemoryStore {}
 
 impl SessionStore for MemoryStore {
-    fn save_session(&self, session: SessionRecord) {
+    fn save_session(&self, session: SessionRecord) -> Option<BoxFuture<'static, ()>> {
         self.state().sessions.save(session);
+        None
     }
 
     fn session_left(&self, key: SessionKey, since_seq: u64) {
@@ -381,8 +382,8 @@ impl SessionStore for MemoryStore {
 }
 
 impl RevocationStore for MemoryStore {
-    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<Revocations, StoreError>> {
-        self.ask(|state| state.revocations.add(revocation, Moment::now()))
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<RevokedTokens, StoreError>> {
+        self.ask(|state| state.revocations.add(revocation, Moment::now()).map(RevokedTokens::from))
     }
 
     fn undo_revocation(&self, subject: Revoked) -> BoxFuture<'_, Result<Option<Revocation>, StoreError>> {

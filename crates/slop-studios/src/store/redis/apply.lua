@@ -506,9 +506,23 @@ local function newest_of(namespace, room, kind, id, since, to)
   return latest, items
 end
 
+-- Whether events up to this number are lost: it is of a term whose end Redis does not have.
+local function is_in_gap(number)
+  local gaps = call('HGETALL', P .. 'gaps')
+  for n = 1, #gaps, 2 do
+    if tonumber(gaps[n]) < number and number < tonumber(gaps[n + 1]) then
+      return true
+    end
+  end
+  return false
+end
+
 operations['replay'] = function()
   local namespace, after, to, count = arg(), tonumber(arg()), arg(), tonumber(arg())
   local rooms, bytes = {}, 0
+  if is_in_gap(after) then
+    return { 'incomplete' }
+  end
   for n = 1, count do
     local room, joined, kind, id = arg(), tonumber(arg()), arg(), arg()
     local since = math.max(after, joined)
@@ -533,15 +547,16 @@ operations['catch up'] = function()
     local logged
     logged, bytes = entries(log_of(namespace, room), after, math.huge, bytes, most_bytes)
     if not logged then
-      return { 'incomplete' }
+      rooms[n] = { 0 }
+    else
+      local latest, items = newest_of(namespace, room, kind, id, after, '+inf')
+      local unread = {}
+      if kind == 'inbox' then
+        local _, _, ids = inbox_of(id)
+        unread = { id, number(), call('SCARD', ids) }
+      end
+      rooms[n] = { 1, logged, latest, items, unread }
     end
-    local latest, items = newest_of(namespace, room, kind, id, after, '+inf')
-    local unread = {}
-    if kind == 'inbox' then
-      local _, _, ids = inbox_of(id)
-      unread = { id, number(), call('SCARD', ids) }
-    end
-    rooms[n] = { logged, latest, items, unread }
   end
   return { 'done', rooms }
 end
@@ -638,7 +653,9 @@ operations['claim session'] = function()
   return { 'done', record or false, since, left or false, is_own and 1 or 0 }
 end
 
--- Revocations. The node decides on what it has read; another version of it is sent the new one.
+operations['nothing'] = function()
+  return { 'done' }
+end
 
 operations['usage'] = function()
   local sessions, keys = call('ZCARD', P .. 'sessions'), keys_in(P .. 'keys')
@@ -647,21 +664,44 @@ operations['usage'] = function()
   return { 'done', call('ZCARD', P .. 'media'), sessions, keys, revocations }
 end
 
-operations['nothing'] = function()
+-- Leases. A node counts as running until its lease ends, by the clock of Redis.
+
+local function time_ms()
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function revocations_version()
+  return call('HGET', P .. 'revocations', 'version') or '0'
+end
+
+-- Answers with the version of the revocations that the node must hold for its lease to be valid.
+operations['renew'] = function()
+  local nodes, now = P .. 'nodes', time_ms()
+  call('ZADD', nodes, now, NODE)
+  call('ZREMRANGEBYSCORE', nodes, '-inf', now - LEASE)
+  return { 'done', revocations_version(), call('ZCARD', nodes) }
+end
+
+-- The node stops: nobody waits for it.
+operations['leave cluster'] = function()
+  call('ZREM', P .. 'nodes', NODE)
   return { 'done' }
 end
+
+-- Revocations. The node decides on what it has read; another version of it is sent the new one. All nodes hear the change.
 
 operations['revocations'] = function()
   return { 'done', call('HGETALL', P .. 'revocations') }
 end
 
 operations['revoke'] = function()
-  local version, subject, value, removed, floors = arg(), arg(), arg(), arg(), arg()
+  local version, subject, value, removed, removed_value, floors = arg(), arg(), arg(), arg(), arg(), arg()
   local hash = P .. 'revocations'
-  if (call('HGET', hash, 'version') or '0') ~= version then
+  if revocations_version() ~= version then
     return { 'changed' }
   end
-  call('HINCRBY', hash, 'version', 1)
+  version = call('HINCRBY', hash, 'version', 1)
   if value == '' then
     call('HDEL', hash, subject)
   else
@@ -671,7 +711,33 @@ operations['revoke'] = function()
     call('HDEL', hash, removed)
   end
   call('HSET', hash, 'floors', floors)
+  local change = field(subject) .. field(value) .. field(removed) .. field(removed_value)
+  call('PUBLISH', P .. 'revocations', version .. ' ' .. change .. floors)
+  return { 'done', version }
+end
+
+-- The node holds all revocations up to a version, and has taken the identities of so many sockets for the last.
+operations['hold'] = function()
+  local version, sockets = arg(), arg()
+  call('HSET', P .. 'node:' .. NODE, 'holds', version)
+  if sockets ~= '0' then
+    local revoked = P .. 'revoked:' .. version
+    call('INCRBY', revoked, sockets)
+    call('PEXPIRE', revoked, 60000)
+  end
   return { 'done' }
+end
+
+-- How many running nodes do not hold a version yet, and how many sockets have lost their identities by it.
+operations['lacking'] = function()
+  local version = arg()
+  local nodes, lacking = call('ZRANGEBYSCORE', P .. 'nodes', time_ms() - LEASE, '+inf'), 0
+  for n = 1, #nodes do
+    if tonumber(call('HGET', P .. 'node:' .. nodes[n], 'holds') or '0') < tonumber(version) then
+      lacking = lacking + 1
+    end
+  end
+  return { 'done', lacking, call('GET', P .. 'revoked:' .. version) or '0' }
 end
 
 -- The batch.
@@ -689,7 +755,7 @@ end
 -- carried out twice.
 local CHANGES = {
   room = true, media = true, notification = true, read = true, revoke = true, nothing = true,
-  ['save session'] = true, ['session left'] = true, ['forget session'] = true, ['claim session'] = true,
+  ['save session'] = true, ['session left'] = true, ['forget session'] = true, ['claim session'] = true, hold = true,
 }
 
 local function failed(reason)

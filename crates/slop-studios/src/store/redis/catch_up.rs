@@ -27,12 +27,14 @@ pub(super) fn operation(rooms: &[Room], after: u64) -> Operation {
 pub(super) struct Missed(BTreeMap<u64, Message>);
 
 impl Missed {
-    /// Adds the events of an answer. Returns false if some are gone.
-    pub(super) fn add(&mut self, mut answer: Answer, after: u64) -> Result<bool, StoreError> {
-        if answer.outcome() == "incomplete" {
-            return Ok(false);
-        }
-        for mut row in answer.rows()? {
+    /// Adds the events of an answer. Returns the indexes of the rooms of which some are gone.
+    pub(super) fn add(&mut self, mut answer: Answer, after: u64) -> Result<Vec<usize>, StoreError> {
+        let mut gone = Vec::new();
+        for (index, mut row) in answer.rows()?.into_iter().enumerate() {
+            if row.number()? == 0 {
+                gone.push(index);
+                continue;
+            }
             for text in row.list()?.into_iter().chain(row.list()?) {
                 let mut message = Message::read(text_of(Some(text))?.as_bytes()).ok_or_else(unexpected)?;
                 message.tell_owner();
@@ -59,7 +61,7 @@ impl Missed {
                 self.put(Message::unheard(seq, Content::Unread(user_id.into(), unread)), after);
             }
         }
-        Ok(true)
+        Ok(gone)
     }
 
     fn put(&mut self, message: Message, after: u64) {

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::super::{Dispatch, Dispatched, StoreError};
+use super::super::{Dispatch, Dispatched, Room, StoreError};
 use super::answer::{Answer, Deliveries, Reply, unexpected};
 use super::catch_up::Missed;
+use super::enforcement::{Enforcement, VersionedChange};
 use super::link::Heard;
 use super::message::Message;
 use super::operation::Operation;
+use super::script::Script;
+use super::worker::Shared;
 
 /// Operations that are sent together.
 pub(super) struct Batch {
@@ -48,11 +51,22 @@ pub(super) struct Hearing {
     under_way: Option<Batch>,
     answered: VecDeque<Answered>,
     deliveries: Deliveries,
+    /// The channel on which all nodes hear changes of the revocations.
+    revocations_channel: String,
+    pub(super) enforcement: Enforcement,
+    shared: Arc<Shared>,
+    /// Whether something was heard that may not be dispatched, or was missed: then all has to be read.
+    is_behind: bool,
 }
 
 impl Hearing {
-    pub(super) fn new(node: &str, own_channel: &str, last: u64, dispatch: Arc<dyn Dispatch>) -> Self {
+    pub(super) fn new(script: &Script, last: u64, dispatch: Arc<dyn Dispatch>, shared: Arc<Shared>) -> Self {
+        let (node, own_channel) = (script.node(), script.own_channel());
         Self {
+            revocations_channel: script.revocations_channel(),
+            enforcement: Enforcement::new(Arc::clone(&dispatch)),
+            shared,
+            is_behind: false,
             node: node.to_owned(),
             own_channel: own_channel.to_owned(),
             dispatch,
@@ -112,7 +126,7 @@ impl Hearing {
 
     /// Answers the batches whose marks were heard.
     fn answer(&mut self) {
-        if self.held.is_some() {
+        if self.held.is_some() || self.is_behind {
             return;
         }
         while let Some(Answered { answers, replies, .. }) =
@@ -139,6 +153,11 @@ impl Hearing {
             }
             return;
         }
+        if channel == self.revocations_channel.as_bytes() {
+            // A foreign message may stand for a change that was missed.
+            self.is_behind |= !VersionedChange::read(&message).is_some_and(|change| self.enforcement.take(change));
+            return;
+        }
         let Some(message) = Message::read(&message).filter(|message| message.is_on(&channel)) else {
             tracing::warn!(channel = %String::from_utf8_lossy(&channel), "a message on a room's channel that is none");
             return;
@@ -149,8 +168,14 @@ impl Hearing {
         }
     }
 
+    /// Whether something has to be read before anything more is dispatched.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
     /// Dispatches nothing until [`go_on`](Self::go_on). What is heard meanwhile is kept.
     pub(super) fn hold_back(&mut self) {
+        self.is_behind = false;
         // What another attempt has kept is read again, if it still exists.
         self.held = Some(Missed::default());
     }
@@ -165,8 +190,26 @@ impl Hearing {
         !self.answered.is_empty()
     }
 
-    /// Adds events that were not heard. Returns false if some of them are gone.
-    pub(super) fn missed(&mut self, answer: Answer) -> Result<bool, StoreError> {
+    /// Begins anew after events were lost.
+    pub(super) fn reset(&mut self, last: u64) {
+        self.held = None;
+        self.is_behind = false;
+        (self.dispatched, self.marked_last) = (last, last);
+        self.dispatch.reset();
+    }
+
+    /// Ends what the members of a room have here: events of the room are gone.
+    pub(super) fn lost(&self, room: &Room) {
+        tracing::error!(
+            namespace = room.namespace,
+            room = &*room.room,
+            "events of a room are gone: its members begin anew"
+        );
+        self.dispatch.lost(room);
+    }
+
+    /// Adds events that were not heard. Returns the indexes of the rooms of which some are gone.
+    pub(super) fn missed(&mut self, answer: Answer) -> Result<Vec<usize>, StoreError> {
         self.held.get_or_insert_default().add(answer, self.dispatched)
     }
 
@@ -183,6 +226,9 @@ impl Hearing {
 
     /// Every event of the node's rooms up to the mark's number was heard before the mark.
     fn advance(&mut self) {
+        if self.is_behind {
+            return;
+        }
         if self.marked_last > self.dispatched {
             self.dispatched = self.marked_last;
         }
@@ -192,6 +238,10 @@ impl Hearing {
     fn dispatch(&mut self, message: &Message) {
         // An event for two rooms comes on both channels.
         if message.seq <= self.dispatched {
+            return;
+        }
+        self.is_behind |= !self.shared.lease.is_valid();
+        if self.is_behind {
             return;
         }
         self.dispatched = message.seq;

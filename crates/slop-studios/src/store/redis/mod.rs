@@ -21,19 +21,22 @@ use tokio::sync::oneshot;
 use super::{
     Backlog, Before, Bounds, Change, ChangeKind, ClaimedSession, Committed, Dispatch, Ending, IdempotencyKey, Inbox,
     InboxItem, KeptNotification, MediaOwners, MediaSnapshot, MediaUnderWay, NotificationsPage, ReadMark, Replay,
-    Revocation, RevocationBound, RevocationStore, Revocations, Revoked, Room, RoomInterest, SessionKey, SessionRecord,
-    SessionStore, Store, StoreControl, StoreError, UnderWay, Unread, Usage,
+    Revocation, RevocationBound, RevocationStore, Revocations, Revoked, RevokedTokens, Room, RoomInterest, SessionKey,
+    SessionRecord, SessionStore, Store, StoreControl, StoreError, UnderWay, Unread, Usage,
 };
 use crate::contract::time::Moment;
 use crate::limits::{STORE_QUEUE_BYTES, STORE_QUEUE_REQUESTS};
 
 mod answer;
 mod catch_up;
+mod enforcement;
 mod fitness;
 mod hearing;
+mod lease;
 mod link;
 mod message;
 mod operation;
+mod reconnect;
 mod replay;
 mod script;
 mod sessions;
@@ -71,6 +74,9 @@ pub enum OpenError {
     /// The store can't use this Redis.
     #[error("Redis: {0}")]
     Unfit(#[from] Unfit),
+    /// The connection was lost.
+    #[error("Redis: the connection was lost")]
+    Lost,
     /// The thread could not be started.
     #[error("start the thread that speaks with Redis: {0}")]
     Thread(#[from] std::io::Error),
@@ -167,8 +173,7 @@ impl RedisStore {
             availability.refused();
             return Err(StoreError::Overloaded);
         }
-        queued.fetch_add(1, Ordering::Relaxed);
-        queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.note_queued(bytes);
         requests.send(request).map_err(|_gone| {
             queued.fetch_sub(1, Ordering::Relaxed);
             queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -271,6 +276,10 @@ impl RoomInterest for RedisStore {
         true
     }
 
+    fn is_current(&self) -> bool {
+        self.shared.lease.is_valid()
+    }
+
     fn enter(&self, rooms: Vec<Room>) -> BoxFuture<'_, Result<(), StoreError>> {
         let (reply, answer) = oneshot::channel();
         if let Err(error) = self.send(Request::Enter(rooms, reply)) {
@@ -296,11 +305,7 @@ impl StoreControl for RedisStore {
         let left = deadline.saturating_duration_since(Instant::now());
         let is_late = ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout);
         let (requests, sessions) = (self.shared.queued.load(Ordering::Relaxed), self.shared.unsaved().len());
-        Ending {
-            unwritten: Backlog { requests, sessions, inboxes: 0 },
-            is_broken: self.shared.is_broken.load(Ordering::Relaxed),
-            is_late,
-        }
+        Ending { unwritten: Backlog { requests, sessions, inboxes: 0 }, is_broken: false, is_late }
     }
 
     /// Without Redis, nothing can be done about what is in it.
@@ -430,13 +435,8 @@ impl Store for RedisStore {
     }
 
     fn is_open(&self) -> bool {
-        !self.shared.is_broken.load(Ordering::Relaxed)
-            && self
-                .requests
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .as_ref()
-                .is_some_and(|sender| !sender.is_closed())
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
     fn usage(&self) -> Usage {

@@ -70,6 +70,11 @@ impl Script {
         &self.text
     }
 
+    /// The channel on which all nodes hear changes of the revocations.
+    pub(super) fn revocations_channel(&self) -> String {
+        format!("{}revocations", self.prefix)
+    }
+
     /// The channel of a room.
     pub(super) fn channel_of(&self, Room { namespace, room }: &Room) -> String {
         format!("{}room:{namespace}:{room}", self.prefix)

@@ -1,16 +1,20 @@
 //! Sessions and revocations.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use super::answer::{Answer, unexpected};
+use super::enforcement::value_of;
+use super::lease::LONGEST_LEASE;
 use super::operation::{Operation, hex};
 use super::worker::Request;
 use super::{
-    Before, ClaimedSession, Moment, RedisStore, Revocation, RevocationStore, Revocations, Revoked, SessionKey,
-    SessionRecord, SessionStore, StoreError,
+    Before, ClaimedSession, Moment, RedisStore, Revocation, RevocationStore, Revocations, Revoked, RevokedTokens,
+    SessionKey, SessionRecord, SessionStore, StoreError,
 };
 use crate::store::Floors;
 use crate::store::kept_revocations::KeptRevocations;
@@ -40,13 +44,19 @@ fn session(mut answer: Answer, key: SessionKey) -> Result<Option<ClaimedSession>
 }
 
 impl SessionStore for RedisStore {
-    fn save_session(&self, session: SessionRecord) {
-        let SessionRecord { key, namespace, socket_id, rooms, data, since_seq, updated_at, .. } = session;
+    fn save_session(&self, session: SessionRecord) -> Option<BoxFuture<'static, ()>> {
+        let SessionRecord { key, namespace, socket_id, rooms, data, since_seq, updated_at, before, .. } = session;
         let record = Record { namespace, socket_id, rooms, data, updated_at: updated_at.epoch_ms() };
         // A record of texts and numbers always has a JSON form.
         let record = serde_json::to_vec(&record).unwrap_or_default();
         let operation = Operation::new("save session").text(&hex(&key)).number(since_seq).bytes(record);
         self.change_session(key, operation, true);
+        // Another node must not find the outdated record.
+        let saved = (before == Before::Outdated).then(|| self.shared.unsaved().when_confirmed(key)).flatten()?;
+        Some(Box::pin(async {
+            // It is dropped if the sessions of this node are no longer valid.
+            let _ = saved.await;
+        }))
     }
 
     fn session_left(&self, key: SessionKey, since_seq: u64) {
@@ -82,7 +92,7 @@ fn name_of(subject: &Revoked) -> String {
     }
 }
 
-fn subject_of(name: &str) -> Option<Revoked> {
+pub(super) fn subject_of(name: &str) -> Option<Revoked> {
     match name.split_once(' ')? {
         ("user", id) => Some(Revoked::User(id.into())),
         ("token", id) => Some(Revoked::Token(id.into())),
@@ -90,7 +100,7 @@ fn subject_of(name: &str) -> Option<Revoked> {
     }
 }
 
-fn number_or_none(moment: Option<Moment>) -> String {
+pub(super) fn number_or_none(moment: Option<Moment>) -> String {
     moment.map_or_else(|| "-".to_owned(), |moment| moment.epoch_ms().to_string())
 }
 
@@ -102,13 +112,13 @@ fn moment_or_none(text: &str) -> Option<Option<Moment>> {
 }
 
 /// Two moments, of which the second may be missing, as Redis has them.
-fn pair_of(text: &str) -> Option<(Option<Moment>, Option<Moment>)> {
+pub(super) fn pair_of(text: &str) -> Option<(Option<Moment>, Option<Moment>)> {
     let (one, other) = text.split_once(' ')?;
     Some((moment_or_none(one)?, moment_or_none(other)?))
 }
 
 /// The revocations, and their version.
-fn revocations(mut answer: Answer) -> Result<(String, Revocations), StoreError> {
+pub(super) fn revocations(mut answer: Answer) -> Result<(String, Revocations), StoreError> {
     let (mut version, mut found) = ("0".to_owned(), Revocations::default());
     let fields = answer.list()?;
     for pair in fields.chunks_exact(2) {
@@ -146,40 +156,62 @@ impl RedisStore {
         self.ask(Operation::new("revocations"), |answer, _| revocations(answer.done()?))
     }
 
-    /// Replaces what a subject has, unless another node was faster: then it returns false.
+    /// Replaces what a subject has, and returns the version that this makes. `None` if another node was faster.
     async fn replace_revocation(
         &self,
         version: &str,
         (subject, kept): (&Revoked, Option<&Revocation>),
-        removed: Option<&Revoked>,
+        removed: Option<&Revocation>,
         floors: Floors,
-    ) -> Result<bool, StoreError> {
-        let value =
-            kept.map_or_else(String::new, |kept| format!("{} {}", kept.at.epoch_ms(), number_or_none(kept.expires_at)));
-        let removed = removed.map_or_else(String::new, name_of);
+    ) -> Result<Option<u64>, StoreError> {
+        let value = kept.map_or_else(String::new, value_of);
+        let (name, removed_value) =
+            removed.map_or_else(Default::default, |removed| (name_of(&removed.subject), value_of(removed)));
         let floors = format!("{} {}", number_or_none(floors.issued), number_or_none(floors.expired));
         let operation = Operation::new("revoke").text(version).text(&name_of(subject));
-        let operation = operation.text(&value).text(&removed).text(&floors);
+        let operation = operation.text(&value).text(&name).text(&removed_value).text(&floors);
         self.ask(operation, |answer, _| match answer.outcome() {
-            "changed" => Ok(false),
-            _ => answer.done().map(|_| true),
+            "changed" => Ok(None),
+            _ => answer.done()?.number().map(Some),
         })
         .await
     }
+
+    /// Waits until every running node has a change of the revocations in force. Returns the number of sockets that have
+    /// lost their identities. A node that does not answer is silent when its lease has ended.
+    async fn when_in_force(&self, version: u64) -> u64 {
+        let deadline = Instant::now() + LONGEST_LEASE;
+        loop {
+            let asked = self.ask(Operation::new("lacking").number(version), |answer, _| {
+                let mut answer = answer.done()?;
+                Ok((answer.number()?, answer.number()?))
+            });
+            match asked.await {
+                Ok((0, sockets)) => return sockets,
+                Ok((_, sockets)) if Instant::now() >= deadline => return sockets,
+                // The change is made, whatever becomes of the question.
+                Err(_) if Instant::now() >= deadline => return 0,
+                Ok(_) | Err(_) => sleep(IN_FORCE_INTERVAL).await,
+            }
+        }
+    }
 }
 
+/// The pause between two questions whether all nodes have enforced a revocation.
+const IN_FORCE_INTERVAL: Duration = Duration::from_millis(10);
+
 impl RevocationStore for RedisStore {
-    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<Revocations, StoreError>> {
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<RevokedTokens, StoreError>> {
         Box::pin(async move {
             loop {
                 let (version, read) = self.read_revocations().await?;
                 let mut kept = KeptRevocations::of(read, self.revocation_bound);
-                let left = kept.add(revocation.clone(), Moment::now())?;
+                let evicted = kept.add(revocation.clone(), Moment::now())?;
                 let subject = &revocation.subject;
-                let removed = left.list.first().map(|removed| &removed.subject);
-                let floors = kept.all().floors;
-                if self.replace_revocation(&version, (subject, kept.get(subject)), removed, floors).await? {
-                    return Ok(left);
+                let (changed, floors) = ((subject, kept.get(subject)), kept.all().floors);
+                if let Some(version) = self.replace_revocation(&version, changed, evicted.list.first(), floors).await? {
+                    let sockets = self.when_in_force(version).await;
+                    return Ok(RevokedTokens { evicted, sockets });
                 }
             }
         })
@@ -190,7 +222,9 @@ impl RevocationStore for RedisStore {
             loop {
                 let (version, read) = self.read_revocations().await?;
                 let Some(undone) = read.list.into_iter().find(|kept| kept.subject == subject) else { return Ok(None) };
-                if self.replace_revocation(&version, (&subject, None), None, read.floors).await? {
+                let changed = self.replace_revocation(&version, (&subject, None), None, read.floors).await?;
+                if let Some(version) = changed {
+                    self.when_in_force(version).await;
                     return Ok(Some(undone));
                 }
             }

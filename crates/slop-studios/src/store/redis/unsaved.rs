@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use tokio::sync::oneshot;
+
 use super::super::SessionKey;
 use super::operation::Operation;
 use crate::limits::LAZY_WRITES;
@@ -21,6 +23,8 @@ struct Changes {
     operations: Vec<Operation>,
     /// The number of the last of them.
     number: u64,
+    /// Resolved when all are confirmed.
+    waiting: Vec<oneshot::Sender<()>>,
 }
 
 impl Unsaved {
@@ -39,11 +43,23 @@ impl Unsaved {
         Some(self.last)
     }
 
+    /// Resolves when the changes of a session are confirmed. `None` if there are none.
+    pub(super) fn when_confirmed(&mut self, key: SessionKey) -> Option<oneshot::Receiver<()>> {
+        let (confirmed, is_confirmed) = oneshot::channel();
+        self.sessions.get_mut(&key)?.waiting.push(confirmed);
+        Some(is_confirmed)
+    }
+
     /// Forgets the changes of a session up to this one, which Redis has confirmed.
     pub(super) fn confirmed(&mut self, key: &SessionKey, number: u64) {
         if self.sessions.get(key).is_some_and(|changes| changes.number <= number) {
             self.sessions.remove(key);
         }
+    }
+
+    /// Forgets all changes.
+    pub(super) fn clear(&mut self) {
+        self.sessions.clear();
     }
 
     /// The number of sessions with such changes.

@@ -12,19 +12,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::{Client, RedisError, Value};
+use redis::{Client, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use super::super::availability::Availability;
-use super::super::{Amount, Dispatch, Room, SessionKey, StoreError, Usage};
-use super::OpenError;
+use super::super::{Amount, Room, SessionKey, StoreError, Usage};
 use super::answer::{Answer, Reply};
-use super::catch_up;
+use super::enforcement::InForce;
 use super::fitness::Durability;
 use super::hearing::{Batch, Hearing, MARK_TIMEOUT};
-use super::link::{Link, Order, is_refusal, lacks_function};
+use super::lease::{self, Lease};
+use super::link::{Link, is_refusal, lacks_function};
 use super::operation::Operation;
 use super::script::Script;
 use super::unsaved::Unsaved;
@@ -51,19 +51,13 @@ impl Request {
 }
 
 /// The most operations of a batch. Redis serves nobody else meanwhile.
-const BATCH_OPERATIONS: usize = 256;
+pub(super) const BATCH_OPERATIONS: usize = 256;
 
 /// The most bytes of a batch, unless one operation alone has more.
 const BATCH_BYTES: usize = 1 << 20;
 
 /// How often the stored amounts are looked at. The mark behind this batch shows that the connections are alive.
 const USAGE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long requests wait for a lost connection. Then they are answered that the store is unavailable.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// The pause between two attempts to connect.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the worker shares with the store.
 #[derive(Debug, Default)]
@@ -77,14 +71,19 @@ pub(super) struct Shared {
     unsaved: Mutex<Unsaved>,
     /// Whether Redis keeps what is to be stored.
     pub(super) is_kept: AtomicBool,
-    /// Whether the node has lost its order, or events of it.
-    pub(super) is_broken: AtomicBool,
+    pub(super) lease: Lease,
 }
 
 impl Shared {
     pub(super) fn unsaved(&self) -> MutexGuard<'_, Unsaved> {
         // No code under this lock panics half way.
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request that waits.
+    pub(super) fn note_queued(&self, bytes: usize) {
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Takes the confirmation of a session's changes.
@@ -100,86 +99,67 @@ impl Shared {
 
 /// See the module.
 pub(super) struct Worker {
-    client: Client,
+    pub(super) client: Client,
     /// What the operator says that Redis does.
-    durability: Option<Durability>,
-    script: Script,
-    rooms: HashSet<Room>,
-    requests: UnboundedReceiver<Request>,
-    shared: Arc<Shared>,
-    usage_due: Instant,
+    pub(super) durability: Option<Durability>,
+    pub(super) script: Script,
+    pub(super) rooms: HashSet<Room>,
+    pub(super) requests: UnboundedReceiver<Request>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) usage_due: Instant,
     /// The number of the last batch.
-    number: u64,
-    hearing: Hearing,
+    pub(super) number: u64,
+    pub(super) hearing: Hearing,
 }
 
 /// Rooms to enter, and whom to tell.
 type Entering = (Vec<Room>, oneshot::Sender<Result<(), StoreError>>);
 
 /// The reason why a link is served no longer.
-enum Ended {
+pub(super) enum Ended {
     /// There will be no more requests.
     Closed,
     /// A connection is lost.
     Lost,
+    /// The lease has ended, or a change of the revocations was missed.
+    Behind,
     /// The order in Redis is another, or events are gone.
     Broken(&'static str),
 }
 
-const LOST_EVENTS: Ended = Ended::Broken("Redis has lost events that this node has dispatched, or was emptied");
-
 impl Worker {
-    /// Connects, and begins the order if there is none. Returns the worker, its connections, and the last number.
-    pub(super) async fn connect(
-        (client, durability): (Client, Option<Durability>),
-        prefix: &str,
-        script: impl FnOnce(String) -> Script,
-        requests: UnboundedReceiver<Request>,
-        (dispatch, shared): (Arc<dyn Dispatch>, Arc<Shared>),
-    ) -> Result<(Self, Link, u64), OpenError> {
-        let (mut link, Order { epoch, last, .. }, found) = Link::open(&client, prefix, "").await?;
-        shared.is_kept.store(found.keeps(durability), Ordering::Relaxed);
-        let script = script(epoch);
-        link.load(script.text()).await?;
-        link.subscribe(&[script.own_channel().to_owned()]).await?;
-        let hearing = Hearing::new(script.node(), script.own_channel(), last, dispatch);
-        let (rooms, usage_due) = (HashSet::new(), Instant::now());
-        Ok((Self { client, durability, script, rooms, requests, shared, usage_due, number: 0, hearing }, link, last))
-    }
-
     /// Serves requests until there can be none any more.
     pub(super) async fn run(mut self, mut link: Link) {
         loop {
-            let reason = match self.serve_link(&mut link).await {
+            let ended = self.serve_link(&mut link).await;
+            self.shared.availability.failed();
+            let again = match ended {
                 Ended::Closed => return,
-                Ended::Broken(reason) => reason,
+                Ended::Broken(reason) => self.begin_anew(reason).await,
                 Ended::Lost => {
                     tracing::warn!("the connection to Redis is lost");
-                    self.shared.availability.failed();
-                    match self.reconnect().await {
-                        Ok(again) => {
-                            tracing::info!("connected to Redis again");
-                            link = again;
-                            continue;
-                        }
-                        Err(Ended::Broken(reason)) => reason,
-                        Err(_) => return,
-                    }
+                    self.reconnect().await
+                }
+                Ended::Behind => {
+                    tracing::warn!("the lease of this node has ended, or a change was missed: all is read again");
+                    self.reconnect().await
                 }
             };
-            tracing::error!(reason, "the store is broken");
-            self.shared.availability.failed();
-            self.shared.is_broken.store(true, Ordering::Relaxed);
-            self.hearing.failed(&lost());
-            while let Some(request) = self.requests.recv().await {
-                self.refuse(request);
+            match again {
+                Ok(again) => {
+                    tracing::info!("connected to Redis again");
+                    link = again;
+                }
+                Err(_closed) => return,
             }
-            return;
         }
     }
 
     async fn serve_link(&mut self, link: &mut Link) -> Ended {
         loop {
+            if self.hearing.is_behind() {
+                return Ended::Behind;
+            }
             let due = self.hearing.mark_due();
             let mark_is_late = async {
                 match due {
@@ -199,7 +179,20 @@ impl Worker {
                     Some(request) => self.serve(link, Some(request)).await,
                     None => return self.finish(link).await,
                 },
-                () = sleep_until(self.usage_due.into()) => self.serve(link, None).await,
+                in_force = self.hearing.enforcement.next() => match in_force {
+                    Some(in_force) => {
+                        let hold = self.hold(in_force);
+                        self.serve(link, Some(hold)).await
+                    }
+                    // The task has panicked.
+                    None => return Ended::Closed,
+                },
+                () = sleep_until(self.usage_due.into()) => {
+                    if !self.shared.lease.is_valid() {
+                        return Ended::Behind;
+                    }
+                    self.serve(link, None).await
+                }
                 () = mark_is_late => {
                     // It may be among what was not looked at yet.
                     while let Some(heard) = link.try_hear() {
@@ -218,7 +211,7 @@ impl Worker {
     }
 
     /// Answers a request that it is not carried out. A room is left all the same: the next connection does not hear it.
-    fn refuse(&mut self, request: Request) {
+    pub(super) fn refuse(&mut self, request: Request) {
         self.note_taken(&request);
         match request {
             Request::Operation(_, reply) => reply(Err(lost()), self.hearing.deliveries()),
@@ -280,8 +273,8 @@ impl Worker {
         }
         if self.usage_due <= Instant::now() {
             self.usage_due = Instant::now() + USAGE_INTERVAL;
-            operations.push(Operation::new("usage"));
-            replies.push(self.note_usage());
+            operations.extend([Operation::new("usage"), Operation::new("renew")]);
+            replies.extend([self.note_usage(), self.renew_lease()]);
         }
         if operations.is_empty() {
             return changed;
@@ -311,90 +304,8 @@ impl Worker {
         result.map_err(|_error| Ended::Lost)
     }
 
-    /// Connects again. Requests that have waited for too long are refused meanwhile.
-    async fn reconnect(&mut self) -> Result<Link, Ended> {
-        let patience = Instant::now() + PATIENCE;
-        loop {
-            match self.connect_again().await {
-                Err(Ended::Lost) => {}
-                result => return result,
-            }
-            if Instant::now() >= patience {
-                self.hearing.failed(&lost());
-                while let Ok(request) = self.requests.try_recv() {
-                    self.refuse(request);
-                }
-            }
-            if self.requests.is_closed() && self.requests.is_empty() {
-                return Err(Ended::Closed);
-            }
-            sleep(RECONNECT_PAUSE).await;
-        }
-    }
-
-    /// Connects, hears the rooms again, and dispatches what was missed, then what has come since.
-    async fn connect_again(&mut self) -> Result<Link, Ended> {
-        let lost = |error: RedisError| {
-            tracing::debug!(%error, "connect to Redis");
-            Ended::Lost
-        };
-        let opened = Link::open(&self.client, self.script.prefix(), self.script.epoch()).await;
-        let (mut link, Order { epoch, ended, .. }, found) = opened.map_err(|error| {
-            match &error {
-                OpenError::Unfit(reason) => tracing::warn!(%reason, "Redis is not used"),
-                error => tracing::debug!(%error, "connect to Redis"),
-            }
-            Ended::Lost
-        })?;
-        self.shared.is_kept.store(found.keeps(self.durability), Ordering::Relaxed);
-        if epoch != self.script.epoch() {
-            if ended.is_none_or(|ended| ended < self.hearing.dispatched()) {
-                return Err(LOST_EVENTS);
-            }
-            // Whether the batch on its way belongs to the term that has ended is not known.
-            self.hearing.failed(&StoreError::Unavailable("Redis was restarted".into()));
-            self.script.set_epoch(epoch);
-        }
-        self.hearing.hold_back();
-        link.load(self.script.text()).await.map_err(lost)?;
-        let rooms: Vec<Room> = self.rooms.iter().cloned().collect();
-        let own = std::iter::once(self.script.own_channel().to_owned());
-        let channels: Vec<String> = own.chain(rooms.iter().map(|room| self.script.channel_of(room))).collect();
-        link.subscribe(&channels).await.map_err(lost)?;
-        // What this batch has published, if it was carried out, is among the missed events.
-        self.carry_out(&mut link).await?;
-        // At least once, for the mark.
-        let chunks = rooms.chunks(catch_up::ROOMS_AT_ONCE).chain(rooms.is_empty().then_some(&[][..]));
-        for some in chunks {
-            self.number += 1;
-            let operation = catch_up::operation(some, self.hearing.dispatched());
-            let command = self.script.command(self.number, &[operation]);
-            let value = link.commands().send_packed_command(&command).await.and_then(Value::extract_error);
-            let answer = answers_of(value.map_err(lost)?).ok().and_then(|answers| answers.into_iter().next());
-            let answer = answer.and_then(|answer| Answer::of(answer).ok()).ok_or(Ended::Lost)?;
-            if !self.hearing.missed(answer).map_err(|_unexpected| Ended::Lost)? {
-                return Err(Ended::Broken("events that this node has not heard are gone"));
-            }
-        }
-        // What was published between these reads is heard before the mark of the last.
-        let number = self.number;
-        let heard = async {
-            while !self.hearing.has_heard(number) {
-                self.hearing.hear(link.hear().await?);
-            }
-            Some(())
-        };
-        timeout(MARK_TIMEOUT, heard).await.ok().flatten().ok_or(Ended::Lost)?;
-        self.hearing.go_on();
-        self.save_unsaved(&mut link).await?;
-        if self.shared.availability.since().is_none() {
-            self.shared.availability.committed();
-        }
-        Ok(link)
-    }
-
     /// Sends the batch, and goes on hearing until it is answered.
-    async fn carry_out(&mut self, link: &mut Link) -> Result<(), Ended> {
+    pub(super) async fn carry_out(&mut self, link: &mut Link) -> Result<(), Ended> {
         let Some(batch) = self.hearing.under_way() else { return Ok(()) };
         let command = self.script.command(batch.number, &batch.operations);
         let mut commands = link.commands();
@@ -431,23 +342,23 @@ impl Worker {
         }
     }
 
-    /// Sends the changes of sessions that were not confirmed. Those that also wait in the queue come after them, so that the
-    /// last change of a session is the last that is carried out.
-    async fn save_unsaved(&mut self, link: &mut Link) -> Result<(), Ended> {
-        let unsaved = self.shared.unsaved().all();
-        for some in unsaved.chunks(BATCH_OPERATIONS) {
-            let (mut operations, mut replies) = (Vec::new(), Vec::<Reply>::new());
-            for (key, number, changes) in some {
-                // Only the last of them confirms all.
-                replies.extend(changes.iter().skip(1).map(|_| Box::new(|_, _: &_| ()) as Reply));
-                replies.push(self.shared.when_saved(*key, *number));
-                operations.extend(changes.iter().cloned());
+    /// The request that tells the other nodes that a change of the revocations is in force here.
+    fn hold(&self, InForce { version, sockets }: InForce) -> Request {
+        self.shared.lease.hold(version);
+        let request =
+            Request::Operation(Operation::new("hold").number(version).number(sockets), Box::new(|_answer, _: &_| ()));
+        self.shared.note_queued(request.size());
+        request
+    }
+
+    /// Renews the lease when the mark behind the answer was heard.
+    fn renew_lease(&self) -> Reply {
+        let (shared, asked_at) = (Arc::clone(&self.shared), lease::now());
+        Box::new(move |answer, _| {
+            if let Ok(version) = answer.and_then(|mut answer| answer.number()) {
+                shared.lease.renew(asked_at, version);
             }
-            self.number += 1;
-            self.hearing.begin(Batch { number: self.number, operations, replies });
-            self.carry_out(link).await?;
-        }
-        Ok(())
+        })
     }
 
     /// Takes the stored amounts out of an answer.
@@ -468,10 +379,10 @@ impl Worker {
 }
 
 /// The answers out of the answer to a batch.
-fn answers_of(value: Value) -> Result<Vec<Value>, StoreError> {
+pub(super) fn answers_of(value: Value) -> Result<Vec<Value>, StoreError> {
     Answer::row(value)?.list()
 }
 
-fn lost() -> StoreError {
+pub(super) fn lost() -> StoreError {
     StoreError::Unavailable("Redis is lost".into())
 }

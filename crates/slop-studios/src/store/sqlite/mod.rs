@@ -23,8 +23,8 @@ use tokio::sync::{Semaphore, oneshot};
 use super::{
     Change, ChangeKind, Committed, CommittedEvent, Dispatch, Dispatched, Effect, Ending, IdempotencyKey, Inbox,
     MediaOwners, MediaSnapshot, MediaUnderWay, NotificationsPage, ReadMark, Replay, Revocation, RevocationStore,
-    Revocations, Revoked, RoomInterest, SessionKey, SessionRecord, SessionStore, Store, StoreControl, StoreError,
-    Unread, Usage,
+    Revocations, Revoked, RevokedTokens, RoomInterest, SessionKey, SessionRecord, SessionStore, Store, StoreControl,
+    StoreError, Unread, Usage,
 };
 use crate::contract::delivery::Class;
 use crate::contract::time::Moment;
@@ -410,8 +410,9 @@ impl Store for SqliteStore {
 impl RoomInterest for SqliteStore {}
 
 impl SessionStore for SqliteStore {
-    fn save_session(&self, session: SessionRecord) {
+    fn save_session(&self, session: SessionRecord) -> Option<BoxFuture<'static, ()>> {
         self.count_dropped(self.queue.put_session(session.key, SessionChange::Saved(session)));
+        None
     }
 
     fn session_left(&self, key: SessionKey, since_seq: u64) {
@@ -450,8 +451,9 @@ impl SessionStore for SqliteStore {
 }
 
 impl RevocationStore for SqliteStore {
-    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<Revocations, StoreError>> {
-        self.ask(|reply| Request::Revoke { revocation, reply })
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<RevokedTokens, StoreError>> {
+        let evicted = self.ask(|reply| Request::Revoke { revocation, reply });
+        Box::pin(async { evicted.await.map(RevokedTokens::from) })
     }
 
     fn undo_revocation(&self, subject: Revoked) -> BoxFuture<'_, Result<Option<Revocation>, StoreError>> {

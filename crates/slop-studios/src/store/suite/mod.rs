@@ -162,6 +162,11 @@ impl Dispatch for Recorder {
         });
         deliveries.collect()
     }
+    fn reset(&self) {
+        let mut recorded = self.0.lock().expect("no test panicked");
+        let seq = recorded.last().map_or(0, |last| last.seq);
+        recorded.push(Recorded { seq, line: "reset".to_owned(), envelope: None });
+    }
 }
 
 /// The id of `{"id":"…"}`.

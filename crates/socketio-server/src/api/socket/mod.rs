@@ -20,7 +20,7 @@ use emit::PendingAcks;
 pub use emit::{Forgotten, Remembered};
 
 use crate::{
-    Broadcast, Handle, Handshake, JoinError, OwnedEvent,
+    Broadcast, DisconnectReason, Handle, Handshake, JoinError, OwnedEvent,
     config::MAX_OVERLAPPING,
     connection::Connection,
     delivery::frame::{Encoding, Frame},
@@ -392,7 +392,10 @@ impl Socket {
     pub(crate) fn save(&self) {
         let Some(recovery) = self.0.recovery.as_ref().filter(|_| self.is_unsaved()) else { return };
         if let Some(keeper) = self.handle().recovery().and_then(|memory| memory.settings.keeper.as_ref()) {
-            keeper.save(recovery.pid.as_str(), SavedSession { before: recovery.save(), ..self.session(recovery) });
+            let session = SavedSession { before: recovery.save(), ..self.session(recovery) };
+            if let Some(saving) = keeper.save(recovery.pid.as_str(), session) {
+                self.0.connection.hold_back_until(saving);
+            }
         }
     }
 
@@ -428,6 +431,11 @@ impl Socket {
     /// Like [`Socket::disconnect`], for all namespaces of the connection. It also closes the connection.
     pub fn close_connection(&self) {
         self.0.connection.disconnect_later(None);
+    }
+
+    /// Closes the socket's connection, because the application can't serve it now. A stock client reconnects by itself.
+    pub fn close_unavailable(&self) {
+        self.0.connection.close_later(DisconnectReason::Unavailable);
     }
 
     /// Stores a value with the socket, in place of the previous one.

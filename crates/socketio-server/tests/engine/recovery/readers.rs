@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use socketio_server::{Claimed, Config, Missed, Position, Recalled, Recovery, SavedSession, SessionKeeper};
+use socketio_server::{Claimed, Config, Missed, Position, Recalled, Recovery, SavedSession, Saving, SessionKeeper};
 use tokio::sync::Semaphore;
 
 use super::client::studio;
@@ -37,7 +37,9 @@ impl Drop for UnderWay {
 }
 
 impl SessionKeeper for Slow {
-    fn save(&self, _pid: &str, _session: SavedSession) {}
+    fn save(&self, _pid: &str, _session: SavedSession) -> Option<Saving> {
+        None
+    }
 
     fn left(&self, _pid: &str, _since: Position) {}
 

@@ -8,7 +8,8 @@ use std::{
 
 use serde_json::json;
 use socketio_server::{
-    Before, Claimed, Config, Missed, MissedEvent, Namespace, Position, Recalled, Recovery, SavedSession, SessionKeeper,
+    Before, Claimed, Config, Missed, MissedEvent, Namespace, Position, Recalled, Recovery, SavedSession, Saving,
+    SessionKeeper,
 };
 use tokio::sync::oneshot;
 
@@ -45,8 +46,9 @@ struct Cellar {
 }
 
 impl SessionKeeper for Cellar {
-    fn save(&self, pid: &str, session: SavedSession) {
+    fn save(&self, pid: &str, session: SavedSession) -> Option<Saving> {
         self.sessions.lock().expect("no test panicked").insert(pid.to_owned(), session);
+        None
     }
 
     fn left(&self, pid: &str, since: Position) {

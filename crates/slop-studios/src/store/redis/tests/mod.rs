@@ -215,18 +215,26 @@ fn a_function_that_was_removed_is_loaded_again() {
 }
 
 #[test]
-fn an_emptied_redis_is_another_order() {
+fn after_a_loss_of_events_the_node_begins_anew() {
     let redis = Redis::start();
     let (store, recorder) = recorded(&redis);
     let last = wait(store.commit(room_event("1", "r", "e", Class::Durable))).map(|_| recorder.numbers()[0]);
+    let last = last.expect("committed");
     assert_eq!(redis.command("FLUSHALL"), "+OK");
     // It is not committed into an order whose numbers begin anew.
     let refused = wait(store.commit(room_event("2", "r", "e", Class::Durable)));
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
-    assert!(!store.is_open());
-    let (again, recorder) = recorded(&redis);
-    assert!(wait(again.commit(room_event("3", "r", "e", Class::Durable))).is_ok());
-    assert!(last.is_ok_and(|last| last < recorder.numbers()[0]), "numbers rise over an order that was lost");
+    until(|| wait(store.commit(room_event("3", "r", "e", Class::Durable))).is_ok());
+    assert_eq!(recorder.lines().last().map(String::as_str), Some("reset"), "the room is not heard any more");
+    // Nobody continues after the number of a lost event.
+    let missed = wait(store.replay(DEFAULT, vec![("r".into(), 0)], last, u64::MAX)).expect("readable");
+    assert!(!missed.complete);
+    enter(&store, [(DEFAULT, "r".to_owned())]);
+    assert!(wait(store.commit(room_event("4", "r", "e", Class::Durable))).is_ok());
+    let now = recorder.numbers().last().copied().expect("it is heard");
+    assert!(last < now, "numbers rise over an order that was lost");
+    let missed = wait(store.replay(DEFAULT, vec![("r".into(), 0)], now - 1, u64::MAX)).expect("readable");
+    assert_eq!((missed.complete, missed.events.len(), missed.up_to), (true, 1, now));
 }
 
 #[test]

@@ -146,6 +146,8 @@ impl Compared {
     }
 
     fn missed(&self, after: u64, joined: u64) -> String {
+        // No client has a lower number.
+        let after = after.max(self.store.boot_seq() - 1);
         let items = [0, 1, 2].map(|item| media_room(&format!("item{item}")));
         let users = [0, 1].map(|user| user_room(&format!("user{user}")));
         let of_media: Vec<&str> = items.iter().chain(&users).map(String::as_str).collect();

@@ -194,7 +194,7 @@ fn only_what_is_over_leaves_and_it_leaves_a_floor() {
     let folder = TestFolder::bounded(|bounds| bounds.revocations.rows = 3);
     let (store, _) = folder.open();
     let row = |name: &str, at, expires_at| revocation(Revoked::Token(name.into()), at, expires_at);
-    let revoke = |revoked: &Revocation| wait(store.revoke(revoked.clone()));
+    let revoke = |revoked: &Revocation| wait(store.revoke(revoked.clone())).map(|revoked| revoked.evicted);
     let user = revocation(Revoked::User("u".into()), ago(3), None);
     let (long, short) = (row("long", ago(2), None), row("short", ago(1), Some(ago(0) - 1_000)));
     for revoked in [&user, &long, &short] {
