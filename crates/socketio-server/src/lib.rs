@@ -102,7 +102,7 @@ pub use api::raw::{RawEndpoint, RawMessage, RawSocket};
 pub use api::socket::{Forgotten, Remembered, Socket};
 pub use config::{Config, MAX_LEAVING, Recovery, SAVE_PATIENCE};
 pub use http::handshake::Handshake;
-pub use identifier::{Position, SocketRef};
+pub use identifier::{NodeTag, Position, SocketRef};
 pub use limit::Limit;
 pub use metrics::MetricsSnapshot;
 pub use origin::{Origins, WebOrigin, WrongOrigin};

@@ -28,7 +28,7 @@ use crate::{
     api::handle::Node,
     config::{MAX_SHARDS, USER_TIMEOUT_STALLS, check_path},
     http::{Fallback, turned_away},
-    identifier::SocketIds,
+    identifier::IdKey,
     metrics::ShardMetrics,
     recovery::Memory,
     shard::{Application, Command, Shard},
@@ -74,7 +74,7 @@ impl Server {
             mailboxes: senders,
             metrics: (0..config.shards).map(|_| Arc::new(ShardMetrics::default())).collect(),
             namespaces: OnceLock::new(),
-            socket_ids: OnceLock::new(),
+            id_key: OnceLock::new(),
             latest_keys: RandomState::new(),
             recovery: OnceLock::new(),
             admission: Arc::new(Admission::new(&config)),
@@ -280,7 +280,7 @@ impl ServerBuilder {
             names.map(|(index, namespace)| (namespace.name(), index as u16)).collect();
         let _ = self.handle.0.namespaces.set(names);
         let recovery = self.config.recovery.as_ref();
-        let _ = self.handle.0.socket_ids.set(SocketIds::new(recovery.and_then(|recovery| recovery.id_key)));
+        let _ = self.handle.0.id_key.set(IdKey::new(recovery.and_then(|recovery| recovery.id_key), None));
         if let Some(recovery) = recovery {
             let _ = self.handle.0.recovery.set(Memory::new(recovery, &self.config));
         }

@@ -17,7 +17,7 @@ use super::{broadcast::Broadcast, socket::Socket};
 use crate::{
     MetricsSnapshot,
     admission::Admission,
-    identifier::{Position, SocketIds, SocketRef},
+    identifier::{IdKey, NodeTag, Position, SocketRef},
     metrics::ShardMetrics,
     recovery::Memory,
     shard::Command,
@@ -28,7 +28,7 @@ pub(crate) struct Node {
     pub(crate) mailboxes: Vec<UnboundedSender<Command>>,
     pub(crate) metrics: Vec<Arc<ShardMetrics>>,
     pub(crate) namespaces: OnceLock<HashMap<&'static str, u16>>,
-    pub(crate) socket_ids: OnceLock<SocketIds>,
+    pub(crate) id_key: OnceLock<IdKey>,
     pub(crate) accepting: AtomicBool,
     /// Hashes the keys of [`Broadcast::latest`] to numbers.
     pub(crate) latest_keys: RandomState,
@@ -130,10 +130,17 @@ impl Handle {
         }
     }
 
-    /// Whether a name is the id of a present or past socket of this server.
+    /// Whether a name is the id of a present or past socket of this server, or of another node of its cluster.
     #[must_use]
     pub fn is_socket_id(&self, name: &str) -> bool {
-        self.0.socket_ids.get().is_some_and(|ids| ids.is_socket_id(name))
+        self.0.id_key.get().is_some_and(|ids| ids.is_socket_id(name))
+    }
+
+    /// The node that made the id of a present or past socket. `None` for other names, and without a
+    /// [cluster](crate::ServerBuilder::cluster).
+    #[must_use]
+    pub fn node_of_socket_id(&self, name: &str) -> Option<NodeTag> {
+        self.0.id_key.get()?.node_of_socket_id(name)
     }
 
     /// Whether the server accepts new connections. It stops when a shutdown begins.

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::frame::{Encoding, Frames};
 use crate::{
-    identifier::{Position, SocketIds, SocketRef},
+    identifier::{IdKey, Position, SocketRef},
     recovery::Offset,
 };
 
@@ -43,7 +43,7 @@ pub(crate) struct Tally {
 
 impl Job {
     /// Whether the receivers are the members of one room, and each of them gets it exactly once.
-    pub(crate) fn is_for_one_room(&self, ids: Option<&SocketIds>) -> bool {
+    pub(crate) fn is_for_one_room(&self, ids: Option<&IdKey>) -> bool {
         self.rooms.len() == 1
             && self.except.is_empty()
             && self.except_socket.is_none()

@@ -28,7 +28,7 @@ use crate::{
     connection::Connection,
     delivery::frame::Frame,
     http::{AllowRequest, Fallback, serve_connection},
-    identifier::{ConnectionKey, Entropy, Id, IdMap, Position, SocketIds},
+    identifier::{ConnectionKey, Entropy, Id, IdKey, IdMap, Position},
     metrics::ShardMetrics,
     rate::Rate,
     recovery::{Confirmed, Memory, Offset, Readers},
@@ -289,8 +289,16 @@ impl Shard {
     }
 
     pub(crate) fn new_socket_id(&self) -> Id {
-        let ids = self.handle.0.socket_ids.get_or_init(|| SocketIds::new(None));
-        self.entropy.borrow_mut().socket_id(ids)
+        self.entropy.borrow_mut().socket_id(self.id_key())
+    }
+
+    /// The id of a session that polls.
+    pub(crate) fn new_polling_session_id(&self) -> Id {
+        self.entropy.borrow_mut().polling_session_id(self.id, self.id_key())
+    }
+
+    pub(crate) fn id_key(&self) -> &IdKey {
+        self.handle.0.id_key.get_or_init(|| IdKey::new(None, None))
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -80,7 +80,7 @@ impl EngineRequest {
 
 /// Opens a session and returns the response body with its handshake.
 pub(crate) fn open(shard: &Rc<Shard>, origin: Origin) -> Vec<u8> {
-    let sid = shard.entropy.borrow_mut().session_id(shard.id);
+    let sid = shard.new_polling_session_id();
     let connection = Connection::open(shard, origin, Writer::Polling(Box::new(Polling::new(sid))));
     shard.sessions.borrow_mut().insert(sid, connection);
     let mut body = Vec::with_capacity(128);

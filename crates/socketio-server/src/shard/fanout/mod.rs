@@ -32,7 +32,7 @@ pub(crate) enum Pace {
 
 impl Fanout {
     pub(crate) fn of(job: Arc<Job>, shard: &Shard) -> Self {
-        match job.is_for_one_room(shard.handle.0.socket_ids.get()) {
+        match job.is_for_one_room(shard.handle.0.id_key.get()) {
             true => Self::Room(RoomFanout::of(job, shard)),
             false => Self::Selection(Selection::of(job)),
         }
