@@ -187,6 +187,25 @@ pub(crate) fn check_path(path: &str) -> Result<(), String> {
     }
 }
 
+impl Config {
+    /// The longest time in which a node answers a request that another node forwards, at work as usual: the body's time,
+    /// and the time in which a client without a heartbeat gives up its session. A poll is answered by the next
+    /// heartbeat. By default 75 s.
+    pub(crate) fn longest_answer(&self) -> Duration {
+        self.body_timeout + self.longest_silence()
+    }
+
+    /// The longest time without a byte on the connection of a session. By default 45 s.
+    pub(crate) fn longest_silence(&self) -> Duration {
+        self.ping_interval + self.ping_timeout
+    }
+
+    /// How long the kernel waits for a peer that takes nothing.
+    pub(crate) fn tcp_user_timeout(&self) -> Duration {
+        self.write_stall_timeout.saturating_mul(USER_TIMEOUT_STALLS)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -302,6 +321,19 @@ pub(crate) const LARGEST_ANSWERS: usize = 4;
 /// (`TCP_USER_TIMEOUT`). It is for data that the engine does not see, such as an answer over plain HTTP. It is two, so
 /// that a WebSocket ends by its own timer, which reports the reason.
 pub(crate) const USER_TIMEOUT_STALLS: u32 = 2;
+
+/// How long another node may take to accept a connection for a forwarded request. Nodes are in one network, where it
+/// takes a millisecond. A client that waits longer does better with a new session.
+pub(crate) const FORWARD_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Largest buffer of a forwarded request's connection, on the node that forwards. It is for the head of the answer; the
+/// body is passed on as it arrives.
+pub(crate) const FORWARD_BUFFER: usize = 16 * 1024;
+
+/// How long another node may take to send the head of a request that it forwards. It sends the head together with the
+/// start of the connection; only a node that can't keep up needs seconds. It is shorter than
+/// [`Config::header_timeout`], because a shutdown waits for such a connection.
+pub(crate) const NODE_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most shards: one byte of a session's id names its shard.
 pub(crate) const MAX_SHARDS: usize = 256;

@@ -7,10 +7,10 @@
 //!
 //! **In:** the acceptor hands each TCP connection to a *shard*, a thread with its own single-threaded runtime. There
 //! [`http`](self) reads each request. Requests for the engine's path go to the engine, all others to the fallback
-//! service. A long-polling request finds its session by the session id, on any shard. A WebSocket upgrade leaves HTTP
-//! behind and keeps only the TCP socket. Engine.IO packets become Socket.IO packets. These reach the namespace's
-//! handler table, in order for each socket. The server does not read from a client that sends faster than its handlers
-//! run, or that does not read its frames.
+//! service. A long-polling request finds its session by the session id, on any shard, and on any node of a cluster. A
+//! WebSocket upgrade leaves HTTP behind and keeps only the TCP socket. Engine.IO packets become Socket.IO packets.
+//! These reach the namespace's handler table, in order for each socket. The server does not read from a client that
+//! sends faster than its handlers run, or that does not read its frames.
 //!
 //! **Out:** an event is encoded once into a *frame*, whatever the number of its receivers. A broadcast is one message
 //! to each shard. The shard writes it straight to the members of its room, together with the broadcasts that arrived
@@ -58,6 +58,7 @@
 //! | `recovery` | the sessions and the missed events of returning clients |
 //! | `delivery` | a packet that is encoded once, the packets that wait for a client, a broadcast on its way to the shards |
 //! | `admission`, `address`, `rate` | admission, rates and quotas of clients, and evictions to make room for others |
+//! | `cluster` | the other nodes of a cluster; `http` forwards the requests of their sessions |
 //! | `tls` | the certificate, which can be replaced |
 //! | `config` | settings and limits, with the reason for each default |
 //! | `identifier` | unguessable ids of sessions and sockets, their names within the process, and positions in the order of broadcasts |
@@ -71,6 +72,7 @@
 mod address;
 mod admission;
 mod api;
+mod cluster;
 mod config;
 mod connection;
 mod delivery;
@@ -100,6 +102,7 @@ pub use api::handle::Handle;
 pub use api::namespace::{ConnectError, Namespace};
 pub use api::raw::{RawEndpoint, RawMessage, RawSocket};
 pub use api::socket::{Forgotten, Remembered, Socket};
+pub use cluster::Cluster;
 pub use config::{Config, MAX_LEAVING, Recovery, SAVE_PATIENCE};
 pub use http::handshake::Handshake;
 pub use identifier::{NodeTag, Position, SocketRef};

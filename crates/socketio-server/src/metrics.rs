@@ -213,6 +213,14 @@ metrics! {
     tls_handshakes,
     /// TLS handshakes that failed or took too long.
     tls_handshakes_failed,
+    /// Requests of other nodes' sessions that were forwarded to their node and answered.
+    requests_forwarded,
+    /// WebSockets of other nodes' sessions that are or were forwarded to their node.
+    upgrades_forwarded,
+    /// Requests of other nodes' sessions whose node was not alive or did not answer.
+    forwards_failed,
+    /// Requests to the internal listener that were refused, because they did not have the secret of the nodes.
+    forwards_refused,
 }
 
 /// One counter or gauge of a shard.

@@ -9,7 +9,8 @@ use std::{
     rc::Rc,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc::Sender,
     },
     thread::JoinHandle,
     time::Duration,
@@ -19,14 +20,15 @@ use rustix::{io::Errno, net::SendFlags};
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    task::JoinSet,
     time::Instant,
 };
 
 use crate::{
-    Config, Handle, Limit, Namespace, RawEndpoint, Recovery, RefusedClient, RoomObserver, Tls,
-    admission::{Admission, TIDY_INTERVAL},
+    Cluster, Config, Handle, Limit, Namespace, RawEndpoint, Recovery, RefusedClient, RoomObserver, Tls,
+    admission::{Admission, Listener, TIDY_INTERVAL},
     api::handle::Node,
-    config::{MAX_SHARDS, USER_TIMEOUT_STALLS, check_path},
+    config::{MAX_SHARDS, check_path},
     http::{Fallback, turned_away},
     identifier::IdKey,
     metrics::ShardMetrics,
@@ -56,6 +58,7 @@ pub struct ServerBuilder {
     handle: Handle,
     mailboxes: Vec<UnboundedReceiver<Command>>,
     application: Application,
+    internal: Option<TcpListener>,
 }
 
 impl std::fmt::Debug for ServerBuilder {
@@ -80,6 +83,7 @@ impl Server {
             admission: Arc::new(Admission::new(&config)),
             untrusted_proxy: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
+            shards_running: AtomicUsize::new(config.shards),
             packets_encoded: AtomicU64::new(0),
         };
         ServerBuilder {
@@ -94,7 +98,9 @@ impl Server {
                 allow_request: None,
                 on_refusal: None,
                 room_observer: None,
+                nodes: None,
             },
+            internal: None,
         }
     }
 
@@ -239,6 +245,19 @@ impl ServerBuilder {
         self
     }
 
+    /// Makes the server a node of a cluster: requests of polling sessions may come to any node, and are forwarded to
+    /// the session's node. It needs [`Recovery::id_key`], the same for all nodes, and the same paths and
+    /// [`Config::base_path`] on all nodes.
+    ///
+    /// The limits for clients are counted by the session's node. The node that forwards only counts the TCP connections,
+    /// of which each forwarded request or WebSocket needs two, and the bodies in progress.
+    #[must_use]
+    pub fn cluster(mut self, cluster: Cluster) -> Self {
+        let Cluster { listener, nodes } = cluster;
+        (self.internal, self.application.nodes) = (Some(listener), Some(nodes));
+        self
+    }
+
     /// Sets [`Config::recovery`], for settings that need the server's handle.
     #[must_use]
     pub fn recovery(mut self, recovery: Recovery) -> Self {
@@ -255,6 +274,10 @@ impl ServerBuilder {
                 return Err(format!("there are two namespaces {:?}", namespace.name()));
             }
         }
+        let id_key = self.config.recovery.as_ref().and_then(|recovery| recovery.id_key);
+        if self.application.nodes.is_some() && id_key.is_none() {
+            return Err("a node of a cluster needs Recovery::id_key".to_owned());
+        }
         let mut paths = HashSet::from([&self.config.path]);
         for endpoint in &self.application.raw_endpoints {
             check_path(&endpoint.path)?;
@@ -270,64 +293,121 @@ impl ServerBuilder {
     /// # Errors
     /// If the listener or a thread can't be set up. [`io::ErrorKind::InvalidInput`], if the description has a mistake:
     /// an invalid path or name, two namespaces, endpoints or handlers of one name, or a limit of 0 that admits nothing.
-    pub fn start(self, listener: TcpListener) -> io::Result<Server> {
+    pub fn start(mut self, listener: TcpListener) -> io::Result<Server> {
         self.check().map_err(|mistake| io::Error::new(io::ErrorKind::InvalidInput, mistake))?;
         let local_addr = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
-        system::prepare_listener(&listener, self.config.write_stall_timeout.saturating_mul(USER_TIMEOUT_STALLS));
-        let names = self.application.namespaces.iter().enumerate();
-        let names: std::collections::HashMap<_, _> =
-            names.map(|(index, namespace)| (namespace.name(), index as u16)).collect();
-        let _ = self.handle.0.namespaces.set(names);
-        let recovery = self.config.recovery.as_ref();
-        let _ = self.handle.0.id_key.set(IdKey::new(recovery.and_then(|recovery| recovery.id_key), None));
-        if let Some(recovery) = recovery {
-            let _ = self.handle.0.recovery.set(Memory::new(recovery, &self.config));
+        let internal = self.internal.take();
+        for listener in [Some(&listener), internal.as_ref()].into_iter().flatten() {
+            listener.set_nonblocking(true)?;
+            system::prepare_listener(listener, self.config.tcp_user_timeout());
         }
+        self.set_up_node();
         let application = Arc::new(self.application);
-        let mut listener = Some(listener);
+        // The first shard accepts connections for all shards.
+        let mut listeners = Some(Listeners { public: listener, internal });
         let mut shards = Vec::with_capacity(self.mailboxes.len());
         for (id, mailbox) in self.mailboxes.into_iter().enumerate() {
             let (config, application, handle) = (self.config.clone(), application.clone(), self.handle.clone());
-            // The first shard accepts connections for all shards.
-            let listener = listener.take();
+            let thread = ShardThread { id, config, application, handle, mailbox, listeners: listeners.take() };
             let (ready, is_ready) = std::sync::mpsc::channel();
-            let thread = std::thread::Builder::new().name(format!("shard-{id}")).spawn(move || {
-                let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                    Ok(runtime) => runtime,
-                    Err(error) => {
-                        let _ = ready.send(Err(error));
-                        return 0;
-                    }
-                };
-                let left = runtime.block_on(async move {
-                    let metrics = handle.0.metrics[id].clone();
-                    // There are at most 256 shards.
-                    let shard = Shard::new(id as u8, config, application, handle, metrics);
-                    let acceptor = match listener.map(tokio::net::TcpListener::from_std).transpose() {
-                        Ok(listener) => {
-                            listener.map(|listener| tokio::task::spawn_local(accept(shard.clone(), listener)))
-                        }
-                        Err(error) => {
-                            let _ = ready.send(Err(error));
-                            return 0;
-                        }
-                    };
-                    let _ = ready.send(Ok(()));
-                    let left = shard.run(mailbox).await;
-                    if let Some(acceptor) = acceptor {
-                        acceptor.abort();
-                    }
-                    left
-                });
-                // Remaining tasks are dropped with the runtime.
-                drop(runtime);
-                left
-            })?;
-            shards.push(thread);
+            let name = format!("shard-{id}");
+            shards.push(std::thread::Builder::new().name(name).spawn(move || thread.run(&ready))?);
             is_ready.recv().map_err(|_| io::Error::other("a shard's thread ended"))??;
         }
         Ok(Server { handle: self.handle, local_addr, shards })
+    }
+
+    /// Completes the state that all threads share.
+    fn set_up_node(&self) {
+        let names = self.application.namespaces.iter().enumerate();
+        let names: std::collections::HashMap<_, _> =
+            names.map(|(index, namespace)| (namespace.name(), index as u16)).collect();
+        let node = &self.handle.0;
+        let _ = node.namespaces.set(names);
+        let recovery = self.config.recovery.as_ref();
+        let tag = self.application.nodes.as_ref().map(|nodes| nodes.tag);
+        let _ = node.id_key.set(IdKey::new(recovery.and_then(|recovery| recovery.id_key), tag));
+        if let Some(recovery) = recovery {
+            let _ = node.recovery.set(Memory::new(recovery, &self.config));
+        }
+    }
+}
+
+/// The listeners of a server.
+struct Listeners {
+    public: TcpListener,
+    /// The listener for other nodes.
+    internal: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Starts to accept connections, until the result is dropped.
+    fn accept(self, shard: &Rc<Shard>) -> io::Result<JoinSet<()>> {
+        let mut acceptors = JoinSet::new();
+        acceptors.spawn_local(accept(shard.clone(), tokio::net::TcpListener::from_std(self.public)?));
+        if let Some(internal) = self.internal {
+            shard.accepts_forwards.set(true);
+            acceptors.spawn_local(accept_nodes(shard.clone(), tokio::net::TcpListener::from_std(internal)?));
+        }
+        Ok(acceptors)
+    }
+}
+
+/// The parts of a shard, on their way to its thread.
+struct ShardThread {
+    id: usize,
+    config: Arc<Config>,
+    application: Arc<Application>,
+    handle: Handle,
+    mailbox: UnboundedReceiver<Command>,
+    listeners: Option<Listeners>,
+}
+
+impl ShardThread {
+    /// Runs the shard, and reports when it is ready. Returns the number of TCP connections that are left.
+    fn run(self, ready: &Sender<io::Result<()>>) -> usize {
+        let _running = RunningShard(self.handle.clone());
+        let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return 0;
+            }
+        };
+        let left = runtime.block_on(self.serve(ready));
+        // Remaining tasks are dropped with the runtime.
+        drop(runtime);
+        left
+    }
+
+    async fn serve(self, ready: &Sender<io::Result<()>>) -> usize {
+        let Self { id, config, application, handle, mailbox, listeners } = self;
+        let metrics = handle.0.metrics[id].clone();
+        // There are at most 256 shards.
+        let shard = Shard::new(id as u8, config, application, handle, metrics);
+        let acceptors = match listeners.map(|listeners| listeners.accept(&shard)).transpose() {
+            Ok(acceptors) => acceptors,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return 0;
+            }
+        };
+        let _ = ready.send(Ok(()));
+        let left = shard.run(mailbox).await;
+        drop(acceptors);
+        left
+    }
+}
+
+/// Counts a shard for as long as it runs. The first shard is told of its end.
+struct RunningShard(Handle);
+
+impl Drop for RunningShard {
+    fn drop(&mut self) {
+        self.0.0.shards_running.fetch_sub(1, Ordering::AcqRel);
+        if let Some(mailbox) = self.0.0.mailboxes.first() {
+            let _ = mailbox.send(Command::ShardEnded);
+        }
     }
 }
 
@@ -400,7 +480,22 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => next_shard = distribute(&shard, stream, peer, next_shard),
+            Ok((stream, peer)) => next_shard = distribute(&shard, stream, peer, (next_shard, Listener::Public)),
+            Err(error) => {
+                failures.meet(&shard, &listener, &error);
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+/// Distributes the connections of other nodes, also during a drain: the sessions of this node still need them.
+async fn accept_nodes(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
+    let mut failures = AcceptFailures { spare: SpareFile::open(), complained: None };
+    let mut next_shard = 0;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => next_shard = distribute(&shard, stream, peer, (next_shard, Listener::Internal)),
             Err(error) => {
                 failures.meet(&shard, &listener, &error);
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
@@ -410,15 +505,20 @@ async fn accept(shard: Rc<Shard>, listener: tokio::net::TcpListener) {
 }
 
 /// Gives a connection to the shard `next_shard`, if the limits admit it. Returns the index of the shard after it.
-fn distribute(shard: &Rc<Shard>, stream: tokio::net::TcpStream, peer: SocketAddr, next_shard: usize) -> usize {
+fn distribute(
+    shard: &Rc<Shard>,
+    stream: tokio::net::TcpStream,
+    peer: SocketAddr,
+    (next_shard, listener): (usize, Listener),
+) -> usize {
     let mailboxes = &shard.handle.0.mailboxes;
-    let permits = match shard.handle.0.admission.stream(peer.ip()) {
+    let permits = match shard.handle.0.admission.stream(peer.ip(), listener) {
         Ok(permits) => permits,
         Err(limit) => {
             shard.metrics.limit_met(limit);
             tracing::debug!(%peer, limit = limit.as_str(), "turn a connection away");
             // The refusal is plain text, which a client in a TLS handshake could not read.
-            if shard.application.tls.is_none() {
+            if shard.application.tls.is_none() || listener == Listener::Internal {
                 // Written directly, because the runtime does not know yet that the socket has room.
                 let _ = rustix::io::write(&stream, turned_away(limit));
             }

@@ -31,3 +31,21 @@ pub(crate) fn prepare_stream(_stream: &TcpStream) {}
 pub(crate) fn prepare_stream(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
 }
+
+/// Sets the options of a connection to another node. Its keep-alive probes begin after half of `timeout` without a
+/// packet, so that a poll does not wait for a machine that is gone.
+#[cfg(target_os = "linux")]
+pub(crate) fn prepare_connection(stream: &TcpStream, timeout: Duration) {
+    use rustix::net::sockopt::{
+        set_socket_keepalive, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay, set_tcp_user_timeout,
+    };
+    let _ = set_tcp_nodelay(stream, true);
+    let _ = set_tcp_user_timeout(stream, u32::try_from(timeout.as_millis()).unwrap_or(0));
+    let _ = set_tcp_keepidle(stream, (timeout / 2).max(Duration::from_secs(1)));
+    let _ = set_tcp_keepintvl(stream, (timeout / 8).max(Duration::from_secs(1)));
+    let _ = set_socket_keepalive(stream, true);
+}
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn prepare_connection(stream: &TcpStream, _timeout: Duration) {
+    let _ = stream.set_nodelay(true);
+}

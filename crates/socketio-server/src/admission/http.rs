@@ -152,8 +152,13 @@ impl HttpPool {
 
 impl Admission {
     /// Admits a TCP connection.
-    pub(crate) fn stream(self: &Arc<Self>, peer: IpAddr) -> Result<(StreamPermit, HttpPermit), Limit> {
-        let limited = self.address(peer);
+    pub(crate) fn stream(
+        self: &Arc<Self>,
+        peer: IpAddr,
+        listener: Listener,
+    ) -> Result<(StreamPermit, HttpPermit), Limit> {
+        // Another node stands for many clients, like a trusted proxy.
+        let limited = self.address(peer).filter(|_| listener == Listener::Public);
         let now = self.now();
         let occupant = Arc::new(Occupant {
             address: Address::of(peer),
@@ -177,6 +182,7 @@ impl Admission {
         let permit = HttpPermit {
             admission: self.clone(),
             occupant,
+            listener,
             awaits_request: Cell::new(true),
             watches_for_hang_up: Cell::new(false),
             reader: RefCell::default(),
@@ -232,11 +238,21 @@ impl Admission {
     }
 }
 
+/// The listener that accepted a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listener {
+    /// The listener for clients, publishers and all others.
+    Public,
+    /// The listener for the requests that other nodes forward.
+    Internal,
+}
+
 /// The permit of a TCP connection while it speaks HTTP.
 #[derive(Debug)]
 pub(crate) struct HttpPermit {
     admission: Arc<Admission>,
     occupant: Arc<Occupant>,
+    listener: Listener,
     /// A request's headers are awaited: the first headers, or the remaining part of later ones.
     awaits_request: Cell<bool>,
     /// The request waits for data for its client, and ends when the client hangs up.
@@ -246,6 +262,11 @@ pub(crate) struct HttpPermit {
 }
 
 impl HttpPermit {
+    /// Whether the connection is for a request that another node forwards.
+    pub(crate) fn is_internal(&self) -> bool {
+        self.listener == Listener::Internal
+    }
+
     /// Records that a request's headers have begun to arrive.
     pub(crate) fn request_began(&self) -> Result<(), Limit> {
         if !self.awaits_request.get() {
@@ -496,7 +517,7 @@ mod tests {
     #[test]
     fn a_connection_that_has_to_make_room_is_asked_again() {
         let admission = Arc::new(Admission::new(&Config { max_handshakes: 1, ..Config::default() }));
-        let accept = || admission.stream(Ipv4Addr::LOCALHOST.into()).expect("there is room");
+        let accept = || admission.stream(Ipv4Addr::LOCALHOST.into(), Listener::Public).expect("there is room");
         let (_stream, first) = accept();
         assert!(first.parting().now_or_never().is_none());
         let (_other_stream, other) = accept();

@@ -22,9 +22,9 @@ use crate::{
     config::CONNECTION_BURST_SECONDS,
     rate::{Pace, Rate},
 };
-pub(crate) use http::HttpPermit;
 use http::HttpPool;
 pub use http::{BodyPermit, HttpConnection};
+pub(crate) use http::{HttpPermit, Listener};
 
 /// Eviction interval for idle addresses. Newcomers may evict them earlier.
 pub(crate) const TIDY_INTERVAL: Duration = Duration::from_secs(5);
@@ -283,7 +283,8 @@ impl Admission {
 pub(crate) struct StreamPermit(Arc<Admission>);
 
 impl StreamPermit {
-    /// Creates a second permit for the same TCP connection, which moves to another shard.
+    /// Creates a second permit: for the same TCP connection, which moves to another shard, or for the connection to
+    /// another node that it needs.
     pub(crate) fn again(admission: &Arc<Admission>) -> Self {
         admission.streams.fetch_add(1, Relaxed);
         Self(admission.clone())

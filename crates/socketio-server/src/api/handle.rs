@@ -7,7 +7,7 @@ use std::{
     num::NonZeroU64,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -30,6 +30,7 @@ pub(crate) struct Node {
     pub(crate) namespaces: OnceLock<HashMap<&'static str, u16>>,
     pub(crate) id_key: OnceLock<IdKey>,
     pub(crate) accepting: AtomicBool,
+    pub(crate) shards_running: AtomicUsize,
     /// Hashes the keys of [`Broadcast::latest`] to numbers.
     pub(crate) latest_keys: RandomState,
     pub(crate) recovery: OnceLock<Memory>,

@@ -12,6 +12,7 @@ use ::http::{
         ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CONNECTION, CONTENT_TYPE,
         ORIGIN, RETRY_AFTER, VARY,
     },
+    request::Parts,
 };
 use hyper::body::Incoming;
 
@@ -25,6 +26,9 @@ use crate::{
 pub(super) async fn answer(exchange: &Exchange, request: Request<Incoming>) -> Option<Response<ResponseBody>> {
     let Exchange { shard, peer, permit, .. } = exchange;
     let (mut parts, body) = request.into_parts();
+    if permit.is_internal() {
+        return Some(answer_node(exchange, parts, body).await);
+    }
     let client = client_of(shard, peer.ip(), &parts.headers);
     let Some(protocol) = protocol_of(shard, &mut parts.uri) else {
         return from_fallback(exchange, Request::from_parts(parts, body), client).await;
@@ -40,21 +44,48 @@ pub(super) async fn answer(exchange: &Exchange, request: Request<Incoming>) -> O
         let call = EngineCall { shard, peer: *peer, client, permit, protocol };
         call.answer(parts, body, &exchange.upgrade).await
     };
-    let mut response = result.unwrap_or_else(|error| {
-        shard.metrics.bad_requests.increment();
-        if let Some(limit) = error.limit() {
-            shard.metrics.limit_met(limit);
-            tracing::debug!(%client, limit = limit.as_str(), "refuse a request");
-        }
-        // Other refusals have nothing to do with the page's origin.
-        let reason = if allowed { None } else { Some(page::refusal(&shard.config)) };
-        refusal(error, reason)
-    });
+    // Other refusals have nothing to do with the page's origin.
+    let reason = || (!allowed).then(|| page::refusal(&shard.config));
+    let mut response = result.unwrap_or_else(|error| refuse(shard, client, error, reason()));
     say_close(permit, &mut response);
     if allowed && let Some(origin) = origin {
         allow_origin(&shard.config.origins, origin, response.headers_mut());
     }
     Some(response)
+}
+
+/// Answers a request to the internal listener. Another node has forwarded it, if it has the secret. That node has checked
+/// the page's origin, and makes the CORS headers.
+async fn answer_node(exchange: &Exchange, mut parts: Parts, body: Incoming) -> Response<ResponseBody> {
+    let Exchange { shard, peer, permit, .. } = exchange;
+    let nodes = shard.application.nodes.as_ref();
+    let Some(client) = nodes.and_then(|nodes| nodes.client_of(&parts.headers)) else {
+        shard.metrics.forwards_refused.increment();
+        tracing::debug!(%peer, "refuse a request to the internal listener: it does not have the secret");
+        let mut response = refusal(EngineError::Forbidden, None);
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    };
+    let result = match protocol_of(shard, &mut parts.uri) {
+        Some(protocol) => {
+            let call = EngineCall { shard, peer: *peer, client, permit, protocol };
+            call.answer(parts, body, &exchange.upgrade).await
+        }
+        None => Ok(text(StatusCode::NOT_FOUND, "not found")),
+    };
+    let mut response = result.unwrap_or_else(|error| refuse(shard, client, error, None));
+    say_close(permit, &mut response);
+    response
+}
+
+/// Counts a refused request, and makes its answer.
+fn refuse(shard: &Shard, client: IpAddr, error: EngineError, reason: Option<String>) -> Response<ResponseBody> {
+    shard.metrics.bad_requests.increment();
+    if let Some(limit) = error.limit() {
+        shard.metrics.limit_met(limit);
+        tracing::debug!(%client, limit = limit.as_str(), "refuse a request");
+    }
+    refusal(error, reason)
 }
 
 async fn from_fallback(

@@ -29,7 +29,7 @@ use crate::{
     connection::{Origin, Protocol},
     engine_error::EngineError,
     http::handshake::{Handshake, Query},
-    identifier::Id,
+    identifier::{Id, NodeTag},
     shard::Shard,
     transport::{EngineRequest, open_polling},
 };
@@ -67,6 +67,9 @@ impl EngineCall<'_> {
             Some(sid) => Some(Id::parse(sid).ok_or(EngineError::UnknownSession)?),
             None => None,
         };
+        if sid.is_none() && self.permit.is_internal() {
+            return Err(EngineError::Forbidden);
+        }
         if sid.is_none()
             && let Some(allow) = &shard.application.allow_request
             && !allow(&parts).await
@@ -78,6 +81,11 @@ impl EngineCall<'_> {
             Some("websocket") => Wanted::WebSocket,
             _ => return Err(EngineError::UnknownTransport),
         };
+        if let Some(sid) = &sid
+            && let Some(owner) = shard.id_key().other_node_of_session(sid)
+        {
+            return self.answer_for(owner, wanted, (parts, body), upgrade).await;
+        }
         match (wanted, sid) {
             (Wanted::Polling, Some(sid)) => self.poll(parts, body, sid).await,
             (Wanted::Polling, None) if parts.method != Method::GET => Err(EngineError::BadHandshakeMethod),
@@ -97,6 +105,29 @@ impl EngineCall<'_> {
                 let (response, origin) = self.open_websocket(&parts, &query)?;
                 upgrade.set(Some(Upgrade::Open(origin)));
                 Ok(response)
+            }
+        }
+    }
+
+    /// Answers a request for a session of another node. A request is forwarded once at most.
+    async fn answer_for(
+        &self,
+        owner: NodeTag,
+        wanted: Wanted,
+        (parts, body): (Parts, Incoming),
+        upgrade: &Cell<Option<Upgrade>>,
+    ) -> Result<Response<ResponseBody>, EngineError> {
+        if self.permit.is_internal() {
+            return Err(EngineError::UnknownSession);
+        }
+        match wanted {
+            Wanted::Polling => {
+                let is_python = Query::of(&parts).client.is_python;
+                self.forward_polling(parts, body, is_python, owner).await
+            }
+            Wanted::WebSocket => {
+                let accepted = self.accept_websocket(&parts)?;
+                self.forward_upgrade(parts, accepted, owner, upgrade).await
             }
         }
     }

@@ -54,7 +54,8 @@ pub(super) async fn read(
     tokio::select! {
         biased;
         read = read_once(stream) => read.inspect_err(|error| tracing::debug!(%error, %peer, "http connection ended")).ok(),
-        () = shard.drained() => Some(Bytes::new()),
+        // Other nodes forward requests during a drain too.
+        () = shard.drained(), if !permit.is_internal() => Some(Bytes::new()),
         () = parting(permit) => {
             shard.metrics.limit_met(Limit::HttpConnections);
             tracing::debug!(%peer, "close a silent connection to make room");
@@ -98,7 +99,7 @@ pub(super) fn accept_websocket(
     permit: &HttpPermit,
     bytes: &Bytes,
 ) -> Option<Opening> {
-    if shard.application.allow_request.is_some() {
+    if shard.application.allow_request.is_some() || permit.is_internal() {
         return None;
     }
     let (mut parts, length) = parse(bytes)?;

@@ -7,11 +7,13 @@ mod body;
 mod engine;
 mod exchange;
 mod first;
+mod forward;
 pub(crate) mod handshake;
 mod page;
 mod requests;
 mod reread;
 mod response;
+mod splice;
 mod stream;
 mod tls;
 
@@ -32,7 +34,7 @@ use tokio::{
 use crate::{
     Config, Limit,
     admission::HttpPermit,
-    config::{CLOSE_LINGER, MIN_HEADER_BYTES, SHORT_HEADER},
+    config::{CLOSE_LINGER, MIN_HEADER_BYTES, NODE_HEADER_TIMEOUT, SHORT_HEADER},
     connection::Origin,
     identifier::Id,
     shard::{Shard, StreamGuard},
@@ -44,6 +46,7 @@ use exchange::Exchange;
 use first::Opening;
 use requests::Served;
 pub(crate) use response::turned_away;
+use splice::OtherEnd;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -81,6 +84,8 @@ enum Upgrade {
     Open(Origin),
     /// The WebSocket of a session that is polling.
     Session(Id),
+    /// The WebSocket of another node's session.
+    Forwarded(OtherEnd),
     /// An upgrade that the fallback handles, with the request's head and the client's address.
     Fallback(BytesMut, SocketAddr),
 }
@@ -113,8 +118,10 @@ async fn until_websocket(
 ) -> Option<(Stream, Opening)> {
     // The first request shares the deadline of the TLS handshake, so a client that is slow at both does not get the
     // time twice.
-    let deadline = Instant::now() + shard.config.header_timeout;
+    let deadline =
+        Instant::now() + if permit.is_internal() { NODE_HEADER_TIMEOUT } else { shard.config.header_timeout };
     let mut stream = match &shard.application.tls {
+        _ if permit.is_internal() => Stream::Plain(stream),
         None => Stream::Plain(stream),
         // Boxed: the state of a handshake is large.
         Some(tls) => Box::pin(tls::handshake(&shard, tls, stream, &permit, deadline)).await?,
@@ -157,6 +164,14 @@ async fn carry_out(exchange: &Exchange, upgrade: Upgrade, served: Served) -> Opt
         Upgrade::Fallback(mut head, client) => {
             head.extend_from_slice(&leftover);
             Box::pin(serve_upgrade(exchange, stream, head.freeze(), client)).await;
+        }
+        Upgrade::Forwarded(other) => {
+            // This connection must not be closed to make room, like a WebSocket of this node.
+            if let Ok(_held) = exchange.permit.hold() {
+                Box::pin(splice::run(&exchange.shard, stream, leftover, other)).await;
+            } else {
+                exchange.shard.metrics.limit_met(Limit::HttpConnections);
+            }
         }
         Upgrade::Session(sid) => match stream.detach() {
             Ok(stream) => {

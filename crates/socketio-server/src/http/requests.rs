@@ -80,7 +80,9 @@ async fn serve_until_end(exchange: &Exchange, connection: &mut HyperConnection, 
     let mut draining = false;
     std::future::poll_fn(|cx| {
         exchange.begin_turn();
-        if !draining && (shard.is_draining() || drained.as_mut().poll(cx).is_ready()) {
+        // A request that another node forwards is read during a drain too. It is the only one of its connection.
+        if !draining && !exchange.permit.is_internal() && (shard.is_draining() || drained.as_mut().poll(cx).is_ready())
+        {
             draining = true;
             Pin::new(&mut *connection).graceful_shutdown();
         }
@@ -178,7 +180,7 @@ fn may_stay(request: &Request<Incoming>) -> bool {
     request.version() == Version::HTTP_11 && !has_token(request.headers(), &CONNECTION, "close")
 }
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Tells the client how long it may keep the connection idle.
 fn announce_keep_alive(shard: &Shard, response: &mut Response<ResponseBody>) {

@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Mark(oneshot::Sender<()>),
     /// Close all connections.
     CloseAll,
+    /// Another shard has ended.
+    ShardEnded,
     /// Close all connections, paced over the given time, and then stop.
     Drain(Duration),
 }
@@ -142,6 +144,8 @@ impl Shard {
             Command::Mark(reached) => {
                 let _ = reached.send(());
             }
+            // Asks whether this shard can end too.
+            Command::ShardEnded => self.something_ended(),
             Command::Broadcast(_)
             | Command::Drain(_)
             | Command::EachInRoom { .. }
@@ -219,11 +223,12 @@ impl Shard {
 
     /// Closes the connections one after the other over most of the grace period.
     fn drain(self: Rc<Self>, grace: Duration) {
+        // The last fifth is for frames that are still being written.
+        let pace = grace.mul_f64(0.8);
+        self.leave_by.set(Some(Instant::now() + pace));
         self.draining.set(true);
         self.drain_began.notify_waiters();
         let keys: Vec<ConnectionKey> = self.connections.borrow().iter().map(|(_, connection)| connection.key).collect();
-        // The last fifth is for frames that are still being written.
-        let pace = grace.mul_f64(0.8);
         let step = Duration::from_millis(20);
         let turns = (pace.as_millis() / step.as_millis()).max(1) as usize;
         let per_turn = keys.len().div_ceil(turns).max(1);

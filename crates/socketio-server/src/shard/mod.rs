@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use ::http::{
@@ -18,12 +18,13 @@ use slab::Slab;
 use tokio::{
     sync::{Notify, mpsc::UnboundedReceiver, oneshot},
     task::yield_now,
-    time::Instant,
+    time::{Instant, sleep},
 };
 
 use crate::{
     Config, Handle, Namespace, RawEndpoint, Refusal, RefusedClient, Socket, SocketRef, Tls,
     admission::{HttpPermit, StreamPermit},
+    cluster::Nodes,
     config::{BURST_SECONDS, READ_BUFFER, TURN, WORK_PER_SECOND},
     connection::Connection,
     delivery::frame::Frame,
@@ -53,7 +54,7 @@ pub(crate) mod turns;
 
 pub(crate) use mailbox::Command;
 
-/// The application's handlers and TLS certificate, the same for all shards.
+/// The application's handlers and TLS certificate, and the other nodes: the same for all shards.
 pub(crate) struct Application {
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) raw_endpoints: Vec<RawEndpoint>,
@@ -62,6 +63,7 @@ pub(crate) struct Application {
     pub(crate) on_refusal: Option<Box<OnRefusal>>,
     pub(crate) room_observer: Option<Arc<dyn RoomObserver>>,
     pub(crate) tls: Option<Arc<Tls>>,
+    pub(crate) nodes: Option<Nodes>,
 }
 
 /// A namespace's sockets on one shard.
@@ -135,6 +137,10 @@ pub(crate) struct Shard {
     pub(crate) confirmed: RefCell<Confirmed>,
     pub(crate) readers: Readers,
     draining: Cell<bool>,
+    /// During a drain: when the last connections are closed.
+    leave_by: Cell<Option<Instant>>,
+    /// This shard accepts the requests that other nodes forward to any shard.
+    pub(crate) accepts_forwards: Cell<bool>,
     pub(crate) drain_began: Notify,
     /// The number of TCP connections being served.
     streams: Cell<usize>,
@@ -192,6 +198,8 @@ impl Shard {
             confirmed: RefCell::new(Confirmed::new(start)),
             readers: Readers::default(),
             draining: Cell::new(false),
+            leave_by: Cell::new(None),
+            accepts_forwards: Cell::new(false),
             drain_began: Notify::new(),
             streams: Cell::new(0),
             something_ended: Notify::new(),
@@ -219,7 +227,8 @@ impl Shard {
 
     /// Whether no TCP connection is left, and no session between two polls.
     fn is_empty(&self) -> bool {
-        self.streams.get() == 0 && self.connections.borrow().is_empty()
+        let is_awaited = self.accepts_forwards.get() && self.handle.0.shards_running.load(Ordering::Acquire) > 1;
+        self.streams.get() == 0 && self.connections.borrow().is_empty() && !is_awaited
     }
 
     /// Makes a drain check whether it is done.
@@ -309,6 +318,16 @@ impl Shard {
     pub(crate) async fn drained(&self) {
         if !self.is_draining() {
             self.drain_began.notified().await;
+        }
+    }
+
+    /// Completes during a drain, at a random time of the period in which the connections are closed.
+    pub(crate) async fn time_to_leave(&self) {
+        self.drained().await;
+        if let Some(leave_by) = self.leave_by.get() {
+            let left = leave_by.saturating_duration_since(Instant::now());
+            let fraction = self.entropy.borrow_mut().fraction();
+            sleep(left.mul_f64(fraction)).await;
         }
     }
 

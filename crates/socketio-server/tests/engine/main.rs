@@ -10,6 +10,7 @@ mod client;
 mod acks;
 mod backpressure;
 mod clients;
+mod cluster;
 mod drain;
 mod events;
 mod handlers;

@@ -29,7 +29,8 @@ use crate::{
     client::{Http, Packet, Polling, Ws, get, masked},
     harness::{TestServer, echo, eventually, within},
 };
-use relay::{Identity, Relay, echoing, handshake, start, trusting};
+use relay::{Identity, echoing, handshake};
+pub(crate) use relay::{Relay, start, trusting};
 
 on_one_and_three_shards!(
     both_transports_and_the_change_between_them_work,

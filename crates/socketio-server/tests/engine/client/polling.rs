@@ -55,6 +55,11 @@ impl Polling {
         (client, id)
     }
 
+    /// Sends the next requests to another address.
+    pub(crate) fn go_to(&mut self, addr: SocketAddr) {
+        self.addr = addr;
+    }
+
     pub(crate) fn target(&self) -> String {
         format!("{}?EIO=4&transport=polling&sid={}", self.path, self.sid)
     }

@@ -28,8 +28,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::harness::{TestServer, echo, within};
 
 /// A certificate that signs itself, for this name.
-pub(super) struct Identity {
-    pub(super) certificate: CertificateDer<'static>,
+pub(crate) struct Identity {
+    pub(crate) certificate: CertificateDer<'static>,
     pub(super) config: ServerConfig,
 }
 
@@ -49,7 +49,7 @@ impl Identity {
 }
 
 /// A client that trusts these certificates and no other.
-pub(super) fn trusting(
+pub(crate) fn trusting(
     certificates: &[&CertificateDer<'static>],
     version: &'static SupportedProtocolVersion,
 ) -> ClientConfig {
@@ -73,14 +73,14 @@ pub(super) async fn handshake(addr: SocketAddr, config: &Arc<ClientConfig>) -> s
 
 /// Puts TLS on every connection that is made to it, until it is dropped. It has a thread of its own: a test that ends waits
 /// for its connections to be gone.
-pub(super) struct Relay {
-    pub(super) addr: SocketAddr,
+pub(crate) struct Relay {
+    pub(crate) addr: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Relay {
-    pub(super) fn to(server: SocketAddr, config: ClientConfig) -> Self {
+    pub(crate) fn to(server: SocketAddr, config: ClientConfig) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket option");
         let addr = listener.local_addr().expect("an address");
@@ -122,7 +122,7 @@ async fn relay(listener: std::net::TcpListener, server: SocketAddr, config: Arc<
 }
 
 /// A server with a certificate, and a way to it for plain clients.
-pub(super) fn start(
+pub(crate) fn start(
     config: Config,
     describe: impl FnOnce(ServerBuilder) -> ServerBuilder,
 ) -> (TestServer, Identity, Relay) {
