@@ -75,7 +75,7 @@ const ENGINE_GAUGES: [(&str, &str, &str); 15] = [
 ];
 
 /// The engine's counters, in the same form.
-const ENGINE_COUNTERS: [(&str, &str, &str); 22] = [
+const ENGINE_COUNTERS: [(&str, &str, &str); 26] = [
     (
         "accept_failures",
         "accept_failures",
@@ -114,6 +114,18 @@ const ENGINE_COUNTERS: [(&str, &str, &str); 22] = [
     ),
     ("tls_handshakes", "tls_handshakes", "TLS handshakes made"),
     ("tls_handshakes_failed", "tls_handshakes_failed", "TLS handshakes that failed or took too long"),
+    ("requests_forwarded", "requests_forwarded", "Requests forwarded to the node of their session, and answered"),
+    ("upgrades_forwarded", "upgrades_forwarded", "WebSockets forwarded to the node of their session"),
+    (
+        "forwards_failed",
+        "forwards_failed",
+        "Requests of another node's session whose node was not alive or did not answer",
+    ),
+    (
+        "forwards_refused",
+        "forwards_refused",
+        "Requests to the internal listener that were refused, because they did not have the secret of the nodes",
+    ),
 ];
 
 /// The store's gauges.
