@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::super::{Dispatch, Floors, Revocation, RevocationChange, Revocations};
-use super::answer::Answer;
+use super::answer::{Answer, unexpected};
 use super::message::field;
-use super::sessions::{pair_of, revocations, subject_of};
+use super::revocations::{pair_of, revocations, subject_of};
 use crate::store::StoreError;
 
 /// A change, and the version of the revocations that it made.
@@ -63,7 +63,7 @@ impl Enforcement {
     /// Has all revocations enforced, and waits until they are in force. Returns their version.
     pub(super) async fn enforce_all(&mut self, answer: Answer) -> Result<u64, StoreError> {
         let (version, all) = revocations(answer)?;
-        let version = version.parse().map_err(|_no_number| super::answer::unexpected())?;
+        let version = version.parse().map_err(|_no_number| unexpected())?;
         self.last = version;
         let _ = self.changes.send(VersionedChange { version, change: RevocationChange::All(all) });
         // Earlier changes come first.
@@ -103,11 +103,6 @@ impl VersionedChange {
         };
         Some(Self { version: version.parse().ok()?, change })
     }
-}
-
-/// A revocation's value in Redis.
-pub(super) fn value_of(revocation: &Revocation) -> String {
-    format!("{} {}", revocation.at.epoch_ms(), super::sessions::number_or_none(revocation.expires_at))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::link::Heard;
 use super::message::Message;
 use super::operation::Operation;
 use super::script::Script;
-use super::worker::Shared;
+use super::shared::Shared;
 
 /// Operations that are sent together.
 pub(super) struct Batch {

@@ -38,8 +38,10 @@ mod message;
 mod operation;
 mod reconnect;
 mod replay;
+mod revocations;
 mod script;
 mod sessions;
+mod shared;
 mod unsaved;
 mod worker;
 
@@ -48,7 +50,8 @@ pub use fitness::{Durability, Unfit};
 use answer::{Answer, Deliveries, KeptReceipt, refusal, state_of, unexpected};
 use operation::Operation;
 use script::Script;
-use worker::{Request, Shared, Worker};
+use shared::Shared;
+use worker::{Request, Worker};
 
 /// The options of a store in Redis.
 #[derive(Debug, Clone)]

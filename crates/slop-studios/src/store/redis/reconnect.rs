@@ -17,7 +17,8 @@ use super::hearing::{Batch, Hearing, MARK_TIMEOUT};
 use super::link::{Link, Order};
 use super::operation::Operation;
 use super::script::Script;
-use super::worker::{BATCH_OPERATIONS, Ended, Request, Shared, Worker, answers_of, lost};
+use super::shared::Shared;
+use super::worker::{BATCH_OPERATIONS, Ended, Request, Worker, answers_of, lost};
 use super::{catch_up, lease};
 
 /// How long requests wait for a lost connection. Then they are answered that the store is unavailable.

@@ -8,8 +8,8 @@
 //! has dispatched, or events that it has not heard are gone, the store is broken.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::{Client, Value};
@@ -17,17 +17,16 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
 
-use super::super::availability::Availability;
-use super::super::{Amount, Room, SessionKey, StoreError, Usage};
+use super::super::{Amount, Room, StoreError, Usage};
 use super::answer::{Answer, Reply};
 use super::enforcement::InForce;
 use super::fitness::Durability;
 use super::hearing::{Batch, Hearing, MARK_TIMEOUT};
-use super::lease::{self, Lease};
+use super::lease;
 use super::link::{Link, is_refusal, lacks_function};
 use super::operation::Operation;
 use super::script::Script;
-use super::unsaved::Unsaved;
+use super::shared::Shared;
 
 /// A request to the worker.
 pub(super) enum Request {
@@ -58,44 +57,6 @@ const BATCH_BYTES: usize = 1 << 20;
 
 /// How often the stored amounts are looked at. The mark behind this batch shows that the connections are alive.
 const USAGE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What the worker shares with the store.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    /// The number of requests that wait, and their bytes.
-    pub(super) queued: AtomicUsize,
-    pub(super) queued_bytes: AtomicUsize,
-    /// The stored amounts as of the last look at them.
-    pub(super) usage: Mutex<Usage>,
-    pub(super) availability: Availability,
-    unsaved: Mutex<Unsaved>,
-    /// Whether Redis keeps what is to be stored.
-    pub(super) is_kept: AtomicBool,
-    pub(super) lease: Lease,
-}
-
-impl Shared {
-    pub(super) fn unsaved(&self) -> MutexGuard<'_, Unsaved> {
-        // No code under this lock panics half way.
-        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counts a request that waits.
-    pub(super) fn note_queued(&self, bytes: usize) {
-        self.queued.fetch_add(1, Ordering::Relaxed);
-        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Takes the confirmation of a session's changes.
-    pub(super) fn when_saved(self: &Arc<Self>, key: SessionKey, number: u64) -> Reply {
-        let shared = Arc::clone(self);
-        Box::new(move |answer, _| {
-            if answer.and_then(Answer::done).is_ok() {
-                shared.unsaved().confirmed(&key, number);
-            }
-        })
-    }
-}
 
 /// See the module.
 pub(super) struct Worker {

@@ -1,0 +1,48 @@
+//! What the thread shares with the store.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::super::availability::Availability;
+use super::super::{SessionKey, Usage};
+use super::answer::{Answer, Reply};
+use super::lease::Lease;
+use super::unsaved::Unsaved;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// The number of requests that wait, and their bytes.
+    pub(super) queued: AtomicUsize,
+    pub(super) queued_bytes: AtomicUsize,
+    /// The stored amounts as of the last look at them.
+    pub(super) usage: Mutex<Usage>,
+    pub(super) availability: Availability,
+    unsaved: Mutex<Unsaved>,
+    /// Whether Redis keeps what is to be stored.
+    pub(super) is_kept: AtomicBool,
+    pub(super) lease: Lease,
+}
+
+impl Shared {
+    pub(super) fn unsaved(&self) -> MutexGuard<'_, Unsaved> {
+        // No code under this lock panics half way.
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request that waits.
+    pub(super) fn note_queued(&self, bytes: usize) {
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes the confirmation of a session's changes.
+    pub(super) fn when_saved(self: &Arc<Self>, key: SessionKey, number: u64) -> Reply {
+        let shared = Arc::clone(self);
+        Box::new(move |answer, _| {
+            if answer.and_then(Answer::done).is_ok() {
+                shared.unsaved().confirmed(&key, number);
+            }
+        })
+    }
+}
