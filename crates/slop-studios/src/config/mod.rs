@@ -33,9 +33,9 @@ pub use flags::SettingFlags;
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
     accepted_claims, api_keys, base_path, boolean, buffer, claim_name, cluster_secret, cors_origin, count, days,
-    headers, host, hours, jwks_url, log_format, log_level, milliseconds, optional_path, path, port, previous_secrets,
-    public_key_files, rate, redis_durability, redis_prefix, redis_url, secret, size, size_or_none, store_sync,
-    trusted_proxies, whole,
+    headers, host, hours, jwks_url, log_format, log_level, milliseconds, node_address, optional_path, path, port,
+    previous_secrets, public_key_files, rate, redis_durability, redis_prefix, redis_url, secret, size, size_or_none,
+    store_sync, trusted_proxies, whole,
 };
 pub use tables::Tables;
 
@@ -383,8 +383,12 @@ settings! {
     /// none; empty: always, if Redis says so itself. If it says that it does less, nothing counts as stored
     redis_durability: Option<Durability> = "REDIS_DURABILITY" Text DefaultValue::Fixed(""), redis_durability;
 
-    /// Secret of the cluster, of 32 bytes or more, the same on all nodes. The names of sockets are checked with it
+    /// Secret of the cluster, of 32 bytes or more, the same on all nodes: for the ids of sockets and the requests between nodes
     cluster_secret: Option<SecretString> = "CLUSTER_SECRET" Secret DefaultValue::Fixed(""), cluster_secret;
+
+    /// Address and port at which the other nodes reach this one, as `10.0.0.7:3001`, on a private network. Without it, the
+    /// balancer has to send all requests of a polling client to one node
+    node_address: Option<String> = "NODE_ADDRESS" Text DefaultValue::Fixed(""), node_address;
 }
 
 /// The settings with keys to verify tokens. One of them must be set.

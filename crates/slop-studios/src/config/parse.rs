@@ -331,6 +331,18 @@ pub(super) fn cluster_secret(text: &str) -> Result<Option<SecretString>, String>
     Ok(secret)
 }
 
+pub(super) fn node_address(text: &str) -> Result<Option<String>, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let parts = text.rsplit_once(':').map(|(name, number)| (host(name), port(number)));
+    match parts {
+        Some((Ok(_), Ok(_))) => Ok(Some(text.to_owned())),
+        _ => Err(format!("is {text:?}, not an address and a port as 10.0.0.7:3001 or [fd00::7]:3001")),
+    }
+}
+
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     match text.trim().to_ascii_lowercase().as_str() {
         "text" => Ok(LogFormat::Text),

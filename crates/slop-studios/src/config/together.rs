@@ -179,6 +179,15 @@ impl Settings {
                 "clients without a token can {open}; set AUTH_REQUIRED=true or say in [[rooms]] and [[media]] who may"
             ));
         }
+        if self.redis_url.is_some() && self.node_address.is_none() {
+            warnings.push(
+                "NODE_ADDRESS is empty: with several nodes, the balancer has to send all requests of a polling client to one"
+                    .to_owned(),
+            );
+        }
+        if self.redis_url.is_none() && (self.node_address.is_some() || self.cluster_secret.is_some()) {
+            warnings.push("CLUSTER_SECRET and NODE_ADDRESS have no effect without REDIS_URL".to_owned());
+        }
         if self.access_log && matches!(self.log_level, LogLevel::Off | LogLevel::Error | LogLevel::Warn) {
             warnings.push("ACCESS_LOG is true, but LOG_LEVEL lets no line of the level info through".to_owned());
         }

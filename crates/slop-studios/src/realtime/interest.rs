@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use socketio_server::RoomObserver;
+use socketio_server::{NodeTag, RoomObserver, Socket};
 use tokio::time::interval;
 
 use crate::contract::rooms::user_room;
@@ -26,6 +26,8 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Interest {
     /// Weak, since the store dispatches to the sockets. None if all events are dispatched here.
     store: OnceLock<Weak<dyn Store>>,
+    /// This node. The events for the ids of its sockets are dispatched here.
+    node: OnceLock<NodeTag>,
     rooms: Mutex<Rooms>,
 }
 
@@ -45,11 +47,17 @@ struct Interested {
 }
 
 impl Interest {
-    /// Sets the store. Called once, before the server starts.
-    pub(crate) fn use_store(&self, store: &Arc<dyn Store>) {
-        if store.has_other_nodes() {
-            let _ = self.store.set(Arc::downgrade(store));
-        }
+    /// Sets the store, which other nodes use too. Called once, before the server starts.
+    pub(crate) fn use_store(&self, store: &Arc<dyn Store>, node: NodeTag) {
+        let _ = (self.store.set(Arc::downgrade(store)), self.node.set(node));
+    }
+
+    /// Has the events for a socket's id dispatched here for as long as the result lives, if another node made the id.
+    pub(crate) fn hold_own_room(self: &Arc<Self>, socket: &Socket) -> Option<HeldRoom> {
+        let other = socket.handle().node_of_socket_id(socket.id()).filter(|node| self.node.get() != Some(node));
+        let room = Room { namespace: socket.namespace(), room: other.map(|_| socket.id().into())? };
+        self.entered(room.namespace, &room.room);
+        Some(HeldRoom { interest: Arc::clone(self), room })
     }
 
     /// Whether rooms have to be entered before they are joined.
@@ -172,6 +180,19 @@ impl Rooms {
                 known.is_heard = true;
             }
         }
+    }
+}
+
+/// A room that is heard although it has no members.
+#[derive(Debug)]
+pub(crate) struct HeldRoom {
+    interest: Arc<Interest>,
+    room: Room,
+}
+
+impl Drop for HeldRoom {
+    fn drop(&mut self) {
+        self.interest.left(self.room.namespace, &self.room.room);
     }
 }
 

@@ -35,6 +35,27 @@ pub(crate) fn listen(runtime: &Runtime, settings: &Settings) -> anyhow::Result<T
     })
 }
 
+/// Listens for the requests that other nodes forward. Returns the listener, and the address at which they reach it, if
+/// there is one.
+///
+/// # Errors
+/// If the address is not usable.
+pub(super) fn listen_for_nodes(
+    runtime: &Runtime,
+    settings: &Settings,
+) -> anyhow::Result<(TcpListener, Option<String>)> {
+    let _inside = runtime.enter();
+    let wanted = settings.node_address.as_deref();
+    let context = || format!("NODE_ADDRESS is {}", wanted.unwrap_or("empty"));
+    let mut addresses = wanted.unwrap_or("127.0.0.1:0").to_socket_addrs().with_context(context)?;
+    let address = addresses.next().with_context(context)?;
+    let listener = listen_on(address, 0).with_context(context)?;
+    let port = listener.local_addr().with_context(context)?.port();
+    // With port 0, it is the port that was found.
+    let reached = wanted.and_then(|wanted| wanted.rsplit_once(':')).map(|(host, _)| format!("{host}:{port}"));
+    Ok((listener, reached))
+}
+
 fn advice(host: &str, port: u16, error: ErrorKind) -> String {
     match error {
         ErrorKind::AddrInUse => format!(

@@ -1,10 +1,11 @@
 //! The settings in the form of the engine's and the store's options.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use secrecy::ExposeSecret as _;
-use socketio_server::Config;
+use socketio_server::{Config, Handle, NodeTag};
 
 use super::open_files::{self, Capacity};
 use crate::config::Settings;
@@ -39,8 +40,14 @@ impl Keep {
     }
 }
 
-/// The options of the store in Redis, if the settings name one.
-pub(super) fn redis_options(settings: &Settings) -> Option<redis::Options> {
+/// The options of the store in Redis, if the settings name one. Other nodes reach the node at `address`.
+pub(super) fn redis_options(
+    settings: &Settings,
+    handle: &Handle,
+    node: NodeTag,
+    address: Option<String>,
+) -> Option<redis::Options> {
+    let handle = handle.clone();
     let mut socket_id_key = [0; 16];
     socket_id_key.copy_from_slice(&settings.cluster_key("socket ids")?[..16]);
     Some(redis::Options {
@@ -49,6 +56,9 @@ pub(super) fn redis_options(settings: &Settings) -> Option<redis::Options> {
         bounds: bounds(settings),
         durability: settings.redis_durability,
         socket_id_key,
+        node: node.get(),
+        address,
+        node_of_socket_id: Arc::new(move |name: &str| handle.node_of_socket_id(name).map(NodeTag::get)),
     })
 }
 

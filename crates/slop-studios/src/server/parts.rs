@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::Context as _;
-use socketio_server::{Handle, Recovery, Server, ServerBuilder, SessionKeeper};
+use socketio_server::{Cluster, Handle, NodeTag, Recovery, Server, ServerBuilder, SessionKeeper};
 use tokio::runtime::Runtime;
 
 use super::checks::check_identities;
+use super::listener::listen_for_nodes;
 use super::options::{Keep, bounds, capacity_that_fits, engine_config, redis_options, store_options};
 use crate::config::Settings;
 use crate::config::certificate::Certificate;
@@ -59,10 +60,13 @@ pub(super) fn start(
     let inboxes = Arc::<Inboxes>::default();
     let enforcer = Arc::new(Enforcer { revocations, sessions: Arc::clone(&sessions), handle: handle.clone() });
     let dispatch = Arc::new(EngineDispatch::new(Arc::clone(&enforcer), Arc::clone(&inboxes)));
-    let controlled = open_store(settings, keep, dispatch, metrics)?;
+    let node = Node::listen(settings, keep, runtime)?;
+    let controlled = open_store(settings, keep, dispatch, metrics, (&handle, node.as_ref()))?;
     let store: Arc<dyn Store> = Arc::<dyn StoreControl>::clone(&controlled);
     inboxes.use_store(&store);
-    sessions.interest.use_store(&store);
+    if let Some(node) = &node {
+        sessions.interest.use_store(&store, node.tag);
+    }
     runtime.spawn(Arc::clone(&sessions.interest).keep_tidy());
     let kept = runtime.block_on(store.revocations()).context("read the revocations")?;
     enforcer.revocations.replace(&kept);
@@ -102,8 +106,40 @@ pub(super) fn start(
         Some(certificate) => builder.tls(certificate.tls()),
         None => builder,
     };
+    let builder = match node {
+        Some(node) => builder.cluster(node.cluster(settings, &controlled)?),
+        None => builder,
+    };
     let server = builder.start(listener).context("start the server")?;
     Ok(Started { server, store: controlled, sessions, publishers, refusals })
+}
+
+/// This server as a node of a cluster.
+struct Node {
+    tag: NodeTag,
+    listener: TcpListener,
+    /// Where other nodes reach the listener, if they do.
+    address: Option<String>,
+}
+
+impl Node {
+    /// Listens for other nodes, if there may be some.
+    fn listen(settings: &Settings, keep: Keep, runtime: &Runtime) -> anyhow::Result<Option<Self>> {
+        if keep != Keep::Redis {
+            return Ok(None);
+        }
+        let (listener, address) = listen_for_nodes(runtime, settings)?;
+        Ok(Some(Self { tag: NodeTag::random(), listener, address }))
+    }
+
+    /// The engine's part of it.
+    fn cluster(self, settings: &Settings, store: &Arc<dyn StoreControl>) -> anyhow::Result<Cluster> {
+        let secret = settings.cluster_key("requests between nodes").context("CLUSTER_SECRET is empty")?;
+        // Weak, since the store dispatches to the sockets.
+        let store = Arc::downgrade(store);
+        let address_of = move |tag: NodeTag| store.upgrade()?.address_of_node(tag.get());
+        Ok(Cluster::new(self.tag, &secret, self.listener, address_of))
+    }
 }
 
 fn open_store(
@@ -111,12 +147,14 @@ fn open_store(
     keep: Keep,
     dispatch: Arc<dyn Dispatch>,
     metrics: &Arc<Metrics>,
+    (handle, node): (&Handle, Option<&Node>),
 ) -> anyhow::Result<Arc<dyn StoreControl>> {
     Ok(match keep {
         Keep::Folder => Arc::new(SqliteStore::open(&store_options(settings), dispatch, Arc::clone(metrics))?),
         Keep::Memory => Arc::new(MemoryStore::new(bounds(settings), dispatch, metrics)),
         Keep::Redis => {
-            let options = redis_options(settings).context("REDIS_URL or CLUSTER_SECRET is empty")?;
+            let options = node.and_then(|node| redis_options(settings, handle, node.tag, node.address.clone()));
+            let options = options.context("REDIS_URL or CLUSTER_SECRET is empty")?;
             Arc::new(RedisStore::open(&options, dispatch)?)
         }
     })

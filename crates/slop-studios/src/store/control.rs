@@ -1,5 +1,6 @@
 //! The lifecycle of a store: what only the composition root may do with it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Store;
@@ -8,6 +9,11 @@ use super::Store;
 pub trait StoreControl: Store {
     /// The key that distinguishes socket ids from other names, for this process and later ones.
     fn socket_id_key(&self) -> [u8; 16];
+
+    /// The address at which this node reaches another one, if that is running.
+    fn address_of_node(&self, _tag: u32) -> Option<Arc<str>> {
+        None
+    }
 
     /// Carries out the queued requests, and closes the store. It waits only until `deadline`. Later requests get
     /// [`StoreError::Unavailable`](super::StoreError::Unavailable).

@@ -29,7 +29,7 @@ use crate::metrics::Reason;
 use crate::metrics::{Limit, Metrics};
 use crate::policy::Policy;
 use crate::realtime::inbox::progress::Progress;
-use crate::realtime::interest::Interest;
+use crate::realtime::interest::{HeldRoom, Interest};
 use crate::realtime::owners::NewOwners;
 use crate::realtime::user_rate::{UserRate, UserRates};
 use crate::refusals::Refusals;
@@ -101,6 +101,8 @@ struct Session {
     subscriptions: BTreeMap<Box<str>, Option<Arc<str>>>,
     /// The socket's progress through its user's inbox.
     inbox: Progress,
+    /// Has the events for the socket's id dispatched here, if another node made the id.
+    own_room: Option<HeldRoom>,
     /// The recent event rate of its user. `None` if the socket has sent no event.
     rate: Option<Arc<UserRate>>,
 }
@@ -416,6 +418,11 @@ impl Sessions {
         let failures = socket.with_data(|session: &mut Session| session.auth_failures).unwrap_or_default();
         // Each of the connection's sockets may restore the failures of the whole connection.
         socket.set_strikes(socket.strikes().max(failures));
+        if self.interest.is_needed()
+            && let Some(room) = self.interest.hold_own_room(socket)
+        {
+            with_session(socket, |session| session.own_room = Some(room));
+        }
         self.enter(socket);
     }
 

@@ -206,7 +206,7 @@ local operations = {}
 
 operations['room'] = function()
   local id, key = arg(), key_args()
-  local namespace, room, event, class, argument = arg(), arg(), arg(), arg(), arg()
+  local namespace, room, event, class, argument, node = arg(), arg(), arg(), arg(), arg(), arg()
   local known = receipt(key)
   if known then
     return known
@@ -227,6 +227,9 @@ operations['room'] = function()
   end
   keep_receipt(key, id, class == 'd' and 1 or 0, seq)
   publish(namespace, room, seq, before, text)
+  if node ~= '' then
+    call('PUBLISH', P .. 'sockets:' .. node, seq .. ' ' .. before .. ' ' .. NOW_TEXT .. ' ' .. text)
+  end
   return { 'done', seq }
 end
 
@@ -675,12 +678,22 @@ local function revocations_version()
   return call('HGET', P .. 'revocations', 'version') or '0'
 end
 
--- Answers with the version of the revocations that the node must hold for its lease to be valid.
+-- Answers with the version of the revocations that the node must hold for its lease to be valid, and with the tags and
+-- addresses of the running nodes.
 operations['renew'] = function()
+  local tag, address = arg(), arg()
   local nodes, now = P .. 'nodes', time_ms()
-  call('ZADD', nodes, now, NODE)
   call('ZREMRANGEBYSCORE', nodes, '-inf', now - LEASE)
-  return { 'done', revocations_version(), call('ZCARD', nodes) }
+  if call('ZADD', nodes, now, NODE) == 1 then
+    call('HSET', P .. 'node:' .. NODE, 'tag', tag, 'address', address)
+    call('PUBLISH', P .. 'nodes', tag .. ' ' .. address)
+  end
+  local running, addresses = call('ZRANGE', nodes, 0, -1), {}
+  for n = 1, #running do
+    local known = call('HMGET', P .. 'node:' .. running[n], 'tag', 'address')
+    addresses[n] = { known[1] or '', known[2] or '' }
+  end
+  return { 'done', revocations_version(), addresses }
 end
 
 -- The node stops: nobody waits for it.

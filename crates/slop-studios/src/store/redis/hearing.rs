@@ -51,8 +51,10 @@ pub(super) struct Hearing {
     under_way: Option<Batch>,
     answered: VecDeque<Answered>,
     deliveries: Deliveries,
-    /// The channel on which all nodes hear changes of the revocations.
+    /// See [`Script`] for these channels.
     revocations_channel: String,
+    sockets_channel: String,
+    nodes_channel: String,
     pub(super) enforcement: Enforcement,
     shared: Arc<Shared>,
     /// Whether something was heard that may not be dispatched, or was missed: then all has to be read.
@@ -64,6 +66,8 @@ impl Hearing {
         let (node, own_channel) = (script.node(), script.own_channel());
         Self {
             revocations_channel: script.revocations_channel(),
+            sockets_channel: script.sockets_channel(),
+            nodes_channel: script.nodes_channel(),
             enforcement: Enforcement::new(Arc::clone(&dispatch)),
             shared,
             is_behind: false,
@@ -158,7 +162,14 @@ impl Hearing {
             self.is_behind |= !VersionedChange::read(&message).is_some_and(|change| self.enforcement.take(change));
             return;
         }
-        let Some(message) = Message::read(&message).filter(|message| message.is_on(&channel)) else {
+        if channel == self.nodes_channel.as_bytes() {
+            if let Some((tag, address)) = node_of(&message) {
+                self.shared.nodes().insert(tag, address.into());
+            }
+            return;
+        }
+        let is_for_sockets = channel == self.sockets_channel.as_bytes();
+        let Some(message) = Message::read(&message).filter(|message| is_for_sockets || message.is_on(&channel)) else {
             tracing::warn!(channel = %String::from_utf8_lossy(&channel), "a message on a room's channel that is none");
             return;
         };
@@ -257,4 +268,10 @@ impl Hearing {
 fn mark_of(message: &[u8]) -> Option<(u64, u64)> {
     let (batch, last) = std::str::from_utf8(message).ok()?.split_once(' ')?;
     Some((batch.parse().ok()?, last.parse().ok()?))
+}
+
+/// The tag and the address of a new node, if others reach it.
+fn node_of(message: &[u8]) -> Option<(u32, &str)> {
+    let (tag, address) = std::str::from_utf8(message).ok()?.split_once(' ')?;
+    Some((tag.parse().ok()?, address)).filter(|_| !address.is_empty())
 }

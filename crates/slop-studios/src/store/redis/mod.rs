@@ -54,7 +54,7 @@ use shared::Shared;
 use worker::{Request, Worker};
 
 /// The options of a store in Redis.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// `redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS.
     pub url: String,
@@ -66,6 +66,22 @@ pub struct Options {
     pub durability: Option<Durability>,
     /// See [`StoreControl::socket_id_key`]. All nodes have the same one.
     pub socket_id_key: [u8; 16],
+    /// The tag of this node in the ids that it makes.
+    pub node: u32,
+    /// The address at which other nodes reach this one, if they do.
+    pub address: Option<String>,
+    /// The tag of the node that made a socket's id; `None` for other names.
+    pub node_of_socket_id: NodeOfSocketId,
+}
+
+/// See [`Options::node_of_socket_id`].
+pub type NodeOfSocketId = Arc<dyn Fn(&str) -> Option<u32> + Send + Sync>;
+
+impl fmt::Debug for Options {
+    /// Without the URL, which may contain a password, and without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("prefix", &self.prefix).field("node", &self.node).finish_non_exhaustive()
+    }
 }
 
 /// The reason why the store could not be opened.
@@ -91,6 +107,7 @@ pub struct RedisStore {
     boot_seq: u64,
     revocation_bound: RevocationBound,
     socket_id_key: [u8; 16],
+    node_of_socket_id: NodeOfSocketId,
     shared: Arc<Shared>,
     /// Resolves when the thread has ended.
     ended: Mutex<Receiver<()>>,
@@ -125,6 +142,7 @@ impl RedisStore {
         let shared = Arc::<Shared>::default();
         let worker_shared = Arc::clone(&shared);
         let (bounds, durability) = (options.bounds, options.durability);
+        let (tag, address) = (options.node, options.address.clone().unwrap_or_default());
         let (end, ended) = std::sync::mpsc::channel();
         let serve = move || {
             // Dropped when the thread ends, also by a panic.
@@ -138,7 +156,7 @@ impl RedisStore {
             };
             runtime.block_on(async {
                 let node = uuid::Uuid::now_v7().simple().to_string();
-                let script = |epoch| Script::new(&prefix, epoch, &node, &bounds);
+                let script = |epoch| Script::new(&prefix, epoch, &node, (tag, &address), &bounds);
                 let shared = (dispatch, worker_shared);
                 match Worker::connect((client, durability), &prefix, script, receiver, shared).await {
                     Ok((worker, link, last)) => {
@@ -159,6 +177,7 @@ impl RedisStore {
             boot_seq: last + 1,
             revocation_bound: options.bounds.revocations,
             socket_id_key: options.socket_id_key,
+            node_of_socket_id: Arc::clone(&options.node_of_socket_id),
             shared,
             ended: Mutex::new(ended),
         })
@@ -302,6 +321,10 @@ impl StoreControl for RedisStore {
         self.socket_id_key
     }
 
+    fn address_of_node(&self, tag: u32) -> Option<Arc<str>> {
+        self.shared.nodes().get(&tag).cloned()
+    }
+
     fn close_by(&self, deadline: Instant) -> Ending {
         drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -322,7 +345,8 @@ impl Store for RedisStore {
 
     fn commit(&self, change: Change) -> BoxFuture<'_, Result<Committed, StoreError>> {
         let shared = Arc::clone(&self.shared);
-        self.ask(Operation::commit(&change), move |answer, deliveries| {
+        let operation = Operation::commit(&change, &*self.node_of_socket_id);
+        self.ask(operation, move |answer, deliveries| {
             committed(answer, deliveries, &change, shared.is_kept.load(Ordering::Relaxed))
         })
     }

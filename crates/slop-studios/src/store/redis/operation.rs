@@ -83,9 +83,13 @@ impl Operation {
     }
 
     /// The operation that commits a change.
-    pub(super) fn commit(change: &Change) -> Self {
+    pub(super) fn commit(change: &Change, node_of_socket_id: &dyn Fn(&str) -> Option<u32>) -> Self {
         match &change.what {
-            ChangeKind::Room(envelope) => Self::change("room", change).room(envelope),
+            ChangeKind::Room(envelope) => {
+                // A socket's node hears the events for its sockets' ids on a channel of its own.
+                let node = node_of_socket_id(&envelope.room).map(|tag| tag.to_string());
+                Self::change("room", change).room(envelope).text(node.as_deref().unwrap_or_default())
+            }
             ChangeKind::Media(step) => Self::change("media", change).media(step, change),
             ChangeKind::Notification(notification) => Self::change("notification", change).notification(notification),
         }

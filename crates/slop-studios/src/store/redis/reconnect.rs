@@ -55,8 +55,10 @@ impl Worker {
         Ok((worker, link, last))
     }
 
-    fn own_channels(&self) -> [String; 2] {
-        [self.script.own_channel().to_owned(), self.script.revocations_channel()]
+    fn own_channels(&self) -> [String; 4] {
+        let script = &self.script;
+        let own = script.own_channel().to_owned();
+        [own, script.sockets_channel(), script.revocations_channel(), script.nodes_channel()]
     }
 
     /// Connects again. Requests that have waited for too long are refused meanwhile.
@@ -148,10 +150,10 @@ impl Worker {
         // What this batch has published, if it was carried out, is among the missed events.
         self.carry_out(&mut link).await?;
         for some in rooms.chunks(catch_up::ROOMS_AT_ONCE) {
-            for gone in self.catch_up(&mut link, some).await? {
+            for gone in self.catch_up(&link, some).await? {
                 // Among others it has missed too many events, or too large ones. Alone it may have not.
                 let room = std::slice::from_ref(&some[gone]);
-                if !self.catch_up(&mut link, room).await?.is_empty() {
+                if !self.catch_up(&link, room).await?.is_empty() {
                     self.hearing.lost(&some[gone]);
                 }
             }
@@ -167,7 +169,7 @@ impl Worker {
     }
 
     /// Reads what these rooms have missed. Returns the indexes of those of which something is gone.
-    async fn catch_up(&mut self, link: &mut Link, rooms: &[Room]) -> Result<Vec<usize>, Ended> {
+    async fn catch_up(&mut self, link: &Link, rooms: &[Room]) -> Result<Vec<usize>, Ended> {
         let operation = catch_up::operation(rooms, self.hearing.dispatched());
         let answer = self.ask_now(link, operation).await?;
         self.hearing.missed(answer).map_err(|error| {
@@ -177,7 +179,7 @@ impl Worker {
     }
 
     /// Has an operation carried out while no batch is on its way.
-    async fn ask_now(&mut self, link: &Link, operation: Operation) -> Result<Answer, Ended> {
+    pub(super) async fn ask_now(&mut self, link: &Link, operation: Operation) -> Result<Answer, Ended> {
         self.number += 1;
         let command = self.script.command(self.number, &[operation]);
         let value = link.commands().send_packed_command(&command).await.and_then(Value::extract_error);
@@ -195,7 +197,7 @@ impl Worker {
         self.shared.lease.hold(version);
         self.ask_now(link, Operation::new("hold").number(version).number(0)).await?;
         let asked_at = lease::now();
-        let renewed = self.ask_now(link, Operation::new("renew")).await?.number().map_err(|_unexpected| Ended::Lost)?;
+        let renewed = self.ask_now(link, self.script.renew()).await?;
         let number = self.number;
         let heard = async {
             while !self.hearing.has_heard(number) {
@@ -204,7 +206,7 @@ impl Worker {
             Some(())
         };
         timeout(MARK_TIMEOUT, heard).await.ok().flatten().ok_or(Ended::Lost)?;
-        self.shared.lease.renew(asked_at, renewed);
+        self.shared.renewed(asked_at, renewed).map_err(|_unexpected| Ended::Lost)?;
         if self.shared.lease.is_valid() { Ok(()) } else { Err(Ended::Behind) }
     }
 

@@ -22,10 +22,13 @@ pub(super) struct Script {
     epoch: String,
     node: String,
     channel: String,
+    /// The tag of the node in the ids of its sockets, and the address at which other nodes reach it.
+    tag: u32,
+    address: String,
 }
 
 impl Script {
-    pub(super) fn new(prefix: &str, epoch: String, node: &str, bounds: &Bounds) -> Self {
+    pub(super) fn new(prefix: &str, epoch: String, node: &str, (tag, address): (u32, &str), bounds: &Bounds) -> Self {
         let ms = |duration: std::time::Duration| duration.as_millis() as u64;
         let limits = [
             ms(bounds.media.age),
@@ -54,6 +57,8 @@ impl Script {
             epoch,
             node: node.to_owned(),
             channel: format!("{prefix}to:{node}"),
+            tag,
+            address: address.to_owned(),
         }
     }
 
@@ -68,6 +73,21 @@ impl Script {
 
     pub(super) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The channel on which the node hears the events for the ids of its sockets.
+    pub(super) fn sockets_channel(&self) -> String {
+        format!("{}sockets:{}", self.prefix, self.tag)
+    }
+
+    /// The channel on which all nodes hear of a new one.
+    pub(super) fn nodes_channel(&self) -> String {
+        format!("{}nodes", self.prefix)
+    }
+
+    /// The operation that renews the node's lease.
+    pub(super) fn renew(&self) -> Operation {
+        Operation::new("renew").number(self.tag.into()).text(&self.address)
     }
 
     /// The channel on which all nodes hear changes of the revocations.

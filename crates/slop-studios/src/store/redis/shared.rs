@@ -1,10 +1,11 @@
 //! What the thread shares with the store.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::availability::Availability;
-use super::super::{SessionKey, Usage};
+use super::super::{SessionKey, StoreError, Usage};
 use super::answer::{Answer, Reply};
 use super::lease::Lease;
 use super::unsaved::Unsaved;
@@ -22,12 +23,35 @@ pub(super) struct Shared {
     /// Whether Redis keeps what is to be stored.
     pub(super) is_kept: AtomicBool,
     pub(super) lease: Lease,
+    /// The addresses of the running nodes, by their tags.
+    nodes: Mutex<HashMap<u32, Arc<str>>>,
 }
 
 impl Shared {
     pub(super) fn unsaved(&self) -> MutexGuard<'_, Unsaved> {
         // No code under this lock panics half way.
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn nodes(&self) -> MutexGuard<'_, HashMap<u32, Arc<str>>> {
+        // No code under this lock panics half way.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the answer to the renewal of the lease that was asked for at this time.
+    pub(super) fn renewed(&self, asked_at: u64, mut answer: Answer) -> Result<(), StoreError> {
+        let version = answer.number()?;
+        let mut running = HashMap::new();
+        for mut node in answer.rows()? {
+            let (tag, address) = (node.text()?, node.text()?);
+            // A node may be without an address, or of another version.
+            if let (Ok(tag), false) = (tag.parse(), address.is_empty()) {
+                running.insert(tag, address.into());
+            }
+        }
+        *self.nodes() = running;
+        self.lease.renew(asked_at, version);
+        Ok(())
     }
 
     /// Counts a request that waits.

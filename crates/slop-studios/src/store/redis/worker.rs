@@ -196,6 +196,8 @@ impl Worker {
         };
         // After that, their callers learn that the store is closed.
         let _ = timeout(MARK_TIMEOUT, heard).await;
+        // Otherwise the others wait for its lease to end.
+        let _ = timeout(MARK_TIMEOUT, self.ask_now(link, Operation::new("leave cluster"))).await;
         Ended::Closed
     }
 
@@ -234,7 +236,7 @@ impl Worker {
         }
         if self.usage_due <= Instant::now() {
             self.usage_due = Instant::now() + USAGE_INTERVAL;
-            operations.extend([Operation::new("usage"), Operation::new("renew")]);
+            operations.extend([Operation::new("usage"), self.script.renew()]);
             replies.extend([self.note_usage(), self.renew_lease()]);
         }
         if operations.is_empty() {
@@ -316,8 +318,8 @@ impl Worker {
     fn renew_lease(&self) -> Reply {
         let (shared, asked_at) = (Arc::clone(&self.shared), lease::now());
         Box::new(move |answer, _| {
-            if let Ok(version) = answer.and_then(|mut answer| answer.number()) {
-                shared.lease.renew(asked_at, version);
+            if let Err(error) = answer.and_then(|answer| shared.renewed(asked_at, answer)) {
+                tracing::warn!(%error, "renew the lease of this node");
             }
         })
     }

@@ -100,10 +100,21 @@ fn store(redis: &Redis, prefix: &str, dispatch: Arc<dyn Dispatch>) -> RedisStore
 }
 
 fn store_over(url: &str, prefix: &str, dispatch: Arc<dyn Dispatch>) -> RedisStore {
-    let bounds = bounds_of(Path::new("")).bounds;
-    let options =
-        Options { url: url.to_owned(), prefix: prefix.to_owned(), bounds, durability: None, socket_id_key: [7; 16] };
+    let options = Options { prefix: prefix.to_owned(), ..options(url) };
     RedisStore::open(&options, dispatch).expect("a store")
+}
+
+fn options(url: &str) -> Options {
+    Options {
+        url: url.to_owned(),
+        prefix: "slop".to_owned(),
+        bounds: bounds_of(Path::new("")).bounds,
+        durability: None,
+        socket_id_key: [7; 16],
+        node: 1,
+        address: None,
+        node_of_socket_id: Arc::new(|_| None),
+    }
 }
 
 /// A store on a Redis of its own.
@@ -240,9 +251,7 @@ fn after_a_loss_of_events_the_node_begins_anew() {
 #[test]
 fn a_redis_that_removes_keys_is_refused_in_one_line() {
     let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-lru"]);
-    let bounds = bounds_of(Path::new("")).bounds;
-    let options =
-        Options { url: redis.url(), prefix: "slop".to_owned(), bounds, durability: None, socket_id_key: [7; 16] };
+    let options = options(&redis.url());
     let refused = RedisStore::open(&options, Arc::<Recorder>::default()).expect_err("unfit").to_string();
     assert_eq!(refused, "Redis: its maxmemory-policy is allkeys-lru, which removes keys: set noeviction");
 }
@@ -258,14 +267,7 @@ fn an_event_is_stored_if_redis_keeps_it_or_the_operator_says_so() {
         (&["--rename-command", "CONFIG", ""], Some(Durability::Always), true),
     ] {
         let redis = Redis::start_with(settings);
-        let bounds = bounds_of(Path::new("")).bounds;
-        let options = Options {
-            url: redis.url(),
-            prefix: "slop".to_owned(),
-            bounds,
-            durability: declared,
-            socket_id_key: [7; 16],
-        };
+        let options = Options { durability: declared, ..options(&redis.url()) };
         let store = RedisStore::open(&options, Arc::<Recorder>::default()).expect("a store");
         let committed = wait(store.commit(media("1", "m", Step::Complete))).expect("accepted");
         assert_eq!(committed.stored, expected, "{settings:?} {declared:?}");
