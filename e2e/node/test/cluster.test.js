@@ -58,7 +58,7 @@ describe('three nodes', () => {
     const publishing = (async () => {
       while (n < 60) await a.progress('over-nodes', { progress: (n += 1), stage: 'render' });
     })();
-    acks.subscribed(await client.emit('subscribeMedia', 'over-nodes'));
+    acks.media(await client.emit('subscribeMedia', 'over-nodes'));
     await publishing;
     await until(() => client.all('mediaProgress').at(-1)?.progress === 60, 'the last progress');
     const seen = client.all('mediaProgress').map(({ progress }) => progress);

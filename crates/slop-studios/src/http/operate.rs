@@ -39,13 +39,14 @@ pub(crate) async fn live() -> Json<Health> {
     get, path = "/health/ready", tag = "operate", security(()), operation_id = "ready",
     responses(
         (status = 200, description = "They are", body = Health),
-        (status = 503, description = "The server is shutting down, or its store has broken down", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The server is shutting down, its store has broken down, or its Redis can't be reached", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
     match (app.handle.is_accepting(), app.store.is_open()) {
         (false, _) => Err(Problem::draining()),
         (true, false) => Err(Problem::store_broken()),
+        (true, true) if !app.store.is_current() => Err(Problem::cut_off()),
         (true, true) => Ok(Json(Health { status: "ok" })),
     }
 }

@@ -246,6 +246,11 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::StoreUnavailable, detail)
     }
 
+    pub(crate) fn cut_off() -> Self {
+        let detail = "Redis can't be reached: users are not admitted here until it is";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::StoreUnavailable, detail)
+    }
+
     pub(crate) fn overloaded() -> Self {
         Self::too_much("too much waits for the store, and nothing happened; try again")
     }

@@ -94,6 +94,10 @@ impl Watchdog {
         if !self.publishers_are_heard().await {
             return Ok(());
         }
+        if !self.store.is_watching().await? {
+            self.begin_anew();
+            return Ok(());
+        }
         self.marks.push_back(self.store.newest_media().await?);
         if self.marks.len() > LOOKS
             && let Some(newest) = self.marks.pop_front()

@@ -155,7 +155,7 @@ fn open_store(
         Keep::Redis => {
             let options = node.and_then(|node| redis_options(settings, handle, node.tag, node.address.clone()));
             let options = options.context("REDIS_URL or CLUSTER_SECRET is empty")?;
-            Arc::new(RedisStore::open(&options, dispatch)?)
+            Arc::new(RedisStore::open(&options, dispatch, Arc::clone(metrics))?)
         }
     })
 }

@@ -540,26 +540,35 @@ operations['replay'] = function()
   return { 'done', rooms, int(last) }
 end
 
--- The events of rooms that a node has not heard since a number. What a user has read meanwhile is not in any log: the count
--- of unread notifications is an event of its own.
+-- The events of a room after a number, and the bytes so far; nil if some of them are gone. What a user has read meanwhile is
+-- not in any log: the count of unread notifications is an event of its own.
+local function missed_in(namespace, room, kind, id, after, bytes, most_bytes)
+  local logged
+  logged, bytes = entries(log_of(namespace, room), after, math.huge, bytes, most_bytes)
+  if not logged then
+    return nil, bytes
+  end
+  local latest, items = newest_of(namespace, room, kind, id, after, '+inf')
+  local unread = {}
+  if kind == 'inbox' then
+    local _, _, ids = inbox_of(id)
+    local count = call('SCARD', ids)
+    unread = { id, number(), count }
+  end
+  return { 1, logged, latest, items, unread }, bytes
+end
+
+-- The events of rooms that a node has not heard since a number. A room with a foreign value has no row.
 operations['catch up'] = function()
   local after, most_bytes, count = tonumber(arg()), tonumber(arg()), tonumber(arg())
   local rooms, bytes = {}, 0
   for n = 1, count do
     local namespace, room, kind, id = arg(), arg(), arg(), arg()
-    local logged
-    logged, bytes = entries(log_of(namespace, room), after, math.huge, bytes, most_bytes)
-    if not logged then
-      rooms[n] = { 0 }
-    else
-      local latest, items = newest_of(namespace, room, kind, id, after, '+inf')
-      local unread = {}
-      if kind == 'inbox' then
-        local _, _, ids = inbox_of(id)
-        unread = { id, number(), call('SCARD', ids) }
-      end
-      rooms[n] = { 1, logged, latest, items, unread }
+    local done, row, so_far = pcall(missed_in, namespace, room, kind, id, after, bytes, most_bytes)
+    if done then
+      bytes = so_far
     end
+    rooms[n] = done and row or { 0 }
   end
   return { 'done', rooms }
 end
@@ -694,6 +703,17 @@ operations['renew'] = function()
     addresses[n] = { known[1] or '', known[2] or '' }
   end
   return { 'done', revocations_version(), addresses }
+end
+
+-- Whether the node is the one that ends items without news.
+operations['watch'] = function()
+  local watch = P .. 'watch'
+  local holder = call('GET', watch)
+  if holder and holder ~= NODE then
+    return { 'done', 0 }
+  end
+  call('SET', watch, NODE, 'PX', 2 * LEASE)
+  return { 'done', 1 }
 end
 
 -- The node stops: nobody waits for it.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{Room, Step, StoreError};
-use super::answer::{Answer, state_of, text_of, unexpected};
+use super::answer::{Answer, state_of, text_of};
 use super::message::{Content, EventEffect, Message};
 use super::operation::Operation;
 
@@ -27,41 +27,44 @@ pub(super) fn operation(rooms: &[Room], after: u64) -> Operation {
 pub(super) struct Missed(BTreeMap<u64, Message>);
 
 impl Missed {
-    /// Adds the events of an answer. Returns the indexes of the rooms of which some are gone.
+    /// Adds the events of an answer. Returns the indexes of the rooms of which some are gone, or that have foreign values.
     pub(super) fn add(&mut self, mut answer: Answer, after: u64) -> Result<Vec<usize>, StoreError> {
-        let mut gone = Vec::new();
-        for (index, mut row) in answer.rows()?.into_iter().enumerate() {
-            if row.number()? == 0 {
-                gone.push(index);
-                continue;
-            }
-            for text in row.list()?.into_iter().chain(row.list()?) {
-                let mut message = Message::read(text_of(Some(text))?.as_bytes()).ok_or_else(unexpected)?;
+        let rooms = answer.rows()?.into_iter().enumerate();
+        Ok(rooms.filter_map(|(index, row)| self.add_room(row, after).is_none().then_some(index)).collect())
+    }
+
+    /// Adds the events of a room. `None` if they are not complete.
+    fn add_room(&mut self, mut row: Answer, after: u64) -> Option<()> {
+        let is_complete = row.number().ok()? == 1;
+        if !is_complete {
+            return None;
+        }
+        for text in row.list().ok()?.into_iter().chain(row.list().ok()?) {
+            let mut message = Message::read(text_of(Some(text)).ok()?.as_bytes())?;
+            message.tell_owner();
+            self.put(message, after);
+        }
+        for mut item in row.rows().ok()? {
+            let id = item.text().ok()?;
+            let Some(text) = item.optional().ok()? else { continue };
+            let state = state_of(&text)?;
+            // The end of an item is in the log.
+            if matches!(state.step, Step::Progress(_)) {
+                let content = Content::Event(state.envelope(&id), EventEffect::None);
+                let mut message = Message::unheard(state.seq, content);
                 message.tell_owner();
-                self.put(message, after);
-            }
-            for mut item in row.rows()? {
-                let id = item.text()?;
-                let Some(text) = item.optional()? else { continue };
-                let state = state_of(&text).ok_or_else(unexpected)?;
-                // The end of an item is in the log.
-                if matches!(state.step, Step::Progress(_)) {
-                    let content = Content::Event(state.envelope(&id), EventEffect::None);
-                    let mut message = Message::unheard(state.seq, content);
-                    message.tell_owner();
-                    // If it was heard, it has its node.
-                    if message.seq > after {
-                        self.0.entry(message.seq).or_insert(message);
-                    }
+                // If it was heard, it has its node.
+                if message.seq > after {
+                    self.0.entry(message.seq).or_insert(message);
                 }
             }
-            let mut unread = Answer::of_values(row.list()?);
-            if let Some(user_id) = unread.optional()? {
-                let (seq, unread) = (unread.number()?, unread.number()?);
-                self.put(Message::unheard(seq, Content::Unread(user_id.into(), unread)), after);
-            }
         }
-        Ok(gone)
+        let mut unread = Answer::of_values(row.list().ok()?);
+        if let Some(user_id) = unread.optional().ok()? {
+            let (seq, unread) = (unread.number().ok()?, unread.number().ok()?);
+            self.put(Message::unheard(seq, Content::Unread(user_id.into(), unread)), after);
+        }
+        Some(())
     }
 
     fn put(&mut self, message: Message, after: u64) {

@@ -170,7 +170,9 @@ impl Hearing {
         }
         let is_for_sockets = channel == self.sockets_channel.as_bytes();
         let Some(message) = Message::read(&message).filter(|message| is_for_sockets || message.is_on(&channel)) else {
-            tracing::warn!(channel = %String::from_utf8_lossy(&channel), "a message on a room's channel that is none");
+            if self.shared.metrics.cluster.foreign_messages.inc() == 0 {
+                tracing::warn!(channel = %String::from_utf8_lossy(&channel), "a foreign message is skipped");
+            }
             return;
         };
         match &mut self.held {
@@ -216,6 +218,7 @@ impl Hearing {
             room = &*room.room,
             "events of a room are gone: its members begin anew"
         );
+        self.shared.metrics.cluster.rooms_lost.inc();
         self.dispatch.lost(room);
     }
 

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::contract::time::Moment;
 use crate::limits::{STORE_QUEUE_BYTES, STORE_QUEUE_REQUESTS};
+use crate::metrics::Metrics;
 
 mod answer;
 mod catch_up;
@@ -131,7 +132,11 @@ impl RedisStore {
     ///
     /// # Errors
     /// If Redis can't be used. The error explains it in one line.
-    pub fn open(options: &Options, dispatch: Arc<dyn Dispatch>) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        options: &Options,
+        dispatch: Arc<dyn Dispatch>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, OpenError> {
         let info = options.url.as_str().into_connection_info()?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(info.set_redis_settings(settings))?;
@@ -139,7 +144,7 @@ impl RedisStore {
         let prefix = format!("{{{}}}:", options.prefix);
         let (sender, receiver) = unbounded_channel();
         let (opened, result) = std::sync::mpsc::channel();
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared::new(metrics));
         let worker_shared = Arc::clone(&shared);
         let (bounds, durability) = (options.bounds, options.durability);
         let (tag, address) = (options.node, options.address.clone().unwrap_or_default());
@@ -448,6 +453,10 @@ impl Store for RedisStore {
         let until = until.min(1 << 53);
         let operation = replay::operation(namespace, &rooms, after, until);
         self.ask(operation, move |answer, _| replay::read(answer, namespace, &rooms, after, until))
+    }
+
+    fn is_watching(&self) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.ask(Operation::new("watch"), |answer, _| Ok(answer.done()?.number()? == 1))
     }
 
     fn writable_since(&self) -> BoxFuture<'_, Result<Instant, StoreError>> {

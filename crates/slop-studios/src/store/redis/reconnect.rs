@@ -52,6 +52,7 @@ impl Worker {
         let mut worker = Self { client, durability, script, rooms, requests, shared, usage_due, number: 0, hearing };
         link.subscribe(&worker.own_channels()).await?;
         worker.begin_lease(&mut link).await.map_err(|_ended| OpenError::Lost)?;
+        worker.shared.available();
         Ok((worker, link, last))
     }
 
@@ -77,6 +78,7 @@ impl Worker {
     /// Begins anew: Redis, or this node, lacks events. No client of the node may continue.
     pub(super) async fn begin_anew(&mut self, reason: &'static str) -> Result<Link, Ended> {
         tracing::error!(reason, "all clients of this node have to begin anew");
+        self.shared.metrics.cluster.begun_anew.inc();
         self.hearing.failed(&lost());
         self.shared.unsaved().clear();
         self.rooms.clear();
@@ -126,7 +128,7 @@ impl Worker {
         self.rooms.clear();
         link.subscribe(&self.own_channels()).await.map_err(connection_lost)?;
         self.begin_lease(&mut link).await?;
-        self.shared.availability.committed();
+        self.shared.available();
         Ok(link)
     }
 
@@ -162,9 +164,7 @@ impl Worker {
         self.begin_lease(&mut link).await?;
         self.hearing.go_on();
         self.save_unsaved(&mut link).await?;
-        if self.shared.availability.since().is_none() {
-            self.shared.availability.committed();
-        }
+        self.shared.available();
         Ok(link)
     }
 

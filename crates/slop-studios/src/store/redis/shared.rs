@@ -9,6 +9,7 @@ use super::super::{SessionKey, StoreError, Usage};
 use super::answer::{Answer, Reply};
 use super::lease::Lease;
 use super::unsaved::Unsaved;
+use crate::metrics::Metrics;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -22,12 +23,17 @@ pub(super) struct Shared {
     unsaved: Mutex<Unsaved>,
     /// Whether Redis keeps what is to be stored.
     pub(super) is_kept: AtomicBool,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) lease: Lease,
     /// The addresses of the running nodes, by their tags.
     nodes: Mutex<HashMap<u32, Arc<str>>>,
 }
 
 impl Shared {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+
     pub(super) fn unsaved(&self) -> MutexGuard<'_, Unsaved> {
         // No code under this lock panics half way.
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
@@ -42,7 +48,9 @@ impl Shared {
     pub(super) fn renewed(&self, asked_at: u64, mut answer: Answer) -> Result<(), StoreError> {
         let version = answer.number()?;
         let mut running = HashMap::new();
-        for mut node in answer.rows()? {
+        let rows = answer.rows()?;
+        let number = rows.len();
+        for mut node in rows {
             let (tag, address) = (node.text()?, node.text()?);
             // A node may be without an address, or of another version.
             if let (Ok(tag), false) = (tag.parse(), address.is_empty()) {
@@ -51,7 +59,25 @@ impl Shared {
         }
         *self.nodes() = running;
         self.lease.renew(asked_at, version);
+        self.metrics.cluster.nodes.set(number as i64);
+        self.metrics.cluster.lease.set(i64::from(self.lease.is_valid()));
         Ok(())
+    }
+
+    /// Records that the last batch was carried out.
+    pub(super) fn available(&self) {
+        if self.availability.since().is_none() {
+            self.availability.committed();
+        }
+        self.metrics.store_writable.set(1);
+    }
+
+    /// Records that nothing can be carried out now.
+    pub(super) fn unavailable(&self) {
+        self.availability.failed();
+        self.metrics.store_writable.set(0);
+        self.metrics.store_commit_failed();
+        self.metrics.cluster.lease.set(i64::from(self.lease.is_valid()));
     }
 
     /// Counts a request that waits.

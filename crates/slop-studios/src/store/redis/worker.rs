@@ -93,15 +93,17 @@ impl Worker {
     pub(super) async fn run(mut self, mut link: Link) {
         loop {
             let ended = self.serve_link(&mut link).await;
-            self.shared.availability.failed();
+            self.shared.unavailable();
             let again = match ended {
                 Ended::Closed => return,
                 Ended::Broken(reason) => self.begin_anew(reason).await,
                 Ended::Lost => {
+                    self.shared.metrics.cluster.connections_lost.inc();
                     tracing::warn!("the connection to Redis is lost");
                     self.reconnect().await
                 }
                 Ended::Behind => {
+                    self.shared.metrics.cluster.leases_ended.inc();
                     tracing::warn!("the lease of this node has ended, or a change was missed: all is read again");
                     self.reconnect().await
                 }
@@ -271,6 +273,7 @@ impl Worker {
     pub(super) async fn carry_out(&mut self, link: &mut Link) -> Result<(), Ended> {
         let Some(batch) = self.hearing.under_way() else { return Ok(()) };
         let command = self.script.command(batch.number, &batch.operations);
+        let (began, requests) = (Instant::now(), batch.operations.len());
         let mut commands = link.commands();
         let mut sent = std::pin::pin!(commands.send_packed_command(&command));
         let result = loop {
@@ -284,9 +287,8 @@ impl Worker {
         };
         match result.and_then(Value::extract_error) {
             Ok(value) => {
-                if self.shared.availability.since().is_none() {
-                    self.shared.availability.committed();
-                }
+                self.shared.available();
+                self.shared.metrics.store_committed(began.elapsed(), requests);
                 self.hearing.answered(answers_of(value));
                 Ok(())
             }
@@ -297,7 +299,7 @@ impl Worker {
             // Another node has met another Redis.
             Err(error) if error.code() == Some("FENCE") => Err(Ended::Lost),
             Err(error) if is_refusal(&error) => {
-                self.shared.availability.failed();
+                self.shared.unavailable();
                 self.hearing.failed(&StoreError::Unavailable(error.to_string().into()));
                 Ok(())
             }
@@ -326,7 +328,7 @@ impl Worker {
 
     /// Takes the stored amounts out of an answer.
     fn note_usage(&self) -> Reply {
-        let shared = Arc::clone(&self.shared);
+        let (shared, rooms_heard) = (Arc::clone(&self.shared), self.rooms.len());
         Box::new(move |answer, _| {
             let read = |mut answer: Answer| {
                 let rows = |rows| Amount { rows, bytes: 0 };
@@ -335,6 +337,7 @@ impl Worker {
                 Ok::<_, StoreError>(Usage { media, sessions, idempotency_keys, revocations, ..Usage::default() })
             };
             if let Ok(read) = answer.and_then(read) {
+                shared.metrics.cluster.rooms_heard.set(rooms_heard as i64);
                 *shared.usage.lock().unwrap_or_else(PoisonError::into_inner) = read;
             }
         })

@@ -101,7 +101,7 @@ fn store(redis: &Redis, prefix: &str, dispatch: Arc<dyn Dispatch>) -> RedisStore
 
 fn store_over(url: &str, prefix: &str, dispatch: Arc<dyn Dispatch>) -> RedisStore {
     let options = Options { prefix: prefix.to_owned(), ..options(url) };
-    RedisStore::open(&options, dispatch).expect("a store")
+    RedisStore::open(&options, dispatch, Arc::default()).expect("a store")
 }
 
 fn options(url: &str) -> Options {
@@ -252,7 +252,8 @@ fn after_a_loss_of_events_the_node_begins_anew() {
 fn a_redis_that_removes_keys_is_refused_in_one_line() {
     let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-lru"]);
     let options = options(&redis.url());
-    let refused = RedisStore::open(&options, Arc::<Recorder>::default()).expect_err("unfit").to_string();
+    let refused =
+        RedisStore::open(&options, Arc::<Recorder>::default(), Arc::default()).expect_err("unfit").to_string();
     assert_eq!(refused, "Redis: its maxmemory-policy is allkeys-lru, which removes keys: set noeviction");
 }
 
@@ -268,7 +269,7 @@ fn an_event_is_stored_if_redis_keeps_it_or_the_operator_says_so() {
     ] {
         let redis = Redis::start_with(settings);
         let options = Options { durability: declared, ..options(&redis.url()) };
-        let store = RedisStore::open(&options, Arc::<Recorder>::default()).expect("a store");
+        let store = RedisStore::open(&options, Arc::<Recorder>::default(), Arc::default()).expect("a store");
         let committed = wait(store.commit(media("1", "m", Step::Complete))).expect("accepted");
         assert_eq!(committed.stored, expected, "{settings:?} {declared:?}");
     }

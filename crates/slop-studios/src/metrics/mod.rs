@@ -1,6 +1,8 @@
 //! The metrics of the product, each with its help text and unit. `http::scrape` shows them, together with those of the
 //! engine and the store.
 
+mod cluster;
+
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+pub(crate) use self::cluster::ClusterMetrics;
 use crate::contract::auth_error::AuthError;
 use crate::contract::kind::Kind;
 use crate::contract::time::epoch_seconds;
@@ -51,6 +54,7 @@ pub struct Metrics {
     /// In seconds since 1970; unset without TLS.
     pub(crate) certificate_expiry: Gauge,
     certificate_reloads: Family<ResultLabels, Counter>,
+    pub(crate) cluster: ClusterMetrics,
 }
 
 /// Makes an enum of labels, the list of all of them, and their texts, so that none is left out.
@@ -242,6 +246,7 @@ impl Default for Metrics {
             limits: Family::default(),
             certificate_expiry: Gauge::default(),
             certificate_reloads: Family::default(),
+            cluster: ClusterMetrics::default(),
         }
     }
 }
@@ -377,6 +382,7 @@ impl Metrics {
         self.register_publishing(registry);
         self.register_store(registry);
         self.register_operation(registry);
+        self.cluster.register(registry);
     }
 
     /// Registers the metrics of tokens and refusals.
