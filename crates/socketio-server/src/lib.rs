@@ -110,7 +110,9 @@ pub use limit::Limit;
 pub use metrics::MetricsSnapshot;
 pub use origin::{Origins, WebOrigin, WrongOrigin};
 pub use reason::{DisconnectReason, RecoveryFailure};
-pub use recovery::keeper::{Before, Claimed, Missed, MissedEvent, Recalled, SavedSession, Saving, SessionKeeper};
+pub use recovery::keeper::{
+    Before, Claimed, Missed, MissedEvent, NotRecalled, Recalled, SavedSession, Saving, SessionKeeper,
+};
 pub use refusal::{Refusal, RefusedClient};
 pub use server::{Drained, Server, ServerBuilder};
 pub use shard::rooms::{JoinError, RoomObserver};

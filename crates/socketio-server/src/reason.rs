@@ -116,4 +116,6 @@ failures! {
     Refused => "refused",
     /// The limits do not allow the client to join all rooms of its session again.
     TooManyRooms => "too many rooms",
+    /// The keeper of the sessions could not answer. The client's connection was closed, and its session stays.
+    Unavailable => "unavailable",
 }

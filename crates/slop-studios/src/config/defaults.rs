@@ -135,6 +135,10 @@ pub const STORE_SYNC: &str = "full";
 /// The product's name.
 pub const REDIS_PREFIX: &str = "slop";
 
+/// One Redis without replicas.
+pub const REDIS_WAIT: &str = "0";
+/// More replicas than a studio has.
+pub const MAX_REDIS_REPLICAS: u64 = 100;
 /// The longest prefix: a namespace, a room and an id stand behind it in each name.
 pub const MAX_REDIS_PREFIX_BYTES: usize = 64;
 /// 256 bits, as many as the keys that are derived from it.

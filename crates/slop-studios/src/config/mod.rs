@@ -372,8 +372,8 @@ settings! {
 
     "Many nodes":
 
-    /// Redis or Valkey that keeps everything in place of DATA_DIR, for any number of nodes, as `redis://host:6379/0`, or
-    /// `rediss://` for TLS. As a flag it shows in the process list: prefer the environment or the file
+    /// Redis or Valkey that keeps everything in place of DATA_DIR, for any number of nodes, as `redis://host:6379/0`,
+    /// `rediss://` for TLS, or `redis+sentinel://host:26379,host:26379/service`. As a flag it shows in the process list: prefer the environment or the file
     redis_url: Option<SecretString> = "REDIS_URL" Secret DefaultValue::Fixed(""), redis_url;
 
     /// Beginning of the names in Redis. Servers with the same one are nodes of one cluster
@@ -382,6 +382,11 @@ settings! {
     /// What Redis does with what it has accepted, for the answers to publishers: always (`appendfsync always`), everysec or
     /// none; empty: always, if Redis says so itself. If it says that it does less, nothing counts as stored
     redis_durability: Option<Durability> = "REDIS_DURABILITY" Text DefaultValue::Fixed(""), redis_durability;
+
+    /// Replicas of Redis that must have a change before it is answered; 0 for none. With Sentinels, as many as there are, so
+    /// that nothing accepted is lost when another Redis takes over
+    redis_wait: usize = "REDIS_WAIT" Number DefaultValue::Fixed(defaults::REDIS_WAIT),
+        |text| whole(text, 0, defaults::MAX_REDIS_REPLICAS).map(|number| number as usize);
 
     /// Secret of the cluster, of 32 bytes or more, the same on all nodes: for the ids of sockets and the requests between nodes
     cluster_secret: Option<SecretString> = "CLUSTER_SECRET" Secret DefaultValue::Fixed(""), cluster_secret;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use ::redis::IntoConnectionInfo as _;
 use http::Uri;
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -14,7 +13,7 @@ use socketio_server::{Origins, TrustedProxies, WebOrigin};
 use super::{LogFormat, LogLevel};
 use crate::config::defaults;
 use crate::identity::PublicKeyFile;
-use crate::store::redis::Durability;
+use crate::store::redis::{Durability, Target};
 use crate::store::sqlite::StoreSync;
 
 /// The non-empty elements of a comma-separated list.
@@ -295,10 +294,8 @@ pub(super) fn store_sync(text: &str) -> Result<StoreSync, String> {
 /// The URL may contain a password.
 pub(super) fn redis_url(text: &str) -> Result<Option<SecretString>, String> {
     let url = secret(text)?;
-    match url.as_ref().map(|url| url.expose_secret().into_connection_info()) {
-        Some(Err(_)) => Err("is not a URL of the form redis://[user:password@]host[:port][/database], \
-                             or rediss:// for TLS, or redis+unix:///path/to/socket"
-            .to_owned()),
+    match url.as_ref().map(|url| url.expose_secret().parse::<Target>()) {
+        Some(Err(error)) => Err(error.to_string()),
         Some(Ok(_)) | None => Ok(url),
     }
 }

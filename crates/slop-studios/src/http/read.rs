@@ -163,7 +163,7 @@ fn raw(payload: &str) -> Result<Box<RawValue>, Problem> {
 /// Converts a store error. The store itself logs why it is unavailable.
 fn unread(error: StoreError) -> Problem {
     match error {
-        StoreError::Unavailable(_) => Problem::store_unavailable(),
+        StoreError::Unavailable(_) | StoreError::Damaged(_) => Problem::store_unavailable(),
         StoreError::Overloaded => Problem::overloaded(),
         error => internal(error),
     }

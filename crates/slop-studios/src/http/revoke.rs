@@ -225,7 +225,7 @@ fn problem(error: StoreError) -> Problem {
     match error {
         StoreError::TooManyRevocations => Problem::too_many_revocations(),
         StoreError::Overloaded => Problem::overloaded(),
-        StoreError::Unavailable(_) => Problem::store_unavailable(),
+        StoreError::Unavailable(_) | StoreError::Damaged(_) => Problem::store_unavailable(),
         error => {
             tracing::error!(%error, "revoke");
             Problem::internal()

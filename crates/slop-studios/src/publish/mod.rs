@@ -109,7 +109,7 @@ impl From<StoreError> for Refused {
             StoreError::NotificationIdReused => Self::NotificationIdReused,
             StoreError::TooManyKeys { of_publisher, limit, wait } => Self::TooManyKeys { of_publisher, limit, wait },
             StoreError::Overloaded => Self::Overloaded,
-            StoreError::Unavailable(_) => Self::Unavailable,
+            StoreError::Unavailable(_) | StoreError::Damaged(_) => Self::Unavailable,
             StoreError::UnknownNotification | StoreError::TooManyRevocations => Self::Internal,
         }
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::future::{OptionFuture, join};
-use socketio_server::{Claimed, Missed, MissedEvent, Position, Recalled, SavedSession, Saving, SessionKeeper};
+use socketio_server::{
+    Claimed, Missed, MissedEvent, NotRecalled, Position, Recalled, SavedSession, Saving, SessionKeeper,
+};
 
 use crate::contract::namespaces;
 use crate::contract::time::Moment;
@@ -69,10 +71,8 @@ impl SessionKeeper for StoreKeeper {
     fn claim(&self, pid: &str, is_here: bool) -> Recalled<Claimed> {
         let (store, key, window) = (Arc::clone(&self.store), key_of(pid), self.window);
         Box::pin(async move {
-            claim(&*store, key, is_here, window).await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "claim a session");
-                None
-            })
+            let claimed = claim(&*store, key, is_here, window).await;
+            recalled(&*store, claimed, "claim a session")
         })
     }
 
@@ -81,11 +81,23 @@ impl SessionKeeper for StoreKeeper {
         let rooms = rooms.into_iter().map(|(room, joined)| (room, joined.get())).collect();
         let interest = Arc::clone(&self.interest);
         Box::pin(async move {
-            read_missed(&*store, &interest, namespace?, rooms, offset.get()).await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "read what a session has missed");
-                None
-            })
+            let namespace = namespace.ok_or(NotRecalled::Gone)?;
+            let missed = read_missed(&*store, &interest, namespace, rooms, offset.get()).await;
+            recalled(&*store, missed, "read what a session has missed")
         })
+    }
+}
+
+/// The answer for the engine. If other nodes have the same data, the client may ask one of them.
+fn recalled<T>(store: &dyn Store, read: Result<Option<T>, StoreError>, what: &str) -> Result<T, NotRecalled> {
+    match read {
+        Ok(Some(_)) if !store.is_current() => Err(NotRecalled::Unavailable),
+        Ok(found) => found.ok_or(NotRecalled::Gone),
+        Err(error) => {
+            tracing::warn!(%error, "{what}");
+            let is_elsewhere = store.has_other_nodes() && !matches!(error, StoreError::Damaged(_));
+            Err(if is_elsewhere { NotRecalled::Unavailable } else { NotRecalled::Gone })
+        }
     }
 }
 
@@ -169,8 +181,8 @@ mod tests {
                 left_at: Some(Moment::now().before(Duration::from_secs(away))),
                 before: Before::Nothing,
             });
-            assert_eq!(wait(keeper.claim(pid, false)).is_some(), is_known, "{away}");
+            assert_eq!(wait(keeper.claim(pid, false)).is_ok(), is_known, "{away}");
         }
-        assert!(wait(keeper.claim("d", false)).is_none());
+        assert!(wait(keeper.claim("d", false)).is_err());
     }
 }

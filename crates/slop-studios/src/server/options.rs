@@ -51,10 +51,11 @@ pub(super) fn redis_options(
     let mut socket_id_key = [0; 16];
     socket_id_key.copy_from_slice(&settings.cluster_key("socket ids")?[..16]);
     Some(redis::Options {
-        url: settings.redis_url.as_ref()?.expose_secret().to_owned(),
+        target: settings.redis_url.as_ref()?.expose_secret().parse().ok()?,
         prefix: settings.redis_prefix.clone(),
         bounds: bounds(settings),
         durability: settings.redis_durability,
+        replicas: settings.redis_wait,
         socket_id_key,
         node: node.get(),
         address,

@@ -525,4 +525,7 @@ pub enum StoreError {
     /// the machine dies before the store has committed anything else. Until then nothing is dispatched either.
     #[error("the store is unavailable: {0}")]
     Unavailable(Arc<str>),
+    /// The stored data of the request is damaged, or of another program. Nothing was changed.
+    #[error("the stored data is damaged: {0}")]
+    Damaged(Arc<str>),
 }

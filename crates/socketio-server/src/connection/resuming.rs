@@ -11,14 +11,14 @@ use tokio::{
 
 use super::Connection;
 use crate::{
-    RecoveryFailure, Socket, SocketRef,
+    DisconnectReason, RecoveryFailure, Socket, SocketRef,
     api::event::EventArgs,
     config::{CROWDED_PAUSE, CROWDED_PAUSES, LARGEST_WAIT},
     delivery::frame::Frame,
     identifier::{Id, Position},
     recovery::{
-        Away, Claimed, Direct, Entry, Memory, MissedEvent, Offset, SavedSession, SessionKeeper, SocketRecovery,
-        TooLate, Whereabouts, keeper,
+        Away, Claimed, Direct, Entry, Memory, MissedEvent, NotRecalled, Offset, SavedSession, SessionKeeper,
+        SocketRecovery, TooLate, Whereabouts, keeper,
     },
     shard::Shard,
 };
@@ -89,6 +89,10 @@ pub(crate) async fn resume(connection: Rc<Connection>, namespace: u16, claim: Cl
         let resumed = found.and_then(take_up);
         match resumed {
             Ok(()) => shard.metrics.recovered.increment(),
+            Err(RecoveryFailure::Unavailable) => {
+                shard.metrics.recovery_failed(RecoveryFailure::Unavailable);
+                connection.close_later(DisconnectReason::Unavailable);
+            }
             Err(failure) => {
                 shard.metrics.recovery_failed(failure);
                 tracing::debug!(failure = failure.as_str(), "session not recovered");
@@ -113,7 +117,15 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
     if let Some(keeper) = &recovery.settings.keeper {
         let read = connection.unless_ended(read(connection, &**keeper, claim, offset.as_ref(), &mut found)).await;
         returning.exists = found.is_some();
-        read.unwrap_or(Ok(()))?;
+        match read.unwrap_or(Ok(())) {
+            Ok(()) => {}
+            Err(RecoveryFailure::Unavailable) => {
+                returning.goes_on();
+                put_back(connection, recovery, claim.pid, found);
+                return Err(RecoveryFailure::Unavailable);
+            }
+            Err(failure) => return Err(failure),
+        }
     }
     let found = found.ok_or(unknown)?;
     // Clients that came back earlier get time to receive their replays.
@@ -128,15 +140,32 @@ async fn find(connection: &Rc<Connection>, claim: &Claim) -> Result<FoundSession
     // The client may have missed many events, and the session may be in many rooms.
     shard.turn().await;
     if connection.is_closed() {
-        let FoundSession { session, direct, .. } = found;
-        if let (Some(namespace), Some(id)) = (shard.space_named(&session.namespace), Id::parse(&session.socket_id)) {
-            returning.goes_on();
-            recovery.keep(claim.pid, Away::new(namespace, connection.address(), id, session, direct.pack()));
-        }
+        returning.goes_on();
+        put_back(connection, recovery, claim.pid, Some(found));
         return Err(unknown);
     }
     returning.goes_on();
     Ok(found)
+}
+
+fn failure(error: NotRecalled, gone: RecoveryFailure) -> RecoveryFailure {
+    match error {
+        NotRecalled::Gone => gone,
+        NotRecalled::Unavailable => RecoveryFailure::Unavailable,
+    }
+}
+
+/// Keeps a session again whose client could not get it. Without the session, only the client's claim to it ends.
+fn put_back(connection: &Connection, recovery: &Memory, pid: Id, found: Option<FoundSession>) {
+    let known = found.and_then(|FoundSession { session, direct, .. }| {
+        let namespace = connection.shard.space_named(&session.namespace)?;
+        let id = Id::parse(&session.socket_id)?;
+        Some(Away::new(namespace, connection.address(), id, session, direct.pack()))
+    });
+    match known {
+        Some(away) => recovery.keep(pid, away),
+        None => recovery.sessions().end(&pid),
+    }
 }
 
 /// Reads a session's data from the keeper: the session itself, unless it is already found and no other server can have
@@ -160,7 +189,11 @@ async fn read(
         None => None,
     };
     if is_shared || found.is_none() {
-        match keeper.claim(claim.pid.as_str(), found.is_some()).await.ok_or(RecoveryFailure::UnknownSession)? {
+        match keeper
+            .claim(claim.pid.as_str(), found.is_some())
+            .await
+            .map_err(|error| failure(error, RecoveryFailure::UnknownSession))?
+        {
             Claimed::Here => {}
             Claimed::Saved(session) => {
                 *found = Some(FoundSession { session, direct: Direct::default(), recalled: Recalled::default() });
@@ -174,7 +207,8 @@ async fn read(
         let mut rooms = session.rooms.clone();
         rooms.push((session.socket_id.as_str().into(), Position::NONE));
         let missed = keeper.missed(&session.namespace, rooms, after).await;
-        let keeper::Missed { mut events, until } = missed.ok_or(RecoveryFailure::Forgotten)?;
+        let missed = missed.map_err(|error| failure(error, RecoveryFailure::Forgotten))?;
+        let keeper::Missed { mut events, until } = missed;
         // The history has all later events.
         events.retain(|event| event.offset <= until);
         found.recalled = Recalled { events, until };

@@ -100,13 +100,13 @@ pub trait SessionKeeper: Debug + Send + Sync {
         false
     }
 
-    /// Returns the session with this `pid`, with the last broadcast that its client is known to have received. `None`
-    /// if there is no such session, or if the client has been away for too long. `is_here`: this server has the session.
+    /// Returns the session with this `pid`, with the last broadcast that its client is known to have received. It is
+    /// [gone](NotRecalled::Gone) if there is no such session, or if the client has been away for too long. `is_here`: this server has the session.
     /// It is called for such a session only if sessions are [shared](Self::is_shared).
     fn claim(&self, pid: &str, is_here: bool) -> Recalled<Claimed>;
 
     /// Returns the events that were sent after `offset` to any of these rooms of a namespace, in order. For each room,
-    /// only the events after the offset beside it count. `None` if some of the events are no longer known. Called each
+    /// only the events after the offset beside it count. [Gone](NotRecalled::Gone) if some of them are no longer known. Called each
     /// time that a client comes back which may not have all of them yet, also for a session that was recovered before.
     fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, Position)>, offset: Position) -> Recalled<Missed>;
 }
@@ -133,4 +133,13 @@ pub struct Missed {
 pub type Saving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The answer of a keeper.
-pub type Recalled<T> = Pin<Box<dyn Future<Output = Option<T>> + Send>>;
+pub type Recalled<T> = Pin<Box<dyn Future<Output = Result<T, NotRecalled>> + Send>>;
+
+/// Why a keeper does not have what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotRecalled {
+    /// It does not exist, or not any more: the client gets a new session.
+    Gone,
+    /// It may exist, but the keeper can't know now: the client's connection is closed, and the session stays.
+    Unavailable,
+}

@@ -31,7 +31,7 @@ use std::{
 pub(crate) use confirmed::{Confirmed, WatermarkId};
 pub(crate) use direct::Direct;
 pub(crate) use history::{Audience, Entry, History};
-pub(crate) use keeper::{Before, Claimed, MissedEvent, SavedSession, SessionKeeper};
+pub(crate) use keeper::{Before, Claimed, MissedEvent, NotRecalled, SavedSession, SessionKeeper};
 pub(crate) use offset::Offset;
 pub(crate) use readers::Readers;
 pub(crate) use sessions::{Away, Sessions, TooLate, Whereabouts};

@@ -23,7 +23,7 @@ pub(super) type Reply = Box<dyn FnOnce(Result<Answer, StoreError>, &Deliveries) 
 
 /// The error of an answer that has not the expected form.
 pub(super) fn unexpected() -> StoreError {
-    StoreError::Unavailable("Redis gave an answer of another form".into())
+    StoreError::Damaged("Redis gave an answer of another form".into())
 }
 
 impl Answer {
@@ -32,10 +32,11 @@ impl Answer {
         let mut values = list_of(value)?.into_iter();
         let outcome = text_of(values.next())?;
         let mut answer = Self { outcome, values };
-        if answer.outcome == "failed" {
-            return Err(StoreError::Unavailable(answer.text()?.into()));
+        match &*answer.outcome {
+            "failed" => Err(StoreError::Damaged(answer.text()?.into())),
+            "lost" => Err(StoreError::Unavailable("the answer of Redis was lost".into())),
+            _ => Ok(answer),
         }
-        Ok(answer)
     }
 
     pub(super) fn outcome(&self) -> &str {

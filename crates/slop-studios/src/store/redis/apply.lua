@@ -803,7 +803,7 @@ local function carry_out(count)
     local stop = at + arguments
     local done, answer = pcall(operations[name])
     answers[n] = done and answer or failed(type(answer) == 'table' and answer.err or tostring(answer))
-    again[n] = CHANGES[name] and answers[n] or failed('the answer was lost')
+    again[n] = CHANGES[name] and answers[n] or { 'lost' }
     at = stop
   end
   if last ~= first then

@@ -32,6 +32,9 @@ pub enum Unfit {
     /// It lacks functions.
     #[error("version {0} is too old: 7.0 or newer is needed")]
     Version(String),
+    /// It can't be written to.
+    #[error("it is a replica: name the primary, or Sentinels that know it")]
+    Replica,
     /// It would remove events, silently.
     #[error("its maxmemory-policy is {0}, which removes keys: set noeviction")]
     Eviction(String),
@@ -85,6 +88,9 @@ impl Found {
         let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
         if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < OLDEST {
             return Err(Unfit::Version(version.to_owned()));
+        }
+        if self.field("role") == "slave" {
+            return Err(Unfit::Replica);
         }
         let policy = self.field("maxmemory_policy");
         if policy != "noeviction" {

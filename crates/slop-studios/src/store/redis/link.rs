@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value};
+use redis::{AsyncConnectionConfig, ConnectionAddr, ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::OpenError;
 use super::fitness::Found;
 use super::operation::hex;
+use super::target::{PRIMARY_INTERVAL, Target};
 
 /// How long an answer may take. Redis answers in milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,6 +38,8 @@ pub(super) struct Link {
     commands: MultiplexedConnection,
     subscription: MultiplexedConnection,
     heard: UnboundedReceiver<PushInfo>,
+    /// Whether the Sentinels name another primary.
+    moved: watch::Receiver<bool>,
 }
 
 /// A message on a channel.
@@ -46,7 +51,8 @@ pub(super) struct Heard {
 impl Link {
     /// Connects, and joins the order or begins it, if this Redis is fit for it. `epoch` is the caller's term, if it has
     /// one.
-    pub(super) async fn open(client: &Client, prefix: &str, epoch: &str) -> Result<(Self, Order, Found), OpenError> {
+    pub(super) async fn open(target: &Target, prefix: &str, epoch: &str) -> Result<(Self, Order, Found), OpenError> {
+        let client = target.client().await?;
         let (sender, heard) = unbounded_channel();
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -56,7 +62,8 @@ impl Link {
         found.check()?;
         let order = begin(&mut commands, prefix, epoch, &found).await?;
         let subscription = client.get_multiplexed_async_connection_with_config(&config.set_push_sender(sender)).await?;
-        Ok((Self { commands, subscription, heard }, order, found))
+        let moved = watch_primary(target.clone(), client.get_connection_info().addr().clone());
+        Ok((Self { commands, subscription, heard, moved }, order, found))
     }
 
     /// Hears these channels from now on.
@@ -85,7 +92,11 @@ impl Link {
     /// The next message; `None` if the connection is lost.
     pub(super) async fn hear(&mut self) -> Option<Heard> {
         loop {
-            let push = self.heard.recv().await?;
+            let push = tokio::select! {
+                push = self.heard.recv() => push?,
+                // Without a sender, there are no Sentinels.
+                Ok(_) = self.moved.wait_for(|moved| *moved) => return None,
+            };
             if push.kind == PushKind::Disconnection {
                 return None;
             }
@@ -103,6 +114,24 @@ impl Link {
             }
         }
     }
+}
+
+/// Asks the Sentinels from time to time whether this is still the primary.
+fn watch_primary(target: Target, primary: ConnectionAddr) -> watch::Receiver<bool> {
+    let (moved, has_moved) = watch::channel(false);
+    if target.may_move() {
+        tokio::spawn(async move {
+            while !moved.is_closed() {
+                sleep(PRIMARY_INTERVAL).await;
+                if target.named().await.is_some_and(|named| named != primary) {
+                    tracing::warn!("the Sentinels name another primary");
+                    let _ = moved.send(true);
+                    return;
+                }
+            }
+        });
+    }
+    has_moved
 }
 
 /// The message that a push brings, if it is one.

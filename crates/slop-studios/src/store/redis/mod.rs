@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, ready};
-use redis::{Client, IntoConnectionInfo as _, ProtocolVersion, RedisError};
+use redis::RedisError;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
@@ -43,28 +43,32 @@ mod revocations;
 mod script;
 mod sessions;
 mod shared;
+mod target;
 mod unsaved;
 mod worker;
 
 pub use fitness::{Durability, Unfit};
+pub use target::{BadUrl, Target};
 
 use answer::{Answer, Deliveries, KeptReceipt, refusal, state_of, unexpected};
 use operation::Operation;
 use script::Script;
 use shared::Shared;
-use worker::{Request, Worker};
+use worker::{Request, Safety, Worker};
 
 /// The options of a store in Redis.
 #[derive(Clone)]
 pub struct Options {
-    /// `redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS.
-    pub url: String,
+    /// The Redis, or the Sentinels that name it.
+    pub target: Target,
     /// What the names of keys and channels begin with. Servers with the same prefix are nodes of one cluster.
     pub prefix: String,
     /// The limits of the stored data.
     pub bounds: Bounds,
     /// What the operator says of Redis' durability, if anything.
     pub durability: Option<Durability>,
+    /// The number of replicas that must have a change before it is answered.
+    pub replicas: usize,
     /// See [`StoreControl::socket_id_key`]. All nodes have the same one.
     pub socket_id_key: [u8; 16],
     /// The tag of this node in the ids that it makes.
@@ -79,7 +83,7 @@ pub struct Options {
 pub type NodeOfSocketId = Arc<dyn Fn(&str) -> Option<u32> + Send + Sync>;
 
 impl fmt::Debug for Options {
-    /// Without the URL, which may contain a password, and without the key.
+    /// Without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options").field("prefix", &self.prefix).field("node", &self.node).finish_non_exhaustive()
     }
@@ -97,6 +101,9 @@ pub enum OpenError {
     /// The connection was lost.
     #[error("Redis: the connection was lost")]
     Lost,
+    /// The Sentinels do not answer, or do not agree.
+    #[error("Redis: most of the Sentinels do not name one primary")]
+    NoPrimary,
     /// The thread could not be started.
     #[error("start the thread that speaks with Redis: {0}")]
     Thread(#[from] std::io::Error),
@@ -137,16 +144,15 @@ impl RedisStore {
         dispatch: Arc<dyn Dispatch>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
-        let info = options.url.as_str().into_connection_info()?;
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings))?;
         // The braces keep all keys in one slot.
         let prefix = format!("{{{}}}:", options.prefix);
         let (sender, receiver) = unbounded_channel();
         let (opened, result) = std::sync::mpsc::channel();
         let shared = Arc::new(Shared::new(metrics));
         let worker_shared = Arc::clone(&shared);
-        let (bounds, durability) = (options.bounds, options.durability);
+        let bounds = options.bounds;
+        let (target, safety) =
+            (options.target.clone(), Safety { durability: options.durability, replicas: options.replicas });
         let (tag, address) = (options.node, options.address.clone().unwrap_or_default());
         let (end, ended) = std::sync::mpsc::channel();
         let serve = move || {
@@ -163,7 +169,7 @@ impl RedisStore {
                 let node = uuid::Uuid::now_v7().simple().to_string();
                 let script = |epoch| Script::new(&prefix, epoch, &node, (tag, &address), &bounds);
                 let shared = (dispatch, worker_shared);
-                match Worker::connect((client, durability), &prefix, script, receiver, shared).await {
+                match Worker::connect((target, safety), &prefix, script, receiver, shared).await {
                     Ok((worker, link, last)) => {
                         let _ = opened.send(Ok(last));
                         worker.run(link).await;

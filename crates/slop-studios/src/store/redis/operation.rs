@@ -67,6 +67,11 @@ impl Operation {
         self
     }
 
+    /// Whether somebody is told that the change is kept.
+    pub(super) fn is_published(&self) -> bool {
+        matches!(self.name, "room" | "media" | "notification" | "read" | "revoke")
+    }
+
     /// The bytes that it takes in a batch, about.
     pub(super) fn size(&self) -> usize {
         self.arguments.iter().map(|argument| argument.as_bytes().len() + 16).sum()

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use redis::{Client, RedisError, Value};
+use redis::{RedisError, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep, timeout};
 
 use super::super::{Dispatch, Room, StoreError};
 use super::OpenError;
 use super::answer::{Answer, Reply};
-use super::fitness::Durability;
 use super::hearing::{Batch, Hearing, MARK_TIMEOUT};
 use super::link::{Link, Order};
 use super::operation::Operation;
 use super::script::Script;
 use super::shared::Shared;
-use super::worker::{BATCH_OPERATIONS, Ended, Request, Worker, answers_of, lost};
+use super::target::Target;
+use super::worker::{BATCH_OPERATIONS, Ended, Request, Safety, Worker, answers_of, lost};
 use super::{catch_up, lease};
 
 /// How long requests wait for a lost connection. Then they are answered that the store is unavailable.
@@ -37,19 +37,19 @@ fn connection_lost(error: RedisError) -> Ended {
 impl Worker {
     /// Connects, and begins the order if there is none. Returns the worker, its connections, and the last number.
     pub(super) async fn connect(
-        (client, durability): (Client, Option<Durability>),
+        (target, safety): (Target, Safety),
         prefix: &str,
         script: impl FnOnce(String) -> Script,
         requests: UnboundedReceiver<Request>,
         (dispatch, shared): (Arc<dyn Dispatch>, Arc<Shared>),
     ) -> Result<(Self, Link, u64), OpenError> {
-        let (mut link, Order { epoch, last, .. }, found) = Link::open(&client, prefix, "").await?;
-        shared.is_kept.store(found.keeps(durability), Ordering::Relaxed);
+        let (mut link, Order { epoch, last, .. }, found) = Link::open(&target, prefix, "").await?;
+        shared.is_kept.store(found.keeps(safety.durability), Ordering::Relaxed);
         let script = script(epoch);
         link.load(script.text()).await?;
         let hearing = Hearing::new(&script, last, dispatch, Arc::clone(&shared));
         let (rooms, usage_due) = (HashSet::new(), Instant::now());
-        let mut worker = Self { client, durability, script, rooms, requests, shared, usage_due, number: 0, hearing };
+        let mut worker = Self { target, safety, script, rooms, requests, shared, usage_due, number: 0, hearing };
         link.subscribe(&worker.own_channels()).await?;
         worker.begin_lease(&mut link).await.map_err(|_ended| OpenError::Lost)?;
         worker.shared.available();
@@ -106,7 +106,7 @@ impl Worker {
     }
 
     async fn open_link(&self, epoch: &str) -> Result<(Link, Order), Ended> {
-        let opened = Link::open(&self.client, self.script.prefix(), epoch).await;
+        let opened = Link::open(&self.target, self.script.prefix(), epoch).await;
         let (mut link, order, found) = opened.map_err(|error| {
             match &error {
                 OpenError::Unfit(reason) => tracing::warn!(%reason, "Redis is not used"),
@@ -114,7 +114,7 @@ impl Worker {
             }
             Ended::Lost
         })?;
-        self.shared.is_kept.store(found.keeps(self.durability), Ordering::Relaxed);
+        self.shared.is_kept.store(found.keeps(self.safety.durability), Ordering::Relaxed);
         link.load(self.script.text()).await.map_err(connection_lost)?;
         Ok((link, order))
     }

@@ -12,7 +12,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::{Client, Value};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisResult, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
@@ -27,6 +28,7 @@ use super::link::{Link, is_refusal, lacks_function};
 use super::operation::Operation;
 use super::script::Script;
 use super::shared::Shared;
+use super::target::Target;
 
 /// A request to the worker.
 pub(super) enum Request {
@@ -58,11 +60,22 @@ const BATCH_BYTES: usize = 1 << 20;
 /// How often the stored amounts are looked at. The mark behind this batch shows that the connections are alive.
 const USAGE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// See the module.
-pub(super) struct Worker {
-    pub(super) client: Client,
+/// When a change counts as safe.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Safety {
     /// What the operator says that Redis does.
     pub(super) durability: Option<Durability>,
+    /// The number of replicas that must have it before it is answered.
+    pub(super) replicas: usize,
+}
+
+/// How long the replicas may take. Afterwards a publisher is told that nothing is known.
+const REPLICAS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Worker {
+    pub(super) target: Target,
+    pub(super) safety: Safety,
     pub(super) script: Script,
     pub(super) rooms: HashSet<Room>,
     pub(super) requests: UnboundedReceiver<Request>,
@@ -274,8 +287,8 @@ impl Worker {
         let Some(batch) = self.hearing.under_way() else { return Ok(()) };
         let command = self.script.command(batch.number, &batch.operations);
         let (began, requests) = (Instant::now(), batch.operations.len());
-        let mut commands = link.commands();
-        let mut sent = std::pin::pin!(commands.send_packed_command(&command));
+        let replicas = if batch.operations.iter().any(Operation::is_published) { self.safety.replicas } else { 0 };
+        let mut sent = std::pin::pin!(send(link.commands(), command, replicas));
         let result = loop {
             tokio::select! {
                 result = &mut sent => break result,
@@ -285,8 +298,14 @@ impl Worker {
                 },
             }
         };
-        match result.and_then(Value::extract_error) {
-            Ok(value) => {
+        match result {
+            Ok((_, known)) if known < replicas => {
+                self.shared.unavailable();
+                let error = format!("{known} of {replicas} replicas have the change in time: it may be lost");
+                self.hearing.answered(Err(StoreError::Unavailable(error.into())));
+                Ok(())
+            }
+            Ok((value, _)) => {
                 self.shared.available();
                 self.shared.metrics.store_committed(began.elapsed(), requests);
                 self.hearing.answered(answers_of(value));
@@ -342,6 +361,20 @@ impl Worker {
             }
         })
     }
+}
+
+/// Sends a batch. Returns the answer, and the number of replicas that have the batch, if some have to.
+async fn send(mut commands: MultiplexedConnection, command: Cmd, replicas: usize) -> RedisResult<(Value, usize)> {
+    if replicas == 0 {
+        let value = commands.send_packed_command(&command).await?;
+        return Ok((value.extract_error()?, 0));
+    }
+    let mut both = redis::pipe();
+    both.add_command(command).cmd("WAIT").arg(replicas).arg(REPLICAS_TIMEOUT.as_millis() as u64);
+    let mut answers = commands.send_packed_commands(&both, 0, 2).await?.into_iter();
+    let value = answers.next().unwrap_or(Value::Nil).extract_error()?;
+    let known = answers.next().unwrap_or(Value::Nil).extract_error()?;
+    Ok((value, redis::from_redis_value(known)?))
 }
 
 /// The answers out of the answer to a batch.

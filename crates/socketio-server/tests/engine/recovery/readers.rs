@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use socketio_server::{Claimed, Config, Missed, Position, Recalled, Recovery, SavedSession, Saving, SessionKeeper};
+use socketio_server::{
+    Claimed, Config, Missed, NotRecalled, Position, Recalled, Recovery, SavedSession, Saving, SessionKeeper,
+};
 use tokio::sync::Semaphore;
 
 use super::client::studio;
@@ -54,12 +56,12 @@ impl SessionKeeper for Slow {
         Box::pin(async move {
             let _under_way = under_way;
             answers.acquire().await.expect("it stays open").forget();
-            None
+            Err(NotRecalled::Gone)
         })
     }
 
     fn missed(&self, _namespace: &str, _rooms: Vec<(Arc<str>, Position)>, _offset: Position) -> Recalled<Missed> {
-        Box::pin(std::future::ready(None))
+        Box::pin(std::future::ready(Err(NotRecalled::Gone)))
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
 
 use serde_json::json;
 use socketio_server::{
-    Before, Claimed, Config, Missed, MissedEvent, Namespace, Position, Recalled, Recovery, SavedSession, Saving,
-    SessionKeeper,
+    Before, Claimed, Config, Missed, MissedEvent, Namespace, NotRecalled, Position, Recalled, Recovery, SavedSession,
+    Saving, SessionKeeper,
 };
 use tokio::sync::oneshot;
 
@@ -70,7 +70,7 @@ impl SessionKeeper for Cellar {
             if let Some(gate) = gate {
                 let _ = gate.await;
             }
-            session.map(Claimed::Saved)
+            session.map(Claimed::Saved).ok_or(NotRecalled::Gone)
         })
     }
 
@@ -89,7 +89,7 @@ impl SessionKeeper for Cellar {
             if let Some(gate) = gate {
                 let _ = gate.await;
             }
-            Some(Missed { events: missed, until })
+            Ok(Missed { events: missed, until })
         })
     }
 }

@@ -106,7 +106,8 @@ fn store_over(url: &str, prefix: &str, dispatch: Arc<dyn Dispatch>) -> RedisStor
 
 fn options(url: &str) -> Options {
     Options {
-        url: url.to_owned(),
+        target: url.parse().expect("a URL"),
+        replicas: 0,
         prefix: "slop".to_owned(),
         bounds: bounds_of(Path::new("")).bounds,
         durability: None,
@@ -206,8 +207,8 @@ fn foreign_values_end_what_needs_them_and_nothing_else() {
         store.commit(media("4", "n", Step::Complete)),
     ];
     let outcomes = commits.map(|commit| wait(commit).map(|committed| committed.id.to_string()));
-    assert!(matches!(&outcomes[0], Err(StoreError::Unavailable(_))), "{outcomes:?}");
-    assert!(matches!(&outcomes[2], Err(StoreError::Unavailable(_))), "{outcomes:?}");
+    assert!(matches!(&outcomes[0], Err(StoreError::Damaged(_))), "{outcomes:?}");
+    assert!(matches!(&outcomes[2], Err(StoreError::Damaged(_))), "{outcomes:?}");
     assert_eq!((&outcomes[1], &outcomes[3]), (&Ok("2".to_owned()), &Ok("4".to_owned())));
     for message in ["x", "1 2 3", "99 0 0 n d - 0 1:/1:r0:1:e0:", "\"\""] {
         redis.command(&format!("PUBLISH {{slop}}:room:/:r \"{message}\""));
