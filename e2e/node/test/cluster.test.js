@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { connect, open } from '../client.js';
 import { Cluster, spread } from '../cluster.js';
+import { Proxy } from '../proxy.js';
 import { acks, events } from '../shapes.js';
 import { token } from '../server.js';
 import { until } from '../wait.js';
@@ -143,6 +144,29 @@ describe('three nodes', () => {
       assert.deepEqual(await client.next('direct'), { round });
     }
     assert.equal(client.all('update').length, 6);
+    client.close();
+  });
+
+  test('what was sent to a client alone comes back on another node', async () => {
+    await a.notify('handed', { type: 'info', title: 't', message: 'm', id: 'n1' });
+    const proxy = await Proxy.to(b.port);
+    const user = { token: token({ userId: 'handed' }), nsp: '/notifications' };
+    const client = await connect({ url: proxy.url, clients: a.clients }, { ...user, ...SOON });
+    assert.equal((await client.next('notification')).id, 'n1');
+    const before = client.id;
+    // The answers of these events, and an event that follows, are lost with the connection.
+    proxy.cut({ silently: true });
+    const moved = new Promise((resolve) => client.socket.io.on('open', resolve));
+    client.socket.io.uri = c.url;
+    client.socket.io.engine.close();
+    await moved;
+    await until(() => client.socket.connected, 'reconnect');
+    assert.deepEqual([client.socket.recovered, client.id], [true, before]);
+    await client.fence();
+    assert.equal(client.all('notification').length, 1, 'a notification that has arrived is not sent again');
+    // The first node does not keep the socket until its heartbeats fail.
+    await until(async () => (await b.request('GET', '/metrics')).text.match(/slop_disconnects_total\{[^}]*session resumed elsewhere[^}]*\} ([1-9])/), 'the end of the old connection', 3_000);
+    await proxy.close();
     client.close();
   });
 

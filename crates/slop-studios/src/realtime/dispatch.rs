@@ -10,8 +10,10 @@ use crate::contract::namespaces::{MEDIA, NOTIFICATIONS};
 use crate::contract::rooms;
 use crate::realtime::inbox::Inboxes;
 use crate::realtime::revoke::Enforcer;
+use crate::realtime::saved_sessions::record_of;
+use crate::realtime::secrets::Secrets;
 use crate::realtime::session::Sessions;
-use crate::store::{CommittedEvent, Delivery, Dispatch, Dispatched, Effect, RevocationChange, Room};
+use crate::store::{CommittedEvent, Delivery, Dispatch, Dispatched, Effect, RevocationChange, Room, SessionRecord};
 
 /// Hands committed events to the engine. The store calls it in commit order, and the engine keeps that order.
 #[derive(Debug)]
@@ -20,12 +22,13 @@ pub(crate) struct EngineDispatch {
     sessions: Arc<Sessions>,
     inboxes: Arc<Inboxes>,
     enforcer: Arc<Enforcer>,
+    secrets: Arc<Secrets>,
 }
 
 impl EngineDispatch {
-    pub(crate) fn new(enforcer: Arc<Enforcer>, inboxes: Arc<Inboxes>) -> Self {
+    pub(crate) fn new(enforcer: Arc<Enforcer>, inboxes: Arc<Inboxes>, secrets: Arc<Secrets>) -> Self {
         let (handle, sessions) = (enforcer.handle.clone(), Arc::clone(&enforcer.sessions));
-        Self { handle, sessions, inboxes, enforcer }
+        Self { handle, sessions, inboxes, enforcer, secrets }
     }
 
     /// Emits the event to the sockets in its rooms, once to each socket.
@@ -102,6 +105,14 @@ impl Dispatch for EngineDispatch {
     fn revoked(&self, change: RevocationChange) -> BoxFuture<'static, u64> {
         let enforcer = Arc::clone(&self.enforcer);
         Box::pin(async move { enforcer.enforce(change).await })
+    }
+
+    fn hand_over(&self, sealed: &str) -> BoxFuture<'static, Option<SessionRecord>> {
+        let (handle, pid) = (self.handle.clone(), self.secrets.open(sealed));
+        Box::pin(async move {
+            let pid = pid?;
+            Some(record_of(&pid, handle.hand_over(&pid).await?))
+        })
     }
 
     fn lost(&self, room: &Room) {

@@ -7,6 +7,7 @@ pub(crate) mod namespaces;
 pub(crate) mod owners;
 pub(crate) mod revoke;
 pub(crate) mod saved_sessions;
+pub(crate) mod secrets;
 pub(crate) mod session;
 mod subscriptions;
 pub(crate) mod user_rate;

@@ -1,5 +1,6 @@
 //! Session persistence across restarts: the engine's session keeper on top of the store.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::contract::namespaces;
 use crate::contract::time::Moment;
 use crate::limits::ALIVE_INTERVAL;
 use crate::realtime::interest::Interest;
+use crate::realtime::secrets::Secrets;
 use crate::realtime::session::SavedState;
 use crate::store::{ClaimedSession, Replay, ReplayedEvent, Room, SessionKey, SessionRecord, Store, StoreError};
 
@@ -21,13 +23,30 @@ use crate::store::{ClaimedSession, Replay, ReplayedEvent, Room, SessionKey, Sess
 pub(crate) struct StoreKeeper {
     store: Arc<dyn Store>,
     interest: Arc<Interest>,
+    secrets: Arc<Secrets>,
     window: Duration,
 }
 
 impl StoreKeeper {
     /// Creates a keeper. A client may be away for up to `window`, even if the server restarts during that time.
-    pub(crate) fn new(store: Arc<dyn Store>, interest: Arc<Interest>, window: Duration) -> Self {
-        Self { store, interest, window }
+    pub(crate) fn new(store: Arc<dyn Store>, interest: Arc<Interest>, secrets: Arc<Secrets>, window: Duration) -> Self {
+        Self { store, interest, secrets, window }
+    }
+}
+
+/// The record of a session, as its socket has it now.
+pub(super) fn record_of(pid: &str, session: SavedSession) -> SessionRecord {
+    SessionRecord {
+        key: key_of(pid),
+        namespace: session.namespace,
+        socket_id: session.socket_id,
+        rooms: session.rooms.into_iter().map(|(room, joined)| (room, joined.get())).collect(),
+        data: session.data,
+        since_seq: session.since.get(),
+        updated_at: Moment::now(),
+        left_at: None,
+        before: session.before,
+        own_events: session.own_events,
     }
 }
 
@@ -39,17 +58,7 @@ fn key_of(pid: &str) -> SessionKey {
 
 impl SessionKeeper for StoreKeeper {
     fn save(&self, pid: &str, session: SavedSession) -> Option<Saving> {
-        self.store.save_session(SessionRecord {
-            key: key_of(pid),
-            namespace: session.namespace,
-            socket_id: session.socket_id,
-            rooms: session.rooms.into_iter().map(|(room, joined)| (room, joined.get())).collect(),
-            data: session.data,
-            since_seq: session.since.get(),
-            updated_at: Moment::now(),
-            left_at: None,
-            before: session.before,
-        })
+        self.store.save_session(record_of(pid, session))
     }
 
     fn left(&self, pid: &str, since: Position) {
@@ -70,19 +79,26 @@ impl SessionKeeper for StoreKeeper {
 
     fn claim(&self, pid: &str, is_here: bool) -> Recalled<Claimed> {
         let (store, key, window) = (Arc::clone(&self.store), key_of(pid), self.window);
+        let sealed = if store.has_other_nodes() { self.secrets.seal(pid) } else { String::new() };
         Box::pin(async move {
-            let claimed = claim(&*store, key, is_here, window).await;
+            let claimed = claim(&*store, (key, sealed), is_here, window).await;
             recalled(&*store, claimed, "claim a session")
         })
     }
 
-    fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, Position)>, offset: Position) -> Recalled<Missed> {
+    fn missed(
+        &self,
+        namespace: &str,
+        rooms: Vec<(Arc<str>, Position)>,
+        offset: Position,
+        own_events: bool,
+    ) -> Recalled<Missed> {
         let (store, namespace) = (Arc::clone(&self.store), namespaces::named(namespace));
         let rooms = rooms.into_iter().map(|(room, joined)| (room, joined.get())).collect();
         let interest = Arc::clone(&self.interest);
         Box::pin(async move {
             let namespace = namespace.ok_or(NotRecalled::Gone)?;
-            let missed = read_missed(&*store, &interest, namespace, rooms, offset.get()).await;
+            let missed = read_missed(&*store, &interest, namespace, rooms, (offset.get(), own_events)).await;
             recalled(&*store, missed, "read what a session has missed")
         })
     }
@@ -103,11 +119,11 @@ fn recalled<T>(store: &dyn Store, read: Result<Option<T>, StoreError>, what: &st
 
 async fn claim(
     store: &dyn Store,
-    key: SessionKey,
+    (key, sealed): (SessionKey, String),
     is_here: bool,
     window: Duration,
 ) -> Result<Option<Claimed>, StoreError> {
-    let record = match store.claim_session(key).await? {
+    let record = match store.claim_session(key, sealed).await? {
         Some(ClaimedSession::Own(_)) if is_here => return Ok(Some(Claimed::Here)),
         Some(ClaimedSession::Own(record) | ClaimedSession::Stored(record)) => record,
         None => return Ok(None),
@@ -117,7 +133,8 @@ async fn claim(
     }
     let mut session = SavedSession::new(record.namespace, record.socket_id, record.since_seq.into());
     session.rooms = record.rooms.into_iter().map(|(room, joined)| (room, joined.into())).collect();
-    session.data = up_to_date(store, &record.data).await?;
+    session.data = up_to_date(store, &record.data, record.own_events.is_some()).await?;
+    session.own_events = record.own_events;
     Ok(Some(Claimed::Saved(session)))
 }
 
@@ -128,15 +145,21 @@ async fn read_missed(
     interest: &Arc<Interest>,
     namespace: &'static str,
     rooms: Vec<(Arc<str>, u64)>,
-    after: u64,
+    (after, own_events): (u64, bool),
 ) -> Result<Option<Missed>, StoreError> {
+    let joined: HashMap<Arc<str>, u64> = rooms.iter().cloned().collect();
     let names = rooms.iter().map(|(room, _)| Room { namespace, room: Arc::clone(room) });
     let entered = interest.enter_all(names.collect());
     let until = if store.has_other_nodes() { u64::MAX } else { store.boot_seq().saturating_sub(1) };
     let replay = store.replay(namespace, rooms, after, until);
     let (entered, replay) = join(OptionFuture::from(entered), replay).await;
     entered.transpose()?;
-    let Replay { complete, events, up_to } = replay?;
+    let Replay { complete, mut events, up_to } = replay?;
+    if own_events {
+        // The states that the client was sent when it joined are among its own events.
+        let joined = |room: &String| joined.get(&**room).copied().unwrap_or_default();
+        events.retain(|event| event.rooms.iter().any(|room| event.seq > after.max(joined(room))));
+    }
     Ok(complete.then(|| Missed { events: events.into_iter().map(missed).collect(), until: up_to.into() }))
 }
 
@@ -144,8 +167,9 @@ fn missed(ReplayedEvent { seq, envelope, rooms }: ReplayedEvent) -> MissedEvent 
     MissedEvent::new(seq.into(), &*envelope.event, &*envelope.argument).to(rooms)
 }
 
-/// The saved state of a session, completed with the media owners that became known since the save.
-async fn up_to_date(store: &dyn Store, saved: &str) -> Result<String, StoreError> {
+/// The saved state of a session, completed with the media owners that became known since the save. Without the events
+/// that were sent to the socket alone, the inbox starts again.
+async fn up_to_date(store: &dyn Store, saved: &str, own_events: bool) -> Result<String, StoreError> {
     let Ok(mut state) = serde_json::from_str::<SavedState>(saved) else { return Ok(saved.to_owned()) };
     let without = state.subscriptions.iter().filter(|(_, owner)| owner.is_none());
     let without: Vec<_> = without.map(|(media_id, _)| media_id.clone()).collect();
@@ -153,7 +177,9 @@ async fn up_to_date(store: &dyn Store, saved: &str) -> Result<String, StoreError
         let owners = store.media_owners(without).await?;
         state.subscriptions.extend(owners.into_iter().map(|(media_id, owner)| (media_id, Some(owner))));
     }
-    state.restart_inbox();
+    if !own_events {
+        state.restart_inbox();
+    }
     Ok(serde_json::to_string(&state).unwrap_or_default())
 }
 
@@ -168,7 +194,7 @@ mod tests {
     fn a_client_may_be_away_for_the_window_however_often_the_server_was_restarted() {
         let window = Duration::from_secs(120);
         let store: Arc<dyn Store> = Arc::new(temporary(Arc::<Recorder>::default()));
-        let keeper = StoreKeeper::new(Arc::clone(&store), Arc::default(), window);
+        let keeper = StoreKeeper::new(Arc::clone(&store), Arc::default(), Arc::new(Secrets::new(&[1; 32])), window);
         for (pid, away, is_known) in [("a", 0, true), ("b", 119, true), ("c", 126, false)] {
             store.save_session(SessionRecord {
                 key: key_of(pid),
@@ -180,6 +206,7 @@ mod tests {
                 updated_at: Moment::now(),
                 left_at: Some(Moment::now().before(Duration::from_secs(away))),
                 before: Before::Nothing,
+                own_events: None,
             });
             assert_eq!(wait(keeper.claim(pid, false)).is_ok(), is_known, "{away}");
         }

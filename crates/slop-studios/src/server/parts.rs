@@ -26,6 +26,7 @@ use crate::realtime::namespaces;
 use crate::realtime::owners::NewOwners;
 use crate::realtime::revoke::{Enforcer, Revoker};
 use crate::realtime::saved_sessions::StoreKeeper;
+use crate::realtime::secrets::Secrets;
 use crate::realtime::session::Sessions;
 use crate::realtime::user_rate::UserRates;
 use crate::refusals::Refusals;
@@ -59,7 +60,9 @@ pub(super) fn start(
     let sessions = sessions(settings, runtime, &handle, &revocations, &refusals, metrics)?;
     let inboxes = Arc::<Inboxes>::default();
     let enforcer = Arc::new(Enforcer { revocations, sessions: Arc::clone(&sessions), handle: handle.clone() });
-    let dispatch = Arc::new(EngineDispatch::new(Arc::clone(&enforcer), Arc::clone(&inboxes)));
+    // Without other nodes, nothing is sealed.
+    let secrets = Arc::new(Secrets::new(&settings.cluster_key("sessions").unwrap_or_default()));
+    let dispatch = Arc::new(EngineDispatch::new(Arc::clone(&enforcer), Arc::clone(&inboxes), Arc::clone(&secrets)));
     let node = Node::listen(settings, keep, runtime)?;
     let controlled = open_store(settings, keep, dispatch, metrics, (&handle, node.as_ref()))?;
     let store: Arc<dyn Store> = Arc::<dyn StoreControl>::clone(&controlled);
@@ -97,7 +100,7 @@ pub(super) fn start(
     };
     let noted = Arc::clone(&refusals);
     let builder = builder
-        .recovery(recovery(settings, &*controlled, &store, &sessions.interest))
+        .recovery(recovery(settings, &*controlled, &store, (&sessions.interest, &secrets)))
         .observe_rooms(Arc::<Interest>::clone(&sessions.interest))
         .fallback(Api::new(Arc::new(app), options))
         .on_refusal(move |client| noted.note_client(client));
@@ -223,9 +226,9 @@ fn recovery(
     settings: &Settings,
     controlled: &dyn StoreControl,
     store: &Arc<dyn Store>,
-    interest: &Arc<Interest>,
+    (interest, secrets): (&Arc<Interest>, &Arc<Secrets>),
 ) -> Recovery {
-    let keeper = StoreKeeper::new(Arc::clone(store), Arc::clone(interest), settings.recovery);
+    let keeper = StoreKeeper::new(Arc::clone(store), Arc::clone(interest), Arc::clone(secrets), settings.recovery);
     Recovery {
         window: settings.recovery,
         after: Some(store.boot_seq().saturating_sub(1).into()),

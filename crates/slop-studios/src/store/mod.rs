@@ -179,6 +179,12 @@ pub trait Dispatch: Debug + Send + Sync {
     /// store with other nodes.
     fn lost(&self, _room: &Room) {}
 
+    /// Takes a session away from this node, and returns it, if the node has it. See [`SessionStore::claim_session`] for
+    /// the form of its secret id.
+    fn hand_over(&self, _sealed: &str) -> BoxFuture<'static, Option<SessionRecord>> {
+        Box::pin(std::future::ready(None))
+    }
+
     /// Begins anew after events were lost: no client may continue, and nothing that was dispatched before counts. Called
     /// only by a store with other nodes.
     fn reset(&self) {}

@@ -36,9 +36,14 @@ pub trait SessionStore: Debug + Send + Sync {
     /// takes no other position in the order, so that changes wait a bounded time for it, however many callers ask.
     fn session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>>;
 
-    /// Takes a session over from another node: from here on, what that node does with it has no effect. Otherwise like
-    /// [`session`](Self::session).
-    fn claim_session(&self, key: SessionKey) -> BoxFuture<'_, Result<Option<ClaimedSession>, StoreError>> {
+    /// Takes a session over from another node: from here on, what that node does with it has no effect. If that node
+    /// runs, it is asked first to [hand over](super::Dispatch::hand_over) the session. `sealed` is the session's secret id
+    /// in a form that only the nodes can read. Otherwise like [`session`](Self::session).
+    fn claim_session(
+        &self,
+        key: SessionKey,
+        _sealed: String,
+    ) -> BoxFuture<'_, Result<Option<ClaimedSession>, StoreError>> {
         Box::pin(async move { Ok(self.session(key).await?.map(ClaimedSession::Stored)) })
     }
 }
@@ -76,4 +81,6 @@ pub struct SessionRecord {
     pub left_at: Option<Moment>,
     /// The state of the session's earlier record.
     pub before: Before,
+    /// The events that were sent to the socket alone, in the engine's form, if another node has handed them over.
+    pub own_events: Option<String>,
 }

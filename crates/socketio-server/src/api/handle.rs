@@ -180,6 +180,12 @@ impl Handle {
         self.0.namespaces.get()?.get(name).copied()
     }
 
+    /// The name of a namespace; empty if there is none with this index.
+    pub(crate) fn namespace_name(&self, index: u16) -> &'static str {
+        let names = self.0.namespaces.get();
+        names.and_then(|names| names.iter().find(|(_, known)| **known == index)).map_or("", |(name, _)| name)
+    }
+
     /// The number of a key in one namespace. Two keys share a number once in 2^64 cases.
     pub(super) fn latest_number(&self, namespace: u16, key: &str) -> NonZeroU64 {
         NonZeroU64::new(self.0.latest_keys.hash_one((namespace, key))).unwrap_or(NonZeroU64::MIN)

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::Connection;
 use crate::{
-    DisconnectReason, RecoveryFailure, Socket, SocketRef,
+    DisconnectReason, Handle, RecoveryFailure, Socket, SocketRef,
     api::event::EventArgs,
     config::{CROWDED_PAUSE, CROWDED_PAUSES, LARGEST_WAIT},
     delivery::frame::Frame,
@@ -20,7 +20,6 @@ use crate::{
         Away, Claimed, Direct, Entry, Memory, MissedEvent, NotRecalled, Offset, SavedSession, SessionKeeper,
         SocketRecovery, TooLate, Whereabouts, keeper,
     },
-    shard::Shard,
 };
 
 /// A client's claim to its earlier session.
@@ -188,6 +187,7 @@ async fn read(
         Some(address) => Some(shard.readers.enter(address).await),
         None => None,
     };
+    let mut has_own_events = found.is_some();
     if is_shared || found.is_none() {
         match keeper
             .claim(claim.pid.as_str(), found.is_some())
@@ -196,7 +196,10 @@ async fn read(
         {
             Claimed::Here => {}
             Claimed::Saved(session) => {
-                *found = Some(FoundSession { session, direct: Direct::default(), recalled: Recalled::default() });
+                let direct = session.own_events.as_deref().and_then(Direct::of_text).map(Direct::unpack);
+                has_own_events = direct.is_some();
+                let direct = direct.unwrap_or_default();
+                *found = Some(FoundSession { session, direct, recalled: Recalled::default() });
             }
         }
     }
@@ -206,7 +209,7 @@ async fn read(
     if is_shared || after < begun {
         let mut rooms = session.rooms.clone();
         rooms.push((session.socket_id.as_str().into(), Position::NONE));
-        let missed = keeper.missed(&session.namespace, rooms, after).await;
+        let missed = keeper.missed(&session.namespace, rooms, after, has_own_events).await;
         let missed = missed.map_err(|error| failure(error, RecoveryFailure::Forgotten))?;
         let keeper::Missed { mut events, until } = missed;
         // The history has all later events.
@@ -232,7 +235,7 @@ async fn take_when_free(
             Taken::HeldBy(socket) if socket.is_of(connection.key, shard.id) => return None,
             // The client noticed the loss of its connection before the server did.
             Taken::HeldBy(socket) => {
-                let _ = timeout(patience, hang_up(shard, socket)).await;
+                let _ = timeout(patience, hang_up(&shard.handle, socket)).await;
             }
             // The same holds for a connection on which the session is being resumed.
             Taken::Returning(returned) => {
@@ -294,10 +297,32 @@ impl Drop for Returning<'_> {
     }
 }
 
+impl Handle {
+    /// Takes a session away from this server, for another server that its client has come back to: closes its client's
+    /// connection, if there is one, and forgets the session. `None` if this server does not have it. The keeper is not
+    /// told.
+    pub async fn hand_over(&self, pid: &str) -> Option<SavedSession> {
+        let (recovery, pid) = (self.recovery()?, Id::parse(pid)?);
+        loop {
+            match take(recovery, &pid) {
+                Taken::Session(taken) => {
+                    recovery.sessions().end(&pid);
+                    let (mut session, direct) = taken.ok()??.unpack(|index| self.namespace_name(index));
+                    session.own_events = Some(direct.to_text());
+                    return Some(session);
+                }
+                Taken::HeldBy(socket) => hang_up(self, socket).await,
+                // The client has come back here too.
+                Taken::Returning(_) => return None,
+            }
+        }
+    }
+}
+
 /// Closes a socket's connection, on any shard, and waits until that is done.
-async fn hang_up(shard: &Shard, socket: SocketRef) {
+async fn hang_up(handle: &Handle, socket: SocketRef) {
     let (done, is_done) = oneshot::channel::<()>();
-    shard.handle.with_socket(socket, move |socket| {
+    handle.with_socket(socket, move |socket| {
         if let Some(socket) = socket {
             socket.inner().connection.hand_over(done);
         }

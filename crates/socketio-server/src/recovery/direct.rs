@@ -1,8 +1,11 @@
 //! The events emitted to one socket alone, for as long as they may not have arrived.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{borrow::Cow, collections::VecDeque, rc::Rc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
+use socketio_protocol::engine_io::encode_binary;
 
 use crate::{
     config::FRAME_OVERHEAD,
@@ -35,7 +38,7 @@ struct Log<F> {
 }
 
 /// The position of an event in the order of emission.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Emitted {
     number: u32,
     /// The offset of the last broadcast before it.
@@ -197,6 +200,77 @@ impl Direct<Frame> {
     pub(crate) fn unpack(self) -> Direct {
         self.map(Rc::new)
     }
+
+    /// The events as a text, for another server.
+    pub(crate) fn to_text(&self) -> String {
+        let log = self.log.as_deref();
+        let text = Text {
+            last: self.last,
+            arrived: self.arrived,
+            forgotten: log.and_then(|log| log.forgotten),
+            events: log.into_iter().flat_map(|log| &log.events).map(TextEvent::of).collect(),
+        };
+        // Numbers and texts always have a JSON form.
+        serde_json::to_string(&text).unwrap_or_default()
+    }
+
+    /// Reads the text of another server. `None` if it is not one.
+    pub(crate) fn of_text(text: &str) -> Option<Self> {
+        let Text { last, arrived, forgotten, events } = serde_json::from_str(text).ok()?;
+        let mut log = Log { forgotten, ..Log::default() };
+        for TextEvent { emitted, room, frames } in events {
+            let frames = frames.iter().map(|frame| frame_of_text(frame)).collect::<Option<_>>()?;
+            let event = Event { emitted, room: room.map(|room| room.into()), frames };
+            log.bytes += event.frames.iter().map(|frame: &Frame| frame.len() + FRAME_OVERHEAD).sum::<usize>();
+            log.events.push_back(event);
+        }
+        let log = (!log.events.is_empty() || log.forgotten.is_some()).then(|| Box::new(log));
+        Some(Self { last, asked: arrived, arrived, log })
+    }
+}
+
+/// The form of the events for another server.
+#[derive(Serialize, Deserialize)]
+struct Text<'a> {
+    last: u32,
+    arrived: u32,
+    forgotten: Option<Emitted>,
+    #[serde(borrow)]
+    events: Vec<TextEvent<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TextEvent<'a> {
+    emitted: Emitted,
+    #[serde(borrow)]
+    room: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    frames: Vec<Cow<'a, str>>,
+}
+
+impl<'a> TextEvent<'a> {
+    fn of(Event { emitted, room, frames }: &'a Event<Frame>) -> Self {
+        let frames = frames.iter().map(frame_to_text).collect();
+        Self { emitted: *emitted, room: room.as_deref().map(Cow::Borrowed), frames }
+    }
+}
+
+/// A frame as it stands in a polling payload: a text packet begins with a digit, a binary one with a `b`.
+fn frame_to_text(frame: &Frame) -> Cow<'_, str> {
+    if frame.is_binary() {
+        let mut text = Vec::new();
+        encode_binary(frame.payload(), &mut text);
+        Cow::Owned(String::from_utf8(text).unwrap_or_default())
+    } else {
+        String::from_utf8_lossy(frame.payload())
+    }
+}
+
+fn frame_of_text(text: &str) -> Option<Frame> {
+    match text.strip_prefix('b') {
+        Some(data) => Some(Frame::binary(&STANDARD.decode(data).ok()?)),
+        None => text.starts_with('4').then(|| Frame::text(|out| out.extend_from_slice(text.as_bytes()))),
+    }
 }
 
 #[cfg(test)]
@@ -261,6 +335,30 @@ mod tests {
         assert!(direct.log.is_none());
         emit(&mut direct, 3);
         assert!(direct.pack().unpack().resume(&socket(), None));
+    }
+
+    #[test]
+    fn another_server_reads_the_same_events() {
+        let mut direct = Direct::default();
+        for (after, room, text) in [(5, None, "42[\"a\"]"), (6, Some("r \"1\""), "451-[\"b\"]")] {
+            direct.next();
+            let mut frames = SmallVec::from_iter([Rc::new(Frame::text(|out| out.extend_from_slice(text.as_bytes())))]);
+            if room.is_some() {
+                frames.push(Rc::new(Frame::binary(&[0, 159, 146, 150])));
+            }
+            direct.push(at(after), room, frames, MAX);
+        }
+        let packed = direct.pack();
+        let text = packed.to_text();
+        let read = Direct::of_text(&text).expect("it is one");
+        assert_eq!(read.to_text(), text);
+        let mut read = read.unpack();
+        assert_eq!((positions(&read), read.last()), (vec![5, 6], 2));
+        assert!(read.resume(&socket(), Some(&Offset::of_direct(at(5), 1, &socket()))));
+        assert_eq!(positions(&read), [6]);
+        for foreign in ["", "{}", "[]", &text.replace("42", "12"), &text[1..]] {
+            assert!(Direct::of_text(foreign).is_none(), "{foreign}");
+        }
     }
 
     #[test]

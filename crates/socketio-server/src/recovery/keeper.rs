@@ -20,6 +20,9 @@ pub struct SavedSession {
     pub since: Position,
     /// What the keeper has of the session before this save.
     pub before: Before,
+    /// The events that were emitted to the socket alone and may not have arrived, if another server has
+    /// [handed](crate::Handle::hand_over) the session over. Only the engine reads it.
+    pub own_events: Option<String>,
 }
 
 /// What a keeper has of a session before it is saved.
@@ -38,7 +41,15 @@ impl SavedSession {
     #[must_use]
     pub fn new(namespace: impl Into<String>, socket_id: impl Into<String>, since: Position) -> Self {
         let (namespace, socket_id) = (namespace.into(), socket_id.into());
-        Self { namespace, socket_id, rooms: Vec::new(), data: String::new(), since, before: Before::Valid }
+        Self {
+            namespace,
+            socket_id,
+            rooms: Vec::new(),
+            data: String::new(),
+            since,
+            before: Before::Valid,
+            own_events: None,
+        }
     }
 }
 
@@ -108,7 +119,15 @@ pub trait SessionKeeper: Debug + Send + Sync {
     /// Returns the events that were sent after `offset` to any of these rooms of a namespace, in order. For each room,
     /// only the events after the offset beside it count. [Gone](NotRecalled::Gone) if some of them are no longer known. Called each
     /// time that a client comes back which may not have all of them yet, also for a session that was recovered before.
-    fn missed(&self, namespace: &str, rooms: Vec<(Arc<str>, Position)>, offset: Position) -> Recalled<Missed>;
+    /// `own_events`: whether the events that were emitted to the socket alone are known, so that they need not be
+    /// replaced.
+    fn missed(
+        &self,
+        namespace: &str,
+        rooms: Vec<(Arc<str>, Position)>,
+        offset: Position,
+        own_events: bool,
+    ) -> Recalled<Missed>;
 }
 
 /// A session that a client comes back for.

@@ -585,7 +585,7 @@ operations['save session'] = function()
   local hash = P .. 'session:' .. key
   if not is_others(hash) then
     call('HSET', hash, 'record', record, 'since', since, 'node', NODE)
-    call('HDEL', hash, 'left')
+    call('HDEL', hash, 'left', 'own')
     call('PEXPIRE', hash, limits[SESSION_TTL])
     call('ZADD', P .. 'sessions', NOW + limits[SESSION_TTL], key)
     call('ZREMRANGEBYSCORE', P .. 'sessions', '-inf', NOW)
@@ -656,13 +656,39 @@ operations['session'] = function()
 end
 
 operations['claim session'] = function()
-  local hash = P .. 'session:' .. arg()
+  local key, sealed = arg(), arg()
+  local hash = P .. 'session:' .. key
   local record, since, left, is_own = session_of(hash)
-  if record and not is_own then
+  if not record then
+    return { 'done', false }
+  end
+  local node = call('HGET', hash, 'node')
+  if not is_own and sealed ~= '' then
+    local seen = call('HGET', P .. 'node:' .. node, 'seen')
+    if seen and tonumber(seen) > NOW - LEASE then
+      call('PUBLISH', P .. 'to:' .. node, 'give ' .. key .. ' ' .. NODE .. ' ' .. sealed)
+      return { 'asked' }
+    end
+  end
+  local own = call('HGET', hash, 'own')
+  if not is_own then
     left = left or NOW_TEXT
     call('HSET', hash, 'node', NODE, 'since', since, 'left', left, 'claimed', 1)
+    call('HDEL', hash, 'own')
   end
-  return { 'done', record or false, since, left or false, is_own and 1 or 0 }
+  return { 'done', record, since, left or false, is_own and 1 or 0, own }
+end
+
+-- Gives a session to the node that has asked for it, if this node has it.
+operations['hand over'] = function()
+  local key, to, since, record, own = arg(), arg(), arg(), arg(), arg()
+  local hash = P .. 'session:' .. key
+  if record ~= '' and not is_others(hash) then
+    call('HSET', hash, 'record', record, 'since', since, 'node', NODE, 'left', NOW_TEXT, 'own', own)
+    call('PEXPIRE', hash, limits[SESSION_TTL])
+  end
+  call('PUBLISH', P .. 'to:' .. to, 'given ' .. key)
+  return { 'done' }
 end
 
 operations['nothing'] = function()
@@ -788,7 +814,7 @@ end
 -- carried out twice.
 local CHANGES = {
   room = true, media = true, notification = true, read = true, revoke = true, nothing = true,
-  ['save session'] = true, ['session left'] = true, ['forget session'] = true, ['claim session'] = true, hold = true,
+  ['save session'] = true, ['session left'] = true, ['forget session'] = true, ['claim session'] = true, ['hand over'] = true, hold = true,
 }
 
 local function failed(reason)

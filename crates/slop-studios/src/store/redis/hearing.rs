@@ -11,6 +11,7 @@ use super::super::{Dispatch, Dispatched, Room, StoreError};
 use super::answer::{Answer, Deliveries, Reply, unexpected};
 use super::catch_up::Missed;
 use super::enforcement::{Enforcement, VersionedChange};
+use super::hand_over::{HandOvers, NodeMessage};
 use super::link::Heard;
 use super::message::Message;
 use super::operation::Operation;
@@ -56,6 +57,7 @@ pub(super) struct Hearing {
     sockets_channel: String,
     nodes_channel: String,
     pub(super) enforcement: Enforcement,
+    pub(super) hand_overs: HandOvers,
     shared: Arc<Shared>,
     /// Whether something was heard that may not be dispatched, or was missed: then all has to be read.
     is_behind: bool,
@@ -69,6 +71,7 @@ impl Hearing {
             sockets_channel: script.sockets_channel(),
             nodes_channel: script.nodes_channel(),
             enforcement: Enforcement::new(Arc::clone(&dispatch)),
+            hand_overs: HandOvers::new(Arc::clone(&dispatch)),
             shared,
             is_behind: false,
             node: node.to_owned(),
@@ -147,15 +150,7 @@ impl Hearing {
     /// Takes a message.
     pub(super) fn hear(&mut self, Heard { channel, message }: Heard) {
         if channel == self.own_channel.as_bytes() {
-            if let Some((number, last)) = mark_of(&message) {
-                self.marked = self.marked.max(number);
-                self.marked_last = self.marked_last.max(last);
-                if self.held.is_none() {
-                    self.advance();
-                }
-                self.answer();
-            }
-            return;
+            return self.hear_own(&message);
         }
         if channel == self.revocations_channel.as_bytes() {
             // A foreign message may stand for a change that was missed.
@@ -178,6 +173,24 @@ impl Hearing {
         match &mut self.held {
             Some(held) => held.heard(message, self.dispatched),
             None => self.dispatch(&message),
+        }
+    }
+
+    /// Takes a message for this node alone.
+    fn hear_own(&mut self, message: &[u8]) {
+        if let Some((number, last)) = mark_of(message) {
+            self.marked = self.marked.max(number);
+            self.marked_last = self.marked_last.max(last);
+            if self.held.is_none() {
+                self.advance();
+            }
+            self.answer();
+            return;
+        }
+        match NodeMessage::read(message) {
+            Some(NodeMessage::Give { session, to, sealed }) => self.hand_overs.begin(session, to, sealed),
+            Some(NodeMessage::Given { session }) => self.shared.given(session),
+            None => drop(self.shared.metrics.cluster.foreign_messages.inc()),
         }
     }
 

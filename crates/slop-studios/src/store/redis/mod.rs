@@ -32,6 +32,7 @@ mod answer;
 mod catch_up;
 mod enforcement;
 mod fitness;
+mod hand_over;
 mod hearing;
 mod lease;
 mod link;

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::oneshot;
+
 use super::super::availability::Availability;
 use super::super::{SessionKey, StoreError, Usage};
 use super::answer::{Answer, Reply};
@@ -25,6 +27,8 @@ pub(super) struct Shared {
     pub(super) is_kept: AtomicBool,
     pub(super) metrics: Arc<Metrics>,
     pub(super) lease: Lease,
+    /// The sessions that other nodes were asked for.
+    awaited: Mutex<HashMap<String, oneshot::Sender<()>>>,
     /// The addresses of the running nodes, by their tags.
     nodes: Mutex<HashMap<u32, Arc<str>>>,
 }
@@ -42,6 +46,22 @@ impl Shared {
     pub(super) fn nodes(&self) -> MutexGuard<'_, HashMap<u32, Arc<str>>> {
         // No code under this lock panics half way.
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when another node has handed over a session, or a later claim of it waits.
+    pub(super) fn when_given(&self, session: &str) -> oneshot::Receiver<()> {
+        let (given, is_given) = oneshot::channel();
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_owned(), given);
+        is_given
+    }
+
+    /// Records that another node has handed over a session, or that nobody waits any more.
+    pub(super) fn given(&self, session: &str) {
+        let given = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).remove(session);
+        if let Some(given) = given {
+            // Without a receiver, it was claimed without it.
+            let _ = given.send(());
+        }
     }
 
     /// Takes the answer to the renewal of the lease that was asked for at this time.

@@ -163,6 +163,10 @@ impl Worker {
                     // The task has panicked.
                     None => return Ended::Closed,
                 },
+                Some(operation) = self.hearing.hand_overs.next() => {
+                    let given = self.untold(operation);
+                    self.serve(link, Some(given)).await
+                }
                 () = sleep_until(self.usage_due.into()) => {
                     if !self.shared.lease.is_valid() {
                         return Ended::Behind;
@@ -329,8 +333,12 @@ impl Worker {
     /// The request that tells the other nodes that a change of the revocations is in force here.
     fn hold(&self, InForce { version, sockets }: InForce) -> Request {
         self.shared.lease.hold(version);
-        let request =
-            Request::Operation(Operation::new("hold").number(version).number(sockets), Box::new(|_answer, _: &_| ()));
+        self.untold(Operation::new("hold").number(version).number(sockets))
+    }
+
+    /// The request for an operation whose answer nobody waits for.
+    fn untold(&self, operation: Operation) -> Request {
+        let request = Request::Operation(operation, Box::new(|_answer, _: &_| ()));
         self.shared.note_queued(request.size());
         request
     }

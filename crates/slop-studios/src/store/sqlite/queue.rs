@@ -474,6 +474,7 @@ mod tests {
             updated_at: Moment::now(),
             left_at: None,
             before: Before::Outdated,
+            own_events: None,
         })
     }
 

@@ -118,6 +118,7 @@ pub(super) fn find(connection: &Connection, key: &SessionKey) -> rusqlite::Resul
                 updated_at: Moment::from_epoch_ms(row.get("created_at")?),
                 left_at: left_at.map(Moment::from_epoch_ms),
                 before: Before::Valid,
+                own_events: None,
             };
             Ok((record, row.get("life")?))
         })

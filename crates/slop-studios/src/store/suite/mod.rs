@@ -272,6 +272,7 @@ pub(super) fn session(key: u8, data: &str) -> SessionRecord {
         updated_at: Moment::now(),
         left_at: None,
         before: Before::Valid,
+        own_events: None,
     }
 }
 

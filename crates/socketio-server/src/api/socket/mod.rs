@@ -380,6 +380,7 @@ impl Socket {
                 .map_or_else(String::new, |save| self.shard().guarded(|| save(self)).unwrap_or_default()),
             since: recovery.since.get(),
             before: Before::Valid,
+            own_events: None,
         }
     }
 

@@ -60,7 +60,13 @@ impl SessionKeeper for Slow {
         })
     }
 
-    fn missed(&self, _namespace: &str, _rooms: Vec<(Arc<str>, Position)>, _offset: Position) -> Recalled<Missed> {
+    fn missed(
+        &self,
+        _namespace: &str,
+        _rooms: Vec<(Arc<str>, Position)>,
+        _offset: Position,
+        _own_events: bool,
+    ) -> Recalled<Missed> {
         Box::pin(std::future::ready(Err(NotRecalled::Gone)))
     }
 }

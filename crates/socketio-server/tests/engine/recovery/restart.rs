@@ -74,7 +74,13 @@ impl SessionKeeper for Cellar {
         })
     }
 
-    fn missed(&self, _namespace: &str, rooms: Vec<(Arc<str>, Position)>, offset: Position) -> Recalled<Missed> {
+    fn missed(
+        &self,
+        _namespace: &str,
+        rooms: Vec<(Arc<str>, Position)>,
+        offset: Position,
+        _own_events: bool,
+    ) -> Recalled<Missed> {
         let until = *self.begun.lock().expect("no test panicked");
         let events = self.events.lock().expect("no test panicked");
         let missed = events.iter().filter(|(room, number, _)| {
