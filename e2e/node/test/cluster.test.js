@@ -1,6 +1,7 @@
 // Three nodes on one Redis, behind a balancer that is not sticky: what one node promises, all of them together promise.
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { connect, open } from '../client.js';
 import { Cluster, spread } from '../cluster.js';
 import { Proxy } from '../proxy.js';
@@ -246,6 +247,30 @@ describe('Redis', () => {
     }
     await until(async () => (await a.request('POST', '/v1/rooms/r/events', { event: 'update', data: { n: 2 } })).status < 300, 'publish');
     for (const client of clients) assert.deepEqual(await client.next('update'), { n: 2 });
+    await cluster.close();
+  });
+
+  test('is full: publishers wait, nodes and clients stay, and all goes on when there is room', { timeout: 60_000 }, async () => {
+    const cluster = await Cluster.start({ nodes: 2 });
+    const [a, b] = cluster.nodes;
+    const clients = await Promise.all([a, b].map((node) => connect(node, { ...SOON, nsp: '/media' })));
+    await a.progress('m', { progress: 1, stage: 's' });
+    assert.equal(await cluster.redis.command('CONFIG SET maxmemory 1mb'), '+OK');
+    const refused = await a.request('POST', '/v1/media/m/progress', { progress: 2, stage: 's' });
+    assert.equal(refused.status, 503, refused.text);
+    assert.ok(refused.headers['retry-after']);
+    // For longer than a lease.
+    await delay(6_000);
+    for (const node of cluster.nodes) assert.equal((await node.request('GET', '/health/ready')).status, 200);
+    for (const client of clients) {
+      // What can be read is read.
+      acks.media(await client.emit('subscribeMedia', 'm'));
+      assert.equal((await client.next('mediaProgress')).progress, 1);
+      assert.deepEqual(client.all('local:disconnect'), []);
+    }
+    assert.equal(await cluster.redis.command('CONFIG SET maxmemory 0'), '+OK');
+    await b.progress('m', { progress: 3, stage: 's' });
+    for (const client of clients) assert.equal((await client.next('mediaProgress')).progress, 3);
     await cluster.close();
   });
 

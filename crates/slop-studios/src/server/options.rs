@@ -54,6 +54,8 @@ pub(super) fn redis_options(
         target: settings.redis_url.as_ref()?.expose_secret().parse().ok()?,
         prefix: settings.redis_prefix.clone(),
         bounds: bounds(settings),
+        // A client that comes back late is told so by another check.
+        away: settings.recovery + limits::ALIVE_INTERVAL * 2,
         durability: settings.redis_durability,
         replicas: settings.redis_wait,
         socket_id_key,

@@ -17,6 +17,7 @@ local call, args, at, P, NODE, NOW, NOW_TEXT, head, last
 local limits, limits_text
 local MEDIA_TTL, MEDIA_ROWS, NOTE_TTL, USER_ROWS, LOG_TTL, ROOM_ROWS = 1, 2, 3, 4, 5, 6
 local KEY_TTL, KEYS_ALL, KEYS_OF, SESSION_TTL, PAGE_BYTES, INBOX_BYTES, REPLAY_BYTES, PER_KEY = 7, 8, 9, 10, 11, 12, 13, 14
+local AWAY_TTL = 15
 local USER = {user}
 
 -- How long a node counts as running after its last batch, in ms. It sends one each second.
@@ -602,8 +603,8 @@ operations['session left'] = function()
       call('HSET', hash, 'since', since)
     end
     call('HSET', hash, 'left', NOW_TEXT)
-    call('PEXPIRE', hash, limits[SESSION_TTL])
-    call('ZADD', P .. 'sessions', NOW + limits[SESSION_TTL], key)
+    call('PEXPIRE', hash, limits[AWAY_TTL])
+    call('ZADD', P .. 'sessions', NOW + limits[AWAY_TTL], key)
   end
   return { 'done' }
 end
@@ -685,7 +686,7 @@ operations['hand over'] = function()
   local hash = P .. 'session:' .. key
   if record ~= '' and not is_others(hash) then
     call('HSET', hash, 'record', record, 'since', since, 'node', NODE, 'left', NOW_TEXT, 'own', own)
-    call('PEXPIRE', hash, limits[SESSION_TTL])
+    call('PEXPIRE', hash, limits[AWAY_TTL])
   end
   call('PUBLISH', P .. 'to:' .. to, 'given ' .. key)
   return { 'done' }
@@ -838,7 +839,7 @@ local function carry_out(count)
   return { answers, int(last) }, { again, int(last) }
 end
 
-redis.register_function('{name}', function(_, arguments)
+local function apply(_, arguments)
   call, args, at = redis.call, arguments, 7
   P, NODE, NOW, NOW_TEXT = args[1], args[3], tonumber(args[5]), args[5]
   read_limits(args[6])
@@ -866,4 +867,8 @@ redis.register_function('{name}', function(_, arguments)
   end
   call('PUBLISH', P .. 'to:' .. NODE, batch .. ' ' .. answer[2])
   return answer
-end)
+end
+
+redis.register_function('{name}', apply)
+-- For batches that publish nothing: nodes stay nodes while the memory of Redis is full.
+redis.register_function({ function_name = '{name}_full', callback = apply, flags = { 'allow-oom' } })

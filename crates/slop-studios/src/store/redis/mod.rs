@@ -66,6 +66,8 @@ pub struct Options {
     pub prefix: String,
     /// The limits of the stored data.
     pub bounds: Bounds,
+    /// How long a session is kept after its client has left.
+    pub away: Duration,
     /// What the operator says of Redis' durability, if anything.
     pub durability: Option<Durability>,
     /// The number of replicas that must have a change before it is answered.
@@ -151,7 +153,7 @@ impl RedisStore {
         let (opened, result) = std::sync::mpsc::channel();
         let shared = Arc::new(Shared::new(metrics));
         let worker_shared = Arc::clone(&shared);
-        let bounds = options.bounds;
+        let (bounds, away) = (options.bounds, options.away);
         let (target, safety) =
             (options.target.clone(), Safety { durability: options.durability, replicas: options.replicas });
         let (tag, address) = (options.node, options.address.clone().unwrap_or_default());
@@ -168,7 +170,7 @@ impl RedisStore {
             };
             runtime.block_on(async {
                 let node = uuid::Uuid::now_v7().simple().to_string();
-                let script = |epoch| Script::new(&prefix, epoch, &node, (tag, &address), &bounds);
+                let script = |epoch| Script::new(&prefix, epoch, &node, (tag, &address), (&bounds, away));
                 let shared = (dispatch, worker_shared);
                 match Worker::connect((target, safety), &prefix, script, receiver, shared).await {
                     Ok((worker, link, last)) => {

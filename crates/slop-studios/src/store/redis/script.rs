@@ -1,5 +1,7 @@
 //! The function `apply.lua`, with its limits and its arguments.
 
+use std::time::Duration;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use redis::Cmd;
 
@@ -28,8 +30,14 @@ pub(super) struct Script {
 }
 
 impl Script {
-    pub(super) fn new(prefix: &str, epoch: String, node: &str, (tag, address): (u32, &str), bounds: &Bounds) -> Self {
-        let ms = |duration: std::time::Duration| duration.as_millis() as u64;
+    pub(super) fn new(
+        prefix: &str,
+        epoch: String,
+        node: &str,
+        (tag, address): (u32, &str),
+        (bounds, away): (&Bounds, Duration),
+    ) -> Self {
+        let ms = |duration: Duration| duration.as_millis() as u64;
         let limits = [
             ms(bounds.media.age),
             bounds.media.rows,
@@ -45,6 +53,7 @@ impl Script {
             INBOX_BATCH_BYTES as u64,
             MAX_REPLAY_BYTES as u64,
             BATCH_ITEMS_PER_KEY as u64,
+            ms(away),
         ];
         let text = include_str!("apply.lua").replace("{user}", &format!("'{USER_PREFIX}'"));
         // Another version has another name, so that nodes of both can run.
@@ -116,7 +125,9 @@ impl Script {
     /// The command that carries out a batch.
     pub(super) fn command(&self, number: u64, operations: &[Operation]) -> Cmd {
         let mut command = redis::cmd("FCALL");
-        command.arg(&self.name).arg(0).arg(&self.prefix).arg(&self.epoch).arg(&self.node).arg(number);
+        let is_published = operations.iter().any(Operation::is_published);
+        let name = if is_published { self.name.clone() } else { format!("{}_full", self.name) };
+        command.arg(name).arg(0).arg(&self.prefix).arg(&self.epoch).arg(&self.node).arg(number);
         command.arg(Moment::now().epoch_ms()).arg(&self.limits).arg(operations.len());
         for operation in operations {
             let (name, arguments) = operation.head();

@@ -152,26 +152,26 @@ impl Worker {
                     None => return Ended::Lost,
                 },
                 request = self.requests.recv() => match request {
-                    Some(request) => self.serve(link, Some(request)).await,
+                    Some(request) => self.serve(link, request).await,
                     None => return self.finish(link).await,
                 },
                 in_force = self.hearing.enforcement.next() => match in_force {
                     Some(in_force) => {
                         let hold = self.hold(in_force);
-                        self.serve(link, Some(hold)).await
+                        self.serve(link, hold).await
                     }
                     // The task has panicked.
                     None => return Ended::Closed,
                 },
                 Some(operation) = self.hearing.hand_overs.next() => {
                     let given = self.untold(operation);
-                    self.serve(link, Some(given)).await
+                    self.serve(link, given).await
                 }
                 () = sleep_until(self.usage_due.into()) => {
                     if !self.shared.lease.is_valid() {
                         return Ended::Behind;
                     }
-                    self.serve(link, None).await
+                    self.renew(link).await
                 }
                 () = mark_is_late => {
                     // It may be among what was not looked at yet.
@@ -221,10 +221,10 @@ impl Worker {
     }
 
     /// Serves a request, together with those that wait already.
-    async fn serve(&mut self, link: &mut Link, first: Option<Request>) -> Result<(), Ended> {
+    async fn serve(&mut self, link: &mut Link, first: Request) -> Result<(), Ended> {
         let (mut operations, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
         let (mut entered, mut left) = (Vec::new(), Vec::new());
-        let mut next = first;
+        let mut next = Some(first);
         while let Some(request) = next.take() {
             self.note_taken(&request);
             bytes += request.size();
@@ -253,11 +253,6 @@ impl Worker {
                 entered.into_iter().for_each(|(_, reply)| drop(reply.send(result.clone())));
             }));
         }
-        if self.usage_due <= Instant::now() {
-            self.usage_due = Instant::now() + USAGE_INTERVAL;
-            operations.extend([Operation::new("usage"), self.script.renew()]);
-            replies.extend([self.note_usage(), self.renew_lease()]);
-        }
         if operations.is_empty() {
             return changed;
         }
@@ -265,6 +260,17 @@ impl Worker {
         self.hearing.begin(Batch { number: self.number, operations, replies });
         // Without this connection, the next one carries it out.
         changed?;
+        self.carry_out(link).await
+    }
+
+    /// Renews the lease, and looks at the stored amounts, in a batch that is carried out also when the memory of Redis is
+    /// full.
+    async fn renew(&mut self, link: &mut Link) -> Result<(), Ended> {
+        self.usage_due = Instant::now() + USAGE_INTERVAL;
+        let operations = vec![Operation::new("usage"), self.script.renew()];
+        let replies = vec![self.note_usage(), self.renew_lease()];
+        self.number += 1;
+        self.hearing.begin(Batch { number: self.number, operations, replies });
         self.carry_out(link).await
     }
 

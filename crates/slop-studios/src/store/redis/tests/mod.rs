@@ -110,6 +110,7 @@ fn options(url: &str) -> Options {
         replicas: 0,
         prefix: "slop".to_owned(),
         bounds: bounds_of(Path::new("")).bounds,
+        away: Duration::from_secs(60),
         durability: None,
         socket_id_key: [7; 16],
         node: 1,
