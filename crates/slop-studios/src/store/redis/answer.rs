@@ -29,6 +29,10 @@ pub(super) fn unexpected() -> StoreError {
 impl Answer {
     /// Reads an answer.
     pub(super) fn of(value: Value) -> Result<Self, StoreError> {
+        // A committed change answers with the number of its event alone: there are many.
+        if let Value::BulkString(_) = value {
+            return Ok(Self { outcome: "done".to_owned(), values: vec![value].into_iter() });
+        }
         let mut values = list_of(value)?.into_iter();
         let outcome = text_of(values.next())?;
         let mut answer = Self { outcome, values };

@@ -1,6 +1,8 @@
 #!lua name={name}
 -- Carries out a batch of operations, in order, as one step. `script.rs` writes the arguments and reads the answer.
 --
+-- A committed change answers with the number of its event. Other answers are a list of an outcome and its values.
+--
 -- Arguments: key prefix, epoch, node, number of the batch, time in ms, limits, count of operations, then the operations: a
 -- name, the number of its arguments, and these. The answer has an element for each operation, and the number of the last
 -- event.
@@ -74,9 +76,26 @@ local function last_of(log)
   return seq, tonumber(time)
 end
 
+-- The same, remembered for the logs that are written most. What is remembered is of one term: in another one, other nodes may
+-- have written the logs on another server.
+local FEW = 10000
+local last_seq, last_at, remembered, remembered_in = {}, {}, 0, nil
+
+local function known_last_of(log)
+  local seq = last_seq[log]
+  if seq then
+    return seq, last_at[log]
+  end
+  if remembered >= FEW then
+    last_seq, last_at, remembered = {}, {}, 0
+  end
+  remembered = remembered + 1
+  return last_of(log)
+end
+
 -- The log is kept for at least its time after its last event, without a write to that for each of them.
-local function append(log, seq, before, before_at, message)
-  local rows = call('RPUSH', log, seq .. ' ' .. before .. ' ' .. NOW_TEXT .. ' ' .. message)
+local function append(log, before_at, entry)
+  local rows = call('RPUSH', log, entry)
   if rows > limits[ROOM_ROWS] then
     call('LPOP', log)
   end
@@ -92,20 +111,25 @@ local function message(namespace, room, owner_room, event, class, effect, count,
   return NODE .. ' ' .. class .. ' ' .. effect .. ' ' .. count .. ' ' .. names .. argument
 end
 
-local function publish(namespace, room, seq, before, message)
-  call('PUBLISH', channel(namespace, room), seq .. ' ' .. before .. ' ' .. NOW_TEXT .. ' ' .. message)
+-- A message with its number, and that of the room's event before it.
+local function numbered(seq, before, message)
+  return seq .. ' ' .. before .. ' ' .. NOW_TEXT .. ' ' .. message
 end
 
 -- Receipts. A key's hash has the fingerprint of its request, and a receipt for each accepted item.
 
+local NO_KEY = { publisher = '' }
+
 local function key_args()
-  local key = { publisher = arg() }
-  if key.publisher ~= '' then
-    key.name, key.item, key.fingerprint = arg(), arg(), arg()
-    key.hash = P .. 'key:' .. field(key.publisher) .. key.name
-    key.used = P .. 'keys:' .. key.publisher
-    key.of_all = P .. 'keys'
+  local publisher = arg()
+  if publisher == '' then
+    return NO_KEY
   end
+  local key = { publisher = publisher }
+  key.name, key.item, key.fingerprint = arg(), arg(), arg()
+  key.hash = P .. 'key:' .. field(publisher) .. key.name
+  key.used = P .. 'keys:' .. publisher
+  key.of_all = P .. 'keys'
   return key
 end
 
@@ -207,31 +231,34 @@ local operations = {}
 
 operations['room'] = function()
   local id, key = arg(), key_args()
-  local namespace, room, event, class, argument, node = arg(), arg(), arg(), arg(), arg(), arg()
+  -- The node has written the message, but for what is decided here.
+  local class, event, where, text, node = arg(), arg(), arg(), arg(), arg()
   local known = receipt(key)
   if known then
     return known
   end
-  local log, newest = log_of(namespace, room), P .. 'latest:' .. namespace .. ':' .. room
-  local before, before_at = last_of(log)
+  local log, before, before_at = P .. 'log:' .. where, '-', 0
   if class == 'l' then
-    call('HGET', newest, event)
+    call('HGET', P .. 'latest:' .. where, event)
+  else
+    before, before_at = known_last_of(log)
   end
   local seq = number()
-  local text = message(namespace, room, '', event, class, '-', 0, '', argument)
+  local entry = seq .. ' ' .. before .. ' ' .. NOW_TEXT .. ' ' .. NODE .. ' ' .. text
   if class == 'l' then
-    call('HSET', newest, event, seq .. ' 0 ' .. NOW_TEXT .. ' ' .. text)
+    local newest = P .. 'latest:' .. where
+    call('HSET', newest, event, entry)
     touch(newest, limits[LOG_TTL])
-    before = '-'
   else
-    append(log, seq, before, before_at, text)
+    append(log, before_at, entry)
+    last_seq[log], last_at[log] = seq, NOW
   end
   keep_receipt(key, id, class == 'd' and 1 or 0, seq)
-  publish(namespace, room, seq, before, text)
+  call('PUBLISH', P .. 'room:' .. where, entry)
   if node ~= '' then
-    call('PUBLISH', P .. 'sockets:' .. node, seq .. ' ' .. before .. ' ' .. NOW_TEXT .. ' ' .. text)
+    call('PUBLISH', P .. 'sockets:' .. node, entry)
   end
-  return { 'done', seq }
+  return seq
 end
 
 operations['media'] = function()
@@ -270,9 +297,9 @@ operations['media'] = function()
   local effect = before_owner == '' and owner ~= '' and 'o' or '-'
   local sent = message('/media', room, owner_room, EVENTS[step], step == 'p' and 'l' or 'd', effect, 0, media, payload)
   if step ~= 'p' then
-    append(log, seq, before, before_at, sent)
+    append(log, before_at, numbered(seq, before, sent))
     if owner ~= '' then
-      append(owner_log, seq, before_of_owner, before_of_owner_at, sent)
+      append(owner_log, before_of_owner_at, numbered(seq, before_of_owner, sent))
     end
   end
   call('SET', item, table.concat({ seq, attempt, step, progress, moment, field(owner) }, ' ') .. payload, 'PX', limits[MEDIA_TTL])
@@ -289,11 +316,11 @@ operations['media'] = function()
     end
   end
   keep_receipt(key, id, 1, seq)
-  publish('/media', room, seq, before, sent)
+  call('PUBLISH', channel('/media', room), numbered(seq, before, sent))
   if owner ~= '' then
-    publish('/media', owner_room, seq, before_of_owner, sent)
+    call('PUBLISH', channel('/media', owner_room), numbered(seq, before_of_owner, sent))
   end
-  return { 'done', seq }
+  return seq
 end
 
 -- Notifications of a user: a hash of them by id, their order, the unread ones, and the number up to which all were
@@ -345,10 +372,11 @@ operations['notification'] = function()
   end
   touch_inbox(user)
   local text = message('/notifications', room, '', 'notification', 'd', 'n', call('SCARD', unread), user, payload)
-  append(log, seq, before, before_at, text)
+  local entry = numbered(seq, before, text)
+  append(log, before_at, entry)
   keep_receipt(key, id, 1, seq)
-  publish('/notifications', room, seq, before, text)
-  return { 'done', seq }
+  call('PUBLISH', channel('/notifications', room), entry)
+  return seq
 end
 
 operations['read'] = function()
@@ -372,7 +400,8 @@ operations['read'] = function()
   local left = call('SCARD', unread)
   if changed > 0 then
     local room = USER .. user
-    publish('/notifications', room, number(), '-', message('/notifications', room, '', '', '-', 'u', left, user, ''))
+    local text = message('/notifications', room, '', '', '-', 'u', left, user, '')
+    call('PUBLISH', channel('/notifications', room), numbered(number(), '-', text))
   end
   return { 'done', left, int(last) }
 end
@@ -849,6 +878,9 @@ local function apply(_, arguments)
     return redis.error_reply('FENCE the order is another')
   end
   last = tonumber(known[2])
+  if remembered_in ~= known[1] then
+    last_seq, last_at, remembered, remembered_in = {}, {}, 0, known[1]
+  end
   local node, batch = P .. 'node:' .. NODE, args[4]
   local before = call('HMGET', node, 'batch', 'answer')
   local answer, again

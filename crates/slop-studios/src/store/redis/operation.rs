@@ -1,5 +1,6 @@
 //! The operations of a batch, as `apply.lua` reads them.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::super::{Change, ChangeKind, IdempotencyKey, MediaChange, NotificationChange, ReadMark, Step};
@@ -112,8 +113,9 @@ impl Operation {
     }
 
     fn room(self, envelope: &Envelope) -> Self {
-        let Envelope { namespace, room, event, argument, class, .. } = envelope;
-        self.fixed(namespace).shared(room).shared(event).fixed(letter(*class)).shared(argument)
+        let Envelope { namespace, room, event, class, .. } = envelope;
+        let place = format!("{namespace}:{room}");
+        self.fixed(letter(*class)).shared(event).text(&place).text(&message_of(envelope))
     }
 
     fn media(self, step: &MediaChange, change: &Change) -> Self {
@@ -167,6 +169,22 @@ impl Operation {
             ReadMark::UpTo(id) => operation.fixed("up to").number(1).text(id),
         }
     }
+}
+
+/// The message of an event for a room, as `message.rs` reads it, without the numbers, the time and the node.
+fn message_of(envelope: &Envelope) -> String {
+    let Envelope { namespace, room, event, argument, class, .. } = envelope;
+    let (class, names) = (letter(*class), [namespace, &**room, "", &**event, ""]);
+    let bytes = argument.len() + names.iter().map(|name| name.len() + 8).sum::<usize>();
+    let mut text = String::with_capacity(bytes);
+    text.push_str(class);
+    text.push_str(" - 0 ");
+    for name in names {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{}:{name}", name.len());
+    }
+    text.push_str(argument);
+    text
 }
 
 /// The letter of a class in messages.
