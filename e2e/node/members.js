@@ -41,8 +41,15 @@ export class Member {
   }
 
   async join() {
-    await until(() => this.socket.connected, 'connect');
-    acks.room(await this.socket.timeout(10_000).emitWithAck('joinRoom', this.room));
+    for (;;) {
+      await until(() => this.socket.connected, 'connect');
+      try {
+        return acks.room(await this.socket.timeout(10_000).emitWithAck('joinRoom', this.room));
+      } catch (error) {
+        // On a busy machine, the connection may have been lost meanwhile.
+        if (this.socket.connected) throw error;
+      }
+    }
   }
 }
 

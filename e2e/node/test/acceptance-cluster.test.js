@@ -40,7 +40,7 @@ async function cut(cluster, index) {
 
 test('200 members of 20 rooms on three nodes, 200 events a second, and 75 faults', { timeout: 400_000 }, async () => {
   // Clients of a node that is stopped notice it by its heartbeats.
-  const cluster = await Cluster.start({ env: { PING_INTERVAL_MS: '1000', PING_TIMEOUT_MS: '1000', SHARDS: '1' } });
+  const cluster = await Cluster.start({ env: { PING_INTERVAL_MS: '1000', PING_TIMEOUT_MS: '2000', SHARDS: '1' } });
   const rooms = Array.from({ length: 20 }, (_, n) => `room-${n}`);
   const options = { ...SOON, timeout: 3_000 };
   const members = Array.from({ length: 200 }, (_, n) => {

@@ -107,6 +107,15 @@ impl Settings {
         hmac::sign(&secret, purpose.as_bytes()).as_ref().try_into().ok()
     }
 
+    /// What the nodes of a cluster compare: whether they decide by the same rules and secrets. It tells nothing of them.
+    pub(crate) fn rules_digest(&self) -> String {
+        let secrets = self.jwt_secret.iter().chain(&self.jwt_previous_secrets).map(|secret| secret.expose_secret());
+        let decided_by = (&self.tables.rules, self.auth_required, secrets.collect::<Vec<_>>());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.cluster_key("rules").unwrap_or_default());
+        let digest = hmac::sign(&key, format!("{decided_by:?}").as_bytes());
+        digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The scheme of the server's URLs.
     pub(crate) fn scheme(&self) -> &'static str {
         if self.tls_cert_file.is_some() { "https" } else { "http" }

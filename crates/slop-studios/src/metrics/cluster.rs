@@ -11,6 +11,8 @@ pub(crate) struct ClusterMetrics {
     pub(crate) lease: Gauge,
     /// The running nodes, this one among them.
     pub(crate) nodes: Gauge,
+    /// The different rules by which the running nodes decide.
+    pub(crate) rules: Gauge,
     /// The rooms whose events the node hears.
     pub(crate) rooms_heard: Gauge,
     pub(crate) connections_lost: Counter,
@@ -25,6 +27,7 @@ impl ClusterMetrics {
         let gauges = [
             ("cluster_lease", "1 while the node may dispatch events and admit users, 0 without Redis", &self.lease),
             ("cluster_nodes", "Nodes that run, as far as this one knows", &self.nodes),
+            ("cluster_rules", "Different rules and secrets by which the running nodes decide: 1 is right", &self.rules),
             ("cluster_rooms_heard", "Rooms whose events the node hears", &self.rooms_heard),
         ];
         for (name, help, gauge) in gauges {

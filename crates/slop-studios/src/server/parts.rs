@@ -65,6 +65,7 @@ pub(super) fn start(
     let dispatch = Arc::new(EngineDispatch::new(Arc::clone(&enforcer), Arc::clone(&inboxes), Arc::clone(&secrets)));
     let node = Node::listen(settings, keep, runtime)?;
     let controlled = open_store(settings, keep, dispatch, metrics, (&handle, node.as_ref()))?;
+    controlled.set_rules(settings.rules_digest());
     let store: Arc<dyn Store> = Arc::<dyn StoreControl>::clone(&controlled);
     inboxes.use_store(&store);
     if let Some(node) = &node {

@@ -10,7 +10,8 @@ use crate::config::certificate::Certificate;
 
 /// A reload with all parts.
 pub(super) fn reloadable(load: reload::Load, started: &Started, certificate: Option<Certificate>) -> Reload {
-    let Started { server, sessions, publishers, .. } = started;
+    let Started { server, store, sessions, publishers, .. } = started;
+    let store = Arc::clone(store);
     let (handle, sessions, publishers) = (server.handle(), Arc::clone(sessions), Arc::clone(publishers));
     let reload = Reload::new(load, Arc::clone(&sessions.metrics))
         .part(&["LOG_LEVEL"], |settings| {
@@ -25,6 +26,7 @@ pub(super) fn reloadable(load: reload::Load, started: &Started, certificate: Opt
         .part(&["JWT_SECRET", "JWT_PREVIOUS_SECRETS", "JWT_PUBLIC_KEYS", "AUTH_REQUIRED"], move |settings| {
             let (keys, policy) = (settings.token_keys()?, settings.policy());
             let (handle, sessions) = (handle.clone(), Arc::clone(&sessions));
+            let (store, rules) = (Arc::clone(&store), settings.rules_digest());
             Ok(Box::new(move || {
                 sessions.verifier.replace(keys);
                 let before = sessions.policy.get();
@@ -32,6 +34,7 @@ pub(super) fn reloadable(load: reload::Load, started: &Started, certificate: Opt
                 sessions.changed();
                 check_identities(&handle, &sessions);
                 check_rooms(&handle, &sessions, &before);
+                store.set_rules(rules);
             }))
         });
     // Whether the server uses TLS is decided at the start.

@@ -15,6 +15,9 @@ pub trait StoreControl: Store {
         None
     }
 
+    /// Sets the digest of the rules by which this node decides, for a comparison with other nodes.
+    fn set_rules(&self, _digest: String) {}
+
     /// Carries out the queued requests, and closes the store. It waits only until `deadline`. Later requests get
     /// [`StoreError::Unavailable`](super::StoreError::Unavailable).
     fn close_by(&self, deadline: Instant) -> Ending;

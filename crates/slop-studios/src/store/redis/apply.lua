@@ -743,20 +743,23 @@ local function revocations_version()
   return call('HGET', P .. 'revocations', 'version') or '0'
 end
 
--- Answers with the version of the revocations that the node must hold for its lease to be valid, and with the tags and
--- addresses of the running nodes.
+-- Answers with the version of the revocations that the node must hold for its lease to be valid, and with the tags, addresses
+-- and digests of rules of the running nodes.
 operations['renew'] = function()
-  local tag, address = arg(), arg()
+  local tag, address, rules = arg(), arg(), arg()
   local nodes, now = P .. 'nodes', time_ms()
   call('ZREMRANGEBYSCORE', nodes, '-inf', now - LEASE)
   if call('ZADD', nodes, now, NODE) == 1 then
     call('HSET', P .. 'node:' .. NODE, 'tag', tag, 'address', address)
     call('PUBLISH', P .. 'nodes', tag .. ' ' .. address)
   end
+  if call('HGET', P .. 'node:' .. NODE, 'rules') ~= rules then
+    call('HSET', P .. 'node:' .. NODE, 'rules', rules)
+  end
   local running, addresses = call('ZRANGE', nodes, 0, -1), {}
   for n = 1, #running do
-    local known = call('HMGET', P .. 'node:' .. running[n], 'tag', 'address')
-    addresses[n] = { known[1] or '', known[2] or '' }
+    local known = call('HMGET', P .. 'node:' .. running[n], 'tag', 'address', 'rules')
+    addresses[n] = { known[1] or '', known[2] or '', known[3] or '' }
   end
   return { 'done', revocations_version(), addresses }
 end

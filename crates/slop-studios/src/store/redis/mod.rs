@@ -339,6 +339,10 @@ impl StoreControl for RedisStore {
         self.shared.nodes().get(&tag).cloned()
     }
 
+    fn set_rules(&self, digest: String) {
+        self.shared.set_rules(digest);
+    }
+
     fn close_by(&self, deadline: Instant) -> Ending {
         drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);

@@ -197,7 +197,7 @@ impl Worker {
         self.shared.lease.hold(version);
         self.ask_now(link, Operation::new("hold").number(version).number(0)).await?;
         let asked_at = lease::now();
-        let renewed = self.ask_now(link, self.script.renew()).await?;
+        let renewed = self.ask_now(link, self.script.renew(&self.shared.rules())).await?;
         let number = self.number;
         let heard = async {
             while !self.hearing.has_heard(number) {

@@ -94,9 +94,9 @@ impl Script {
         format!("{}nodes", self.prefix)
     }
 
-    /// The operation that renews the node's lease.
-    pub(super) fn renew(&self) -> Operation {
-        Operation::new("renew").number(self.tag.into()).text(&self.address)
+    /// The operation that renews the node's lease. `rules` is the digest of its rules.
+    pub(super) fn renew(&self, rules: &str) -> Operation {
+        Operation::new("renew").number(self.tag.into()).text(&self.address).text(rules)
     }
 
     /// The channel on which all nodes hear changes of the revocations.

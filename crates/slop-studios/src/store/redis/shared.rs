@@ -1,6 +1,6 @@
 //! What the thread shares with the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +29,8 @@ pub(super) struct Shared {
     pub(super) lease: Lease,
     /// The sessions that other nodes were asked for.
     awaited: Mutex<HashMap<String, oneshot::Sender<()>>>,
+    /// The digest of the rules by which this node decides.
+    rules: Mutex<String>,
     /// The addresses of the running nodes, by their tags.
     nodes: Mutex<HashMap<u32, Arc<str>>>,
 }
@@ -64,14 +66,23 @@ impl Shared {
         }
     }
 
+    pub(super) fn set_rules(&self, digest: String) {
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = digest;
+    }
+
+    pub(super) fn rules(&self) -> String {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Takes the answer to the renewal of the lease that was asked for at this time.
     pub(super) fn renewed(&self, asked_at: u64, mut answer: Answer) -> Result<(), StoreError> {
         let version = answer.number()?;
-        let mut running = HashMap::new();
+        let (mut running, mut rules) = (HashMap::new(), HashSet::new());
         let rows = answer.rows()?;
         let number = rows.len();
         for mut node in rows {
             let (tag, address) = (node.text()?, node.text()?);
+            rules.insert(node.text()?);
             // A node may be without an address, or of another version.
             if let (Ok(tag), false) = (tag.parse(), address.is_empty()) {
                 running.insert(tag, address.into());
@@ -80,6 +91,11 @@ impl Shared {
         *self.nodes() = running;
         self.lease.renew(asked_at, version);
         self.metrics.cluster.nodes.set(number as i64);
+        // A node that has just started has none yet.
+        rules.remove("");
+        if self.metrics.cluster.rules.set(rules.len() as i64) != rules.len() as i64 && rules.len() > 1 {
+            tracing::warn!("the nodes decide by different rules or secrets: reload them all");
+        }
         self.metrics.cluster.lease.set(i64::from(self.lease.is_valid()));
         Ok(())
     }

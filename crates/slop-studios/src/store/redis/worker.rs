@@ -267,7 +267,7 @@ impl Worker {
     /// full.
     async fn renew(&mut self, link: &mut Link) -> Result<(), Ended> {
         self.usage_due = Instant::now() + USAGE_INTERVAL;
-        let operations = vec![Operation::new("usage"), self.script.renew()];
+        let operations = vec![Operation::new("usage"), self.script.renew(&self.shared.rules())];
         let replies = vec![self.note_usage(), self.renew_lease()];
         self.number += 1;
         self.hearing.begin(Batch { number: self.number, operations, replies });
