@@ -138,14 +138,14 @@ fn an_unknown_key_is_refused_with_the_nearest_name() {
     let place = Place::new();
     place.write(
         "slop.toml",
-        "prot = 1\nloglevel = \"info\"\nPING-TIMEOUT-MS = 5\nwebhook_url = \"http://x\"\n[network]\nport = 1\n",
+        "prot = 1\nloglevel = \"info\"\nPING-TIMEOUT-MS = 5\nmemcached = \"x\"\n[network]\nport = 1\n",
     );
     let ran = place.run_with(&["check-config", "--config", "slop.toml"], &[("JWT_SECRET", SECRET)]).refused();
     for line in [
         "error: unknown setting `prot` in slop.toml; did you mean `port`?",
         "error: unknown setting `loglevel` in slop.toml; did you mean `log_level`?",
         "error: unknown setting `PING-TIMEOUT-MS` in slop.toml; did you mean `ping_timeout_ms`?",
-        "error: unknown setting `webhook_url` in slop.toml",
+        "error: unknown setting `memcached` in slop.toml",
         "error: [network] in slop.toml is no table of this file: settings such as `port` stand at its top, in none",
     ] {
         assert!(ran.stderr.lines().any(|found| found == line), "{line}\n{ran:#?}");
