@@ -64,7 +64,12 @@ enum Command {
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Check the settings as `serve` would, and show where each comes from
+    ///
+    /// With REDIS_URL, it also connects to Redis, and reports whether nodes can use it. It changes nothing there.
     CheckConfig {
+        /// Do not connect to Redis
+        #[arg(long)]
+        offline: bool,
         #[command(flatten)]
         flags: SettingFlags,
     },
@@ -90,7 +95,7 @@ impl Cli {
             // The answer is also in the exit code.
             Command::Explain(args) => return explain::run(&args),
             Command::Key(command) => key::run(&command),
-            Command::CheckConfig { flags } => check_config::run(&flags),
+            Command::CheckConfig { offline, flags } => check_config::run(&flags, offline),
             Command::Completions(args) => completions::run(&args, &mut Self::command()),
         };
         done.map(|()| ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ mod live;
 mod log;
 mod policy;
 mod publish;
+mod redis;
 mod settings;
 mod start;
 mod tls;

@@ -15,6 +15,16 @@ const OLDEST: (u64, u64) = (7, 0);
 /// The tolerated difference of the clocks. Redis and the nodes compare moments with each other.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 
+/// The format of the keys and messages that this version writes, and the newest that it reads.
+pub(super) const FORMAT: u64 = 1;
+
+/// The bytes that Redis should hold for a node that does not read for a moment; it closes the node's connection beyond that.
+/// A node may pause for the time of a lease: 5 s with 20,000 events of 1 KiB a second are 100 MB.
+const PUBSUB_BYTES: u64 = 128 << 20;
+
+/// The shortest time in seconds that a soft limit has to tolerate, to be no limit for such a pause: that of a lease.
+const PUBSUB_SECONDS: u64 = 5;
+
 /// How well Redis keeps what it has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
@@ -41,6 +51,9 @@ pub enum Unfit {
     /// Its moments and those of the node can't be compared.
     #[error("its clock and the clock of this machine differ by {0} ms: at most 1000 are tolerated")]
     Clock(u64),
+    /// A newer version has written to it.
+    #[error("the data under its prefix has format {0}, and this version knows {FORMAT}: update this node")]
+    Format(String),
 }
 
 /// What a Redis says of itself.
@@ -49,8 +62,8 @@ pub(super) struct Found {
     info: HashMap<String, String>,
     /// The difference of the clocks.
     skew: Duration,
-    /// `None` if it is not told.
-    durability: Option<Durability>,
+    /// The settings of `CONFIG GET`; none if it is forbidden.
+    settings: HashMap<String, String>,
 }
 
 impl Found {
@@ -68,8 +81,44 @@ impl Found {
         let theirs = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
         // The moment of the answer is between the two.
         found.skew = Duration::from_millis(before.saturating_sub(theirs).max(theirs.saturating_sub(after)));
-        found.durability = durability(commands).await?;
+        found.settings = settings(commands).await?;
         Ok(found)
+    }
+
+    /// The name and the version of the server.
+    pub(super) fn version(&self) -> String {
+        let redis = self.field("redis_version");
+        match self.field("valkey_version") {
+            "" => format!("Redis {redis}"),
+            valkey => format!("Valkey {valkey}, compatible with Redis {redis}"),
+        }
+    }
+
+    /// The settings that decide what Redis keeps, for operators.
+    pub(super) fn keeping(&self) -> String {
+        match (self.setting("appendonly"), self.setting("appendfsync")) {
+            (Some("yes"), Some(appendfsync)) => format!("appendonly yes, appendfsync {appendfsync}"),
+            (Some(appendonly), _) => format!("appendonly {appendonly}"),
+            (None, _) => "CONFIG is forbidden, so what it keeps is not known".to_owned(),
+        }
+    }
+
+    /// The difference of the clocks.
+    pub(super) fn skew(&self) -> Duration {
+        self.skew
+    }
+
+    fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).map(String::as_str)
+    }
+
+    /// How well it keeps what it is given; `None` if it does not tell.
+    fn durability(&self) -> Option<Durability> {
+        match (self.setting("appendonly")?, self.setting("appendfsync")?) {
+            ("yes", "always") => Some(Durability::Always),
+            ("yes", "everysec") => Some(Durability::EverySecond),
+            _ => Some(Durability::None),
+        }
     }
 
     /// What identifies the running Redis and the history of its data.
@@ -105,30 +154,70 @@ impl Found {
     /// Whether a publisher may be told that an event is stored. `declared` is what the operator says that Redis does. An
     /// operator who says nothing wants `appendfsync always`, and is believed only if Redis says so.
     pub(super) fn keeps(&self, declared: Option<Durability>) -> bool {
-        match (declared, self.durability) {
+        match (declared, self.durability()) {
             (Some(Durability::None), _) | (None, None) => false,
             (Some(_), None) => true,
             (declared, Some(found)) => found >= declared.unwrap_or(Durability::Always),
         }
     }
+
+    /// The settings that an operator should change, although the store can use this Redis. One line for each.
+    /// `replicas` of Redis have to have a change before it is answered.
+    pub(super) fn warnings(&self, declared: Option<Durability>, replicas: usize) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if declared != Some(Durability::None) && !self.keeps(declared) {
+            warnings.push(match declared {
+                Some(Durability::EverySecond) => format!(
+                    "Redis: {}, so no publish is answered with \"stored\": true: set appendonly yes and appendfsync \
+                     everysec, or REDIS_DURABILITY=none",
+                    self.keeping()
+                ),
+                _ => format!(
+                    "Redis: {}, so no publish is answered with \"stored\": true: set appendonly yes and appendfsync \
+                     always, or REDIS_DURABILITY",
+                    self.keeping()
+                ),
+            });
+        }
+        let connected = self.field("connected_slaves").parse().unwrap_or(0);
+        if connected < replicas {
+            warnings.push(format!(
+                "Redis: {connected} replicas are connected and REDIS_WAIT is {replicas}, so publishes are answered with 503"
+            ));
+        }
+        if let Some(bytes) = self.setting("client-output-buffer-limit").and_then(pubsub_bytes)
+            && bytes < PUBSUB_BYTES
+        {
+            warnings.push(format!(
+                "Redis: client-output-buffer-limit lets {} MiB wait for a node, and then cuts it off, which fast events \
+                 fill in seconds: set client-output-buffer-limit \"pubsub 256mb 128mb 60\"",
+                bytes >> 20
+            ));
+        }
+        warnings
+    }
 }
 
-/// How well Redis keeps what it is given, if it tells: a managed Redis may forbid CONFIG.
-async fn durability(commands: &mut MultiplexedConnection) -> Result<Option<Durability>, RedisError> {
-    let asked = redis::cmd("CONFIG").arg("GET").arg("append*").query_async::<Value>(commands).await;
-    let value = match asked {
-        Ok(value) => value,
-        Err(error) if error.is_connection_dropped() || error.is_timeout() => return Err(error),
-        Err(_) => return Ok(None),
-    };
-    let settings: HashMap<String, String> = redis::from_redis_value(value)?;
-    let setting = |name: &str| settings.get(name).map(String::as_str);
-    Ok(match (setting("appendonly"), setting("appendfsync")) {
-        (Some("yes"), Some("always")) => Some(Durability::Always),
-        (Some("yes"), Some("everysec")) => Some(Durability::EverySecond),
-        (Some(_), Some(_)) => Some(Durability::None),
-        _ => None,
-    })
+/// The bytes that may wait for a subscriber which does not read for a moment; `None` if there is no limit, or none that this
+/// version understands. The text has four words for each class of clients: its name, the hard limit, the soft limit, and the
+/// seconds after which the soft limit counts.
+fn pubsub_bytes(limits: &str) -> Option<u64> {
+    let words: Vec<&str> = limits.split_whitespace().collect();
+    let class = words.chunks_exact(4).find(|class| class[0] == "pubsub")?;
+    let limit = |at: usize| class[at].parse::<u64>().ok();
+    let (hard, soft, seconds) = (limit(1)?, limit(2)?, limit(3)?);
+    let soft = if seconds < PUBSUB_SECONDS { soft } else { 0 };
+    [hard, soft].into_iter().filter(|&limit| limit > 0).min()
+}
+
+/// The settings that Redis tells, if it tells any: a managed Redis may forbid CONFIG.
+async fn settings(commands: &mut MultiplexedConnection) -> Result<HashMap<String, String>, RedisError> {
+    let names = ["append*", "client-output-buffer-limit"];
+    match redis::cmd("CONFIG").arg("GET").arg(&names).query_async::<Value>(commands).await {
+        Ok(value) => Ok(redis::from_redis_value(value)?),
+        Err(error) if error.is_connection_dropped() || error.is_timeout() => Err(error),
+        Err(_) => Ok(HashMap::new()),
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +227,22 @@ mod tests {
     fn found(version: &str, policy: &str, skew: u64) -> Found {
         let info = [("redis_version", version), ("maxmemory_policy", policy)];
         let info = info.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        Found { info, skew: Duration::from_millis(skew), durability: None }
+        Found { info, skew: Duration::from_millis(skew), settings: HashMap::new() }
+    }
+
+    /// A Redis with these settings.
+    fn set(settings: &[(&str, &str)]) -> Found {
+        let settings = settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Found { settings, ..found("7.0", "noeviction", 0) }
+    }
+
+    fn keeping(durability: Option<Durability>) -> Found {
+        match durability {
+            Some(Durability::Always) => set(&[("appendonly", "yes"), ("appendfsync", "always")]),
+            Some(Durability::EverySecond) => set(&[("appendonly", "yes"), ("appendfsync", "everysec")]),
+            Some(Durability::None) => set(&[("appendonly", "no"), ("appendfsync", "always")]),
+            None => set(&[]),
+        }
     }
 
     #[test]
@@ -156,7 +260,6 @@ mod tests {
     #[test]
     fn what_is_stored_is_what_redis_keeps_or_the_operator_declares() {
         use Durability::{Always, EverySecond, None as Nothing};
-        let keeps = |durability, declared| Found { durability, ..found("7.0", "noeviction", 0) }.keeps(declared);
         for (found, declared, expected) in [
             (Some(Always), None, true),
             (Some(EverySecond), None, false),
@@ -169,7 +272,28 @@ mod tests {
             (None, Some(Always), true),
             (Some(Always), Some(Nothing), false),
         ] {
-            assert_eq!(keeps(found, declared), expected, "{found:?} {declared:?}");
+            assert_eq!(keeping(found).keeps(declared), expected, "{found:?} {declared:?}");
+            let is_warned = !expected && declared != Some(Nothing);
+            assert_eq!(!keeping(found).warnings(declared, 0).is_empty(), is_warned, "{found:?} {declared:?}");
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_a_pause_overflows_is_warned_of() {
+        for (limits, expected) in [
+            ("normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60", Some("32 MiB")),
+            ("normal 0 0 0 slave 1 1 1 pubsub 268435456 134217728 60", None),
+            ("pubsub 268435456 8388608 1", Some("8 MiB")),
+            ("pubsub 268435456 8388608 5", None),
+            ("pubsub 0 0 0", None),
+            ("pubsub 1 2", None),
+            ("pubsub x 0 0", None),
+            ("", None),
+        ] {
+            let warnings = set(&[("client-output-buffer-limit", limits)]).warnings(Some(Durability::None), 0);
+            let told = warnings.first().map_or("", String::as_str);
+            assert_eq!(warnings.len(), usize::from(expected.is_some()), "{limits}");
+            assert!(told.contains(expected.unwrap_or_default()), "{limits}: {told}");
         }
     }
 }

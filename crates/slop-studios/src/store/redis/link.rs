@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::OpenError;
-use super::fitness::Found;
+use super::fitness::{FORMAT, Found, Unfit};
 use super::operation::hex;
 use super::target::{PRIMARY_INTERVAL, Target};
 
@@ -54,9 +54,7 @@ impl Link {
     pub(super) async fn open(target: &Target, prefix: &str, epoch: &str) -> Result<(Self, Order, Found), OpenError> {
         let client = target.client().await?;
         let (sender, heard) = unbounded_channel();
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(ANSWER_TIMEOUT));
+        let config = connection_config();
         let mut commands = client.get_multiplexed_async_connection_with_config(&config).await?;
         let found = Found::of(&mut commands).await?;
         found.check()?;
@@ -143,19 +141,37 @@ fn message_in(PushInfo { kind, data }: PushInfo) -> Option<Heard> {
     }
 }
 
+/// The time limits of a connection.
+pub(super) fn connection_config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(ANSWER_TIMEOUT))
+}
+
 async fn begin(
     commands: &mut MultiplexedConnection,
     prefix: &str,
     epoch: &str,
     found: &Found,
-) -> Result<Order, RedisError> {
+) -> Result<Order, OpenError> {
     let mut new = [0; 16];
     // Without randomness, the engine could not start either.
     getrandom::fill(&mut new).expect("the system gives random bytes");
     let mut command = redis::cmd("EVAL");
     command.arg(include_str!("begin.lua")).arg(0).arg(prefix).arg(hex(&new)).arg(found.run()).arg(epoch);
-    let (epoch, last, ended) = command.query_async(commands).await?;
+    let (epoch, last, ended) = match command.arg(FORMAT).query_async(commands).await {
+        Err(error) => return Err(refusal_of(error)),
+        Ok(order) => order,
+    };
     Ok(Order { epoch, last, ended })
+}
+
+/// The reason for which `begin.lua` has refused the caller, if it has.
+fn refusal_of(error: RedisError) -> OpenError {
+    match error.code() {
+        Some("FORMAT") => OpenError::Unfit(Unfit::Format(error.detail().unwrap_or_default().to_owned())),
+        _ => OpenError::Redis(error),
+    }
 }
 
 /// Whether Redis has refused the command as a whole, so that nothing of it was carried out and the connection is good. It

@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 
 mod answer;
 mod catch_up;
+mod check;
 mod enforcement;
 mod fitness;
 mod hand_over;
@@ -48,6 +49,7 @@ mod target;
 mod unsaved;
 mod worker;
 
+pub use check::{Report, check};
 pub use fitness::{Durability, Unfit};
 pub use target::{BadUrl, Target};
 
@@ -107,6 +109,9 @@ pub enum OpenError {
     /// The Sentinels do not answer, or do not agree.
     #[error("Redis: most of the Sentinels do not name one primary")]
     NoPrimary,
+    /// It can be reached, and is silent.
+    #[error("Redis: no answer within {} s", .0.as_secs())]
+    Silent(Duration),
     /// The thread could not be started.
     #[error("start the thread that speaks with Redis: {0}")]
     Thread(#[from] std::io::Error),
@@ -133,6 +138,12 @@ impl fmt::Debug for RedisStore {
 /// How long a store that is dropped waits for its last answers.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The beginning of all keys and channels of a cluster.
+fn key_prefix(prefix: &str) -> String {
+    // The braces keep all keys in one slot.
+    format!("{{{prefix}}}:")
+}
+
 fn stopped() -> StoreError {
     StoreError::Unavailable("the store is closed".into())
 }
@@ -147,8 +158,7 @@ impl RedisStore {
         dispatch: Arc<dyn Dispatch>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
-        // The braces keep all keys in one slot.
-        let prefix = format!("{{{}}}:", options.prefix);
+        let prefix = key_prefix(&options.prefix);
         let (sender, receiver) = unbounded_channel();
         let (opened, result) = std::sync::mpsc::channel();
         let shared = Arc::new(Shared::new(metrics));

@@ -45,6 +45,7 @@ impl Worker {
     ) -> Result<(Self, Link, u64), OpenError> {
         let (mut link, Order { epoch, last, .. }, found) = Link::open(&target, prefix, "").await?;
         shared.is_kept.store(found.keeps(safety.durability), Ordering::Relaxed);
+        found.warnings(safety.durability, safety.replicas).iter().for_each(|warning| tracing::warn!("{warning}"));
         let script = script(epoch);
         link.load(script.text()).await?;
         let hearing = Hearing::new(&script, last, dispatch, Arc::clone(&shared));
