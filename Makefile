@@ -3,13 +3,18 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run test check fmt e2e chaos chaos-mutants fuzz deny attacks bench bench-quick instructions conformance
+.PHONY: help run cluster test check fmt e2e chaos chaos-mutants fuzz deny attacks bench bench-quick instructions conformance
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Build the server and start it for development
 	$(CARGO) run --release --locked --bin slop-studios -- dev
+
+cluster: ## Build the server and start Redis, three nodes and a proxy for development (needs Node; installs redis-server on Debian)
+	$(CARGO) build --release --locked --bin slop-studios
+	e2e/debian redis-server
+	SLOP_STUDIOS_BIN="$(abspath $(TARGET))/release/slop-studios" node e2e/node/playground.js
 
 test: ## Run all tests: unit, integration, and the real clients
 	e2e/install

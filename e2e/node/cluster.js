@@ -13,8 +13,10 @@ import { until } from './wait.js';
 export class Redis {
   #stopped = false;
 
-  static async start({ fsync = 'always', args = [] } = {}) {
+  /** `detached`: in a process group of its own, so that Ctrl-C on the terminal does not end it. */
+  static async start({ fsync = 'always', args = [], detached = false } = {}) {
     const redis = new Redis();
+    redis.detached = detached;
     redis.folder = await mkdtemp(join(tmpdir(), 'slop-studios-redis-'));
     redis.fsync = fsync;
     redis.args = args;
@@ -27,7 +29,7 @@ export class Redis {
     const durable = ['--appendonly', this.fsync === 'no' ? 'no' : 'yes', '--appendfsync', this.fsync];
     const settings = ['--port', '0', '--unixsocket', 'socket', '--save', '', ...durable, ...this.args];
     const program = process.env.REDIS_SERVER ?? 'redis-server';
-    this.child = spawn(program, settings, { cwd: this.folder, stdio: 'ignore' });
+    this.child = spawn(program, settings, { cwd: this.folder, stdio: 'ignore', detached: this.detached });
     this.exited = once(this.child, 'exit');
     process.on('exit', () => this.child.kill('SIGKILL'));
     await until(async () => (await this.command('PING').catch(() => '')) === '+PONG', 'Redis');
@@ -235,11 +237,11 @@ export class Balancer {
   #next = 0;
   #sockets = new Set();
 
-  static async over(ports) {
+  static async over(ports, port = 0) {
     const balancer = new Balancer();
     balancer.ports = ports;
     balancer.server = createServer((client) => balancer.#serve(client, ports.length));
-    balancer.server.listen(0, '127.0.0.1');
+    balancer.server.listen(port, '127.0.0.1');
     await once(balancer.server, 'listening');
     balancer.url = `http://127.0.0.1:${balancer.server.address().port}`;
     return balancer;

@@ -47,8 +47,11 @@ export class Server {
   stderr = '';
   #agent;
 
-  /** With the `dataDir` of a server that has ended, this one goes on where that stopped. `ca`: what its clients trust. */
-  static async start({ port = 0, env = {}, args = [], dataDir, ca } = {}) {
+  /**
+   * With the `dataDir` of a server that has ended, this one goes on where that stopped. `ca`: what its clients trust. `detached`:
+   * in a process group of its own, so that Ctrl-C on the terminal does not end it.
+   */
+  static async start({ port = 0, env = {}, args = [], dataDir, ca, detached = false } = {}) {
     assert.ok(existsSync(binary), `${binary} is missing: build it, or set SLOP_STUDIOS_BIN`);
     const server = new Server();
     server.ca = ca;
@@ -69,6 +72,7 @@ export class Server {
         ...env,
       },
       stdio: ['ignore', 'pipe', 'pipe'],
+      detached,
     });
     running.add(child);
     // A test that failed before it stopped its server must not keep this process: its exit ends the server.
