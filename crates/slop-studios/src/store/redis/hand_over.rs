@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::super::Dispatch;
+use super::super::{Dispatch, SessionRecord};
 use super::operation::Operation;
-use super::sessions::hand_over;
+use super::session_record::text_of;
 
 /// A message on a node's channel, besides the marks.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,6 +58,14 @@ impl HandOvers {
     pub(super) async fn next(&mut self) -> Option<Operation> {
         self.operations.recv().await
     }
+}
+
+/// The operation that gives a session to another node, or says that this node does not have it.
+fn hand_over(key: &str, to: &str, session: Option<&SessionRecord>) -> Operation {
+    let since = session.map_or(0, |session| session.since_seq);
+    let own_events = session.and_then(|session| session.own_events.as_deref()).unwrap_or_default();
+    let record = session.map(text_of).unwrap_or_default();
+    Operation::new("hand over").text(key).text(to).number(since).bytes(record).text(own_events)
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ mod reconnect;
 mod replay;
 mod revocations;
 mod script;
+mod session_record;
 mod sessions;
 mod shared;
 mod target;

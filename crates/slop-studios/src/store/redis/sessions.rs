@@ -4,57 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::answer::{Answer, unexpected};
 use super::operation::{Operation, hex};
+use super::session_record::{session, text_of};
 use super::worker::Request;
-use super::{Before, ClaimedSession, Moment, RedisStore, SessionKey, SessionRecord, SessionStore, StoreError};
-
-/// A session's record, without what changes apart from it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    namespace: String,
-    socket_id: String,
-    rooms: Vec<(Arc<str>, u64)>,
-    data: String,
-    updated_at: u64,
-}
-
-/// The text of a session that does not change apart from it.
-fn text_of(record: &SessionRecord) -> Vec<u8> {
-    let SessionRecord { namespace, socket_id, rooms, data, updated_at, .. } = record;
-    let (namespace, socket_id, data) = (namespace.clone(), socket_id.clone(), data.clone());
-    let record = Record { namespace, socket_id, rooms: rooms.clone(), data, updated_at: updated_at.epoch_ms() };
-    // A record of texts and numbers always has a JSON form.
-    serde_json::to_vec(&record).unwrap_or_default()
-}
-
-/// The operation that gives a session to another node, or says that this node does not have it.
-pub(super) fn hand_over(key: &str, to: &str, session: Option<&SessionRecord>) -> Operation {
-    let since = session.map_or(0, |session| session.since_seq);
-    let own_events = session.and_then(|session| session.own_events.as_deref()).unwrap_or_default();
-    let record = session.map(text_of).unwrap_or_default();
-    Operation::new("hand over").text(key).text(to).number(since).bytes(record).text(own_events)
-}
-
-/// The session out of an answer, and whether it is this node's.
-fn session(mut answer: Answer, key: SessionKey) -> Result<Option<ClaimedSession>, StoreError> {
-    let Some(record) = answer.optional()? else { return Ok(None) };
-    let Record { namespace, socket_id, rooms, data, updated_at } =
-        serde_json::from_str(&record).map_err(|_no_record| unexpected())?;
-    let since_seq: u64 = answer.number()?;
-    let left_at = answer.optional()?.map(|left| left.parse().map(Moment::from_epoch_ms)).transpose();
-    let left_at = left_at.map_err(|_no_number| unexpected())?;
-    let updated_at = Moment::from_epoch_ms(updated_at);
-    let before = Before::Valid;
-    let is_own = answer.number()? == 1;
-    let own_events = answer.optional()?;
-    let record =
-        SessionRecord { key, namespace, socket_id, rooms, data, since_seq, updated_at, left_at, before, own_events };
-    Ok(Some(if is_own { ClaimedSession::Own(record) } else { ClaimedSession::Stored(record) }))
-}
+use super::{Before, ClaimedSession, RedisStore, SessionKey, SessionRecord, SessionStore, StoreError};
 
 impl SessionStore for RedisStore {
     fn save_session(&self, session: SessionRecord) -> Option<BoxFuture<'static, ()>> {
