@@ -169,6 +169,9 @@ pub struct RoomEventBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     pub data: Option<Box<RawValue>>,
+    /// Further arguments, each any JSON. The HTTP API has none.
+    #[serde(skip)]
+    pub further: Vec<Box<RawValue>>,
     /// Whose room it is.
     #[serde(default)]
     pub namespace: TargetNamespace,
@@ -399,6 +402,7 @@ impl RoomEventBody {
         Some(Self {
             event: event?,
             data,
+            further: Vec::new(),
             namespace: namespace.unwrap_or_default(),
             delivery: delivery.unwrap_or_default(),
         })

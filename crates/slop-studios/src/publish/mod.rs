@@ -28,7 +28,7 @@ pub(crate) mod watchdog;
 pub use body::Publish;
 pub use fields::{FieldError, ReadError};
 
-use body::NotificationBody;
+use body::{NotificationBody, RoomEventBody};
 use scope::{MissingScope, Scopes};
 
 /// Items of a batch that are committed before other tasks of the shard get their turn: some hundred microseconds.
@@ -180,15 +180,33 @@ impl Executor {
             let checked = self.store.check_key(key.clone()).await.map_err(Refused::from);
             checked.inspect_err(|refused| self.count_limit(refused))?;
         }
+        let keyed = |(index, item)| {
+            (item, key.as_ref().map(|key| IdempotencyKey { item: Some(index as u32), ..key.clone() }))
+        };
+        let results = self.publish_each(scopes, items.into_iter().enumerate().map(keyed)).await;
+        match key_refused(&results) {
+            None => Ok(results),
+            Some(refused) => {
+                self.count_limit(&refused);
+                Err(refused)
+            }
+        }
+    }
+
+    /// Commits several publishes in order, each with a key of its own or none. A refused one does not stop the later ones.
+    pub async fn publish_each(
+        &self,
+        scopes: &Scopes,
+        items: impl ExactSizeIterator<Item = (Result<Publish, ReadError>, Option<IdempotencyKey>)>,
+    ) -> Vec<Result<Published, Refused>> {
         // The call of `commit` takes the position in the order, so that all items can wait for the store together.
         let mut commits = Vec::with_capacity(items.len());
-        for (index, item) in items.into_iter().enumerate() {
+        for (index, (item, key)) in items.enumerate() {
             if index % ITEMS_PER_TURN == ITEMS_PER_TURN - 1 {
                 tokio::task::yield_now().await;
             }
             let kind = item.as_ref().ok().map(Publish::kind);
             let warnings = item.as_ref().map(Publish::warnings).unwrap_or_default();
-            let key = key.as_ref().map(|key| IdempotencyKey { item: Some(index as u32), ..key.clone() });
             let change = item.map_err(Refused::from).and_then(|publish| self.change(scopes, publish, key));
             commits.push((kind, Instant::now(), change.map(|change| (self.store.commit(change), warnings))));
         }
@@ -206,13 +224,7 @@ impl Executor {
             }
             results.push(result);
         }
-        match key_refused(&results) {
-            None => Ok(results),
-            Some(refused) => {
-                self.count_limit(&refused);
-                Err(refused)
-            }
-        }
+        results
     }
 
     /// Counts a request that a limit refused.
@@ -277,16 +289,25 @@ impl Executor {
             Publish::RoomEvent { room, body } => ChangeKind::Room(Envelope {
                 namespace: body.namespace.as_str(),
                 room: room.into(),
+                argument: arguments(&body),
                 event: body.event.into(),
-                // Never without an argument: the offset for recovery, which comes last, would be a handler's first
-                // argument.
-                argument: body.data.as_deref().map_or("null", |data| data.get()).into(),
                 owner_room: None,
                 class: body.delivery,
             }),
         };
         Ok(Change { id, at, key, what })
     }
+}
+
+/// The arguments of a room event, separated by commas. Never none: the offset for recovery, which comes last, would be a
+/// handler's first argument.
+fn arguments(body: &RoomEventBody) -> Arc<str> {
+    let first = body.data.as_deref().map_or("null", |data| data.get());
+    if body.further.is_empty() {
+        return first.into();
+    }
+    let further = body.further.iter().map(|argument| argument.get());
+    [first].into_iter().chain(further).collect::<Vec<_>>().join(",").into()
 }
 
 fn notification(user_id: String, body: &NotificationBody, id: Arc<str>, at: Moment) -> Result<ChangeKind, Refused> {
@@ -489,6 +510,29 @@ mod tests {
         assert_eq!(of(&[Err(Refused::Internal), Err(Refused::Overloaded)]), None);
         assert_eq!(of(&[accepted(), Err(Refused::KeyReused)]), None);
         assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn a_room_event_may_have_several_arguments_and_each_item_a_key() {
+        let (executor, recorder) = executor();
+        let item = || {
+            let mut publish = read(&json!({"kind": "roomEvent", "room": "r", "event": "e", "data": 1}));
+            if let Ok(Publish::RoomEvent { body, .. }) = &mut publish {
+                body.further = vec![serde_json::value::to_raw_value("two").expect("JSON")];
+            }
+            publish
+        };
+        let result = |first, second| {
+            let items = [(item(), key(first)), (item(), key(second))].into_iter();
+            let results = run(executor.publish_each(&Scopes::all(), items));
+            results.into_iter().map(|result| result.expect("accepted").repeated).collect::<Vec<_>>()
+        };
+        assert_eq!(result(b"a", b"a"), [false, true]);
+        // The recorder parses one argument.
+        assert_eq!(*recorder.0.lock().expect("no test panicked"), [("e".to_owned(), Value::Null)]);
+        let publish = item().expect("valid");
+        let Publish::RoomEvent { body, .. } = publish else { panic!("a room event") };
+        assert_eq!(&*arguments(&body), r#"1,"two""#);
     }
 
     #[test]
