@@ -22,6 +22,7 @@
 //! | `http` | everything but Socket.IO: the publish API, health, metrics, the API's description, the browser's client |
 //! | `realtime` | the client side: the handlers of the namespaces, sessions, subscriptions, the inbox, dispatch, session persistence, revocations |
 //! | [`config`] | the settings, their defaults, and the files that they name |
+//! | [`emitters`] | other programs that publish over Redis, with Socket.IO's own emitters |
 //! | [`publish`] | the one executor of every publish: bodies, publishers and their scopes, the watchdog of silent media items |
 //! | [`policy`] | access to rooms and media items |
 //! | `refusals` | refusals, reported to the operator without a flood |
@@ -37,6 +38,7 @@
 pub mod commands;
 pub mod config;
 pub mod contract;
+pub mod emitters;
 mod hot_swap;
 mod http;
 pub mod identity;

@@ -280,3 +280,23 @@ pub const CLOCK_SKEW_SECONDS: u64 = 2;
 /// Latest expiry: 9999-12-31T23:59:59Z, the last second that ISO 8601 writes with four digits. Later expiries (often
 /// milliseconds taken for seconds) are cut to it, so that an addition to one cannot overflow.
 pub const MAX_EXPIRY_SECONDS: u64 = 253_402_300_799;
+
+/// Bytes of emitters' messages that wait, with [`EMITTER_MESSAGE_OVERHEAD_BYTES`] for each: a second's worth at 64 MiB/s, or
+/// 100,000 small messages. Redis does not wait for a reader of its channels, so more messages are dropped.
+pub const EMITTER_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a waiting message takes besides its bytes: the channel, and the entry in the queue.
+pub const EMITTER_MESSAGE_OVERHEAD_BYTES: usize = 512;
+
+/// Messages of emitters that are published together: they share a round trip to Redis.
+pub const EMITTER_BATCH: usize = 64;
+
+/// Bytes after which such a batch ends, so that the decoding of one takes less than a tenth of a second.
+pub const EMITTER_BATCH_BYTES: usize = 1024 * 1024;
+
+/// Deepest nesting of an emitter's MessagePack: [`MAX_JSON_DEPTH`], and three levels around the arguments. The decoder
+/// counts each level twice.
+pub const MAX_EMITTER_DEPTH: usize = 2 * (MAX_JSON_DEPTH + 3);
+
+/// Rooms that a message of an emitter may name. More than one is refused; the limit is for the decoding.
+pub const MAX_EMITTER_ROOMS: usize = 1_000;

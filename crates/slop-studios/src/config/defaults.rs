@@ -132,6 +132,8 @@ pub const NOTIFICATION_RETENTION_DAYS: &str = "90";
 /// A publish confirmed to its publisher must survive, whatever happens to the machine. A group of publishes shares the
 /// cost.
 pub const STORE_SYNC: &str = "full";
+/// Whatever a publisher's key may send: an operator who switches the emitters on trusts who can write to Redis.
+pub const EMITTER_EVENTS: &str = "/:*,/media:*,/notifications:*";
 /// The product's name.
 pub const REDIS_PREFIX: &str = "slop";
 

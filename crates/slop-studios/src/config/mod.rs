@@ -13,7 +13,9 @@ use http::Uri;
 use secrecy::SecretString;
 use socketio_server::{Origins, TrustedProxies};
 
+use crate::emitters::Allowlist;
 use crate::identity::PublicKeyFile;
+use crate::metrics::Emitter;
 use crate::store::redis::Durability;
 use crate::store::sqlite::StoreSync;
 
@@ -33,9 +35,9 @@ pub use flags::SettingFlags;
 pub use layers::{Effective, Profile, Row, Source};
 use parse::{
     accepted_claims, api_keys, base_path, boolean, buffer, claim_name, cluster_secret, cors_origin, count, days,
-    headers, host, hours, jwks_url, log_format, log_level, milliseconds, node_address, optional_path, path, port,
-    previous_secrets, public_key_files, rate, redis_durability, redis_prefix, redis_url, secret, size, size_or_none,
-    store_sync, trusted_proxies, whole,
+    emitter_events, emitters, headers, host, hours, jwks_url, log_format, log_level, milliseconds, node_address,
+    optional_path, path, port, previous_secrets, public_key_files, rate, redis_durability, redis_prefix, redis_url,
+    secret, size, size_or_none, store_sync, trusted_proxies, whole,
 };
 pub use tables::Tables;
 
@@ -394,6 +396,13 @@ settings! {
     /// Address and port at which the other nodes reach this one, as `10.0.0.7:3001`, on a private network. Without it, the
     /// balancer has to send all requests of a polling client to one node
     node_address: Option<String> = "NODE_ADDRESS" Text DefaultValue::Fixed(""), node_address;
+
+    /// Libraries with which other programs publish over Redis, comma-separated: redis (`@socket.io/redis-emitter`), streams
+    /// (`@socket.io/redis-streams-emitter`) and python (python-socketio's RedisManager); empty: none
+    emitters: Vec<Emitter> = "EMITTERS" List DefaultValue::Fixed(""), emitters;
+
+    /// Events that they may send, comma-separated, each a namespace, a colon and a name with `*` for any text
+    emitter_events: Allowlist = "EMITTER_EVENTS" List DefaultValue::Fixed(defaults::EMITTER_EVENTS), emitter_events;
 }
 
 /// The settings with keys to verify tokens. One of them must be set.

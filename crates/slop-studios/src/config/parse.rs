@@ -12,7 +12,9 @@ use socketio_server::{Origins, TrustedProxies, WebOrigin};
 
 use super::{LogFormat, LogLevel};
 use crate::config::defaults;
+use crate::emitters::Allowlist;
 use crate::identity::PublicKeyFile;
+use crate::metrics::Emitter;
 use crate::store::redis::{Durability, Target};
 use crate::store::sqlite::StoreSync;
 
@@ -338,6 +340,22 @@ pub(super) fn node_address(text: &str) -> Result<Option<String>, String> {
         Some((Ok(_), Ok(_))) => Ok(Some(text.to_owned())),
         _ => Err(format!("is {text:?}, not an address and a port as 10.0.0.7:3001 or [fd00::7]:3001")),
     }
+}
+
+pub(super) fn emitters(text: &str) -> Result<Vec<Emitter>, String> {
+    let mut emitters = Vec::new();
+    for name in elements(text) {
+        let known = Emitter::ALL.iter().find(|known| known.as_str() == name);
+        let emitter = known.ok_or_else(|| format!("has {name:?}, not redis, streams or python"))?;
+        if !emitters.contains(emitter) {
+            emitters.push(*emitter);
+        }
+    }
+    Ok(emitters)
+}
+
+pub(super) fn emitter_events(text: &str) -> Result<Allowlist, String> {
+    Allowlist::parse(elements(text)).map_err(|error| error.to_string())
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {

@@ -35,6 +35,11 @@ impl Parsed {
                        \x20   export CLUSTER_SECRET=\"$(openssl rand -hex 32)\"";
             refuse("CLUSTER_SECRET", why.to_owned());
         }
+        if let (Some(emitters), Some(None)) = (&self.emitters, &self.redis_url)
+            && !emitters.is_empty()
+        {
+            refuse("EMITTERS", "is set and REDIS_URL is not: emitters publish over Redis".to_owned());
+        }
         if let (Some(soft), Some(hard)) = (self.outbox_soft_bytes, self.outbox_hard_bytes)
             && soft > hard
         {

@@ -55,6 +55,7 @@ pub struct Metrics {
     pub(crate) certificate_expiry: Gauge,
     certificate_reloads: Family<ResultLabels, Counter>,
     pub(crate) cluster: ClusterMetrics,
+    pub(crate) emitters: EmitterMetrics,
 }
 
 /// Makes an enum of labels, the list of all of them, and their texts, so that none is left out.
@@ -84,6 +85,13 @@ macro_rules! labels {
         }
     };
 }
+
+mod emitters;
+
+pub(crate) use emitters::EmitterOutcome;
+pub use emitters::{Emitter, EmitterRefusal};
+
+use emitters::EmitterMetrics;
 
 labels! {
     /// A limit of the product that a client or publisher reached; the engine has further limits.
@@ -247,6 +255,7 @@ impl Default for Metrics {
             certificate_expiry: Gauge::default(),
             certificate_reloads: Family::default(),
             cluster: ClusterMetrics::default(),
+            emitters: EmitterMetrics::default(),
         }
     }
 }
@@ -380,6 +389,7 @@ impl Metrics {
         self.register_identities(registry);
         self.register_realtime(registry);
         self.register_publishing(registry);
+        self.emitters.register(registry);
         self.register_store(registry);
         self.register_operation(registry);
         self.cluster.register(registry);

@@ -180,9 +180,8 @@ impl Executor {
             let checked = self.store.check_key(key.clone()).await.map_err(Refused::from);
             checked.inspect_err(|refused| self.count_limit(refused))?;
         }
-        let keyed = |(index, item)| {
-            (item, key.as_ref().map(|key| IdempotencyKey { item: Some(index as u32), ..key.clone() }))
-        };
+        let keyed =
+            |(index, item)| (item, key.as_ref().map(|key| IdempotencyKey { item: Some(index as u32), ..key.clone() }));
         let results = self.publish_each(scopes, items.into_iter().enumerate().map(keyed)).await;
         match key_refused(&results) {
             None => Ok(results),

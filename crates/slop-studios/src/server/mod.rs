@@ -57,7 +57,7 @@ pub(crate) fn run(
     let listener = listener::listen(&runtime, &settings)?;
     let started = start(&settings, keep, &runtime, listener, &metrics, certificate.as_ref())?;
     let reload = load.map(|load| reloadable(load, &started, certificate));
-    let Started { server, store, refusals, .. } = started;
+    let Started { server, store, refusals, emitters, .. } = started;
     say_started(&settings, keep, server.local_addr());
     on_listening(server.local_addr());
 
@@ -79,7 +79,7 @@ pub(crate) fn run(
         }
     });
     tracing::info!(signal = signal.name, grace_ms = settings.shutdown_grace.as_millis() as u64, "draining");
-    let stopped = runtime.block_on(end(server, store, &mut stop, settings.shutdown_grace));
+    let stopped = runtime.block_on(end(server, emitters, store, &mut stop, settings.shutdown_grace));
     refusals.tell_rest();
     // Not by a drop, which would wait for a name resolution in progress.
     runtime.shutdown_background();

@@ -9,9 +9,9 @@ use socketio_server::{Config, Handle, NodeTag};
 
 use super::open_files::{self, Capacity};
 use crate::config::Settings;
-use crate::limits;
 use crate::store::sqlite::Options;
 use crate::store::{Bound, Bounds, KeyBounds, RevocationBound, redis};
+use crate::{emitters, limits};
 
 /// Where the server keeps its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,20 @@ pub(super) fn redis_options(
         node: node.get(),
         address,
         node_of_socket_id: Arc::new(move |name: &str| handle.node_of_socket_id(name).map(NodeTag::get)),
+    })
+}
+
+/// The options of the emitters, if the settings name some.
+pub(super) fn emitter_options(settings: &Settings) -> Option<emitters::Options> {
+    if settings.emitters.is_empty() {
+        return None;
+    }
+    Some(emitters::Options {
+        target: settings.redis_url.as_ref()?.expose_secret().parse().ok()?,
+        prefix: settings.redis_prefix.clone(),
+        emitters: settings.emitters.clone(),
+        events: settings.emitter_events.clone(),
+        most_bytes: settings.max_payload_bytes,
     })
 }
 

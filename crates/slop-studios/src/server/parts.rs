@@ -10,9 +10,10 @@ use tokio::runtime::Runtime;
 
 use super::checks::check_identities;
 use super::listener::listen_for_nodes;
-use super::options::{Keep, bounds, capacity_that_fits, engine_config, redis_options, store_options};
+use super::options::{Keep, bounds, capacity_that_fits, emitter_options, engine_config, redis_options, store_options};
 use crate::config::Settings;
 use crate::config::certificate::Certificate;
+use crate::emitters::Emitters;
 use crate::hot_swap::HotSwap;
 use crate::http::{Api, ApiOptions, App, Bodies, BodyLimits, PublishRate, scrape};
 use crate::identity::{Jwks, Revocations, TokenVerifier};
@@ -42,6 +43,7 @@ pub(super) struct Started {
     pub(super) sessions: Arc<Sessions>,
     pub(super) publishers: Arc<Publishers>,
     pub(super) refusals: Arc<Refusals>,
+    pub(super) emitters: Option<Emitters>,
 }
 
 /// Makes the parts, joins them, and starts the engine.
@@ -81,8 +83,9 @@ pub(super) fn start(
         settings.jwt_leeway,
     ));
     let publishers = Arc::new(Publishers::new(settings.publisher_credentials(), Arc::clone(&sessions.verifier)));
+    let executor = Executor::new(Arc::clone(&store), Arc::clone(metrics));
     let app = App {
-        executor: Executor::new(Arc::clone(&store), Arc::clone(metrics)),
+        executor: executor.clone(),
         revoker,
         publishers: Arc::clone(&publishers),
         registry: scrape::registry(metrics, handle.clone(), Arc::clone(&store)),
@@ -115,7 +118,9 @@ pub(super) fn start(
         None => builder,
     };
     let server = builder.start(listener).context("start the server")?;
-    Ok(Started { server, store: controlled, sessions, publishers, refusals })
+    let start = |options| Emitters::start(options, executor, metrics).context("start the thread for emitters");
+    let emitters = emitter_options(settings).filter(|_| keep == Keep::Redis).map(start).transpose()?;
+    Ok(Started { server, store: controlled, sessions, publishers, refusals, emitters })
 }
 
 /// This server as a node of a cluster.

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::signals::{StopSignal, StopSignals};
+use crate::emitters::Emitters;
 use crate::store::{Backlog, Ending, StoreControl};
 
 /// The divisor of the grace period that gives the time in which `/health/ready` already fails while connections are
@@ -28,6 +29,9 @@ const IMPATIENT_COMMIT: Duration = Duration::from_secs(1);
 
 /// The part of [`STOP_MARGIN`] for recording that sessions are not saved, on a disk that may not respond.
 const LAST_MARK: Duration = Duration::from_millis(500);
+
+/// The part of [`STOP_MARGIN`] for the thread that reads the emitters, if there was no drain.
+const EMITTERS_END: Duration = Duration::from_millis(500);
 
 /// The outcome of the shutdown. If the connections were not drained, clients are served to the end. Their changes after
 /// the last commit are then in the same state as after a kill.
@@ -57,11 +61,14 @@ impl Stopped {
 /// Drains the connections and commits the accepted data. It waits for nothing beyond the one deadline.
 pub(super) async fn end(
     server: Server,
+    mut emitters: Option<Emitters>,
     store: Arc<dyn StoreControl>,
     stop: &mut StopSignals,
     grace: Duration,
 ) -> anyhow::Result<Stopped> {
     let began = Instant::now();
+    // Another node reads them while this one drains.
+    emitters.iter_mut().for_each(Emitters::stop);
     let deadline = began + grace + STOP_MARGIN - LAST_MARK;
     let drained = tokio::select! {
         biased;
@@ -83,6 +90,10 @@ pub(super) async fn end(
         }
     }
 
+    if let Some(emitters) = emitters {
+        // It was told before the drain.
+        let _ = timeout(EMITTERS_END, emitters.ended()).await;
+    }
     let ending = close(store, stop, deadline).await?;
     Ok(match drained {
         _ if ending != Ending::default() => Stopped::OutOfOrder,

@@ -577,3 +577,24 @@ fn files_of_public_keys_are_checked() {
     let ran = place.run(&["check-config", "--jwt-public-keys", "HS256:key.pem"]).refused();
     assert!(ran.stderr.contains("a public key is no secret"), "{ran:#?}");
 }
+
+#[test]
+fn emitters_are_those_of_socket_io_and_need_redis() {
+    let place = Place::new();
+    for (settings, line) in [
+        (&[("EMITTERS", "redis,kafka")][..], r#"EMITTERS (from env) has "kafka", not redis, streams or python"#),
+        (&[("EMITTERS", "redis")], "EMITTERS is set and REDIS_URL is not: emitters publish over Redis"),
+        (
+            &[("EMITTER_EVENTS", "/:*,/chat:*")],
+            r#"EMITTER_EVENTS (from env) has "/chat:*", not a namespace, a colon and an event, as /media:mediaProgress or /:*"#,
+        ),
+        (
+            &[("EMITTER_EVENTS", "/:connect")],
+            r#"EMITTER_EVENTS (from env) has "/:connect", which Socket.IO reserves for itself"#,
+        ),
+    ] {
+        let settings: Vec<_> = [("JWT_SECRET", SECRET)].into_iter().chain(settings.iter().copied()).collect();
+        let ran = place.run_with(&["check-config"], &settings).refused();
+        assert!(ran.stderr.contains(line), "{line}\n{ran:#?}");
+    }
+}

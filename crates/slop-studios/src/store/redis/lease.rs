@@ -23,7 +23,7 @@ pub(super) struct Lease {
 }
 
 /// The system's time in milliseconds, which goes on while the process or the machine is stopped.
-pub(super) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let time = clock_gettime(ClockId::Boottime);
     // The time since the start of the machine is not negative.
     time.tv_sec as u64 * 1_000 + time.tv_nsec as u64 / 1_000_000

@@ -115,7 +115,7 @@ impl Link {
 }
 
 /// Asks the Sentinels from time to time whether this is still the primary.
-fn watch_primary(target: Target, primary: ConnectionAddr) -> watch::Receiver<bool> {
+pub(crate) fn watch_primary(target: Target, primary: ConnectionAddr) -> watch::Receiver<bool> {
     let (moved, has_moved) = watch::channel(false);
     if target.may_move() {
         tokio::spawn(async move {

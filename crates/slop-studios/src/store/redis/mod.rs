@@ -52,6 +52,8 @@ mod worker;
 
 pub use check::{Report, check};
 pub use fitness::{Durability, Unfit};
+pub(crate) use lease::now as system_time;
+pub(crate) use link::watch_primary;
 pub use target::{BadUrl, Target};
 
 use answer::{Answer, Deliveries, KeptReceipt, refusal, state_of, unexpected};

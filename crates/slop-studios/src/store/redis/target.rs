@@ -82,7 +82,7 @@ impl FromStr for Target {
 
 impl Target {
     /// The server to connect to now.
-    pub(super) async fn client(&self) -> Result<Client, OpenError> {
+    pub(crate) async fn client(&self) -> Result<Client, OpenError> {
         let info = match &self.0 {
             Kind::Server(server) => server.clone(),
             Kind::Sentinels { primary, .. } => {
