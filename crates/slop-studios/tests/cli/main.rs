@@ -8,6 +8,8 @@ mod log;
 mod policy;
 mod publish;
 mod redis;
+#[path = "../common/redis.rs"]
+mod redis_server;
 mod settings;
 mod start;
 mod tls;

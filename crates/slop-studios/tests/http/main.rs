@@ -23,6 +23,8 @@ mod policy_model;
 mod problems;
 mod publishers;
 mod publishing;
+#[path = "../common/redis.rs"]
+mod redis_server;
 mod refusals;
 mod reload;
 mod revocation;

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use crate::api::{post, send};
 use crate::client::Client;
 use crate::line::Transport;
+use crate::redis_server::Redis;
 use crate::reload::Configured;
-use crate::server::signed;
+use crate::server::{SECRET, signed};
 
 const ROOMS: [&str; 7] = ["project-p1", "project-p2", "team-red", "lobby", "anything", "user:alice", "user:bob"];
 const NAMESPACES: [&str; 2] = ["/", "/media"];
@@ -227,9 +228,60 @@ impl World {
     }
 }
 
+/// One server, or the nodes of a cluster.
+struct Servers {
+    nodes: Vec<Configured>,
+    /// The node for the next question.
+    next: Cell<usize>,
+    _redis: Option<Redis>,
+}
+
+impl Servers {
+    const SETTINGS: [(&str, &str); 2] = [("AUTH_FAILURE_LIMIT", "1000"), ("SHUTDOWN_GRACE_MS", "50")];
+
+    fn one() -> Self {
+        Self { nodes: vec![Configured::start_with("", &Self::SETTINGS)], next: Cell::new(0), _redis: None }
+    }
+
+    fn two() -> Self {
+        let redis = Redis::start(&[]);
+        let url = redis.url();
+        let cluster = [("REDIS_URL", &*url), ("CLUSTER_SECRET", SECRET), ("NODE_ADDRESS", "127.0.0.1:0")];
+        let settings = [&Self::SETTINGS[..], &cluster].concat();
+        let nodes = vec![Configured::start_with("", &settings), Configured::start_with("", &settings)];
+        Self { nodes, next: Cell::new(0), _redis: Some(redis) }
+    }
+
+    /// The next node: what happens on one is asked of another.
+    fn next(&self) -> &Configured {
+        self.next.set(self.next.get() + 1);
+        &self.nodes[self.next.get() % self.nodes.len()]
+    }
+
+    async fn reload(&self, toml: &str) {
+        for node in &self.nodes {
+            node.reload(toml).await;
+        }
+    }
+
+    async fn restart(&mut self, toml: &str) {
+        for node in &mut self.nodes {
+            node.restart(toml).await;
+        }
+    }
+
+    /// Waits until every node has dispatched what was published: the answer of a node comes after that.
+    async fn have_dispatched(&self) {
+        for node in self.nodes.iter().filter(|_| self.nodes.len() > 1) {
+            let answer = post(node, "/v1/rooms/nobody-is-here/events", &json!({"event": "e"})).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        }
+    }
+}
+
 /// A case under way.
 struct Run<'s> {
-    server: &'s mut Configured,
+    servers: &'s mut Servers,
     world: World,
     seats: [Seat; 2],
     /// Ends the items' ids.
@@ -238,11 +290,11 @@ struct Run<'s> {
 }
 
 impl<'s> Run<'s> {
-    async fn begin(server: &'s mut Configured, case: u32) -> Self {
-        server.reload(POLICIES[0]).await;
+    async fn begin(servers: &'s mut Servers, case: u32) -> Self {
+        servers.reload(POLICIES[0]).await;
         let seat = async |namespace| Seat {
             namespace,
-            client: Some(Client::connect(server, namespace).await),
+            client: Some(Client::connect(servers.next(), namespace).await),
             session: None,
             who: Who::Nobody,
             has_claims: false,
@@ -251,7 +303,7 @@ impl<'s> Run<'s> {
         };
         let seats = [seat(NAMESPACES[0]).await, seat(NAMESPACES[1]).await];
         let world = World { policy: 0, owners: [None; 4] };
-        let mut run = Self { server, world, seats, case, published: 0 };
+        let mut run = Self { servers, world, seats, case, published: 0 };
         run.name_owner(ALICES, "alice").await;
         run.check().await;
         run
@@ -270,8 +322,9 @@ impl<'s> Run<'s> {
             }
         }
         let progress = json!({"progress": f64::from(self.published) / 1e6, "stage": "s", "ownerId": owner});
-        let answer = post(self.server, &format!("/v1/media/{}/progress", self.item(item)), &progress).await;
+        let answer = post(self.servers.next(), &format!("/v1/media/{}/progress", self.item(item)), &progress).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
+        self.servers.have_dispatched().await;
     }
 
     async fn carry_out(&mut self, step: Step) {
@@ -287,7 +340,7 @@ impl<'s> Run<'s> {
                 self.lose_connection(socket).await;
                 self.check().await;
                 self.lose_connection(1 - socket).await;
-                self.server.restart(POLICIES[policy]).await;
+                self.servers.restart(POLICIES[policy]).await;
                 self.world.policy = policy;
                 self.check().await;
                 self.come_back(socket, Transport::WebSocket).await;
@@ -346,7 +399,7 @@ impl<'s> Run<'s> {
             Step::ComeBack(socket, transport) => self.come_back(socket, transport).await,
             Step::ConnectAnew(socket, transport, who) => {
                 let namespace = self.seats[socket].namespace;
-                let connected = Client::try_connect_by(transport, self.server, namespace, auth(who)).await;
+                let connected = Client::try_connect_by(transport, self.servers.next(), namespace, auth(who)).await;
                 self.leave(socket).await;
                 self.sit_down(socket, who, connected.ok());
             }
@@ -370,7 +423,7 @@ impl<'s> Run<'s> {
                 for id in known {
                     let path = format!("/socket.io/?EIO=4&transport=polling&sid={id}");
                     for (method, body) in [("GET", ""), ("POST", r#"42["joinRoom","anything"]"#)] {
-                        let answer = send(self.server, method, &path, &[], body.as_bytes()).await;
+                        let answer = send(self.servers.next(), method, &path, &[], body.as_bytes()).await;
                         assert_eq!(answer.status, 400, "{}", answer.text);
                     }
                 }
@@ -398,7 +451,7 @@ impl<'s> Run<'s> {
     }
 
     async fn reload(&mut self, policy: usize) {
-        self.server.reload(POLICIES[policy]).await;
+        self.servers.reload(POLICIES[policy]).await;
         self.world.policy = policy;
         for seat in &mut self.seats {
             if seat.client.is_some() {
@@ -423,7 +476,7 @@ impl<'s> Run<'s> {
         let seat = &mut self.seats[socket];
         let Some((pid, offset)) = seat.session.take() else { return };
         let auth = json!({"pid": pid, "offset": offset});
-        match Client::try_connect_by(transport, self.server, seat.namespace, auth).await {
+        match Client::try_connect_by(transport, self.servers.next(), seat.namespace, auth).await {
             Ok(client) => {
                 assert_eq!(client.pid, Some(pid), "it is the same session");
                 seat.client = Some(client);
@@ -482,8 +535,9 @@ impl<'s> Run<'s> {
             let progress = f64::from(n) / 1e6;
             batch.push(json!({"kind": "progress", "mediaId": self.item(item), "progress": progress, "stage": "s"}));
         }
-        let answer = post(self.server, "/v1/publish", &Value::Array(batch)).await;
+        let answer = post(self.servers.next(), "/v1/publish", &Value::Array(batch)).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
+        self.servers.have_dispatched().await;
 
         for socket in 0..self.seats.len() {
             let Some(client) = &mut self.seats[socket].client else { continue };
@@ -512,26 +566,35 @@ impl<'s> Run<'s> {
 
 #[test]
 fn no_sequence_brings_a_socket_where_it_may_not_be() {
+    no_sequence_of(32, Servers::one);
+}
+
+/// The sockets come back to the other node, and the other node is told what changes.
+#[test]
+fn no_sequence_brings_a_socket_where_it_may_not_be_on_two_nodes() {
+    no_sequence_of(16, Servers::two);
+}
+
+fn no_sequence_of(few: u32, start: fn() -> Servers) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let start = || Configured::start_with("", &[("AUTH_FAILURE_LIMIT", "1000"), ("SHUTDOWN_GRACE_MS", "50")]);
     // One for all cases, unless one failed.
     let kept = Cell::new(None);
     // PROPTEST_CASES asks for more.
     let asked = std::env::var_os("PROPTEST_CASES").is_some();
-    let cases = if asked { Config::default().cases } else { 32 };
+    let cases = if asked { Config::default().cases } else { few };
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
     let case = Cell::new(0);
     let outcome = TestRunner::new(config).run(&prop::collection::vec(step(), 1..40), |steps| {
         case.set(case.get() + 1);
-        let mut server = kept.take().unwrap_or_else(start);
+        let mut servers = kept.take().unwrap_or_else(start);
         runtime.block_on(async {
-            let mut run = Run::begin(&mut server, case.get()).await;
+            let mut run = Run::begin(&mut servers, case.get()).await;
             for step in steps {
                 run.carry_out(step).await;
                 run.check().await;
             }
         });
-        kept.set(Some(server));
+        kept.set(Some(servers));
         Ok(())
     });
     if let Err(error) = outcome {
