@@ -14,6 +14,7 @@ mod explain;
 mod failure;
 mod key;
 mod listen;
+mod migrate;
 mod publish;
 mod serve;
 mod server_url;
@@ -73,6 +74,16 @@ enum Command {
         #[command(flatten)]
         flags: SettingFlags,
     },
+    /// Take the folder of one stopped server to Redis, for a cluster
+    ///
+    /// From DATA_DIR to REDIS_URL: media items, notifications, idempotency keys and revocations. Clients begin anew.
+    Migrate {
+        /// Show what would be done. Nothing is written to Redis
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
     /// Print a shell's completions of this command line
     ///
     /// For bash: source <(slop-studios completions bash)
@@ -96,6 +107,7 @@ impl Cli {
             Command::Explain(args) => return explain::run(&args),
             Command::Key(command) => key::run(&command),
             Command::CheckConfig { offline, flags } => check_config::run(&flags, offline),
+            Command::Migrate { dry_run, flags } => migrate::run(&flags, dry_run),
             Command::Completions(args) => completions::run(&args, &mut Self::command()),
         };
         done.map(|()| ExitCode::SUCCESS)

@@ -23,7 +23,7 @@ mod signals;
 mod stop;
 
 use self::memory::HeapTrim;
-pub(crate) use self::options::Keep;
+pub(crate) use self::options::{Keep, store_options};
 use self::parts::{Started, start};
 use self::reload::Reload;
 use self::reloadable::reloadable;

@@ -79,7 +79,8 @@ pub(super) fn emitter_options(settings: &Settings) -> Option<emitters::Options> 
     })
 }
 
-pub(super) fn store_options(settings: &Settings) -> Options {
+/// The options of the store in `DATA_DIR`.
+pub(crate) fn store_options(settings: &Settings) -> Options {
     let unnoticed = settings.ping_interval + settings.ping_timeout;
     Options {
         folder: settings.data_dir.clone(),

@@ -26,6 +26,7 @@ mod interest;
 mod kept_revocations;
 pub mod media;
 pub mod memory;
+pub mod migration;
 mod missed;
 pub mod redis;
 mod revocations;

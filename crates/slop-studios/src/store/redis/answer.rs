@@ -107,6 +107,18 @@ fn number_of(value: Option<Value>) -> Result<u64, StoreError> {
     text_of(value)?.parse().map_err(|_no_number| unexpected())
 }
 
+/// A media item's state, as `apply.lua` writes it.
+pub(super) fn state_text(state: &MediaState) -> String {
+    let MediaState { owner_id, attempt, step, payload, updated_at, seq } = state;
+    let (step, progress) = match step {
+        Step::Progress(progress) => ("p", progress.to_string()),
+        Step::Complete => ("c", "-".to_owned()),
+        Step::Error => ("e", "-".to_owned()),
+    };
+    let owner = owner_id.as_deref().unwrap_or_default();
+    format!("{seq} {attempt} {step} {progress} {} {}:{owner}{payload}", updated_at.epoch_ms(), owner.len())
+}
+
 /// A media item's state, as the script writes it.
 pub(super) fn state_of(text: &str) -> Option<MediaState> {
     let mut parts = text.splitn(6, ' ');

@@ -19,6 +19,10 @@ if format and tonumber(format) > tonumber(ARGV[5]) then
   return redis.error_reply('FORMAT ' .. format)
 end
 
+if call('HGET', ARGV[1] .. 'migration', 'state') == 'under way' then
+  return redis.error_reply('MIGRATION not complete')
+end
+
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local epoch, last, run = unpack(call('HMGET', head, 'epoch', 'last', 'run'))

@@ -29,6 +29,8 @@ struct Data {
     format: Option<String>,
     items: u64,
     nodes: u64,
+    /// How its migration stands, if it was migrated.
+    migration: Option<String>,
 }
 
 /// Connects, and finds out whether a server can use this Redis.
@@ -65,12 +67,18 @@ async fn look(
     {
         return Err(Unfit::Format(format.clone()).into());
     }
+    if data.migration.as_deref() == Some("under way") {
+        return Err(Unfit::Migration.into());
+    }
     let (version, keeping, skew) = (found.version(), found.keeping(), found.skew().as_millis());
     let stored = if found.keeps(declared) { "true" } else { "false" };
     let mut facts = format!("{address} is {version}: {keeping}, maxmemory-policy noeviction, clock {skew} ms off\n");
     // Writing to a string never fails.
     let _ = writeln!(facts, "durable publishes are answered with \"stored\": {stored}");
     let _ = match &data.format {
+        None if data.migration.is_some() => {
+            writeln!(facts, "the prefix {prefix} has {} migrated media items, and no node has run yet", data.items)
+        }
         None => writeln!(facts, "the prefix {prefix} has no data"),
         Some(format) => writeln!(
             facts,
@@ -90,6 +98,7 @@ async fn data_under(commands: &mut MultiplexedConnection, prefix: &str) -> Resul
     questions.cmd("HGET").arg(key("head")).arg("format");
     questions.cmd("ZCARD").arg(key("media"));
     questions.cmd("ZCOUNT").arg(key("nodes")).arg(running_since).arg("+inf");
-    let (format, items, nodes) = questions.query_async(commands).await?;
-    Ok(Data { format, items, nodes })
+    questions.cmd("HGET").arg(key("migration")).arg("state");
+    let (format, items, nodes, migration) = questions.query_async(commands).await?;
+    Ok(Data { format, items, nodes, migration })
 }

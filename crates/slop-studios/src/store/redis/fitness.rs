@@ -54,6 +54,9 @@ pub enum Unfit {
     /// A newer version has written to it.
     #[error("the data under its prefix has format {0}, and this version knows {FORMAT}: update this node")]
     Format(String),
+    /// A migration has not ended.
+    #[error("the migration to its prefix is not complete: run `slop-studios migrate` again")]
+    Migration,
 }
 
 /// What a Redis says of itself.

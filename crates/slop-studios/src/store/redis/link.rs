@@ -170,6 +170,7 @@ async fn begin(
 fn refusal_of(error: RedisError) -> OpenError {
     match error.code() {
         Some("FORMAT") => OpenError::Unfit(Unfit::Format(error.detail().unwrap_or_default().to_owned())),
+        Some("MIGRATION") => OpenError::Unfit(Unfit::Migration),
         _ => OpenError::Redis(error),
     }
 }

@@ -35,6 +35,7 @@ mod enforcement;
 mod fitness;
 mod hand_over;
 mod hearing;
+mod import;
 mod lease;
 mod link;
 mod message;
@@ -52,6 +53,7 @@ mod worker;
 
 pub use check::{Report, check};
 pub use fitness::{Durability, Unfit};
+pub use import::{Import, ImportError, Standing};
 pub(crate) use lease::now as system_time;
 pub(crate) use link::watch_primary;
 pub use target::{BadUrl, Target};

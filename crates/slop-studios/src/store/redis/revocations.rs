@@ -16,7 +16,7 @@ use crate::store::kept_revocations::KeptRevocations;
 const IN_FORCE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The name of a subject in the hash of revocations.
-fn name_of(subject: &Revoked) -> String {
+pub(super) fn name_of(subject: &Revoked) -> String {
     match subject {
         Revoked::User(id) => format!("user {id}"),
         Revoked::Token(id) => format!("token {id}"),
@@ -77,6 +77,11 @@ pub(super) fn value_of(revocation: &Revocation) -> String {
     format!("{} {}", revocation.at.epoch_ms(), number_or_none(revocation.expires_at))
 }
 
+/// The floors as Redis has them.
+pub(super) fn floors_value(floors: Floors) -> String {
+    format!("{} {}", number_or_none(floors.issued), number_or_none(floors.expired))
+}
+
 impl RedisStore {
     fn read_revocations(&self) -> BoxFuture<'_, Result<(String, Revocations), StoreError>> {
         self.ask(Operation::new("revocations"), |answer, _| revocations(answer.done()?))
@@ -93,7 +98,7 @@ impl RedisStore {
         let value = kept.map_or_else(String::new, value_of);
         let (name, removed_value) =
             removed.map_or_else(Default::default, |removed| (name_of(&removed.subject), value_of(removed)));
-        let floors = format!("{} {}", number_or_none(floors.issued), number_or_none(floors.expired));
+        let floors = floors_value(floors);
         let operation = Operation::new("revoke").text(version).text(&name_of(subject));
         let operation = operation.text(&value).text(&name).text(&removed_value).text(&floors);
         self.ask(operation, |answer, _| match answer.outcome() {

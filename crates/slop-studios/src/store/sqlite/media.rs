@@ -12,6 +12,10 @@ const PROGRESS: i64 = 0;
 const COMPLETE: i64 = 1;
 const ERROR: i64 = 2;
 
+/// The query for the states of all items, in the order of their last events.
+pub(super) const ALL: &str =
+    "SELECT owner, attempt, step, progress, payload, created_at, seq, id FROM media ORDER BY seq";
+
 /// The last state of an item.
 pub(super) fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<MediaState>> {
     let mut statement = connection
@@ -106,7 +110,7 @@ pub(super) fn under_way(
 
 /// Reads a state. Columns are read by position: a thousand subscriptions are a thousand rows, and names would be looked
 /// up in each row.
-fn state(row: &Row<'_>) -> rusqlite::Result<MediaState> {
+pub(super) fn state(row: &Row<'_>) -> rusqlite::Result<MediaState> {
     Ok(MediaState {
         owner_id: row.get(0)?,
         attempt: row.get(1)?,

@@ -31,6 +31,7 @@ use crate::contract::time::Moment;
 use crate::limits::RECALLS;
 use crate::metrics::Metrics;
 
+mod export;
 mod files;
 mod journal;
 mod lazy;
@@ -54,6 +55,7 @@ pub(crate) mod tests;
 mod unsaved;
 mod writer;
 
+pub use export::Folder;
 use files::FilesInUse;
 use journal::{EarlierRuns, Journal, Run};
 use lazy::{Left, SessionChange};

@@ -63,6 +63,14 @@ pub enum OpenError {
         /// The system's error.
         error: io::Error,
     },
+    /// No server has kept anything in the folder.
+    #[error(
+        "there is no store in {}: set DATA_DIR (--data-dir) to the folder of the server to migrate", .folder.display()
+    )]
+    NoStore {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The path of the folder, or of one of its parents, is taken by a file.
     #[error("{}", data_dir::no_folder(.folder, .file))]
     NotAFolder {

@@ -163,9 +163,7 @@ fn json(receipts: &BTreeMap<u32, Receipt>) -> rusqlite::Result<String> {
 
 fn read(connection: &Connection, name: &Name) -> rusqlite::Result<Option<Remembered>> {
     let remembered = |row: &Row<'_>| {
-        let receipts: String = row.get("receipts")?;
-        let receipts = serde_json::from_str(&receipts)
-            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, error.into()))?;
+        let receipts = parsed(&row.get::<_, String>("receipts")?)?;
         Ok(Remembered {
             fingerprint: row.get("fingerprint")?,
             row: row.get("row")?,
@@ -182,6 +180,21 @@ fn read(connection: &Connection, name: &Name) -> rusqlite::Result<Option<Remembe
         )?
         .query_row((&name.publisher, &name.key), remembered)
         .optional()
+}
+
+/// The query for all keys, in the order of their use.
+pub(super) const ALL: &str = "SELECT name, key, fingerprint, receipts, created_at FROM idempotency_keys
+    JOIN publishers ON publishers.id = publisher ORDER BY row";
+
+/// The receipts of a row: the item's number, the id, and whether it is stored.
+pub(super) fn of(row: &Row<'_>) -> rusqlite::Result<Vec<(u32, Arc<str>, bool)>> {
+    let receipts = parsed(&row.get::<_, String>("receipts")?)?;
+    Ok(receipts.into_iter().map(|(item, Receipt(id, stored, _delivered))| (item, id, stored)).collect())
+}
+
+fn parsed(receipts: &str) -> rusqlite::Result<BTreeMap<u32, Receipt>> {
+    serde_json::from_str(receipts)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, error.into()))
 }
 
 fn insert(

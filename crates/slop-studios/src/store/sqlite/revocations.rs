@@ -14,6 +14,9 @@ const TOKEN: i64 = 1;
 const ISSUED: &str = "revoked_issued";
 const EXPIRED: &str = "revoked_expired";
 
+/// The query for all revocations.
+pub(super) const ALL: &str = "SELECT kind, name, at, expires FROM revocations";
+
 fn name(subject: &Revoked) -> (i64, &str) {
     match subject {
         Revoked::User(user_id) => (USER, user_id),
@@ -21,7 +24,7 @@ fn name(subject: &Revoked) -> (i64, &str) {
     }
 }
 
-fn revocation(row: &Row<'_>) -> rusqlite::Result<Revocation> {
+pub(super) fn revocation(row: &Row<'_>) -> rusqlite::Result<Revocation> {
     let name: std::sync::Arc<str> = row.get("name")?;
     let subject = if row.get::<_, i64>("kind")? == USER { Revoked::User(name) } else { Revoked::Token(name) };
     let expires_at = row.get::<_, Option<u64>>("expires")?.map(Moment::from_epoch_ms);
@@ -60,14 +63,19 @@ pub(super) fn remove(connection: &Connection, subject: &Revoked) -> rusqlite::Re
 
 /// All stored revocations, and the floors.
 pub(super) fn all(connection: &Connection) -> rusqlite::Result<Revocations> {
-    let mut statement = connection.prepare_cached("SELECT kind, name, at, expires FROM revocations")?;
+    let mut statement = connection.prepare_cached(ALL)?;
     let list = statement.query_map([], revocation)?.collect::<rusqlite::Result<_>>()?;
+    Ok(Revocations { list, floors: floors(connection)? })
+}
+
+/// The floors.
+pub(super) fn floors(connection: &Connection) -> rusqlite::Result<Floors> {
     let floor = |name| {
         let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?;
         let floor: Option<u64> = statement.query_row([name], |row| row.get(0)).optional()?;
         Ok::<_, rusqlite::Error>(floor.map(Moment::from_epoch_ms))
     };
-    Ok(Revocations { list, floors: Floors { issued: floor(ISSUED)?, expired: floor(EXPIRED)? } })
+    Ok(Floors { issued: floor(ISSUED)?, expired: floor(EXPIRED)? })
 }
 
 pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {

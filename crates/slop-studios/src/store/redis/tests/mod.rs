@@ -1,5 +1,6 @@
 //! The store's guarantees on a real Redis, and what only this store promises.
 
+mod migration;
 mod outages;
 mod rules;
 
