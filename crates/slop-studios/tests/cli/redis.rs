@@ -55,6 +55,9 @@ fn a_redis_that_may_lose_something_is_warned_of() {
     assert!(buffer.contains("32 MiB") && buffer.contains("\"pubsub 256mb 128mb 60\""), "{buffer}");
     let declared = check(&redis.url(), &["--redis-durability", "none"]).ok();
     assert_eq!(declared.stderr.lines().count(), 1, "{declared:#?}");
+    let alone = check(&redis.url(), &["--redis-durability", "none", "--redis-wait", "2"]).ok();
+    let told = "warning: Redis: 0 replicas are connected and REDIS_WAIT is 2, so publishes are answered with 503\n";
+    assert!(alone.stderr.contains(told), "{alone:#?}");
 }
 
 #[test]
@@ -72,6 +75,11 @@ fn a_redis_that_no_node_can_use_is_an_error_of_one_line() {
     let serve = Place::new().run_with(&["serve", "--host", "127.0.0.1", "--port", "0"], &env).failed();
     assert!(serve.stderr.ends_with("has format 2, and this version knows 1: update this node\n"), "{serve:#?}");
     redis.command(&["DEL", "{slop}:head"]);
+    redis.command(&["HSET", "{slop}:migration", "state", "under way"]);
+    let halfway = check(&redis.url(), &[]).failed();
+    let told = "the migration to its prefix is not complete: run `slop-studios migrate` again\n";
+    assert!(halfway.stderr.ends_with(told), "{halfway:#?}");
+    redis.command(&["DEL", "{slop}:migration"]);
     redis.command(&["SET", "{slop}:head", "foreign"]);
     let foreign = check(&redis.url(), &[]).failed();
     assert!(foreign.stderr.contains("WRONGTYPE"), "{foreign:#?}");

@@ -192,8 +192,8 @@ impl Found {
             && bytes < PUBSUB_BYTES
         {
             warnings.push(format!(
-                "Redis: client-output-buffer-limit lets {} MiB wait for a node, and then cuts it off, which fast events \
-                 fill in seconds: set client-output-buffer-limit \"pubsub 256mb 128mb 60\"",
+                "Redis: client-output-buffer-limit closes the connection of a node that is {} MiB behind, which takes \
+                 seconds at a high rate: set client-output-buffer-limit \"pubsub 256mb 128mb 60\"",
                 bytes >> 20
             ));
         }
