@@ -252,7 +252,8 @@ impl RedisStore {
     fn tell(&self, operation: Operation) {
         let give = |answer: Result<Answer, StoreError>, _: &Deliveries| {
             if let Err(error) = answer {
-                tracing::warn!(%error, "write to Redis");
+                // There are many while Redis can't be reached, and the worker has logged that.
+                tracing::debug!(%error, "write to Redis");
             }
         };
         // Without a worker, the server ends.
