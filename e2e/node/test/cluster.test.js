@@ -171,6 +171,26 @@ describe('three nodes', () => {
     client.close();
   });
 
+  test('who missed more than a room keeps is told so', async () => {
+    const proxy = await Proxy.to(b.port);
+    const client = await connect({ url: proxy.url, clients: a.clients }, SOON);
+    acks.room(await client.emit('joinRoom', 'long'));
+    await a.toRoom('long', { event: 'update', data: { n: 0 } });
+    await client.next('update');
+    proxy.blocked = true;
+    proxy.cut();
+    for (let from = 0; from < 2_100; from += 100) {
+      const batch = Array.from({ length: 100 }, (_, n) => ({ kind: 'roomEvent', room: 'long', event: 'update', data: { n: from + n + 1 } }));
+      await a.publish('/v1/publish', batch);
+    }
+    proxy.blocked = false;
+    await until(() => client.all('local:connect').length === 2, 'reconnect');
+    assert.equal(client.socket.recovered, false);
+    assert.equal(client.all('update').length, 1);
+    client.close();
+    await proxy.close();
+  });
+
   test('who leaves a room on one node is not in it again on another', async () => {
     const client = await member();
     acks.room(await client.emit('joinRoom', 'left'));
@@ -227,6 +247,44 @@ describe('a node that was stopped', () => {
     await a.toRoom('again', { namespace: '/notifications', event: 'update', data: {} });
     await client.next('update');
     assert.deepEqual(client.all('notification'), []);
+    await cluster.close();
+  });
+});
+
+describe('a takeover', () => {
+  test('from a node that was stopped, and wakes up later', { timeout: 60_000 }, async () => {
+    const cluster = await Cluster.start({ nodes: 2 });
+    const [a, b] = cluster.nodes;
+    const proxy = await Proxy.to(a.port);
+    const client = await connect({ url: proxy.url, clients: b.clients }, SOON);
+    assert.equal((await client.emit('authenticate', { token: token({ userId: 'moved' }) })).success, true);
+    for (const room of ['one', 'two']) acks.room(await client.emit('joinRoom', room));
+    const before = client.id;
+    const move = async (url) => {
+      const count = client.all('local:connect').length;
+      client.socket.io.uri = url;
+      proxy.cut({ silently: true });
+      client.socket.io.engine.close();
+      await until(() => client.all('local:connect').length > count, 'a reconnect');
+      assert.deepEqual([client.socket.recovered, client.id], [true, before]);
+    };
+    a.child.kill('SIGSTOP');
+    await move(b.url);
+    acks.room(await client.emit('leaveRoom', 'two'));
+    assert.equal((await client.emit('logout')).success, true);
+    for (const n of [1, 2]) await b.toRoom('one', { event: 'update', data: { n } });
+    // The old node writes what it has of the session, too late.
+    a.child.kill('SIGCONT');
+    await until(async () => (await a.request('GET', '/health/ready')).status === 200, 'the node');
+    for (const n of [3, 4]) await a.toRoom('one', { event: 'update', data: { n } });
+    await move(a.url);
+    const info = await client.info();
+    assert.deepEqual([info.authenticated, info.rooms.includes('one'), info.rooms.includes('two')], [false, true, false]);
+    await b.toRoom('one', { event: 'update', data: { n: 5 } });
+    await until(() => client.all('update').length >= 5, 'the events');
+    assert.deepEqual(client.all('update').map(({ n }) => n), [1, 2, 3, 4, 5]);
+    client.close();
+    await proxy.close();
     await cluster.close();
   });
 });
