@@ -21,7 +21,7 @@ use crate::limits::{EMITTER_BATCH, EMITTER_BATCH_BYTES};
 use crate::metrics::{Emitter, EmitterRefusal};
 use crate::publish::scope::Scopes;
 use crate::publish::{Executor, Publish};
-use crate::store::redis::{OpenError, watch_primary};
+use crate::store::redis::{OpenError, Primary, watch_primary};
 
 /// How long an answer of Redis may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -144,7 +144,7 @@ impl Reader {
         tokio::select! {
             biased;
             // Without a sender, there are no Sentinels.
-            Ok(_) = moved.wait_for(|moved| *moved) => Err(Ended::Moved),
+            Ok(_) = moved.wait_for(|primary| *primary == Primary::Moved) => Err(Ended::Moved),
             ended = self.keep_lease(commands, channels) => ended,
             ended = async { match outlet {
                 Some(outlet) => self.read_channels(outlet).await,

@@ -34,6 +34,8 @@ pub(crate) struct Interest {
 #[derive(Debug, Default)]
 struct Rooms {
     known: HashMap<Room, Interested>,
+    /// The number of times that the store has left all rooms.
+    generation: u64,
     /// The rooms to look at when they may have had no member for long enough.
     to_look_at: VecDeque<(Instant, Room)>,
 }
@@ -44,6 +46,8 @@ struct Interested {
     shards: usize,
     is_heard: bool,
     kept_until: Instant,
+    /// Whether it is among the rooms to look at.
+    is_due: bool,
 }
 
 impl Interest {
@@ -84,7 +88,7 @@ impl Interest {
         if rooms.is_empty() {
             return None;
         }
-        let interest = Arc::clone(self);
+        let (interest, generation) = (Arc::clone(self), self.rooms().generation);
         let (asked, answer) = (rooms.clone(), Arc::clone(&store));
         // The request is queued here; the future only waits for the answer.
         let mut entered = Box::pin(async move { answer.enter(asked).await });
@@ -94,8 +98,13 @@ impl Interest {
                 Some(result) => result?,
                 None => entered.await?,
             }
-            interest.rooms().heard(&rooms);
-            Ok(())
+            // The store may have left a room, or all, while the answer was on its way.
+            let mut known = interest.rooms();
+            if known.generation == generation && known.heard(&rooms) {
+                Ok(())
+            } else {
+                Err(StoreError::Unavailable("the room was left meanwhile".into()))
+            }
         }))
     }
 
@@ -117,6 +126,7 @@ impl Interest {
     /// Forgets that rooms are heard, after the store has left all.
     pub(crate) fn forget_all(&self) {
         let mut rooms = self.rooms();
+        rooms.generation += 1;
         rooms.known.values_mut().for_each(|room| room.is_heard = false);
     }
 
@@ -150,7 +160,7 @@ impl Rooms {
         match known {
             Some(known) => known.kept_until = kept_until,
             None => {
-                self.known.insert(room.clone(), Interested { shards: 0, is_heard: false, kept_until });
+                self.known.insert(room.clone(), Interested { shards: 0, is_heard: false, kept_until, is_due: true });
                 self.to_look_at.push_back((kept_until, room.clone()));
             }
         }
@@ -162,11 +172,13 @@ impl Rooms {
     fn tidy(&mut self, now: Instant, leave: impl Fn(Room)) -> Vec<Room> {
         let mut unheard = Vec::new();
         while let Some((_, room)) = self.to_look_at.pop_front_if(|(at, _)| *at <= now) {
-            let Entry::Occupied(entry) = self.known.entry(room) else { continue };
-            let Interested { shards, is_heard, kept_until } = *entry.get();
+            let Entry::Occupied(mut entry) = self.known.entry(room) else { continue };
+            let Interested { shards, is_heard, kept_until, .. } = *entry.get();
+            entry.get_mut().is_due = false;
             if shards == 0 && kept_until <= now {
                 leave(entry.remove_entry().0);
             } else if shards == 0 || !is_heard {
+                entry.get_mut().is_due = true;
                 self.to_look_at.push_back((kept_until.max(now + TIDY_INTERVAL), entry.key().clone()));
                 unheard.extend((shards > 0).then(|| entry.key().clone()));
             }
@@ -174,12 +186,16 @@ impl Rooms {
         unheard
     }
 
-    fn heard(&mut self, rooms: &[Room]) {
+    /// Records that the rooms are heard. Returns false if one was left meanwhile.
+    fn heard(&mut self, rooms: &[Room]) -> bool {
+        let mut are_known = true;
         for room in rooms {
-            if let Some(known) = self.known.get_mut(room) {
-                known.is_heard = true;
+            match self.known.get_mut(room) {
+                Some(known) => known.is_heard = true,
+                None => are_known = false,
             }
         }
+        are_known
     }
 }
 
@@ -217,7 +233,7 @@ impl RoomObserver for Interest {
         if let Some(known) = rooms.known.get_mut(&room) {
             known.shards = known.shards.saturating_sub(1);
             known.kept_until = kept_until;
-            if known.shards == 0 {
+            if known.shards == 0 && !std::mem::replace(&mut known.is_due, true) {
                 rooms.to_look_at.push_back((kept_until, room));
             }
         }

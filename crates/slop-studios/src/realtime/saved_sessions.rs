@@ -14,23 +14,32 @@ use crate::contract::namespaces;
 use crate::contract::time::Moment;
 use crate::limits::ALIVE_INTERVAL;
 use crate::realtime::interest::Interest;
+use crate::realtime::owners::NewOwners;
 use crate::realtime::secrets::Secrets;
 use crate::realtime::session::SavedState;
-use crate::store::{ClaimedSession, Replay, ReplayedEvent, Room, SessionKey, SessionRecord, Store, StoreError};
+use crate::store::{
+    ClaimedSession, MediaOwners, Replay, ReplayedEvent, Room, SessionKey, SessionRecord, Store, StoreError,
+};
 
 /// A session keeper that stores each session under the hash of its secret.
 #[derive(Debug)]
 pub(crate) struct StoreKeeper {
     store: Arc<dyn Store>,
     interest: Arc<Interest>,
+    owners: Arc<NewOwners>,
     secrets: Arc<Secrets>,
     window: Duration,
 }
 
 impl StoreKeeper {
     /// Creates a keeper. A client may be away for up to `window`, even if the server restarts during that time.
-    pub(crate) fn new(store: Arc<dyn Store>, interest: Arc<Interest>, secrets: Arc<Secrets>, window: Duration) -> Self {
-        Self { store, interest, secrets, window }
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        (interest, owners): (Arc<Interest>, Arc<NewOwners>),
+        secrets: Arc<Secrets>,
+        window: Duration,
+    ) -> Self {
+        Self { store, interest, owners, secrets, window }
     }
 }
 
@@ -80,8 +89,9 @@ impl SessionKeeper for StoreKeeper {
     fn claim(&self, pid: &str, is_here: bool) -> Recalled<Claimed> {
         let (store, key, window) = (Arc::clone(&self.store), key_of(pid), self.window);
         let sealed = if store.has_other_nodes() { self.secrets.seal(pid) } else { String::new() };
+        let owners = Arc::clone(&self.owners);
         Box::pin(async move {
-            let claimed = claim(&*store, (key, sealed), is_here, window).await;
+            let claimed = claim(&*store, &owners, (key, sealed), is_here, window).await;
             recalled(&*store, claimed, "claim a session")
         })
     }
@@ -119,12 +129,19 @@ fn recalled<T>(store: &dyn Store, read: Result<Option<T>, StoreError>, what: &st
 
 async fn claim(
     store: &dyn Store,
+    owners: &NewOwners,
     (key, sealed): (SessionKey, String),
     is_here: bool,
     window: Duration,
 ) -> Result<Option<Claimed>, StoreError> {
     let record = match store.claim_session(key, sealed).await? {
-        Some(ClaimedSession::Own(_)) if is_here => return Ok(Some(Claimed::Here)),
+        Some(ClaimedSession::Own(record)) if is_here => {
+            // This node may not have heard of them: while the client was away, the items had no member here.
+            for (media_id, owner) in owners_of(store, &record.data).await? {
+                owners.add(&media_id.into(), &owner);
+            }
+            return Ok(Some(Claimed::Here));
+        }
         Some(ClaimedSession::Own(record) | ClaimedSession::Stored(record)) => record,
         None => return Ok(None),
     };
@@ -167,16 +184,20 @@ fn missed(ReplayedEvent { seq, envelope, rooms }: ReplayedEvent) -> MissedEvent 
     MissedEvent::new(seq.into(), &*envelope.event, &*envelope.argument).to(rooms)
 }
 
+/// The owners of the items of a saved session that had none when it was saved.
+async fn owners_of(store: &dyn Store, saved: &str) -> Result<MediaOwners, StoreError> {
+    let Ok(state) = serde_json::from_str::<SavedState>(saved) else { return Ok(Vec::new()) };
+    let without = state.subscriptions.into_iter().filter(|(_, owner)| owner.is_none());
+    let without: Vec<_> = without.map(|(media_id, _)| media_id).collect();
+    if without.is_empty() { Ok(Vec::new()) } else { store.media_owners(without).await }
+}
+
 /// The saved state of a session, completed with the media owners that became known since the save. Without the events
 /// that were sent to the socket alone, the inbox starts again.
 async fn up_to_date(store: &dyn Store, saved: &str, own_events: bool) -> Result<String, StoreError> {
     let Ok(mut state) = serde_json::from_str::<SavedState>(saved) else { return Ok(saved.to_owned()) };
-    let without = state.subscriptions.iter().filter(|(_, owner)| owner.is_none());
-    let without: Vec<_> = without.map(|(media_id, _)| media_id.clone()).collect();
-    if !without.is_empty() {
-        let owners = store.media_owners(without).await?;
-        state.subscriptions.extend(owners.into_iter().map(|(media_id, owner)| (media_id, Some(owner))));
-    }
+    let owners = owners_of(store, saved).await?;
+    state.subscriptions.extend(owners.into_iter().map(|(media_id, owner)| (media_id, Some(owner))));
     if !own_events {
         state.restart_inbox();
     }
@@ -194,7 +215,12 @@ mod tests {
     fn a_client_may_be_away_for_the_window_however_often_the_server_was_restarted() {
         let window = Duration::from_secs(120);
         let store: Arc<dyn Store> = Arc::new(temporary(Arc::<Recorder>::default()));
-        let keeper = StoreKeeper::new(Arc::clone(&store), Arc::default(), Arc::new(Secrets::new(&[1; 32])), window);
+        let keeper = StoreKeeper::new(
+            Arc::clone(&store),
+            (Arc::default(), Arc::new(NewOwners::new(window))),
+            Arc::new(Secrets::new(&[1; 32])),
+            window,
+        );
         for (pid, away, is_known) in [("a", 0, true), ("b", 119, true), ("c", 126, false)] {
             store.save_session(SessionRecord {
                 key: key_of(pid),

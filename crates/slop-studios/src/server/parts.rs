@@ -104,7 +104,7 @@ pub(super) fn start(
     };
     let noted = Arc::clone(&refusals);
     let builder = builder
-        .recovery(recovery(settings, &*controlled, &store, (&sessions.interest, &secrets)))
+        .recovery(recovery(settings, &*controlled, &store, (&sessions, &secrets)))
         .observe_rooms(Arc::<Interest>::clone(&sessions.interest))
         .fallback(Api::new(Arc::new(app), options))
         .on_refusal(move |client| noted.note_client(client));
@@ -190,7 +190,7 @@ fn sessions(
         max_rooms_per_socket: settings.max_rooms_per_socket,
         user_rates: UserRates::new(settings.event_rate_per_user),
         interest: Arc::default(),
-        owners: NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout),
+        owners: Arc::new(NewOwners::new(settings.recovery + settings.ping_interval + settings.ping_timeout)),
     });
     let (handle, shared) = (handle.clone(), Arc::clone(&sessions));
     sessions.verifier.when_keys_leave(move || {
@@ -232,9 +232,10 @@ fn recovery(
     settings: &Settings,
     controlled: &dyn StoreControl,
     store: &Arc<dyn Store>,
-    (interest, secrets): (&Arc<Interest>, &Arc<Secrets>),
+    (sessions, secrets): (&Arc<Sessions>, &Arc<Secrets>),
 ) -> Recovery {
-    let keeper = StoreKeeper::new(Arc::clone(store), Arc::clone(interest), Arc::clone(secrets), settings.recovery);
+    let (interest, owners) = (Arc::clone(&sessions.interest), Arc::clone(&sessions.owners));
+    let keeper = StoreKeeper::new(Arc::clone(store), (interest, owners), Arc::clone(secrets), settings.recovery);
     Recovery {
         window: settings.recovery,
         after: Some(store.boot_seq().saturating_sub(1).into()),

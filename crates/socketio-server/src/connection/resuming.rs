@@ -312,8 +312,8 @@ impl Handle {
                     return Some(session);
                 }
                 Taken::HeldBy(socket) => hang_up(self, socket).await,
-                // The client has come back here too.
-                Taken::Returning(_) => return None,
+                // The client has come back here too, or was about to.
+                Taken::Returning(returned) => drop(returned.await),
             }
         }
     }

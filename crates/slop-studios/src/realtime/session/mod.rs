@@ -78,7 +78,7 @@ pub(crate) struct Sessions {
     /// The rooms whose events are dispatched here.
     pub(crate) interest: Arc<Interest>,
     /// Owners that became known while clients may have been away.
-    pub(crate) owners: NewOwners,
+    pub(crate) owners: Arc<NewOwners>,
 }
 
 /// The state kept with a socket. A socket that only listens has none: an idle anonymous connection costs nothing here.

@@ -15,8 +15,8 @@
 -- Set for each batch.
 local call, args, at, P, NODE, NOW, NOW_TEXT, head, last
 
--- The limits, by their place in the argument.
-local limits, limits_text
+-- The limits, by their place in the argument, and their texts: Redis writes a number of Lua as a float, which takes long.
+local limits, texts, limits_text
 local MEDIA_TTL, MEDIA_ROWS, NOTE_TTL, USER_ROWS, LOG_TTL, ROOM_ROWS = 1, 2, 3, 4, 5, 6
 local KEY_TTL, KEYS_ALL, KEYS_OF, SESSION_TTL, PAGE_BYTES, INBOX_BYTES, REPLAY_BYTES, PER_KEY = 7, 8, 9, 10, 11, 12, 13, 14
 local AWAY_TTL = 15
@@ -65,7 +65,7 @@ end
 
 -- The number and the time of the room's last event in its log.
 local function last_of(log)
-  local entry = call('LINDEX', log, -1)
+  local entry = call('LINDEX', log, '-1')
   if not entry then
     return '0', 0
   end
@@ -74,23 +74,6 @@ local function last_of(log)
     error('a foreign entry in a log')
   end
   return seq, tonumber(time)
-end
-
--- The same, remembered for the logs that are written most. What is remembered is of one term: in another one, other nodes may
--- have written the logs on another server.
-local FEW = 10000
-local last_seq, last_at, remembered, remembered_in = {}, {}, 0, nil
-
-local function known_last_of(log)
-  local seq = last_seq[log]
-  if seq then
-    return seq, last_at[log]
-  end
-  if remembered >= FEW then
-    last_seq, last_at, remembered = {}, {}, 0
-  end
-  remembered = remembered + 1
-  return last_of(log)
 end
 
 -- The log is kept for at least its time after its last event, without a write to that for each of them.
@@ -241,7 +224,11 @@ operations['room'] = function()
   if class == 'l' then
     call('HGET', P .. 'latest:' .. where, event)
   else
-    before, before_at = known_last_of(log)
+    before, before_at = last_of(log)
+  end
+  local sockets, before_of_sockets, before_of_sockets_at = P .. 'log:sockets:' .. node, '-', 0
+  if node ~= '' then
+    before_of_sockets, before_of_sockets_at = last_of(sockets)
   end
   local seq = number()
   local entry = seq .. ' ' .. before .. ' ' .. NOW_TEXT .. ' ' .. NODE .. ' ' .. text
@@ -251,12 +238,13 @@ operations['room'] = function()
     touch(newest, limits[LOG_TTL])
   else
     append(log, before_at, entry)
-    last_seq[log], last_at[log] = seq, NOW
   end
   keep_receipt(key, id, class == 'd' and 1 or 0, seq)
   call('PUBLISH', P .. 'room:' .. where, entry)
   if node ~= '' then
-    call('PUBLISH', P .. 'sockets:' .. node, entry)
+    local for_sockets = seq .. ' ' .. before_of_sockets .. ' ' .. NOW_TEXT .. ' ' .. NODE .. ' ' .. text
+    append(sockets, before_of_sockets_at, for_sockets)
+    call('PUBLISH', P .. 'sockets:' .. node, for_sockets)
   end
   return seq
 end
@@ -302,7 +290,7 @@ operations['media'] = function()
       append(owner_log, before_of_owner_at, numbered(seq, before_of_owner, sent))
     end
   end
-  call('SET', item, table.concat({ seq, attempt, step, progress, moment, field(owner) }, ' ') .. payload, 'PX', limits[MEDIA_TTL])
+  call('SET', item, table.concat({ seq, attempt, step, progress, moment, field(owner) }, ' ') .. payload, 'PX', texts[MEDIA_TTL])
   if call('ZADD', P .. 'media', seq, media) == 1 and call('ZCARD', P .. 'media') > limits[MEDIA_ROWS] then
     -- A foreign value in its place does not fail this event.
     pcall(remove_oldest_item)
@@ -410,7 +398,7 @@ operations['received'] = function()
   local user, up_to = arg(), arg()
   local _, order, _, received = inbox_of(user)
   if tonumber(call('GET', received) or '0') < tonumber(up_to) and call('EXISTS', order) == 1 then
-    call('SET', received, up_to, 'PX', limits[NOTE_TTL])
+    call('SET', received, up_to, 'PX', texts[NOTE_TTL])
   end
   return { 'done' }
 end
@@ -495,11 +483,16 @@ end
 -- The entries of a room's log with higher numbers than this, newest first, and the bytes so far. nil if some of them are
 -- gone, or there are too many bytes.
 local function entries(log, after, to, bytes, most_bytes)
-  local found, from = {}, -1
+  local found, from, expected = {}, -1, nil
   while true do
     local chunk = call('LRANGE', log, from - 31, from)
     for n = #chunk, 1, -1 do
       local seq, before = string.match(chunk[n], '^(%d+) (%d+) ')
+      if expected and seq ~= expected then
+        -- An entry between them was removed.
+        return nil, bytes
+      end
+      expected = before
       if tonumber(seq) <= after then
         return found, bytes
       end
@@ -603,6 +596,21 @@ operations['catch up'] = function()
   return { 'done', rooms }
 end
 
+-- Leases. A node counts as running until its lease ends, by the clock of Redis.
+
+local function time_ms()
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function is_running(node)
+  return tonumber(call('ZSCORE', P .. 'nodes', node) or '0') >= time_ms() - LEASE
+end
+
+local function revocations_version()
+  return call('HGET', P .. 'revocations', 'version') or '0'
+end
+
 -- Sessions. A session is its node's: what another node does with it has no effect, until that node claims it.
 
 local function is_others(hash)
@@ -616,7 +624,7 @@ operations['save session'] = function()
   if not is_others(hash) then
     call('HSET', hash, 'record', record, 'since', since, 'node', NODE)
     call('HDEL', hash, 'left', 'own')
-    call('PEXPIRE', hash, limits[SESSION_TTL])
+    call('PEXPIRE', hash, texts[SESSION_TTL])
     call('ZADD', P .. 'sessions', NOW + limits[SESSION_TTL], key)
     call('ZREMRANGEBYSCORE', P .. 'sessions', '-inf', NOW)
   end
@@ -632,7 +640,7 @@ operations['session left'] = function()
       call('HSET', hash, 'since', since)
     end
     call('HSET', hash, 'left', NOW_TEXT)
-    call('PEXPIRE', hash, limits[AWAY_TTL])
+    call('PEXPIRE', hash, texts[AWAY_TTL])
     call('ZADD', P .. 'sessions', NOW + limits[AWAY_TTL], key)
   end
   return { 'done' }
@@ -673,7 +681,7 @@ local function session_of(hash)
     if confirmed and tonumber(confirmed) > tonumber(since) then
       since = confirmed
     end
-    if tonumber(seen or '0') < NOW - LEASE then
+    if not is_running(node) then
       left = seen or '0'
     end
   end
@@ -694,8 +702,7 @@ operations['claim session'] = function()
   end
   local node = call('HGET', hash, 'node')
   if not is_own and sealed ~= '' then
-    local seen = call('HGET', P .. 'node:' .. node, 'seen')
-    if seen and tonumber(seen) > NOW - LEASE then
+    if is_running(node) then
       call('PUBLISH', P .. 'to:' .. node, 'give ' .. key .. ' ' .. NODE .. ' ' .. sealed)
       return { 'asked' }
     end
@@ -715,7 +722,7 @@ operations['hand over'] = function()
   local hash = P .. 'session:' .. key
   if record ~= '' and not is_others(hash) then
     call('HSET', hash, 'record', record, 'since', since, 'node', NODE, 'left', NOW_TEXT, 'own', own)
-    call('PEXPIRE', hash, limits[AWAY_TTL])
+    call('PEXPIRE', hash, texts[AWAY_TTL])
   end
   call('PUBLISH', P .. 'to:' .. to, 'given ' .. key)
   return { 'done' }
@@ -730,17 +737,6 @@ operations['usage'] = function()
   -- Two fields are none.
   local revocations = math.max(0, call('HLEN', P .. 'revocations') - 2)
   return { 'done', call('ZCARD', P .. 'media'), sessions, keys, revocations }
-end
-
--- Leases. A node counts as running until its lease ends, by the clock of Redis.
-
-local function time_ms()
-  local time = call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
-local function revocations_version()
-  return call('HGET', P .. 'revocations', 'version') or '0'
 end
 
 -- Answers with the version of the revocations that the node must hold for its lease to be valid, and with the tags, addresses
@@ -836,9 +832,10 @@ end
 
 local function read_limits(text)
   if text ~= limits_text then
-    limits, limits_text = {}, text
+    limits, texts, limits_text = {}, {}, text
     for limit in string.gmatch(text, '%d+') do
       limits[#limits + 1] = tonumber(limit)
+      texts[#limits] = limit
     end
   end
 end
@@ -854,21 +851,41 @@ local function failed(reason)
   return { 'failed', reason }
 end
 
--- The answers, and what is given in their place if the batch comes again.
+-- The answers, and a text of what is given in their place if the batch comes again. Nearly all batches have numbers of events
+-- only, which need no other form.
 local function carry_out(count)
-  local first, answers, again = last, {}, {}
+  local first, answers, again, are_numbers = last, {}, {}, true
   for n = 1, count do
     local name, arguments = arg(), tonumber(arg())
     local stop = at + arguments
     local done, answer = pcall(operations[name])
-    answers[n] = done and answer or failed(type(answer) == 'table' and answer.err or tostring(answer))
-    again[n] = CHANGES[name] and answers[n] or { 'lost' }
+    if not done then
+      answer = failed(type(answer) == 'table' and answer.err or tostring(answer))
+    end
+    answers[n] = answer
+    again[n] = CHANGES[name] and answer or { 'lost' }
+    are_numbers = are_numbers and type(again[n]) == 'string'
     at = stop
   end
+  local last_text = int(last)
   if last ~= first then
-    call('HSET', head, 'last', int(last))
+    call('HSET', head, 'last', last_text)
   end
-  return { answers, int(last) }, { again, int(last) }
+  local kept = are_numbers and 'n' .. table.concat(again, ' ') or 'm' .. cmsgpack.pack(again)
+  return { answers, last_text }, last_text .. kept
+end
+
+-- The answers out of the text that was kept.
+local function answered(text)
+  local last_text, form, kept = string.match(text, '^(%d+)([nm])(.*)$')
+  local answers = {}
+  if form == 'm' then
+    return { cmsgpack.unpack(kept), last_text }
+  end
+  for number in string.gmatch(kept, '%d+') do
+    answers[#answers + 1] = number
+  end
+  return { answers, last_text }
 end
 
 local function apply(_, arguments)
@@ -881,20 +898,17 @@ local function apply(_, arguments)
     return redis.error_reply('FENCE the order is another')
   end
   last = tonumber(known[2])
-  if remembered_in ~= known[1] then
-    last_seq, last_at, remembered, remembered_in = {}, {}, 0, known[1]
-  end
   local node, batch = P .. 'node:' .. NODE, args[4]
   local before = call('HMGET', node, 'batch', 'answer')
   local answer, again
   if before[1] == batch then
-    answer = cmsgpack.unpack(before[2])
+    answer = answered(before[2])
   elseif tonumber(before[1] or '0') > tonumber(batch) then
     -- It comes over a connection that was given up.
     return redis.error_reply('LATE a later batch was carried out')
   else
     answer, again = carry_out(tonumber(args[7]))
-    call('HSET', node, 'batch', batch, 'answer', cmsgpack.pack(again), 'seen', NOW_TEXT)
+    call('HSET', node, 'batch', batch, 'answer', again, 'seen', NOW_TEXT)
   end
   if not before[1] or tonumber(batch) % 100 == 1 then
     -- A node sends more than a hundred batches in this time.

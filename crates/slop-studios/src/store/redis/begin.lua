@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Joins the order, or begins it. ARGV: key prefix, the epoch of a new term, what identifies the running Redis, the caller's
 -- epoch or nothing, the newest format that the caller knows. Answers with the epoch, the last number, and the last number of
 -- the caller's term if it has ended.

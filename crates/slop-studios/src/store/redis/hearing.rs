@@ -118,6 +118,21 @@ impl Hearing {
         }
     }
 
+    /// Answers the publishes of the batch that was refused with this error. Returns the rest, if there is one.
+    pub(super) fn refuse_publishes(&mut self, error: &StoreError) -> Option<Batch> {
+        let Batch { number, operations, replies } = self.under_way.take()?;
+        let (mut others, mut replies_to_others) = (Vec::new(), Vec::new());
+        for (operation, reply) in operations.into_iter().zip(replies) {
+            if operation.is_published() {
+                reply(Err(error.clone()), &self.deliveries);
+            } else {
+                others.push(operation);
+                replies_to_others.push(reply);
+            }
+        }
+        (!others.is_empty()).then_some(Batch { number, operations: others, replies: replies_to_others })
+    }
+
     /// When the mark must have been heard that is waited for the longest.
     pub(super) fn mark_due(&self) -> Option<Instant> {
         self.answered.front().map(|answered| answered.at + MARK_TIMEOUT)

@@ -44,6 +44,13 @@ impl Lease {
         self.holds.fetch_max(version, Ordering::AcqRel);
     }
 
+    /// Records that the node holds exactly the revocations of this version. Returns the version before, if it was higher:
+    /// then Redis has lost revocations.
+    pub(super) fn hold_all(&self, version: u64) -> Option<u64> {
+        let before = self.holds.swap(version, Ordering::AcqRel);
+        (before > version).then_some(before)
+    }
+
     /// Renews the lease that was asked for at this time, unless there are revocations that the node does not hold.
     pub(super) fn renew(&self, asked_at: u64, version: u64) {
         if version == self.holds() {

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::OpenError;
 use super::fitness::{FORMAT, Found, Unfit};
+use super::lease;
 use super::operation::hex;
 use super::target::{PRIMARY_INTERVAL, Target};
 
@@ -38,8 +39,7 @@ pub(super) struct Link {
     commands: MultiplexedConnection,
     subscription: MultiplexedConnection,
     heard: UnboundedReceiver<PushInfo>,
-    /// Whether the Sentinels name another primary.
-    moved: watch::Receiver<bool>,
+    primary: watch::Receiver<Primary>,
 }
 
 /// A message on a channel.
@@ -60,8 +60,8 @@ impl Link {
         found.check()?;
         let order = begin(&mut commands, prefix, epoch, &found).await?;
         let subscription = client.get_multiplexed_async_connection_with_config(&config.set_push_sender(sender)).await?;
-        let moved = watch_primary(target.clone(), client.get_connection_info().addr().clone());
-        Ok((Self { commands, subscription, heard, moved }, order, found))
+        let primary = watch_primary(target.clone(), client.get_connection_info().addr().clone());
+        Ok((Self { commands, subscription, heard, primary }, order, found))
     }
 
     /// Hears these channels from now on.
@@ -72,14 +72,34 @@ impl Link {
         Ok(())
     }
 
-    /// Hears a channel no longer.
-    pub(super) async fn unsubscribe(&mut self, channel: &str) -> Result<(), RedisError> {
-        self.subscription.unsubscribe(channel).await
+    /// Hears these channels no longer.
+    pub(super) async fn unsubscribe(&mut self, channels: &[String]) -> Result<(), RedisError> {
+        for some in channels.chunks(CHANNELS_AT_ONCE) {
+            self.subscription.unsubscribe(some).await?;
+        }
+        Ok(())
     }
 
-    /// Loads the function.
-    pub(super) async fn load(&mut self, function: &str) -> Result<(), RedisError> {
+    /// Loads the function, unless Redis has it: without free memory, Redis loads nothing.
+    pub(super) async fn load(&mut self, name: &str, function: &str) -> Result<(), RedisError> {
+        let mut list = redis::cmd("FUNCTION");
+        list.arg("LIST").arg("LIBRARYNAME").arg(name);
+        let known: Vec<Value> = list.query_async(&mut self.commands).await?;
+        if !known.is_empty() {
+            return Ok(());
+        }
         redis::cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(function).query_async(&mut self.commands).await
+    }
+
+    /// The moment from which a lease may count that is asked for now. With Sentinels, it is the last moment at which most of
+    /// them have named this primary: another one may have other revocations.
+    pub(super) fn asked_at(&self) -> u64 {
+        let now = lease::now();
+        match *self.primary.borrow() {
+            Primary::Fixed => now,
+            Primary::NamedAt(moment) => moment.min(now),
+            Primary::Moved => 0,
+        }
     }
 
     /// The connection for commands.
@@ -93,7 +113,7 @@ impl Link {
             let push = tokio::select! {
                 push = self.heard.recv() => push?,
                 // Without a sender, there are no Sentinels.
-                Ok(_) = self.moved.wait_for(|moved| *moved) => return None,
+                Ok(_) = self.primary.wait_for(|primary| *primary == Primary::Moved) => return None,
             };
             if push.kind == PushKind::Disconnection {
                 return None;
@@ -114,22 +134,39 @@ impl Link {
     }
 }
 
+/// What the Sentinels say of the server of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Primary {
+    /// There are no Sentinels.
+    Fixed,
+    /// At this moment, most of them named it.
+    NamedAt(u64),
+    /// They name another one.
+    Moved,
+}
+
 /// Asks the Sentinels from time to time whether this is still the primary.
-pub(crate) fn watch_primary(target: Target, primary: ConnectionAddr) -> watch::Receiver<bool> {
-    let (moved, has_moved) = watch::channel(false);
-    if target.may_move() {
+pub(crate) fn watch_primary(target: Target, primary: ConnectionAddr) -> watch::Receiver<Primary> {
+    let may_move = target.may_move();
+    let (says, said) = watch::channel(if may_move { Primary::NamedAt(lease::now()) } else { Primary::Fixed });
+    if may_move {
         tokio::spawn(async move {
-            while !moved.is_closed() {
+            while !says.is_closed() {
                 sleep(PRIMARY_INTERVAL).await;
-                if target.named().await.is_some_and(|named| named != primary) {
-                    tracing::warn!("the Sentinels name another primary");
-                    let _ = moved.send(true);
-                    return;
+                let asked_at = lease::now();
+                match target.named().await {
+                    Some(named) if named == primary => drop(says.send(Primary::NamedAt(asked_at))),
+                    Some(_) => {
+                        tracing::warn!("the Sentinels name another primary");
+                        let _ = says.send(Primary::Moved);
+                        return;
+                    }
+                    None => {}
                 }
             }
         });
     }
-    has_moved
+    said
 }
 
 /// The message that a push brings, if it is one.

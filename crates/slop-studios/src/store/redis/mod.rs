@@ -55,7 +55,7 @@ pub use check::{Report, check};
 pub use fitness::{Durability, Unfit};
 pub use import::{Import, ImportError, Standing};
 pub(crate) use lease::now as system_time;
-pub(crate) use link::watch_primary;
+pub(crate) use link::{Primary, watch_primary};
 pub use target::{BadUrl, Target};
 
 use answer::{Answer, Deliveries, KeptReceipt, refusal, state_of, unexpected};

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::super::{Dispatch, Room, StoreError};
 use super::OpenError;
 use super::answer::{Answer, Reply};
+use super::catch_up;
 use super::hearing::{Batch, Hearing, MARK_TIMEOUT};
 use super::link::{Link, Order};
 use super::operation::Operation;
@@ -19,13 +20,15 @@ use super::script::Script;
 use super::shared::Shared;
 use super::target::Target;
 use super::worker::{BATCH_OPERATIONS, Ended, Request, Safety, Worker, answers_of, lost};
-use super::{catch_up, lease};
 
 /// How long requests wait for a lost connection. Then they are answered that the store is unavailable.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The pause between two attempts to connect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a node tries to get its first lease.
+const FIRST_LEASE_ATTEMPTS: usize = 5;
 
 const LOST_EVENTS: Ended = Ended::Broken("Redis has lost events that this node has dispatched, or was emptied");
 
@@ -47,12 +50,18 @@ impl Worker {
         shared.is_kept.store(found.keeps(safety.durability), Ordering::Relaxed);
         found.warnings(safety.durability, safety.replicas).iter().for_each(|warning| tracing::warn!("{warning}"));
         let script = script(epoch);
-        link.load(script.text()).await?;
+        link.load(script.name(), script.text()).await?;
         let hearing = Hearing::new(&script, last, dispatch, Arc::clone(&shared));
         let (rooms, usage_due) = (HashSet::new(), Instant::now());
         let mut worker = Self { target, safety, script, rooms, requests, shared, usage_due, number: 0, hearing };
         link.subscribe(&worker.own_channels()).await?;
-        worker.begin_lease(&mut link).await.map_err(|_ended| OpenError::Lost)?;
+        // A change of the revocations meanwhile needs another attempt.
+        let mut attempts = 1..=FIRST_LEASE_ATTEMPTS;
+        while let Err(ended) = worker.begin_lease(&mut link).await {
+            if !matches!(ended, Ended::Behind) || attempts.next().is_none() {
+                return Err(OpenError::Lost);
+            }
+        }
         worker.shared.available();
         Ok((worker, link, last))
     }
@@ -116,7 +125,7 @@ impl Worker {
             Ended::Lost
         })?;
         self.shared.is_kept.store(found.keeps(self.safety.durability), Ordering::Relaxed);
-        link.load(self.script.text()).await.map_err(connection_lost)?;
+        link.load(self.script.name(), self.script.text()).await.map_err(connection_lost)?;
         Ok((link, order))
     }
 
@@ -152,6 +161,10 @@ impl Worker {
         link.subscribe(&channels).await.map_err(connection_lost)?;
         // What this batch has published, if it was carried out, is among the missed events.
         self.carry_out(&mut link).await?;
+        let of_sockets = [self.script.sockets_room()];
+        if !self.catch_up(&link, &of_sockets).await?.is_empty() {
+            return Err(Ended::Broken("events for the sockets of this node are gone"));
+        }
         for some in rooms.chunks(catch_up::ROOMS_AT_ONCE) {
             for gone in self.catch_up(&link, some).await? {
                 // Among others it has missed too many events, or too large ones. Alone it may have not.
@@ -195,9 +208,11 @@ impl Worker {
             tracing::warn!(%error, "read the revocations");
             Ended::Lost
         })?;
-        self.shared.lease.hold(version);
+        if let Some(before) = self.shared.lease.hold_all(version) {
+            tracing::error!(lost = before - version, "Redis has lost the last revocations: revoke again");
+        }
         self.ask_now(link, Operation::new("hold").number(version).number(0)).await?;
-        let asked_at = lease::now();
+        let asked_at = link.asked_at();
         let renewed = self.ask_now(link, self.script.renew(&self.shared.rules())).await?;
         let number = self.number;
         let heard = async {
@@ -213,8 +228,15 @@ impl Worker {
 
     /// Sends the changes of sessions that were not confirmed. Those that also wait in the queue come after them, so that the
     /// last change of a session is the last that is carried out.
-    async fn save_unsaved(&mut self, link: &mut Link) -> Result<(), Ended> {
-        let unsaved = self.shared.unsaved().all();
+    pub(super) async fn save_unsaved(&mut self, link: &mut Link) -> Result<(), Ended> {
+        let (unsaved, confirmed) = {
+            let mut unsaved = self.shared.unsaved();
+            (unsaved.all(), unsaved.last_confirmed())
+        };
+        if let Some(up_to) = confirmed {
+            // It may be lower than the last that Redis has, for the sessions that follow.
+            self.ask_now(link, Operation::new("confirmed").number(up_to)).await?;
+        }
         for some in unsaved.chunks(BATCH_OPERATIONS) {
             let (mut operations, mut replies) = (Vec::new(), Vec::<Reply>::new());
             for (key, number, changes) in some {

@@ -80,6 +80,10 @@ impl Script {
         &self.node
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn text(&self) -> &str {
         &self.text
     }
@@ -87,6 +91,11 @@ impl Script {
     /// The channel on which the node hears the events for the ids of its sockets.
     pub(super) fn sockets_channel(&self) -> String {
         format!("{}sockets:{}", self.prefix, self.tag)
+    }
+
+    /// The log of the events for the ids of the node's sockets, as if it were a room.
+    pub(super) fn sockets_room(&self) -> Room {
+        Room { namespace: "sockets", room: self.tag.to_string().into() }
     }
 
     /// The channel on which all nodes hear of a new one.

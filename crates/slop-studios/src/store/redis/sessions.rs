@@ -29,6 +29,7 @@ impl SessionStore for RedisStore {
     }
 
     fn sessions_confirmed(&self, up_to: u64) {
+        self.shared.unsaved().set_confirmed(up_to);
         self.tell(Operation::new("confirmed").number(up_to));
     }
 

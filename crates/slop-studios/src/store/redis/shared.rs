@@ -13,6 +13,9 @@ use super::lease::Lease;
 use super::unsaved::Unsaved;
 use crate::metrics::Metrics;
 
+/// The number of awaited sessions at which those are forgotten whose clients have gone.
+const MANY_AWAITED: usize = 1_000;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
@@ -53,7 +56,11 @@ impl Shared {
     /// Resolves when another node has handed over a session, or a later claim of it waits.
     pub(super) fn when_given(&self, session: &str) -> oneshot::Receiver<()> {
         let (given, is_given) = oneshot::channel();
-        self.awaited.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_owned(), given);
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        if awaited.len() >= MANY_AWAITED {
+            awaited.retain(|_, waiting| !waiting.is_closed());
+        }
+        awaited.insert(session.to_owned(), given);
         is_given
     }
 
@@ -125,10 +132,9 @@ impl Shared {
     /// Takes the confirmation of a session's changes.
     pub(super) fn when_saved(self: &Arc<Self>, key: SessionKey, number: u64) -> Reply {
         let shared = Arc::clone(self);
-        Box::new(move |answer, _| {
-            if answer.and_then(Answer::done).is_ok() {
-                shared.unsaved().confirmed(&key, number);
-            }
+        Box::new(move |answer, _| match answer.and_then(Answer::done) {
+            Ok(_) => shared.unsaved().confirmed(&key, number),
+            Err(_) => shared.unsaved().refused(),
         })
     }
 }

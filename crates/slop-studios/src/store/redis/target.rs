@@ -18,8 +18,8 @@ use super::OpenError;
 /// How long a Sentinel may take for its answer.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often the Sentinels are asked whether the primary is still the same.
-pub(super) const PRIMARY_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the Sentinels are asked whether the primary is still the same: a lease counts from their last answer.
+pub(super) const PRIMARY_INTERVAL: Duration = Duration::from_secs(1);
 
 const SENTINEL_SCHEME: &str = "redis+sentinel://";
 

@@ -23,7 +23,6 @@ use super::answer::{Answer, Reply};
 use super::enforcement::InForce;
 use super::fitness::Durability;
 use super::hearing::{Batch, Hearing, MARK_TIMEOUT};
-use super::lease;
 use super::link::{Link, is_refusal, lacks_function};
 use super::operation::Operation;
 use super::script::Script;
@@ -268,10 +267,12 @@ impl Worker {
     async fn renew(&mut self, link: &mut Link) -> Result<(), Ended> {
         self.usage_due = Instant::now() + USAGE_INTERVAL;
         let operations = vec![Operation::new("usage"), self.script.renew(&self.shared.rules())];
-        let replies = vec![self.note_usage(), self.renew_lease()];
+        let replies = vec![self.note_usage(), self.renew_lease(link.asked_at())];
         self.number += 1;
         self.hearing.begin(Batch { number: self.number, operations, replies });
-        self.carry_out(link).await
+        self.carry_out(link).await?;
+        let has_refused = self.shared.unsaved().take_refused();
+        if has_refused { self.save_unsaved(link).await } else { Ok(()) }
     }
 
     /// Hears these rooms from the confirmation on, and those no longer.
@@ -282,11 +283,10 @@ impl Worker {
         let mut result = link.subscribe(&channels).await;
         // Without this connection, the next one hears them, and what was published meanwhile is read.
         self.rooms.extend(new.into_iter().cloned());
-        for room in left.into_iter().filter(|room| self.rooms.contains(room)).collect::<HashSet<_>>() {
-            self.rooms.remove(&room);
-            if result.is_ok() {
-                result = link.unsubscribe(&self.script.channel_of(&room)).await;
-            }
+        let left: HashSet<Room> = left.into_iter().filter(|room| self.rooms.remove(room)).collect();
+        if result.is_ok() {
+            let channels: Vec<String> = left.iter().map(|room| self.script.channel_of(room)).collect();
+            result = link.unsubscribe(&channels).await;
         }
         // The next connection hears exactly the rooms of the list.
         result.map_err(|_error| Ended::Lost)
@@ -294,7 +294,21 @@ impl Worker {
 
     /// Sends the batch, and goes on hearing until it is answered.
     pub(super) async fn carry_out(&mut self, link: &mut Link) -> Result<(), Ended> {
-        let Some(batch) = self.hearing.under_way() else { return Ok(()) };
+        if self.send_batch(link).await? == Carried::ForWantOfMemory
+            && let Some(others) = self.hearing.refuse_publishes(&full())
+        {
+            // Joins, sessions and reads go on.
+            self.number += 1;
+            self.hearing.begin(Batch { number: self.number, ..others });
+            self.send_batch(link).await?;
+        }
+        // What is left has met another want of memory.
+        self.hearing.answered(Err(full()));
+        Ok(())
+    }
+
+    async fn send_batch(&mut self, link: &mut Link) -> Result<Carried, Ended> {
+        let Some(batch) = self.hearing.under_way() else { return Ok(Carried::Answered) };
         let command = self.script.command(batch.number, &batch.operations);
         let (began, requests) = (Instant::now(), batch.operations.len());
         let replicas = if batch.operations.iter().any(Operation::is_published) { self.safety.replicas } else { 0 };
@@ -313,13 +327,13 @@ impl Worker {
                 self.shared.unavailable();
                 let error = format!("{known} of {replicas} replicas have the change in time: it may be lost");
                 self.hearing.answered(Err(StoreError::Unavailable(error.into())));
-                Ok(())
+                Ok(Carried::Answered)
             }
             Ok((value, _)) => {
                 self.shared.available();
                 self.shared.metrics.store_committed(began.elapsed(), requests);
                 self.hearing.answered(answers_of(value));
-                Ok(())
+                Ok(Carried::Answered)
             }
             Err(error) if lacks_function(&error) => {
                 // The next connection loads it.
@@ -327,10 +341,15 @@ impl Worker {
             }
             // Another node has met another Redis.
             Err(error) if error.code() == Some("FENCE") => Err(Ended::Lost),
+            Err(error) if error.code() == Some("OOM") => {
+                self.shared.unavailable();
+                Ok(Carried::ForWantOfMemory)
+            }
             Err(error) if is_refusal(&error) => {
                 self.shared.unavailable();
-                self.hearing.failed(&StoreError::Unavailable(error.to_string().into()));
-                Ok(())
+                // What was answered before is carried out, and waits for its mark.
+                self.hearing.answered(Err(StoreError::Unavailable(error.to_string().into())));
+                Ok(Carried::Answered)
             }
             Err(_) => Err(Ended::Lost),
         }
@@ -350,8 +369,8 @@ impl Worker {
     }
 
     /// Renews the lease when the mark behind the answer was heard.
-    fn renew_lease(&self) -> Reply {
-        let (shared, asked_at) = (Arc::clone(&self.shared), lease::now());
+    fn renew_lease(&self, asked_at: u64) -> Reply {
+        let shared = Arc::clone(&self.shared);
         Box::new(move |answer, _| {
             if let Err(error) = answer.and_then(|answer| shared.renewed(asked_at, answer)) {
                 tracing::warn!(%error, "renew the lease of this node");
@@ -375,6 +394,19 @@ impl Worker {
             }
         })
     }
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carried {
+    /// Its answers are known.
+    Answered,
+    /// Redis has refused it because its memory is full.
+    ForWantOfMemory,
+}
+
+fn full() -> StoreError {
+    StoreError::Unavailable("the memory of Redis is full".into())
 }
 
 /// Sends a batch. Returns the answer, and the number of replicas that have the batch, if some have to.

@@ -434,9 +434,10 @@ impl Socket {
         self.0.connection.disconnect_later(None);
     }
 
-    /// Closes the socket's connection, because the application can't serve it now. A stock client reconnects by itself.
+    /// Closes the socket's connection at once, because the application can't serve it now: nothing more is sent. A stock
+    /// client reconnects by itself. It must not be called by a handler of the connection.
     pub fn close_unavailable(&self) {
-        self.0.connection.close_later(DisconnectReason::Unavailable);
+        self.0.connection.close(DisconnectReason::Unavailable);
     }
 
     /// Stores a value with the socket, in place of the previous one.
