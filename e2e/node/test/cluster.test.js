@@ -86,6 +86,15 @@ describe('three nodes', () => {
     assert.equal(refused.error, 'Not allowed');
   });
 
+  test('an event for a socket reaches it, although its node was cut off from Redis', async () => {
+    const client = await connect(b);
+    const line = cluster.lines[1].silence('down', 500);
+    for (const n of [1, 2, 3]) await a.toRoom(client.id, { event: 'direct', data: { n } });
+    await line;
+    await until(() => client.all('direct').length === 3, 'the events');
+    assert.deepEqual(client.all('direct').map(({ n }) => n), [1, 2, 3]);
+  });
+
   test('a user who is revoked on one node has no identity on another when the answer comes', async () => {
     const own = token({ userId: 'revoked', iat: minuteAgo() });
     const [one, other] = [await connect(b, { token: own }), await connect(c, { token: own, nsp: '/notifications' })];
@@ -189,6 +198,33 @@ describe('three nodes', () => {
     assert.equal(client.all('update').length, 1);
     client.close();
     await proxy.close();
+  });
+
+  test('a session has one client, also if two come for it on two nodes at the same time', async () => {
+    const first = await member();
+    acks.room(await first.emit('joinRoom', 'twins'));
+    await a.toRoom('twins', { event: 'update', data: { n: 0 } });
+    await first.next('update');
+    const { _pid, _lastOffset } = first.socket;
+    first.socket.disconnect();
+    const cut = await connect(a);
+    acks.room(await cut.emit('joinRoom', 'twins'));
+    const session = { _pid: cut.socket._pid, _lastOffset: cut.socket._lastOffset };
+    cut.socket.io.engine.close();
+    assert.ok(_pid !== session._pid && _lastOffset);
+    const twins = [a, b].map((node) => {
+      const twin = open(node, { autoConnect: false });
+      Object.assign(twin.socket, session);
+      return twin;
+    });
+    twins.forEach((twin) => twin.socket.connect());
+    await until(() => twins.some((twin) => twin.socket.recovered), 'a recovery');
+    // Whoever is second, the first is closed.
+    await until(() => twins.filter((twin) => twin.socket.connected && twin.socket.recovered).length === 1, 'one client');
+    await a.toRoom('twins', { event: 'update', data: { n: 1 } });
+    await until(() => twins.some((twin) => twin.all('update').length === 1), 'the event');
+    assert.equal(twins.flatMap((twin) => twin.all('update')).length, 1);
+    twins.forEach((twin) => twin.close());
   });
 
   test('who leaves a room on one node is not in it again on another', async () => {

@@ -189,3 +189,43 @@ fn the_script_decides_like_the_store_in_memory() {
     let run = RefCell::new(run);
     runner.run(&vec(asked(), 1..60), |steps| (run.borrow_mut())(steps)).unwrap_or_else(|error| panic!("{error}"));
 }
+
+/// Publishers may send room events to a user's room, whose log has the notifications too.
+#[test]
+fn a_log_with_events_of_several_kinds_is_replayed_in_whole() {
+    let redis = Redis::start();
+    let recorder = Arc::<Recorder>::default();
+    let store = store(&redis, "slop", Arc::<Recorder>::clone(&recorder));
+    enter(&store, [(NOTIFICATIONS, user_room("u"))]);
+    let to_user = |id: &str| {
+        let mut change = room_event(id, "user:u", id, Class::Durable);
+        if let ChangeKind::Room(envelope) = &mut change.what {
+            envelope.namespace = NOTIFICATIONS;
+        }
+        change
+    };
+    for change in [to_user("1"), notification("u", "n", 0), to_user("3"), notification("u", "m", 0)] {
+        assert!(wait(store.commit(change)).is_ok());
+    }
+    let first = recorder.numbers()[0];
+    let replay = wait(store.replay(NOTIFICATIONS, vec![("user:u".into(), 0)], first, u64::MAX)).expect("readable");
+    let names: Vec<&str> = replay.events.iter().map(|event| &*event.envelope.event).collect();
+    assert_eq!((replay.complete, names), (true, vec!["notification", "3", "notification"]));
+}
+
+#[test]
+fn an_entry_that_was_removed_from_a_log_is_noticed() {
+    let redis = Redis::start();
+    let recorder = Arc::<Recorder>::default();
+    let store = store(&redis, "slop", Arc::<Recorder>::clone(&recorder));
+    enter(&store, [(DEFAULT, "r".to_owned())]);
+    for id in ["1", "2", "3", "4"] {
+        assert!(wait(store.commit(room_event(id, "r", id, Class::Durable))).is_ok());
+    }
+    let first = recorder.numbers()[0];
+    let replay = || wait(store.replay(DEFAULT, vec![("r".into(), 0)], first, u64::MAX)).expect("readable");
+    assert!(replay().complete);
+    redis.command("LSET {slop}:log:/:r 2 x");
+    assert_eq!(redis.command("LREM {slop}:log:/:r 0 x"), ":1");
+    assert!(!replay().complete);
+}
