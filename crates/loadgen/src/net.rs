@@ -60,6 +60,8 @@ pub struct Session {
     pub pid: String,
     /// That of the last event.
     pub offset: String,
+    /// Whether a server has given it back to its client.
+    pub is_recovered: bool,
 }
 
 /// The name of the room with this number.
@@ -156,10 +158,15 @@ impl Net {
         })
     }
 
-    /// The server that it connects to.
+    /// The server that new connections go to.
     #[must_use]
     pub fn server(&self) -> SocketAddr {
         self.server
+    }
+
+    /// Has all connections that begin from now on go to another server.
+    pub fn go_to(&mut self, server: SocketAddr) {
+        self.server = server;
     }
 
     /// How many connections there are.
@@ -200,6 +207,22 @@ impl Net {
     /// If the system refuses.
     pub fn come_back(&mut self, session: Session) -> Result<ConnId> {
         self.begin(Plan::IDLE, Some(Box::new(session)))
+    }
+
+    /// Begins a connection of a client that comes back for its session, and joins its room if the server has no such session.
+    /// It is ready when a missed event has come, or else when it has joined.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn come_back_or_join(&mut self, session: Session, room: u16) -> Result<ConnId> {
+        self.begin(Plan::member(room), Some(Box::new(session)))
+    }
+
+    /// How many clients have been given back their sessions.
+    #[must_use]
+    pub fn recovered(&self) -> usize {
+        let sessions = self.conns.iter().flatten().filter_map(|conn| conn.session.as_ref());
+        sessions.filter(|session| session.is_recovered).count()
     }
 
     fn begin(&mut self, plan: Plan, session: Option<Box<Session>>) -> Result<ConnId> {

@@ -1,6 +1,7 @@
 //! The closed loop that publishes: each publisher has one publish in flight, from when it is sent until the server has
 //! acknowledged it and all its deliveries have arrived.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -133,11 +134,20 @@ pub struct Publishing {
 }
 
 impl Publishing {
-    /// Connects members and publishers.
+    /// Connects members and publishers to the same server.
     ///
     /// # Errors
     /// If a connection fails.
     pub fn begin(net: &mut Net, entrance: Entrance, shape: Shape) -> Result<Self> {
+        let server = net.server();
+        Self::begin_at(net, server, entrance, shape)
+    }
+
+    /// Connects members to the net's server, and publishers to another one of its cluster.
+    ///
+    /// # Errors
+    /// If a connection fails.
+    pub fn begin_at(net: &mut Net, publishers_at: SocketAddr, entrance: Entrance, shape: Shape) -> Result<Self> {
         let streams_per_room = shape.streams_per_room();
         let mut tally = Tally::new(usize::from(shape.rooms), streams_per_room);
         let rooms = (0..shape.rooms).flat_map(|room| std::iter::repeat_n(room, shape.members));
@@ -156,6 +166,7 @@ impl Publishing {
             net.stop(conn)?;
         }
 
+        net.go_to(publishers_at);
         let Entrance { door, lanes } = entrance;
         let plan = if door == Door::Http { Plan::Http } else { Plan::IDLE };
         // HTTP answers one request of a connection after the other, so that a batch may need another one than the last.
@@ -203,7 +214,7 @@ impl Publishing {
     /// If something was lost, or a connection failed.
     pub fn run(&mut self, net: &mut Net, time: Duration) -> Result<()> {
         let until = Instant::now() + time;
-        let mut progress = (self.tally.deliveries(), Instant::now());
+        let mut progress = (self.done(), Instant::now());
         let mut slow_at = Instant::now() + SLOW_EVERY;
         loop {
             let now = Instant::now();
@@ -220,14 +231,19 @@ impl Publishing {
             }
             let timeout = if self.slow.is_empty() { TICK } else { slow_at.saturating_duration_since(now) };
             net.turn(self, timeout)?;
-            if self.tally.deliveries() != progress.0 {
-                progress = (self.tally.deliveries(), now);
+            if self.done() != progress.0 {
+                progress = (self.done(), now);
             } else if now.duration_since(progress.1) > STALL {
                 self.tally.finish()?;
                 bail!("a publish was not acknowledged");
             }
         }
         self.tally.finish()
+    }
+
+    /// What only grows while the loop goes round.
+    fn done(&self) -> u64 {
+        self.publishes + self.tally.deliveries()
     }
 
     /// Publishes so far.
@@ -297,7 +313,8 @@ impl Publishing {
         let (room, stream) = publisher.targets[publisher.next_target];
         publisher.next_target = (publisher.next_target + 1) % publisher.targets.len();
         publisher.acked = false;
-        publisher.delivered = false;
+        // A room without members is done with the acknowledgement.
+        publisher.delivered = self.shape.members == 0;
         if self.entrance.door == Door::Http {
             self.lanes[lane].waiting.push(index);
         }

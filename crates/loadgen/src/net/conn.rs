@@ -33,9 +33,10 @@ pub(super) enum Phase {
         welcomed: bool,
     },
     Joining,
-    /// Waits for its session, and then for an event that it missed.
+    /// Waits for its session and for an event that it missed. Socket.IO's server sends the event first.
     Returning {
         recovered: bool,
+        has_event: bool,
     },
     Ready,
     /// Keeps HTTP.
@@ -184,9 +185,11 @@ fn shake_hands(conn: &mut Conn, id: ConnId, message: &Message<'_>, load: &mut im
         (_, Message::Ping) => return send_text(conn, b"3"),
         (phase, Message::Refused) => bail!("the server refused a namespace in phase {phase:?}"),
         (Phase::Opening, Message::Open) if conn.session.as_ref().is_some_and(|session| !session.pid.is_empty()) => {
-            return come_back(conn, id, false, message, load);
+            return come_back(conn, id, (false, false), message, load);
         }
-        (Phase::Returning { recovered }, message) => return come_back(conn, id, recovered, message, load),
+        (Phase::Returning { recovered, has_event }, message) => {
+            return come_back(conn, id, (recovered, has_event), message, load);
+        }
         (Phase::Opening, Message::Open) => {
             conn.phase = Phase::Entering { namespaces: if three_namespaces { 3 } else { 1 }, welcomed: false };
             // As the stock client: one write for each namespace's CONNECT.
@@ -231,29 +234,45 @@ fn shake_hands(conn: &mut Conn, id: ConnId, message: &Message<'_>, load: &mut im
     Ok(())
 }
 
-/// Everything before a client that comes back for its session is ready.
-fn come_back(conn: &mut Conn, id: ConnId, recovered: bool, message: &Message<'_>, load: &mut impl Load) -> Result<()> {
-    let Some(Session { pid, offset }) = conn.session.as_deref() else { bail!("a client without a session") };
-    match (recovered, message) {
+/// Everything before a client that comes back for its session is ready. `so_far`: whether it has its session, and an event.
+fn come_back(
+    conn: &mut Conn,
+    id: ConnId,
+    so_far: (bool, bool),
+    message: &Message<'_>,
+    load: &mut impl Load,
+) -> Result<()> {
+    let Some(Session { pid, offset, is_recovered }) = conn.session.as_deref_mut() else {
+        bail!("a client without a session")
+    };
+    let (recovered, has_event) = match (so_far, message) {
         (_, Message::Open) => {
             let connect = format!(r#"40{{"pid":"{pid}","offset":"{offset}"}}"#);
-            conn.phase = Phase::Returning { recovered: false };
-            send_text(conn, connect.as_bytes())
+            conn.phase = Phase::Returning { recovered: false, has_event: false };
+            return send_text(conn, connect.as_bytes());
         }
-        (false, Message::Connected(answer)) if text_field(answer, "pid") == Some(pid) => {
-            conn.phase = Phase::Returning { recovered: true };
-            Ok(())
+        ((false, has_event), Message::Connected(answer)) if text_field(answer, "pid") == Some(pid) => {
+            *is_recovered = true;
+            (true, has_event)
         }
-        (false, Message::Connected(answer)) => {
+        ((false, false), Message::Connected(_)) if matches!(conn.plan, Plan::Client { room: Some(_), .. }) => {
+            // A new session: it goes on as a new client.
+            conn.phase = Phase::Entering { namespaces: 0, welcomed: false };
+            return Ok(());
+        }
+        ((false, _), Message::Connected(answer)) => {
             bail!("the session was not recovered: {}", String::from_utf8_lossy(answer))
         }
-        (true, Message::Update(_)) => {
-            conn.phase = Phase::Ready;
-            load.ready(id, conn.begun.elapsed())
-        }
-        (_, Message::Other) => Ok(()),
+        ((recovered, false), Message::Update(_)) => (recovered, true),
+        (_, Message::Other) => return Ok(()),
         (_, message) => bail!("{message:?} to a client that comes back"),
+    };
+    conn.phase = Phase::Returning { recovered, has_event };
+    if recovered && has_event {
+        conn.phase = Phase::Ready;
+        load.ready(id, conn.begun.elapsed())?;
     }
+    Ok(())
 }
 
 pub(super) fn send_text(conn: &mut Conn, text: &[u8]) -> Result<()> {
