@@ -17,7 +17,7 @@ use crate::http::API_KEY;
 use crate::publishing::Door;
 
 /// How long a server may take until it listens.
-const START: Duration = Duration::from_secs(20);
+pub(crate) const START: Duration = Duration::from_secs(20);
 
 /// The load comes from one address and as fast as it can: what the limits would refuse is what is to be measured. They
 /// are on, and wide.
@@ -174,76 +174,50 @@ impl Places {
     }
 }
 
-/// A running server; it ends with this value, and with the load generator whatever becomes of that.
+/// A process that listens; it ends with this value, and with the load generator whatever becomes of that.
 #[derive(Debug)]
-pub struct Server {
-    kind: Kind,
+pub struct Process {
     child: Child,
     address: SocketAddr,
     log: std::fs::File,
     _data: tempfile::TempDir,
 }
 
-impl Server {
-    /// Starts a server with settings of its own and waits until it listens.
+impl Process {
+    /// Starts a program with these settings besides those that all servers get, and waits until it says where it listens.
     ///
     /// # Errors
     /// If it does not.
-    pub fn start(kind: Kind, places: &Places, settings: &[(&str, &str)]) -> Result<Self> {
+    pub fn start(launcher: &Path, name: &str, program: &[PathBuf], settings: &[(&str, &str)]) -> Result<Self> {
         let data = tempfile::tempdir()?;
         let log = tempfile::tempfile()?;
-        let mut command = Command::new(&places.launcher);
-        command.arg("exec").arg("--").args(places.program(kind));
-        command.env_clear();
-        for name in ["PATH", "HOME", "TMPDIR"] {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
-        let shards = if let Kind::Ours(shards) | Kind::Engine(shards) = kind { shards } else { 1 };
+        let mut command = launch(launcher, program);
         command
             .envs([("HOST", "127.0.0.1"), ("PORT", "0"), ("LOG_LEVEL", "warn"), ("NODE_ENV", "production")])
             .envs([("API_KEYS", API_KEY), ("JWT_SECRET", "bench-bench-bench-bench-bench-bench")])
             .envs(WIDE_LIMITS)
-            .envs((kind == Kind::WithoutRecovery).then_some(("RECOVERY_MS", "0")))
-            .env("SHARDS", shards.to_string())
             .env("DATA_DIR", data.path())
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.try_clone()?);
-        let mut child = command.spawn().with_context(|| format!("start {kind}"))?;
-        let stdout = child.stdout.take();
-        let mut server = Self { kind, child, address: ([0; 4], 0).into(), log, _data: data };
-        let (sender, receiver) = mpsc::channel();
-        if let Some(stdout) = stdout {
-            // Reads to the end, so that the server can't be held up by a full pipe; it ends when the server does.
-            std::thread::spawn(move || {
-                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    let _ = sender.send(line);
-                }
-            });
-        }
-        server.address = loop {
-            match receiver.recv_timeout(START) {
+        let mut child = command.spawn().with_context(|| format!("start {name}"))?;
+        let lines = lines_of(&mut child);
+        let mut process = Self { child, address: ([0; 4], 0).into(), log, _data: data };
+        process.address = loop {
+            match lines.recv_timeout(START) {
                 Ok(line) => {
                     if let Some(address) = line.trim().strip_prefix("listening on http://") {
-                        break address.parse().with_context(|| format!("the address of {kind}: {address}"))?;
+                        break address.parse().with_context(|| format!("the address of {name}: {address}"))?;
                     }
                 }
-                Err(_) => bail!("{kind} does not listen: {}", server.last_words()),
+                Err(_) => bail!("{name} does not listen: {}", process.last_words()),
             }
         };
-        Ok(server)
+        Ok(process)
     }
 
-    /// Which server it is.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// Its process.
+    /// Its id.
     #[must_use]
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
@@ -267,11 +241,82 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What a process writes to its standard output.
+pub(crate) fn lines_of(child: &mut Child) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    if let Some(stdout) = child.stdout.take() {
+        // Reads to the end, so that the process can't be held up by a full pipe; it ends when the process does.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+    }
+    receiver
+}
+
+/// A command that becomes the program with an environment of its own: see [`exec`].
+pub(crate) fn launch(launcher: &Path, program: &[PathBuf]) -> Command {
+    let mut command = Command::new(launcher);
+    command.arg("exec").arg("--").args(program).env_clear();
+    for name in ["PATH", "HOME", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// A running server of a kind.
+#[derive(Debug)]
+pub struct Server {
+    kind: Kind,
+    process: Process,
+}
+
+impl Server {
+    /// Starts a server with settings of its own and waits until it listens.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn start(kind: Kind, places: &Places, settings: &[(&str, &str)]) -> Result<Self> {
+        let shards = if let Kind::Ours(shards) | Kind::Engine(shards) = kind { shards } else { 1 }.to_string();
+        let mut all = vec![("SHARDS", shards.as_str())];
+        all.extend((kind == Kind::WithoutRecovery).then_some(("RECOVERY_MS", "0")));
+        all.extend(settings);
+        let process = Process::start(&places.launcher, kind.name(), &places.program(kind), &all)?;
+        Ok(Self { kind, process })
+    }
+
+    /// Which server it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.process.address()
+    }
+
+    /// The last lines that it logged.
+    pub fn last_words(&mut self) -> String {
+        self.process.last_words()
     }
 }
 
