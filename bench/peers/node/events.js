@@ -5,7 +5,9 @@ export function listen(io) {
   for (const name of ["/", "/media", "/notifications"]) {
     const namespace = io.of(name);
     namespace.on("connection", (socket) => {
-      socket.emit("welcome", { message: "hello", socketId: socket.id, serverTime: new Date().toISOString() });
+      if (!socket.recovered) {
+        socket.emit("welcome", { message: "hello", socketId: socket.id, serverTime: new Date().toISOString() });
+      }
       socket.on("joinRoom", (room, ack) => {
         socket.join(room);
         ack({ success: true, room });
