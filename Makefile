@@ -3,10 +3,10 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run cluster test check fmt e2e chaos chaos-mutants fuzz deny attacks bench bench-quick instructions conformance
+.PHONY: help run cluster test check fmt e2e chaos chaos-mutants fuzz deny attacks bench bench-quick instructions conformance bench-cluster bench-cluster-quick
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Build the server and start it for development
 	$(CARGO) run --release --locked --bin slop-studios -- dev
@@ -62,6 +62,12 @@ bench: bench-build ## Measure against other Socket.IO servers for an hour and wr
 bench-quick: bench-build ## The same as a look of two minutes; writes nothing
 	$(TARGET)/release/loadgen bench --quick
 
+bench-cluster: bench-cluster-build ## Measure two nodes over Redis against others for 20 minutes and write docs/benchmarks-cluster.md
+	$(TARGET)/release/loadgen bench-cluster --markdown docs/benchmarks-cluster.md
+
+bench-cluster-quick: bench-cluster-build ## The same as a look of three minutes; writes nothing
+	$(TARGET)/release/loadgen bench-cluster --quick
+
 ATTACK_SECONDS ?= 5
 attacks: ## Measure every attack beside bystanders, ATTACK_SECONDS each, and write docs/security.md's tables; fails past a limit
 	bench/attacks $(ATTACK_SECONDS)
@@ -69,7 +75,11 @@ attacks: ## Measure every attack beside bystanders, ATTACK_SECONDS each, and wri
 instructions: ## Count the instructions of the engine's hot paths (needs valgrind; installs it on Debian)
 	bench/instructions
 
-.PHONY: bench-build
+.PHONY: bench-build bench-cluster-build
 bench-build:
 	bench/setup
+	$(CARGO) build --release --locked -p loadgen -p slop-studios --bins
+
+bench-cluster-build:
+	bench/setup cluster
 	$(CARGO) build --release --locked -p loadgen -p slop-studios --bins

@@ -22,11 +22,13 @@
 //! | `pinger` | a client of its own thread, whose clock the other connections can't hold up |
 //! | `server`, `meter` | the measured processes, their processor time and memory |
 //! | `workload` | one file for each kind of load |
+//! | `cluster` | the same for servers of two nodes over Redis: its kinds, scenarios, rounds and tables |
 //! | `bench`, `sample`, `acceptance`, `report`, `plot`, `machine` | rounds, results and their presentation |
 #![forbid(unsafe_code)]
 
 pub mod acceptance;
 pub mod bench;
+pub mod cluster;
 pub mod frame;
 pub mod http;
 pub mod machine;

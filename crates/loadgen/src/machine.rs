@@ -9,11 +9,7 @@ use crate::server::Places;
 #[must_use]
 pub fn describe(places: &Places) -> Vec<(String, String)> {
     let node = places.peers.join("node");
-    let package = |name: &str| {
-        let text = std::fs::read_to_string(node.join("node_modules").join(name).join("package.json")).ok()?;
-        let package: serde_json::Value = serde_json::from_str(&text).ok()?;
-        Some(package.get("version")?.as_str()?.to_owned())
-    };
+    let package = |name: &str| package_version(places, name);
     let socketioxide = std::fs::read_to_string(places.peers.join("socketioxide/Cargo.lock"))
         .ok()
         .and_then(|lock| locked_version(&lock, "socketioxide"));
@@ -35,7 +31,37 @@ pub fn describe(places: &Places) -> Vec<(String, String)> {
         ("@socket.io/bun-engine", package("@socket.io/bun-engine")),
         ("socketioxide", socketioxide),
     ];
+    known(facts)
+}
+
+/// The same for the servers of a cluster.
+#[must_use]
+pub fn describe_cluster(places: &Places) -> Vec<(String, String)> {
+    let package = |name: &str| package_version(places, name);
+    let lock = std::fs::read_to_string(places.peers.join("socketioxide-redis/Cargo.lock")).ok();
+    let locked = |name: &str| lock.as_ref().and_then(|lock| locked_version(lock, name));
+    let redis = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    let own = ["cores", "processor", "memory", "kernel", "slop-studios", "rustc", "Node", "socket.io"];
+    let mut facts: Vec<_> = describe(places).into_iter().filter(|(name, _)| own.contains(&name.as_str())).collect();
+    facts.extend(known([
+        ("@socket.io/redis-streams-adapter", package("@socket.io/redis-streams-adapter")),
+        ("@socket.io/redis-adapter", package("@socket.io/redis-adapter")),
+        ("redis (npm)", package("redis")),
+        ("socketioxide", locked("socketioxide")),
+        ("socketioxide-redis", locked("socketioxide-redis")),
+        ("Redis", output(&redis, &["--version"])),
+    ]));
+    facts
+}
+
+fn known<const N: usize>(facts: [(&str, Option<String>); N]) -> Vec<(String, String)> {
     facts.map(|(name, value)| (name.to_owned(), value.unwrap_or_else(|| "unknown".to_owned()))).into()
+}
+
+fn package_version(places: &Places, name: &str) -> Option<String> {
+    let file = places.peers.join("node/node_modules").join(name).join("package.json");
+    let package: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).ok()?).ok()?;
+    Some(package.get("version")?.as_str()?.to_owned())
 }
 
 /// The value of the first `name : value` line.

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use loadgen::bench::{self, Order};
 use loadgen::publishing::Lanes;
 use loadgen::server::{self, Kind, Places};
-use loadgen::{machine, report};
+use loadgen::{cluster, machine, report};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Drives Socket.IO servers and reads from the system what it costs them.
@@ -25,6 +25,8 @@ struct Cli {
 enum Command {
     /// Measure servers side by side and print tables of medians.
     Bench(BenchArgs),
+    /// Measure servers of two nodes over Redis side by side.
+    BenchCluster(ClusterArgs),
     /// List the workloads.
     Workloads,
     /// Become a program that ends when our parent does.
@@ -64,12 +66,54 @@ struct BenchArgs {
     /// Write the tables into this document, and the growth plot beside it.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    #[command(flatten)]
+    places: PlacesArgs,
+}
+
+#[derive(Debug, Args)]
+struct ClusterArgs {
+    /// Measurements of each server in each scenario [default: 3; quick: 1].
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// A look of three minutes instead of figures that are kept.
+    #[arg(long)]
+    quick: bool,
+    /// Scenarios, separated by commas: nobody, elsewhere, lone, members-1, members-5, members-1000, cut, killed, and redis
+    /// for the loads on Redis and its memory [default: all].
+    #[arg(long, value_delimiter = ',', value_name = "SCENARIO")]
+    only: Vec<String>,
+    /// Servers, separated by commas.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "SERVER",
+        default_value = "ours,without-aof,streams,pubsub,sharded,socketioxide"
+    )]
+    servers: Vec<String>,
+    /// Write the tables into this document.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    #[command(flatten)]
+    places: PlacesArgs,
+}
+
+#[derive(Debug, Args)]
+struct PlacesArgs {
     /// Where the servers of others are.
     #[arg(long, value_name = "DIR", default_value = "bench/peers")]
     peers: PathBuf,
     /// Where our release builds are [default: beside this program].
     #[arg(long, value_name = "DIR")]
     binaries: Option<PathBuf>,
+}
+
+impl PlacesArgs {
+    fn places(&self) -> Result<Places> {
+        let own = std::env::current_exe()?;
+        let binaries = self.binaries.clone().or_else(|| own.parent().map(PathBuf::from));
+        let binaries = binaries.context("this program has no directory")?;
+        Ok(Places { launcher: own, binaries, peers: self.peers.clone() })
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -83,6 +127,7 @@ enum LanesArg {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Bench(args) => run(&args),
+        Command::BenchCluster(args) => run_cluster(&args),
         Command::Workloads => {
             for workload in loadgen::workload::all() {
                 println!("{:20} {} ({})", workload.name(), workload.title(), workload.unit());
@@ -114,14 +159,9 @@ fn run(args: &BenchArgs) -> Result<()> {
             LanesArg::Each => Lanes::Each,
         }),
     };
-    let own = std::env::current_exe()?;
-    let binaries = args.binaries.clone().or_else(|| own.parent().map(PathBuf::from));
-    let binaries = binaries.context("this program has no directory")?;
-    let places = Places { launcher: own, binaries, peers: args.peers.clone() };
-
-    // The servers inherit it. 16,000 connections are the most that a workload has.
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let places = args.places.places()?;
+    let most = allow_open_files()?;
+    // 16,000 connections are the most that a workload has.
     if most < 16_500 && order.workloads.iter().any(|workload| workload.name() == "growth-16000") {
         bail!("{most} open files are allowed, 16,500 are needed (`ulimit -Hn`)");
     }
@@ -152,6 +192,46 @@ fn run(args: &BenchArgs) -> Result<()> {
             first.workload.name(),
             first.error().unwrap_or_default()
         );
+    }
+    Ok(())
+}
+
+/// Allows as many open files as the system does. The servers inherit it.
+fn allow_open_files() -> Result<u64> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    Ok(most)
+}
+
+fn run_cluster(args: &ClusterArgs) -> Result<()> {
+    let kinds = (args.servers.iter())
+        .map(|name| cluster::Kind::named(name).with_context(|| format!("no server is called {name}")))
+        .collect::<Result<_>>()?;
+    let is_wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|it| it == name);
+    let mut scenarios = cluster::SCENARIOS.to_vec();
+    scenarios.retain(|scenario| is_wanted(&scenario.name()));
+    let order = cluster::Order {
+        scenarios,
+        redis: is_wanted("redis"),
+        kinds,
+        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }).max(1),
+        quick: args.quick,
+    };
+    let places = args.places.places()?;
+    allow_open_files()?;
+    let results = order.carry_out(&places)?;
+    println!("{}", cluster::report::text(&results));
+    if let Some(path) = &args.markdown {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let command = format!("loadgen {}", arguments.join(" "));
+        let text = cluster::report::document(&results, &command, &machine::describe_cluster(&places));
+        let before = std::fs::read_to_string(path).unwrap_or_default();
+        let text = report::insert(&before, "bench-cluster", &text);
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    let failures = results.own_failures();
+    if !failures.is_empty() {
+        bail!("{} measurements of ours failed: {}", failures.len(), failures.join("; "));
     }
     Ok(())
 }

@@ -149,12 +149,12 @@ fn idle_cells(median: &Sample) -> Vec<String> {
     ]
 }
 
-fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
 }
 
 /// Three figures or so.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
@@ -198,18 +198,16 @@ pub fn document(results: &Results, command: &str, facts: &[(String, String)], pl
     text
 }
 
-const BEGIN: &str = "<!-- begin: written by `loadgen bench` -->\n";
-const END: &str = "<!-- end: written by `loadgen bench` -->\n";
-
-/// Puts `text` between the marks of a document, which keeps what people wrote around them. One without marks gets
-/// them at its end.
+/// Puts `text` between the marks of a command in a document, which keeps what people wrote around them. One without marks
+/// gets them at its end.
 #[must_use]
-pub fn insert(document: &str, text: &str) -> String {
-    let parts = document.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+pub fn insert(document: &str, command: &str, text: &str) -> String {
+    let [begin, end] = ["begin", "end"].map(|mark| format!("<!-- {mark}: written by `loadgen {command}` -->\n"));
+    let parts = document.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
     match parts {
-        Some((before, after)) => format!("{before}{BEGIN}\n{text}\n{END}{after}"),
-        None if document.is_empty() => format!("# Benchmarks\n\n{BEGIN}\n{text}\n{END}"),
-        None => format!("{document}\n{BEGIN}\n{text}\n{END}"),
+        Some((before, after)) => format!("{before}{begin}\n{text}\n{end}{after}"),
+        None if document.is_empty() => format!("# Benchmarks\n\n{begin}\n{text}\n{end}"),
+        None => format!("{document}\n{begin}\n{text}\n{end}"),
     }
 }
 
@@ -225,7 +223,7 @@ pub fn save(path: &Path, results: &Results, command: &str, facts: &[(String, Str
     }
     let before = std::fs::read_to_string(path).unwrap_or_default();
     let text = document(results, command, facts, plot.as_ref().map(|_| PLOT));
-    std::fs::write(path, insert(&before, &text)).with_context(|| format!("write {}", path.display()))
+    std::fs::write(path, insert(&before, "bench", &text)).with_context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -254,12 +252,12 @@ mod tests {
 
     #[test]
     fn what_people_wrote_stays() {
-        let first = insert("", "one");
+        let first = insert("", "bench", "one");
         assert!(first.starts_with("# Benchmarks\n"));
         let written = format!("Before.\n{first}After.\n");
-        let second = insert(&written, "two");
+        let second = insert(&written, "bench", "two");
         assert!(second.starts_with("Before.\n") && second.ends_with("After.\n"), "{second}");
         assert!(second.contains("two") && !second.contains("one"), "{second}");
-        assert!(insert("Text.\n", "one").starts_with("Text.\n"));
+        assert!(insert("Text.\n", "bench", "one").starts_with("Text.\n"));
     }
 }
