@@ -179,7 +179,7 @@ enum PublishOnlyErrors {
     /// The publisher key publishes faster than it may, or has used as many idempotency keys as are remembered of a publisher; nothing happened, and the header `Retry-After` says when to try again
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(Problem),
-    /// The server or its store is overloaded, the store can't be used now, or it remembers as many idempotency keys as it may; nobody was sent anything, and the header `Retry-After` says when to try again
+    /// The server or its store is overloaded, the store can't be used now, or it remembers as many idempotency keys as it may; nobody was sent anything, unless the store is in Redis and its answer was lost; the header `Retry-After` says when to try again
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }

@@ -236,7 +236,7 @@ impl Problem {
     }
 
     pub(crate) fn store_unavailable() -> Self {
-        let detail = "the store can't do it now, and nobody was sent anything; try again";
+        let detail = "the store can't do it now; try again, with the same Idempotency-Key if there is one";
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::StoreUnavailable, detail);
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
     }

@@ -164,7 +164,8 @@ fn open_store(
         Keep::Redis => {
             let options = node.and_then(|node| redis_options(settings, handle, node.tag, node.address.clone()));
             let options = options.context("REDIS_URL or CLUSTER_SECRET is empty")?;
-            Arc::new(RedisStore::open(&options, dispatch, Arc::clone(metrics))?)
+            let opened = RedisStore::open(&options, dispatch, Arc::clone(metrics));
+            Arc::new(opened.with_context(|| format!("use the Redis of REDIS_URL, {}", options.target))?)
         }
     })
 }

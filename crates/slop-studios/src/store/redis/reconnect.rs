@@ -102,6 +102,7 @@ impl Worker {
 
     /// Pauses between two attempts. Requests are refused when the patience has ended.
     async fn wait_to_connect(&mut self, patience: Instant) -> Result<(), Ended> {
+        self.shared.metrics.cluster.lease.set(i64::from(self.shared.lease.is_valid()));
         if Instant::now() >= patience {
             self.hearing.failed(&lost());
             while let Ok(request) = self.requests.try_recv() {

@@ -101,7 +101,7 @@ impl Shared {
         // A node that has just started has none yet.
         rules.remove("");
         if self.metrics.cluster.rules.set(rules.len() as i64) != rules.len() as i64 && rules.len() > 1 {
-            tracing::warn!("the nodes decide by different rules or secrets: reload them all");
+            tracing::warn!("the nodes decide by different rules or secrets: compare their configurations");
         }
         self.metrics.cluster.lease.set(i64::from(self.lease.is_valid()));
         Ok(())

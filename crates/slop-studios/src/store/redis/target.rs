@@ -57,6 +57,16 @@ impl fmt::Debug for Target {
     }
 }
 
+impl fmt::Display for Target {
+    /// Where it is, without passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Server(server) => server.addr().fmt(f),
+            Kind::Sentinels { service, .. } => write!(f, "{service} of the Sentinels"),
+        }
+    }
+}
+
 impl FromStr for Target {
     type Err = BadUrl;
 
