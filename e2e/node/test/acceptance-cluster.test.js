@@ -57,7 +57,6 @@ test('200 members of 20 rooms on three nodes, 200 events a second, and 75 faults
     if (kind === 'redis') await cluster.redis.restart();
     else await faults[kind](random(3));
   }
-  await delay(500);
   publisher.stopped = true;
   const published = await running;
   await allHeard(members, publisher);

@@ -48,7 +48,7 @@ describe('three nodes', () => {
     const headers = { 'idempotency-key': 'over-nodes' };
     const one = await a.toRoom('keys', { event: 'e', data: {} }, { headers });
     const other = await b.toRoom('keys', { event: 'e', data: {} }, { headers });
-    assert.deepEqual([other.id, other.repeated ?? other.duplicate], [one.id, other.repeated ?? other.duplicate]);
+    assert.equal(other.id, one.id);
     const reused = await c.request('POST', '/v1/rooms/keys/events', { event: 'other', data: {} }, { headers });
     assert.equal(reused.status, 422, reused.text);
   });
@@ -157,14 +157,13 @@ describe('three nodes', () => {
     client.close();
   });
 
-  test('what was sent to a client alone comes back on another node', async () => {
+  test('a client that moves gets nothing twice, and its old node closes the old connection', async () => {
     await a.notify('handed', { type: 'info', title: 't', message: 'm', id: 'n1' });
     const proxy = await Proxy.to(b.port);
     const user = { token: token({ userId: 'handed' }), nsp: '/notifications' };
     const client = await connect({ url: proxy.url, clients: a.clients }, { ...user, ...SOON });
     assert.equal((await client.next('notification')).id, 'n1');
     const before = client.id;
-    // The answers of these events, and an event that follows, are lost with the connection.
     proxy.cut({ silently: true });
     const moved = new Promise((resolve) => client.socket.io.on('open', resolve));
     client.socket.io.uri = c.url;
@@ -201,17 +200,10 @@ describe('three nodes', () => {
   });
 
   test('a session has one client, also if two come for it on two nodes at the same time', async () => {
-    const first = await member();
-    acks.room(await first.emit('joinRoom', 'twins'));
-    await a.toRoom('twins', { event: 'update', data: { n: 0 } });
-    await first.next('update');
-    const { _pid, _lastOffset } = first.socket;
-    first.socket.disconnect();
     const cut = await connect(a);
     acks.room(await cut.emit('joinRoom', 'twins'));
     const session = { _pid: cut.socket._pid, _lastOffset: cut.socket._lastOffset };
     cut.socket.io.engine.close();
-    assert.ok(_pid !== session._pid && _lastOffset);
     const twins = [a, b].map((node) => {
       const twin = open(node, { autoConnect: false });
       Object.assign(twin.socket, session);
